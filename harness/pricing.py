@@ -20,7 +20,7 @@ from typing import Any
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.target import Shape, Target
-from harness.methods.parts.placement import BackboneShape, NormedConvolution
+from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import Images, limited
@@ -39,11 +39,14 @@ PEAKS = {
 }  # fmt: skip
 """GPU -> dense peak in TFLOP/s by its specification, in fp32 without TF32 and in 16 bit."""
 ASSUMED = "h100"
-REACHED = 0.35
-"""Share of the peak that training is assumed to reach where nothing is measured."""
+REACHED = 0.25
+"""Share of the peak that training is assumed to reach where nothing is measured. An estimate, from the rates of fused attention and
+matrix products on an H100 and the memory that a step's element-wise operations pass through: 0.22 of ViT-B's steps, 0.26 of ViT-H's."""
+FUSED_BACKWARD = 2.5
+"""Operations of a fused attention's backward pass by those of its forward pass: five products, one of them recomputed, for two."""
 START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
-"""Seconds before the first update, and of an update besides its operations: measured once on a CPU with the protocol ``demo``,
-and assumed of a GPU."""
+"""Seconds before the first update, and that the host takes for an update: measured once on a CPU with the protocol ``demo``, and
+assumed of a GPU, which computes in the meantime."""
 MOST_DAYS = 30
 """A plan that takes longer needs ``--yes``."""
 STATES = 8
@@ -56,26 +59,40 @@ def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
     """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are counted
     whole, an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as further dimensions of
     a head, as fused kernels compute them."""
-    side = image_size // shape.patch
+    side, attention = image_size // shape.patch, attention_flops(shape, image_size=image_size)
     first = side * shape.blocks[0].scale * shape.blocks[0].pool
     embed = _convolved(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
     blocks = []
-    for block in shape.blocks:
+    for block, products in zip(shape.blocks, attention, strict=True):
         leaving = side * block.scale
         tokens = leaving * leaving + shape.prefix_tokens
         entering = leaving * block.pool
-        attended = span = entering * entering + shape.prefix_tokens
-        if block.window:
-            attended, span = (-(-entering // block.window) * block.window) ** 2, block.window**2
-        queries = attended / block.pool**2
-        projected = 2.0 * (attended * 3 * block.entering * block.dim + queries * block.dim**2)
-        products = 4.0 * queries * span * block.dim * widening(shape, block, side=entering)
+        attended, _ = _attended(shape, block, side=side)
+        projected = 2.0 * (attended * 3 * block.entering * block.dim + attended / block.pool**2 * block.dim**2)
         before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
         convolved = _convolved(block.convolutions, side=before) + 2.0 * entering**2 * block.inputs * block.dim
         blocks.append(projected + products + convolved + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
     taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
     neck = sum(2.0 * (side * scale) ** 2 * weights for weights, scale in taps)
     return [embed, *blocks, neck if decoder == "sam" else 0.0]
+
+
+def attention_flops(shape: BackboneShape, *, image_size: int) -> list[float]:
+    """Of these, what every block's scores and their sums of values are."""
+    side, products = image_size // shape.patch, []
+    for block in shape.blocks:
+        attended, span = _attended(shape, block, side=side)
+        wider = widening(shape, block, side=side * block.scale * block.pool)
+        products.append(4.0 * attended / block.pool**2 * span * block.dim * wider)
+    return products
+
+
+def _attended(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple[int, int]:
+    """How many tokens attend in a block, and to how many each."""
+    entering = side * block.scale * block.pool
+    if block.window:
+        return (-(-entering // block.window) * block.window) ** 2, block.window**2
+    return (tokens := entering * entering + shape.prefix_tokens), tokens
 
 
 def _convolved(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
@@ -99,7 +116,8 @@ def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 
 
 def step_flops(run: Run, shape: BackboneShape) -> float:
-    """Operations of the forward and backward pass of one training image."""
+    """Operations of the forward and backward pass of one training image. A product's backward pass is one for the gradient of its input,
+    and one for that of its weights where they train."""
     size, name = int(run.rules["image_size"]), decoder_of(run)
     embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
     decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
@@ -108,12 +126,15 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
     first = config.gradient_from(shape)
     if first is None:
         return forward + decoder
+    attended = sum(attention_flops(shape, image_size=size)[first:])
+    recomputed = sum(blocks[first:]) if run.rules.get("activation_checkpointing") else 0.0
+    backward = sum(blocks[first:]) + neck + (FUSED_BACKWARD - 1) * attended
     if config.trains_backbone_weights:
-        return 3 * forward + decoder
-    backward = sum(blocks[first:]) + neck
-    recomputed = backward if run.rules.get("activation_checkpointing") else 0.0
-    adapted = 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in config.adapted(shape))
-    return forward + backward + recomputed + config.weight_products * adapted + decoder
+        of_weights = forward - attended
+    else:
+        adapted = 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in config.adapted(shape))
+        of_weights = config.weight_products * adapted
+    return forward + recomputed + backward + of_weights + decoder
 
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:
@@ -242,11 +263,27 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
                 run=run,
                 hours=seconds / 3600,
                 time_basis=basis,
-                peak_memory_bytes=training_bytes(run),
+                peak_memory_bytes=training_bytes(run, _attention(run, machine)),
                 disk_bytes=STATES * 4.0 * parameters(run)[1] + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
             )
         priced.append(replace(alone[same], run=run))
     return tuple(priced)
+
+
+def _attention(run: Run, device: Device) -> Mapping[str, str]:
+    """How the run's blocks would attend on this machine's GPU, as far as earlier runs chose it."""
+    if device.threads or not device.model:
+        return {}
+    from harness.models.attention_choice import remembered  # which imports torch, as only a machine with a GPU has to
+
+    rules, shape = run.rules, backbone_shape(run.backbone)
+    return remembered(
+        shape,
+        gpu=device.model,
+        batch=int(rules["batch_size"]),
+        image_size=int(rules["image_size"]),
+        precision=str(rules["precision"]),
+    )
 
 
 def days(runs: Sequence[RunForecast], where: Target) -> float:
@@ -297,7 +334,8 @@ def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, l
             return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
     speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
     updates = _trained_images(run, images) / int(run.rules.get("batch_size", 1))
-    seconds = START_SECONDS + UPDATE_SECONDS * updates + work / speed
+    host, computed = UPDATE_SECONDS * updates, work / speed
+    seconds = START_SECONDS + (host + computed if device.threads else max(host, computed))
     return seconds, f"nothing measured; at {speed / 1e12:.3g} TFLOP/s on {device.name}"
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from harness.evaluation.scorer import SplitScorer
 from harness.methods.base import Method
 from harness.methods.parts.placement import BackboneShape
 from harness.models.attention import KERNELS
+from harness.models.attention_choice import apply_choice, choose
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone as known
 from harness.models.catalog import backbone_shape
@@ -38,10 +39,9 @@ from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_driver
 from harness.training.device import autocast, compute_on
-from harness.training.feeding import normalise
+from harness.training.feeding import Batch, normalise
 from harness.training.images import to_input
-from harness.training.losses import build_loss
-from harness.training.optimisers import build_optimisers, update
+from harness.training.step import TrainingStep
 
 LIMITS = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.1), "fp16": (0.002, 0.01)}
 """Largest relative deviation from the CPU's in fp32, of a loss, and of all gradients together by their norm. On a CPU the built-in
@@ -186,7 +186,8 @@ def steps_of(name: str, device: torch.device) -> list[Finding]:
 
 
 def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[float, Tensor]:
-    """Forward, backward and update of a trained copy; the loss, and all gradients in one float64 vector of the CPU."""
+    """Every kind of pass that a training of the method has, of a trained copy, then an update; the sum of the losses, and all gradients
+    in one float64 vector of the CPU."""
     segmenter, method = case.trained()
     segmenter.zero_grad()
     segmenter.to(device).train()
@@ -197,26 +198,38 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
         with torch.no_grad(), autocast(rules, device):
             masks = segmenter(case.images.to(device)).masks.float().cpu().double().flatten()
             return float(masks.norm()), masks
-    optimisers = build_optimisers(method.parameter_groups(), rules)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16", init_scale=2.0**8)
-    loss = _loss(segmenter, method, case.images.to(device), case.targets.to(device), rules)
-    scaler.scale(loss).backward()
-    factor = scaler.get_scale() if scaler.is_enabled() else 1.0
-    gradients = [p.grad.cpu().double().flatten() / factor for p in segmenter.parameters() if p.grad is not None]
-    update(optimisers.values(), clip=1.0, scaler=scaler)
+    training = replace(_training(method, rules, device), scaler=scaler)
+    batch, loss, gradients = _batch(case.images.to(device), case.targets.to(device)), 0.0, list[Tensor]()
+    for roles in dict.fromkeys(
+        roles for epoch in range(rules.epochs) for step in (0, 1) for roles in training.passes(epoch=epoch, step=step)
+    ):
+        loss += float(training.gradients(roles, [batch], predict=_predictor(segmenter, rules)))
+        factor = scaler.get_scale() if scaler.is_enabled() else 1.0
+        found = [parameter.grad for parameter in training.parameters(roles)]
+        gradients += [gradient.cpu().double().flatten() / factor for gradient in found if gradient is not None]
+    training.update(training.optimisers)
     if not all(bool(p.isfinite().all()) for p in segmenter.parameters() if p.requires_grad):
         raise ArithmeticError("the update leaves parameters that are not finite")
-    return float(loss.detach()), torch.cat(gradients)
+    return loss, torch.cat(gradients)
 
 
-def _loss(segmenter: nn.Module, method: Method, images: Tensor, targets: Tensor, rules: Protocol) -> Tensor:
-    """The task's loss and the method's own, as a run computes them. ``targets``: (B, 1, h, w) of zeros and ones."""
+def _training(method: Method, rules: Protocol, device: torch.device) -> TrainingStep:
+    return TrainingStep.of(method, rules, task="binary", num_classes=2, device=device)
+
+
+def _batch(images: Tensor, targets: Tensor) -> Batch:
+    """``images``: (B, 3, S, S), normalised; ``targets``: (B, 1, h, w) of zeros and ones."""
     masks = nn.functional.interpolate(targets, size=images.shape[-2:])[:, 0].byte()
-    with autocast(rules, images.device):
-        output = segmenter(images)
-    loss: Tensor = build_loss(rules, task="binary", num_classes=2)(output, masks)
-    extra = method.auxiliary_loss()
-    return loss if extra is None else loss + extra
+    return Batch(entries=[], images=images, targets=masks)
+
+
+def _predictor(segmenter: nn.Module, rules: Protocol) -> Callable[[Batch], Any]:
+    def predict(batch: Batch) -> Any:
+        with autocast(rules, batch.targets.device):
+            return segmenter(batch.images)
+
+    return predict
 
 
 def _relative(x: Tensor, reference: Tensor) -> float:
@@ -276,16 +289,24 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
     segmenter.to(device).train()
     mean, std = known(backbone).pixels
     rules = Protocol(name="doctor", precision="bf16", pixel_mean=mean, pixel_std=std)
-    optimisers = build_optimisers(method.parameter_groups(), rules)
-    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    chosen = choose(
+        backbone_shape(backbone),
+        rules.attention,
+        batch=BATCH,
+        image_size=size,
+        precision=rules.precision,
+        device=device,
+    )
+    apply_choice(segmenter, chosen)
+    training = _training(method, rules, device)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size), dtype=np.uint8))
     images = normalise(pixels.to(device), rules.pixels)
-    targets = (pixels[:, :1].float() > 127).float().to(device)
+    batch = _batch(images, (pixels[:, :1].float() > 127).float().to(device))
+    (roles,) = training.passes(epoch=0, step=0)
 
     def step() -> None:
-        _loss(segmenter, method, images, targets, rules).backward()
-        update(optimisers.values(), clip=1.0, scaler=scaler)
-        segmenter.zero_grad()
+        training.gradients(roles, [batch], predict=_predictor(segmenter, rules))
+        training.update(roles)
 
     def predict(batch: Tensor) -> Tensor:
         with autocast(rules, device):

@@ -29,11 +29,9 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.cache import EmbeddingCache
-from harness.training.device import DTYPES
-from harness.training.feeding import Batch, Feeder
+from harness.training.feeding import Feeder
 from harness.training.loop import planned_steps
-from harness.training.losses import build_loss
-from harness.training.optimisers import build_optimisers, parameters_of, update
+from harness.training.step import Part, TrainingStep
 
 T = TypeVar("T")
 
@@ -99,9 +97,7 @@ class Subject:
         self.protocol = protocol
         self.device = device
         self.clock = CLOCKS[session.clock](device)
-        self.optimisers = build_optimisers(method.parameter_groups(), protocol)
-        self._loss = build_loss(protocol, task=task, num_classes=session.num_classes)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16")
+        self._step = TrainingStep.of(method, protocol, task=task, num_classes=session.num_classes, device=device)
         batches = 2 if method.architecture_holdout() else 1
         images = RandomImages(
             batches * protocol.batch_size,
@@ -125,7 +121,7 @@ class Subject:
         roles = Counter(
             roles
             for epoch, step in (divmod(number, per_epoch) for number in range(steps))
-            for roles in self.method.passes_at(epoch=epoch, step=step)
+            for roles in self._step.passes(epoch=epoch, step=step)
         )
         shares = {StepKind(chosen): count / steps for chosen, count in roles.items()}
         if self._cache is None:
@@ -147,65 +143,59 @@ class Subject:
 
     def step(self, phase: StepKind) -> dict[str, float]:
         """One update; part -> seconds, with ``total`` and ``untracked``."""
-        feeder, parameters = self._begin(phase)
+        feeder = self._begin(phase)
         begun = self.clock()
-        batch = feeder.take()[0][0]
+        batches = feeder.take()[0]
         taken = self.clock()
         self._prepare(feeder)  # loads during the computation, as in training
         started = self.clock()
-        loss = self.loss_of(feeder, batch)
-        computed = self.clock()
-        self._scaler.scale(loss).backward(inputs=parameters)
-        differentiated = self.clock()
+        at: dict[Part, float] = {}
+
+        def note(part: Part) -> None:
+            at[part] = self.clock()
+
+        self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
         self._update(phase)
         updated = self.clock()
         seconds = {
             "data": taken - begun,
-            "forward": computed - started,
-            "backward": differentiated - computed,
-            "optimiser": updated - differentiated,
+            "forward": at["forward"] - started,
+            "backward": at["backward"] - at["forward"],
+            "optimiser": updated - at["backward"],
         }
         total = self.clock() - begun
         return {**seconds, "total": total, "untracked": total - sum(seconds.values())}
 
     def _update(self, phase: StepKind) -> None:
         """The optimisers' step, and what the method then does to its weights."""
-        active = [self.optimisers[role] for role in phase.roles]
-        update(active, clip=self.protocol.clip, scaler=self._scaler)
+        self._step.update(phase.roles)
         if WEIGHTS in phase.roles:
             total, per_epoch = self.steps_of_a_training
             epoch, step = divmod(self._updates % total, per_epoch)
             self.method.after_update(epoch=epoch, step=step, total=total)
             self._updates += 1
-        for optimiser in active:
-            optimiser.zero_grad(set_to_none=True)
+        self._step.clear(phase.roles)
 
-    def _begin(self, phase: StepKind) -> tuple[Feeder, list[nn.Parameter]]:
-        """Modes as in training; the feeder and the parameters of a kind of step."""
+    def _begin(self, phase: StepKind) -> Feeder:
+        """Modes as in training; the feeder of a kind of step."""
         self.segmenter.train()
         if not self.method.config.trains_encoder:
             self.segmenter.encoder.eval()
         feeder = self._cached_feeder if phase.cached else self._feeder
         if feeder not in self._prepared:
             self._prepare(feeder)
-        return feeder, [parameter for role in phase.roles for parameter in parameters_of(self.optimisers[role])]
+        return feeder
 
     def _prepare(self, feeder: Feeder) -> None:
         feeder.prepare(0, self._steps % self._plan.updates_per_epoch)
         self._prepared.add(feeder)
         self._steps += 1
 
-    def loss_of(self, feeder: Feeder, batch: Batch) -> Tensor:
-        """The forward pass down to the loss, the method's own term included."""
-        loss = self._loss(feeder.predict(batch), batch.targets)
-        extra = self.method.auxiliary_loss()
-        return loss if extra is None else loss + extra
-
     def resident(self) -> dict[str, list[Tensor]]:
         """Tensors that stay between steps: ``weights`` (and buffers) and ``optimiser`` state."""
         states = (
             value
-            for optimiser in self.optimisers.values()
+            for optimiser in self._step.optimisers.values()
             for state in optimiser.state.values()
             for value in state.values()
         )
@@ -216,28 +206,36 @@ class Subject:
 
     def step_watched(self, phase: StepKind, *, live: Callable[[], int]) -> tuple[int, int]:
         """An update during which ``live`` returns bytes: (kept from forward to backward, gradients)."""
-        feeder, parameters = self._begin(phase)
-        batch = feeder.take()[0][0]
+        feeder = self._begin(phase)
+        batches = feeder.take()[0]
         self._prepare(feeder)
-        before = live()
-        loss = self.loss_of(feeder, batch)
-        kept = live() - before
-        self._scaler.scale(loss).backward(inputs=parameters)
+        before, kept = live(), 0
+
+        def note(part: Part) -> None:
+            nonlocal kept
+            if part == "forward":
+                kept = live() - before
+
+        self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
+        parameters = self._step.parameters(phase.roles)
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
         self._update(phase)
         return kept, gradients
 
     def count_flops(self, phase: StepKind) -> tuple[int, int]:
         """FLOPs of an update's forward and of its backward pass."""
-        feeder, parameters = self._begin(phase)
-        batch = feeder.take()[0][0]
+        feeder = self._begin(phase)
+        batches = feeder.take()[0]
         self._prepare(feeder)
-        with flop_counter() as forward:
-            loss = self.loss_of(feeder, batch)
-        with flop_counter() as backward:
-            loss.backward(inputs=parameters)
-        self.segmenter.zero_grad(set_to_none=True)
-        return forward.get_total_flops(), backward.get_total_flops()
+        at: dict[Part, int] = {}
+        with flop_counter() as counter:
+
+            def note(part: Part) -> None:
+                at[part] = counter.get_total_flops()
+
+            self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
+        self._step.clear(phase.roles)
+        return at["forward"], at["backward"] - at["forward"]
 
     def close(self) -> None:
         for feeder in (self._feeder, self._cached_feeder):
@@ -287,7 +285,7 @@ class Session:
             return {}
         return choose(
             backbone_shape(self.backbone), rules.attention, batch=rules.batch_size, image_size=rules.image_size,
-            dtype=DTYPES.get(rules.precision, torch.float32), device=self.device,
+            precision=rules.precision, device=self.device,
         )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ from harness.dispatch.attempts import (
 from harness.dispatch.run_states import ProgressFile
 from harness.dispatch.sweeps import Sweep, settles
 from harness.planning.request import Job
-from harness.system.errors import out_of_memory
+from harness.system.errors import device_fault, out_of_memory
 from harness.system.files import create_anew, end_of
 from harness.system.streams import say
 
@@ -351,7 +351,8 @@ def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> S
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:
-        lease.release("killed", f"exit status {code}" + (f": {last_line}" if last_line else ""))
+        node = f" on {start.holder.host}" if device_fault(last_line) else ""
+        lease.release("killed", f"exit status {code}{node}" + (f": {last_line}" if last_line else ""))
     return _outcome(start.give_up(attempts(lease.folder)))
 
 
@@ -409,11 +410,12 @@ def oom_kills() -> int:
 
 
 def last_words(log: Path) -> str:
-    """Why a process died, by its log: the line about memory where there is one, since advice of a library may follow it; else the
-    last line."""
+    """Why a process died, by its log: the line about memory or a GPU's fault where there is one, since advice of a library may
+    follow it; else the last line."""
     try:
         text = end_of(log, size=20_000)
     except (OSError, ValueError):
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if out_of_memory(line)), lines[-1] if lines else "")[:300]
+    telling = (line for line in reversed(lines) if out_of_memory(line) or device_fault(line))
+    return next(telling, lines[-1] if lines else "")[:300]

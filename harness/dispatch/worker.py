@@ -19,7 +19,7 @@ from harness.datasets.base import AWAY
 from harness.dispatch.attempts import attempts, close
 from harness.dispatch.supervise import Start, StartOutcome, StopSignals, exceeded_memory, supervise
 from harness.dispatch.sweeps import Sweep, read_sweep
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, device_fault
 from harness.system.machine import cores, set_threads
 
 STATUS = 3
@@ -123,12 +123,15 @@ def after(sweep: Sweep, task: str, starts: Sequence[Start], *, status: int) -> N
 
 
 def _persist(start: Start, *, stop: StopSignals) -> StartOutcome:
-    """Start the run, and restart it where its process died without a reason from outside (bounded, see `Start.verdict`)."""
+    """Start the run, and restart it where its process died without a reason from outside (bounded, see `Start.verdict`). On a cluster a
+    run whose GPU failed is not restarted here: the task is requeued, which may give it another node."""
     while True:
         outcome = supervise(start, stop=stop)
         if outcome != "crashed" or stop:
             return outcome
         last, until = attempts(start.folder)[-1], time.monotonic() + AWAY_WAIT_S
+        if start.holder.job and device_fault(last.detail):
+            return outcome
         # A file server may be away for longer than three starts take.
         while any(os.strerror(number) in last.detail for number in AWAY) and not stop and time.monotonic() < until:
             time.sleep(0.5)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from harness.evaluation.scorer import ImageScore, SplitScorer
+from harness.evaluation.scorer import IGNORE, ImageScore, SplitScorer
 from harness.models.transfer import to_host
 from harness.system.machine import cores
 
@@ -31,7 +33,7 @@ def evaluate_split(
     *,
     batch_size: int = 1,
     workers: int | None = None,
-    seen: Callable[[str, NDArray[np.float32]], None] = lambda stem, scores: None,
+    seen: Callable[[str, NDArray], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> SplitScorer:
     """Predict and score every item.
@@ -42,13 +44,14 @@ def evaluate_split(
 
     Args:
         predict: inputs (B, 3, S, S) to probabilities (B, S, S) or (B, 1, S, S) of a binary benchmark, else to class scores
-            (B, C, S, S). Its output may be on any device. Called without gradient, with one more list for each further input
-            that items hold.
+            (B, C, S, S). Its output may be on any device; a GPU makes the labels of several classes itself. Called without gradient, with
+            one more list for each further input that items hold.
         items: may decode an item when it is read, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
         workers: threads; one a core if None.
-        seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items.
+        seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items; of several classes on a GPU with the
+            labels (S, S) uint8.
         stop: called before each batch.
 
     Returns:
@@ -63,9 +66,10 @@ def evaluate_split(
     with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
         try:
             ahead = _ahead(items, pool, threads + 2 * batch_size)
-            for batch, wait in _predictions(predict, ahead, batch_size, stop):
-                for item, scores in zip(batch, wait().numpy(), strict=True):
-                    seen(item[0], scores)
+            for batch, wait in _predictions(predict, ahead, scorer, batch_size, stop=stop, shown=seen is not None):
+                for item, (scores, shown) in zip(batch, wait(), strict=True):
+                    if seen is not None:
+                        seen(item[0], shown)
                     pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
                 while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
                     stem, future = pending.popleft()
@@ -96,20 +100,69 @@ def _ahead(items: Sequence[Item], pool: ThreadPoolExecutor, count: int) -> Itera
         yield coming.popleft().result()
 
 
+Scored = Callable[[], Iterable[tuple[NDArray, NDArray]]]
+"""Waits for a batch, and gives of each image what is scored and what is shown."""
+
+
 def _predictions(
-    predict: Callable[..., Tensor], items: Iterator[Item], batch_size: int, stop: Callable[[], bool]
-) -> Iterator[tuple[list[Item], Callable[[], Tensor]]]:
-    """Batches, each with a function that waits for its scores (B, S, S) or (B, C, S, S), after the next one has been started."""
-    before: tuple[list[Item], Callable[[], Tensor]] | None = None
+    predict: Callable[..., Tensor],
+    items: Iterator[Item],
+    scorer: SplitScorer,
+    batch_size: int,
+    *,
+    stop: Callable[[], bool],
+    shown: bool,
+) -> Iterator[tuple[list[Item], Scored]]:
+    """Batches, each with a function that waits for its scores, after the next one has been started."""
+    before: tuple[list[Item], Scored] | None = None
     while batch := [item for _, item in zip(range(batch_size), items, strict=False)]:
         if stop():
             raise Stopped
         with torch.no_grad():
             more = zip(*(item[3:] for item in batch), strict=True)
             scores = predict(torch.stack([item[1] for item in batch]), *map(list, more))
-            wait = to_host((scores[:, 0] if scores.ndim == 4 and scores.shape[1] == 1 else scores).float())
+            scores = (scores[:, 0] if scores.ndim == 4 and scores.shape[1] == 1 else scores).float()
+            wait = _labels(scores, batch, scorer, shown=shown) if _by_label(scores, scorer) else _whole(scores)
         if before is not None:
             yield before
         before = batch, wait
     if before is not None:
         yield before
+
+
+def _whole(scores: Tensor) -> Scored:
+    """All scores as they are."""
+    wait = to_host(scores)
+    return lambda: ((each, each) for each in wait().numpy())
+
+
+def _by_label(scores: Tensor, scorer: SplitScorer) -> bool:
+    """Whether a GPU has the scores of several classes: they are some hundred times as large as their labels."""
+    return scores.is_cuda and scores.ndim == 4 and scorer.task == "multiclass"
+
+
+def _labels(scores: Tensor, batch: Sequence[Item], scorer: SplitScorer, *, shown: bool) -> Scored:
+    """The labels of scores (B, C, S, S), made on their device: at each mask's own size where the conventions compare there, and at that of
+    the scores where they are shown. One byte a pixel leaves the device. Scores that are not finite become a label that no scorer takes."""
+    native = scorer.conventions.resolution == "native"
+    sizes = [tuple(item[2].shape) if native else tuple(scores.shape[-2:]) for item in batch]
+    made = [
+        _argmax(interpolate(each[None], size=size, mode="bilinear", align_corners=False)[0])
+        for each, size in zip(scores, sizes, strict=True)
+    ]
+    whole = [_argmax(each) for each in scores] if shown else []
+    wait = to_host(torch.cat([labels.flatten() for labels in (*made, *whole)]))
+
+    def arrays() -> Iterator[tuple[NDArray, NDArray]]:
+        flat = wait().numpy()
+        shapes = [*sizes, *(tuple(scores.shape[-2:]) for _ in whole)]
+        parts = np.split(flat, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        maps = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return zip(maps[: len(made)], maps[len(made) :] if shown else maps, strict=True)
+
+    return arrays
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """(C, H, W) to the labels (H, W) uint8."""
+    return torch.where(scores.isfinite().all(), scores.argmax(dim=0), IGNORE).to(torch.uint8)

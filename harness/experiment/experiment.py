@@ -49,11 +49,10 @@ from harness.planning.request import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, METHODS, load_plugin
-from harness.system.errors import UsageError
+from harness.system.errors import UsageError, device_fault
 from harness.system.files import write_atomically
 from harness.training.cache import ArrayCache, weights_fingerprint
 from harness.training.checkpoint import read_state
-from harness.training.device import DTYPES
 from harness.training.loop import train
 from harness.training.outcome import Assignment, Interrupted, Selection, StopRequest, TrainingResult
 
@@ -67,8 +66,8 @@ def run_experiment(
 ) -> Record:
     """Build, attach, train, select, test (unmerged and merged), write one record.
 
-    A failure becomes a record with its reason code. An interruption (time limit, preemption, Ctrl-C) leaves a checkpoint and no record, and
-    raises `Interrupted`.
+    A failure becomes a record with its reason code, unless a file server is away or the GPU fails: then it is raised, and the run can be
+    started again. An interruption (time limit, preemption, Ctrl-C) leaves a checkpoint and no record, and raises `Interrupted`.
 
     Args:
         progress: called with where the run is.
@@ -89,13 +88,15 @@ def run_experiment(
     except Interrupted:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in AWAY:
+        if device_fault(error) or (isinstance(error, OSError) and error.errno in AWAY):
             raise  # no result: the run is restarted from its checkpoint
         code = reason_code(error)
         advice = ""
         if code == "OOM" and device.type == "cuda":
             available = torch.cuda.get_device_properties(device).total_memory
-            advice = f"; {with_less_memory(job.run, available=available)}"
+            advice = (
+                f"; {with_less_memory(job.run, available=available, kinds=vars(experiment).get('attention') or {})}"
+            )
         record = replace(experiment.record(code), message=one_line(error) + advice)
         write_atomically(experiment.folder / "error.log", traceback.format_exc())
     record = complete(replace(record, finished=now()))
@@ -205,11 +206,14 @@ class Experiment:
         chosen = chosen_images(positions, 0 if self.scoring.labels else self.rules.keep_masks)
         kept: dict[tuple[str, str], NDArray[np.uint8]] = {}
 
-        def keep(split: str, stem: str, predicted: NDArray[np.float32]) -> None:
-            if (split, stem) in chosen:  # (S, S) probabilities or (C, S, S) class scores
-                binary = self.data.benchmark.task == "binary"
-                mask = predicted > self.rules.evaluation.threshold if binary else predicted.argmax(axis=0)
-                kept[split, stem] = mask.astype(np.uint8)
+        def keep(split: str, stem: str, predicted: NDArray) -> None:
+            if (split, stem) not in chosen:
+                return
+            if self.data.benchmark.task == "binary":  # (S, S) probabilities
+                predicted = predicted > self.rules.evaluation.threshold
+            elif predicted.ndim == 3:  # (C, S, S) class scores, else labels
+                predicted = predicted.argmax(axis=0)
+            kept[split, stem] = predicted.astype(np.uint8)
 
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
@@ -321,7 +325,7 @@ class Experiment:
             rules.attention,
             batch=rules.batch_size,
             image_size=rules.image_size,
-            dtype=DTYPES.get(rules.precision, torch.float32),
+            precision=rules.precision,
             device=self.device,
         )
         if choice:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ Summary = dict[str, dict[str, float]]
 """split -> metric -> score."""
 ImageTable = dict[str, dict[str, dict[str, float]]]
 """split -> stem -> metric -> score."""
-Seen = Callable[[str, str, NDArray[np.float32]], None]
+Seen = Callable[[str, str, NDArray], None]
 """Called with a split, an image's stem and its prediction as `evaluate_split` scores it."""
 
 
@@ -115,7 +114,7 @@ class Scoring:
         metrics: Sequence[str],
         stage: str,
         blank: bool = True,
-        seen: Seen = lambda split, stem, scores: None,
+        seen: Seen | None = None,
     ) -> tuple[Summary, ImageTable]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several.
 
@@ -155,19 +154,19 @@ class Scoring:
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
 
     def _scored(
-        self, segmenter: nn.Module, source: ImageSource, name: str, *, metrics: Sequence[str], seen: Seen
+        self, segmenter: nn.Module, source: ImageSource, name: str, *, metrics: Sequence[str], seen: Seen | None
     ) -> SplitScorer:
         """The scores of a split."""
         scorer, items = self._scorer(metrics), _Items(self, source, name)
         try:
-            predict, saw = self.predictor(segmenter), partial(seen, name)
+            predict, saw = self.predictor(segmenter), None if seen is None else partial(seen, name)
             evaluate_split(predict, items, scorer, batch_size=EVALUATION_BATCH, seen=saw, stop=self._stop)
         except Stopped as stopped:
             raise Interrupted(f"stopped while {name} was scored; repeat the command to score it") from stopped
         return scorer
 
     def test(
-        self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen = lambda split, stem, scores: None
+        self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
     ) -> tuple[Summary, ImageTable]:
         """`scores` of the run's test images by all metrics of its task."""
         metrics = OF_TASK[self._data.benchmark.task]

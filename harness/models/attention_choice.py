@@ -1,4 +1,4 @@
-"""The kernel of SAM's attention on this GPU: timed at a run's start, on one global and one window block, and remembered."""
+"""The kernel of SAM's attention on this GPU: measured at a run's start, on one global and one window block, and remembered."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -17,6 +16,13 @@ from harness.models.attention import KERNELS, RelativeAttention
 from harness.system.files import write_atomically
 from harness.system.machine import user_cache
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of autocast, by the names of cards; fp32 has none."""
+KINDS = tuple(KERNELS)
+GAIN = 0.95
+"""Another kind than *widened* must be faster by this: it keeps the least memory, and a plan counts on it."""
+ROOM = 0.25
+"""Share of a GPU's memory that another kind than *widened* may keep more, in all blocks."""
 _ROUNDS = 5
 _FILE = "attention.json"
 
@@ -39,71 +45,105 @@ def apply_choice(segmenter: nn.Module, choice: Mapping[str, str]) -> None:
 
 
 def choose(
-    shape: BackboneShape, named: str, *, batch: int, image_size: int, dtype: torch.dtype, device: torch.device
+    shape: BackboneShape, named: str, *, batch: int, image_size: int, precision: str, device: torch.device
 ) -> Choice:
-    """The choice for a run: what its card names, on a GPU the fastest where that is ``auto``; nothing elsewhere.
+    """The choice for a run: what its card names, on a GPU `best` where that is ``auto``; nothing elsewhere.
 
     Args:
         shape: of the backbone.
         batch: images of a forward pass.
-        dtype: that attention computes in.
+        precision: of the forward pass, as cards name it.
     """
-    side = image_size // shape.patch
-    blocks = {"window" if block.window else "global": block for block in shape.blocks}
     if shape.relative_positions != "axes" or (named == "auto" and device.type != "cuda"):
         return {}
     if named != "auto":
-        return dict.fromkeys(blocks, named)
-    chosen: Choice = {}
-    for name, block in blocks.items():
-        span = block.window or side
-        maps = batch * (-(-side // span)) ** 2
-        size = (maps, block.heads, span, block.dim // block.heads)
-        # timed without cuDNN's attention, as runs compute; keys without these words were not
-        key = f"{torch.cuda.get_device_name(device)} | torch {torch.__version__} | {dtype} | {size} | no cuDNN"
-        kind = _known().get(key)
-        if kind not in KERNELS:
-            kind = fastest({kind: _pass(kind, size, dtype, device) for kind in KERNELS})
+        return {("window" if block.window else "global"): named for block in shape.blocks}
+    gpu, chosen = torch.cuda.get_device_name(device), Choice()
+    for name, (blocks, size) in _kinds_of_blocks(shape, batch=batch, image_size=image_size).items():
+        key, known = _key(gpu, blocks, size, precision), _known()
+        if key not in known:
+            room = ROOM * torch.cuda.get_device_properties(device).total_memory
+            measured = {kind: _measured(kind, size, DTYPES.get(precision), device) for kind in KERNELS}
+            known = {**known, key: best(measured, blocks=blocks, room=room)}
             if folder := user_cache():
                 with contextlib.suppress(OSError):
-                    write_atomically(folder / _FILE, json.dumps(_known() | {key: kind}, indent=1) + "\n")
-        chosen[name] = kind
+                    write_atomically(folder / _FILE, json.dumps(known, indent=1) + "\n")
+        chosen[name] = known[key]
     return chosen
 
 
-def fastest(passes: Mapping[str, Callable[[], None]], clock: Callable[[], float] = time.perf_counter) -> str:
-    """The name of the pass with the least median time, of those that have room; the first where none has."""
-    times = {}
-    for name, run in passes.items():
-        seconds = []
-        with contextlib.suppress(torch.OutOfMemoryError):
-            run()  # warm
-            for _ in range(_ROUNDS):
-                begun = clock()
-                run()
-                seconds.append(clock() - begun)
-            times[name] = statistics.median(seconds)
-    return min(times, key=times.__getitem__) if times else next(iter(passes))
+def remembered(shape: BackboneShape, *, gpu: str, batch: int, image_size: int, precision: str) -> Choice:
+    """What earlier runs on this machine chose for such a run on a GPU of that name; empty if there was none."""
+    known, kinds = _known(), _kinds_of_blocks(shape, batch=batch, image_size=image_size)
+    keys = {name: _key(gpu, blocks, size, precision) for name, (blocks, size) in kinds.items()}
+    return {name: known[key] for name, key in keys.items() if key in known}
 
 
-def _pass(kind: str, size: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
-    """Forward and backward of one block's attention, until the GPU is done."""
+def best(measured: Mapping[str, tuple[float, float] | None], *, blocks: int, room: float) -> str:
+    """The fastest kind, but *widened* unless another takes less than `GAIN` of its time and keeps at most ``room`` bytes more for the
+    backward pass.
+
+    Args:
+        measured: kind -> seconds, and bytes kept, of one block; None where it found no memory.
+        blocks: how many blocks keep as much.
+    """
+    ran = {kind: numbers for kind, numbers in measured.items() if numbers is not None}
+    seconds, kept = ran.get(KINDS[0], (float("inf"), 0.0))
+    fitting = {
+        kind: taken
+        for kind, (taken, keeps) in ran.items()
+        if taken < GAIN * seconds and blocks * (keeps - kept) <= room
+    }
+    return min(fitting, key=fitting.__getitem__, default=KINDS[0])
+
+
+Size = tuple[int, int, int, int]
+"""Maps, heads, side of a map, width of a head."""
+
+
+def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> dict[str, tuple[int, Size]]:
+    """``global`` and ``window``: how many blocks, and the size of their attention; none without relative positions by axes."""
+    side, kinds = image_size // shape.patch, dict[str, tuple[int, Size]]()
+    for block in shape.blocks if shape.relative_positions == "axes" else ():
+        name, span = "window" if block.window else "global", block.window or side
+        size = (batch * (-(-side // span)) ** 2, block.heads, span, block.dim // block.heads)
+        kinds[name] = (kinds.get(name, (0, size))[0] + 1, size)
+    return kinds
+
+
+def _key(gpu: str, blocks: int, size: Size, precision: str) -> str:
+    """Of a choice on disk: the rules by which it was made, too."""
+    return f"{gpu} | torch {torch.__version__} | {precision} | {size} x {blocks} | no cuDNN, autocast, {GAIN} of widened, {ROOM} of memory"
+
+
+def _measured(kind: str, size: Size, half: torch.dtype | None, device: torch.device) -> tuple[float, float] | None:
+    """Median seconds of forward and backward of one block's attention under a run's autocast, and the bytes that it keeps in between;
+    None where there is no room."""
     maps, heads, span, width = size
+    shapes = [(maps, heads, span**2, width)] * 3 + [(maps, heads, span**2, span)] * 2
+    seconds, kept = [], 0.0
+    with contextlib.suppress(torch.OutOfMemoryError):
+        for _ in range(_ROUNDS + 1):
+            begun = time.perf_counter()
+            tensors = [
+                torch.ones(shape, dtype=half or torch.float32, device=device, requires_grad=True) for shape in shapes
+            ]
+            before = torch.cuda.memory_allocated(device)
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                out = KERNELS[kind](*tensors, scale=width**-0.5)
+            kept = float(torch.cuda.memory_allocated(device) - before)
+            out.sum().backward()
+            torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - begun)
+        return statistics.median(seconds[1:]), kept  # the first one warms
+    return None
 
-    def run() -> None:
-        shapes = [(maps, heads, span**2, width)] * 3 + [(maps, heads, span**2, span)] * 2
-        tensors = [torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
-        KERNELS[kind](*tensors, scale=width**-0.5).sum().backward()
-        torch.cuda.synchronize(device)
 
-    return run
-
-
-def _known() -> dict[str, Any]:
-    """The kinds chosen by earlier runs, by GPU, torch, type and shape."""
+def _known() -> dict[str, str]:
+    """The kinds chosen by earlier runs, by `_key`."""
     folder = user_cache()
     try:
         content = json.loads((folder / _FILE).read_text(encoding="utf-8")) if folder else {}
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return {key: kind for key, kind in content.items() if kind in KINDS} if isinstance(content, dict) else {}

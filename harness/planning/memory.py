@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from harness.archive.schema import Run
@@ -18,14 +20,15 @@ from harness.system.errors import UsageError
 
 DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+NONE: Mapping[str, str] = MappingProxyType({})
 ROOM = 0.9
 """Of a GPU's memory, that a forecast may fill."""
 
 
-def training_bytes(run: Run) -> float:
-    """Weights, gradients, Adam's moments and activations of a training step."""
+def training_bytes(run: Run, kinds: Mapping[str, str] = NONE) -> float:
+    """Weights, gradients, Adam's moments and activations of a training step. ``kinds``: see `activation_bytes`."""
     _, trained, total = parameters(run)
-    return 4.0 * (total + 3 * trained) + activation_bytes(run, backbone_shape(run.backbone))
+    return 4.0 * (total + 3 * trained) + activation_bytes(run, backbone_shape(run.backbone), kinds)
 
 
 def parameters(run: Run) -> tuple[int, int, int]:
@@ -39,16 +42,21 @@ def parameters(run: Run) -> tuple[int, int, int]:
     return encoder, encoder + trained_in_decoder(config, backbone, **head), total
 
 
-def activation_bytes(run: Run, shape: BackboneShape) -> float:
+def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = NONE) -> float:
     """Bytes of activations that one training step keeps for its backward pass.
 
+    ``kinds``: how ``global`` and ``window`` blocks attend where the card leaves it to the GPU, *widened* if unknown
+    (`harness.models.attention_choice`).
+
     Of a block, per token and channel: two inputs of norms in fp32, the MLP's hidden layer (4), an adapter's input (1). Of
-    attention: q, k, v and the output (4) and q for the positions (1); its windows are padded, and relative positions widen its
-    heads. Where weights train, every linear layer keeps its input (5, and 3 in attention). This is within 3 %
-    of what a GPU's kernels keep of ViT-H at batch 4 in bf16: 22.0 GiB under LoRA, 32.8 GiB trained in full.
+    attention: q, k, v and the output (4) and q for the positions (1); its windows are padded. Relative positions widen its heads, or
+    are a value (*bias*) or two (*math*) for each score. Where weights train, every linear layer keeps its input (5, and 3 in attention).
+    This is within 3 % of what a GPU's kernels keep of ViT-H at batch 4 in bf16, 22.0 GiB under LoRA and 32.8 GiB trained in full, and
+    within 6 % where scores are kept.
     """
     size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
     width = BYTES.get(str(run.rules.get("precision", "fp32")), 4)
+    bytes_of_a_score = 4 + (width if width < 4 else 0)  # softmax in fp32, and its copy in half precision
     side, config = size // shape.patch, config_of(run)
     full = config.trains_backbone_weights
 
@@ -57,8 +65,13 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
         along = side * block.scale
         tokens = (along**2 + shape.prefix_tokens) * block.dim
         padded = (-(-along // block.window) * block.window / along) ** 2 if block.window else 1.0
-        attention = padded * (4 * widening(shape, block, side=along) + (4 if full else 1))
-        return tokens * (8 + width * (5 + (5 if full else 0) + attention)), tokens * 4.0
+        kind = attention_of(run, shape, block, kinds)
+        wider = widening(shape, block, side=along) if kind == "widened" else 1.0
+        attention = padded * (4 * wider + (4 if full else 1))
+        span = block.window**2 if block.window else along**2 + shape.prefix_tokens
+        scores = padded * along**2 * span * block.heads * (bytes_of_a_score if kind == "math" else width)
+        kept = tokens * (8 + width * (5 + (5 if full else 0) + attention))
+        return kept + (scores if kind in ("math", "bias") else 0.0), tokens * 4.0
 
     first = config.gradient_from(shape)
     blocks = [kept(block) for block in (shape.blocks[-1:] if first is None else shape.blocks[first:])]
@@ -70,6 +83,16 @@ def activation_bytes(run: Run, shape: BackboneShape) -> float:
     if (name := decoder_of(run)) != "sam":
         upscaled = dense_activations(name, dim=shape.dim, tokens=side * side) * width / 2
     return batch * (total + masks + upscaled)
+
+
+def attention_of(run: Run, shape: BackboneShape, block: BlockShape, kinds: Mapping[str, str]) -> str:
+    """How a block of the run attends: *widened* without relative positions by axes, where no head is wider."""
+    if shape.relative_positions != "axes":
+        return "widened"
+    if not run.rules.get("fused_attention", True):
+        return "math"
+    named = str(run.rules.get("attention", "auto"))
+    return kinds.get("window" if block.window else "global", "widened") if named == "auto" else named
 
 
 def widening(shape: BackboneShape, block: BlockShape, *, side: int) -> float:
@@ -100,15 +123,16 @@ def _config_of(method: str, options: str) -> MethodConfig:
         return PlacedConfig()
 
 
-def with_less_memory(run: Run, *, available: float) -> str:
+def with_less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> str:
     """Which settings bring a run within the memory of the GPU that it did not fit.
 
     Args:
         available: bytes of the GPU. The run needed more, so its forecast is at least this, and those of other settings scale with it.
+        kinds: see `activation_bytes`.
     """
 
     def of(rules: dict[str, Any]) -> float:
-        return training_bytes(replace(run, rules=rules))
+        return training_bytes(replace(run, rules=rules), kinds)
 
     rules, forecast = run.rules, of(run.rules)
     needed = max(forecast, available)
@@ -118,8 +142,13 @@ def with_less_memory(run: Run, *, available: float) -> str:
     smaller = next((size for size in range(batch // 2, 0, -1) if images % size == 0), 0)
     recomputed: dict[str, Any] = {} if rules.get("activation_checkpointing") else {"activation_checkpointing": True}
     halved: dict[str, Any] = {"batch_size": smaller, "accumulate": images // smaller} if smaller else {}
+    shape = backbone_shape(run.backbone)
+    others = {attention_of(run, shape, block, kinds) for block in shape.blocks} - {"widened"}
+    widened = {"attention": "widened"} if others and rules.get("fused_attention", True) else {}
     expected: dict[str, float] = {}
-    for change in filter(None, (recomputed, halved, recomputed | halved)):
+    for change in filter(
+        None, (widened, *(widened | more for more in (recomputed, halved, recomputed | halved) if more))
+    ):
         words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
         expected[words] = needed * of({**rules, **change}) / forecast
     fitting = [

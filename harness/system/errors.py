@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import resource
 import traceback
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,18 @@ def out_of_memory(error: BaseException | str) -> bool:
     words = (*_NO_MEMORY, *(_NO_THREAD if limited else ()))
     is_bare = text.strip().partition(":")[0] == "memoryerror"  # the last line of a traceback
     return isinstance(error, MemoryError) or is_bare or any(word in text for word in words)
+
+
+_DEVICE_FAULTS = re.compile(
+    r"uncorrectable ecc|launch failure|illegal memory access|illegal instruction|misaligned address|hardware stack|fallen off the bus"
+    r"|busy or unavailable|cublas_status_(not_initialized|execution_failed|internal_error)|cudnn_status_internal_error"
+)
+
+
+def device_fault(error: BaseException | str) -> bool:
+    """Whether an error, or the last line of a process, says that a GPU or its driver failed, not the run: nothing on the GPU can be used
+    by this process any more."""
+    return _DEVICE_FAULTS.search(str(error).lower()) is not None
 
 
 def os_reason(error: OSError) -> str:

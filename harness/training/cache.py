@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
@@ -122,6 +123,7 @@ class EmbeddingCache:
         self._encoder, self._cache, self._room = encoder.encode(), cache, memory_limit
         self._memory: dict[str, Tensor] = {}
         self._keys: dict[Hashable, str] = {}
+        self._lock = threading.Lock()
 
     def ready(self, entry: Hashable) -> bool:
         """Whether the embedding of an earlier entry is in memory, so that its image need not be loaded."""
@@ -135,26 +137,41 @@ class EmbeddingCache:
             image: (3, S, S) uint8 as it is encoded; may be None for an entry that is `ready`.
             encode: computes the embedding of that image.
         """
+        if (found := self.find(entry, image=image)) is not None:
+            return found
+        assert image is not None
+        embedding = encode().detach().cpu().contiguous()
+        key = self._key(entry, image)
+        if self._cache is not None:
+            half = embedding.dtype is torch.bfloat16  # which NumPy does not know
+            self._cache.put(key, (embedding.view(torch.int16) if half else embedding).numpy())
+        return self._remembered(key, embedding)
+
+    def find(self, entry: Hashable, *, image: Tensor | None) -> Tensor | None:
+        """The embedding that is there already, None without one. It hashes the image and reads a file, so threads that load images call
+        it too."""
         if image is None:
             return self._memory[self._keys[entry]]
+        key = self._key(entry, image)
+        if key in self._memory:
+            return self._memory[key]
+        if self._cache is None or (stored := self._cache.get(key)) is None:
+            return None
+        embedding = torch.from_numpy(stored)
+        return self._remembered(key, embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding)
+
+    def _key(self, entry: Hashable, image: Tensor) -> str:
         key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
         if entry is not None:
             self._keys[entry] = key
-        if key in self._memory:
-            return self._memory[key]
-        stored = None if self._cache is None else self._cache.get(key)
-        if stored is None:
-            embedding = encode().detach().cpu().contiguous()
-            if self._cache is not None:
-                half = embedding.dtype is torch.bfloat16  # which NumPy does not know
-                self._cache.put(key, (embedding.view(torch.int16) if half else embedding).numpy())
-        else:
-            embedding = torch.from_numpy(stored)
-            embedding = embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding
+        return key
+
+    def _remembered(self, key: str, embedding: Tensor) -> Tensor:
         size = embedding.numel() * embedding.element_size()
-        if size <= self._room:
-            self._room -= size
-            self._memory[key] = embedding
+        with self._lock:
+            if size <= self._room and key not in self._memory:
+                self._room -= size
+                self._memory[key] = embedding
         return embedding
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
+from harness.models.attention_choice import DTYPES
 from harness.protocols.card import Protocol
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def compute_on(device: torch.device) -> torch.device:

@@ -38,6 +38,7 @@ class Batch:
     Args:
         entries: (index, flipped) of each image, by which a cache of embeddings finds it.
         images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
+        embeddings: (B, D, h, w) of the frozen encoder where all were found in its cache.
         targets: (B, S, S) uint8 class indices, mirrored.
         passes: the images of the whole update by those of this pass; the number of passes where all have one size.
         prompts: of the objects in ``targets``; None under a protocol without prompts.
@@ -46,6 +47,7 @@ class Batch:
     entries: list[tuple[int, bool]]
     images: Tensor | None
     targets: Tensor
+    embeddings: Tensor | None = None
     passes: float = 1.0
     prompts: Prompts | None = None
 
@@ -84,8 +86,10 @@ class Feeder:
         self._protocol = protocol
         self._device = device
         self._embeddings = embeddings
-        # Two pools, as assembling an update waits for reading its images.
-        self._readers = ThreadPoolExecutor(cores(), thread_name_prefix="feeder")
+        # Two pools, as assembling an update waits for reading its images. There is a reader a core, so each computes on one thread.
+        self._readers = ThreadPoolExecutor(
+            cores(), thread_name_prefix="feeder", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._updates = ThreadPoolExecutor(LOOKAHEAD + 1, thread_name_prefix="feeder-update")
         self._pending: deque[Future[list[Batch]]] = deque()
 
@@ -121,7 +125,7 @@ class Feeder:
         if self._embeddings is None:
             assert batch.images is not None
             return self._segmenter(normalise(batch.images, self._protocol.pixels), *given)
-        kept = self._embed(batch, self._embeddings)
+        kept = self._embed(batch, self._embeddings) if batch.embeddings is None else batch.embeddings
         return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
 
     def _load(self, epoch: int, step: int, *, for_architecture: bool, other_masks: bool) -> list[Batch]:
@@ -138,12 +142,15 @@ class Feeder:
                 for (index, flip), turn, mask in zip(entries, turns, masks, strict=True)
             ]
             loaded = [future.result() for future in loading]
-            images = [image for image, _ in loaded if image is not None]
-            targets = torch.stack([target for _, target in loaded])
+            images = [image for image, _, _ in loaded if image is not None]
+            targets = torch.stack([target for _, target, _ in loaded])
+            found = [embedding for _, _, embedding in loaded if embedding is not None]
+            complete = len(found) == len(entries)
             batches.append(
                 Batch(
                     entries=entries,
-                    images=self._pinned(torch.stack(images)) if images else None,
+                    images=self._pinned(torch.stack(images)) if images and not complete else None,
+                    embeddings=self._pinned(torch.stack(found)) if complete else None,
                     targets=self._pinned(targets),
                     passes=sum(map(len, passes)) / len(indices),
                     prompts=self._prompts(epoch, indices, turns, targets),
@@ -153,13 +160,16 @@ class Feeder:
 
     def _read(
         self, epoch: int, index: int, turn: int, *, flip: bool, mask: int, with_image: bool
-    ) -> tuple[Tensor | None, Tensor]:
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """An image, its target, and the image's embedding where that is in the cache."""
         image, target = load_one(self._images, index, flip=flip, mask=mask, with_image=with_image)
+        if self._embeddings is not None:
+            return image, target, self._embeddings.find((index, flip), image=image)
         if not self._protocol.augment or image is None:
-            return image, target
+            return image, target, None
         from harness.training.augmentations import augmented  # torchvision takes a second
 
-        return augmented(image, target, self._protocol.augment, self._plan.seed, epoch, index, turn)
+        return *augmented(image, target, self._protocol.augment, self._plan.seed, epoch, index, turn), None
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
@@ -175,10 +185,13 @@ class Feeder:
         return together(each, device=self._device)
 
     def _to_device(self, batch: Batch) -> Batch:
-        images = batch.images
+        images, embeddings = batch.images, batch.embeddings
         if images is not None and self._embeddings is None:
             images = images.to(self._device, non_blocking=True)
-        return replace(batch, images=images, targets=batch.targets.to(self._device, non_blocking=True))
+        if embeddings is not None:
+            embeddings = embeddings.to(self._device, non_blocking=True)
+        targets = batch.targets.to(self._device, non_blocking=True)
+        return replace(batch, images=images, embeddings=embeddings, targets=targets)
 
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
         """(B, D, h, w) from the cache; each image that is missing is encoded alone."""

@@ -32,9 +32,9 @@ from harness.training.cache import encoder_is_frozen
 from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, copied, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.feeding import LOOKAHEAD, Feeder
-from harness.training.losses import Loss, build_loss
-from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
+from harness.training.optimisers import set_learning_rate
 from harness.training.outcome import Assignment, Diverged, Interrupted, Progress, TrainingResult
+from harness.training.step import TrainingStep
 
 MOST_STEPS = 1000
 """Steps for one update of the weights; a method that takes more than this never updates them."""
@@ -113,9 +113,7 @@ def train(given: Assignment) -> TrainingResult:
         plan=plan,
         feeder=feeder(embeddings=given.embeddings if cacheable else None),
         uncached=partial(feeder, embeddings=None),
-        loss=build_loss(protocol, task=given.task, num_classes=given.num_classes),
-        optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
-        scaler=torch.amp.GradScaler(given.device.type, enabled=protocol.precision == "fp16"),
+        step=TrainingStep.of(method, protocol, task=given.task, num_classes=given.num_classes, device=given.device),
         total=planned_steps(method, plan, protocol, images=len(images)),
         checkpoints=CheckpointFiles(given.folder, identity=given.identity, data=given.data),
     )
@@ -143,9 +141,7 @@ class _Loop:
     plan: UpdatePlan
     feeder: Feeder
     uncached: Callable[[], Feeder]
-    loss: Loss
-    optimisers: dict[Role, torch.optim.Optimizer]
-    scaler: torch.amp.GradScaler
+    step: TrainingStep
     total: int
     checkpoints: CheckpointFiles
     position: Position = field(default_factory=Position)
@@ -203,16 +199,15 @@ class _Loop:
             if self.pending is None:
                 self.mark = time.monotonic()
             self._prepare_ahead()
-            for roles in self._passes(position.epoch, position.step):
+            for roles in self.step.passes(epoch=position.epoch, step=position.step):
                 batches, waited = self.feeder.take()
                 made = self._update(roles, batches, waited)
                 self._settle()  # the pass before this one
                 self.pending = made
-                if self.given.device.type == "cpu" or self.scaler.is_enabled():  # fp16's scaler waits each time
+                if self.given.device.type == "cpu" or self.step.scaler.is_enabled():  # fp16's scaler waits each time
                     self._settle()
             self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
-            for optimiser in self.optimisers.values():
-                optimiser.zero_grad(set_to_none=True)
+            self.step.clear(self.step.optimisers)
             position.step += 1
             self.cold = max(0, self.cold - 1)
             self._report("step", loss=self.loss_read)
@@ -227,14 +222,14 @@ class _Loop:
             return
         done, self.pending = self.pending, None
         self.loss_read, norm = done.numbers().tolist()
-        half, position = self.scaler.is_enabled(), self.position
+        half, position = self.step.scaler.is_enabled(), self.position
         # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
         if not math.isfinite(self.loss_read) or not (half or math.isfinite(norm)):
             what = "gradient" if math.isfinite(self.loss_read) else "loss"
             rate = ", ".join(f"{value:g}" for value in done.rates)
             raise Diverged(f"the {what} is not finite in {done.where} at lr {rate}; try a lower lr, or precision=fp32")
         made = not half or math.isfinite(norm)
-        if not made and self.scaler.get_scale() < 1:
+        if not made and self.step.scaler.get_scale() < 1:
             raise Diverged(
                 f"the gradient is not finite at any scale of fp16, up to {done.where}; try precision=bf16 or fp32"
             )
@@ -264,12 +259,6 @@ class _Loop:
                 f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}; repeat the command to continue"
             )
 
-    def _passes(self, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
-        passes = self.given.method.passes_at(epoch=epoch, step=step)
-        if missing := [role for roles in passes for role in roles if role not in self.optimisers]:
-            raise MethodError(f"{self.given.method.name} updates {missing[0]}, but no parameter group has that role")
-        return passes
-
     def _steps_in(self, epoch: int) -> int:
         """Steps of an epoch; the last one may end early."""
         return min(self.plan.updates_per_epoch, self.total - epoch * self.plan.updates_per_epoch)
@@ -284,7 +273,7 @@ class _Loop:
         last = min(number + LOOKAHEAD, self.total - 1)
         for ahead in range(max(number, self.prepared), last + 1):
             epoch, step = divmod(ahead, self.plan.updates_per_epoch)
-            passes = self._passes(epoch, step)
+            passes = self.step.passes(epoch=epoch, step=step)
             for roles in passes:
                 alone = roles == (ARCHITECTURE,)
                 for_architecture = alone and bool(len(passes) > 1 or self.plan.held_out)
@@ -302,29 +291,15 @@ class _Loop:
         position, rules = self.position, self.given.protocol
         self._seed_noise(roles)
         factor = learning_rate_factor(self._number(), total=self.total, kind=rules.schedule, warmup=rules.warmup)
-        active = [self.optimisers[role] for role in roles]
-        rates = [set_learning_rate(optimiser, factor) for optimiser in active]
+        rates = [set_learning_rate(self.step.optimisers[role], factor) for role in roles]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
-        for optimiser in active:  # gradients of an earlier pass of this step, or of an interrupted one
-            optimiser.zero_grad(set_to_none=True)
-        parameters = [parameter for optimiser in active for parameter in parameters_of(optimiser)]
-        total = torch.zeros((), device=self.given.device)
-        for batch in batches:
-            loss = self.loss(self.feeder.predict(batch), batch.targets)
-            extra = self.given.method.auxiliary_loss()
-            if extra is not None:
-                loss = loss + extra
-            loss = loss / batch.passes
-            # Only the gradients of active roles are computed; autograd skips what leads to no other input.
-            self.scaler.scale(loss).backward(inputs=parameters)
-            total += loss.detach()
-        norm = total
+        loss = norm = self.step.gradients(roles, batches, predict=self.feeder.predict)
         # The host does not wait for a GPU here: if its loss is not finite, this update is the run's last and is saved nowhere.
-        if self.given.device.type != "cpu" or math.isfinite(float(total)):
-            norm = update(active, clip=rules.clip, scaler=self.scaler)
+        if self.given.device.type != "cpu" or math.isfinite(float(loss)):
+            norm = self.step.update(roles)
         return _Pass(
-            numbers=to_host(torch.stack([total.double(), norm.to(total.device).double()])),
+            numbers=to_host(torch.stack([loss.double(), norm.to(loss.device).double()])),
             roles=roles,
             rates=rates,
             where=f"epoch {position.epoch + 1}, step {position.step + 1}",
@@ -335,7 +310,8 @@ class _Loop:
     def _seed_noise(self, roles: tuple[Role, ...]) -> None:
         """Seed this step's noise by its position: the method's own, and torch's, which plug-ins may use."""
         key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, 0)  # the first stream
-        if len(self._passes(self.position.epoch, self.position.step)) > 1 and roles == (ARCHITECTURE,):
+        passes = self.step.passes(epoch=self.position.epoch, step=self.position.step)
+        if len(passes) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
         self.given.method.generator.manual_seed(draw_number("method", *key))
         number = draw_number("torch", *key)
@@ -389,8 +365,8 @@ class _Loop:
                 "position": asdict(self.position),
                 "state": self.given.method.state(),
                 "best": self.best,
-                "optimisers": {role: optimiser.state_dict() for role, optimiser in self.optimisers.items()},
-                "scaler": self.scaler.state_dict(),
+                "optimisers": {role: optimiser.state_dict() for role, optimiser in self.step.optimisers.items()},
+                "scaler": self.step.scaler.state_dict(),
             }
         )
         self._report("checkpoint")
@@ -404,9 +380,9 @@ class _Loop:
         self.best = content["best"]
         self.position = Position(**content["position"])
         self.given.method.load_state({name: tensor.to(self.given.device) for name, tensor in content["state"].items()})
-        for role, optimiser in self.optimisers.items():
+        for role, optimiser in self.step.optimisers.items():
             optimiser.load_state_dict(content["optimisers"][role])
-        self.scaler.load_state_dict(content["scaler"])
+        self.step.scaler.load_state_dict(content["scaler"])
         self._report("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
         self.position.codes = self.position.codes or ["unknown"]
         if self.position.codes[-1] != self.given.code:

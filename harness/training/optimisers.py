@@ -18,6 +18,7 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
     The protocol's weight decay spares norms and biases (parameters with fewer than two dimensions); a group's own
     weight decay holds for all its parameters, its own betas make the role's optimiser an Adam, and the protocol's
     ``decoder_lr`` holds for whatever is not in the encoder.
+    On a GPU an update is one fused kernel; on a CPU it is torch's own.
     Each optimiser group keeps its undecayed rate as ``base_lr`` for `set_learning_rate`, and whether it is ``constant``.
 
     Raises:
@@ -47,7 +48,7 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
         )
     optimisers: dict[Role, torch.optim.Optimizer] = {
         role: kinds["adam" if role in own_betas else protocol.optimizer](
-            parts, lr=protocol.lr, betas=own_betas.get(role, protocol.betas), eps=protocol.eps
+            parts, lr=protocol.lr, betas=own_betas.get(role, protocol.betas), eps=protocol.eps, fused=_on_gpu(parts)
         )
         for role, parts in prepared.items()
         if parts
@@ -55,6 +56,11 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
     if not optimisers:
         raise UsageError("the method trains no parameter: neither its own nor the mask decoder's")
     return optimisers
+
+
+def _on_gpu(parts: Iterable[dict]) -> bool | None:
+    """Whether all parameters are on a GPU; None where not, for torch's own choice."""
+    return all(parameter.is_cuda for part in parts for parameter in part["params"]) or None
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:

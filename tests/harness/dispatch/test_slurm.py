@@ -172,7 +172,6 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_wr
         "--mail-type=FAIL", "--requeue", "--signal=USR2@120", f"--comment={results}",
         f"--output={str(sweep.logs).replace('%', '%%')}/%A_%a.out",
     } <= set(words[2])  # fmt: skip
-    assert "--kill-on-bad-exit=1" in (sweep.folder / "job-2.sh").read_text()
 
 
 WARNED_TOO_EARLY = 128 + signal.SIGUSR2

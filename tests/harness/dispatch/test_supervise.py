@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -201,6 +202,13 @@ def breaks() -> None:
     raise RuntimeError("a bug in the experiment")
 
 
+ECC = "CUDA error: uncorrectable ECC error encountered"
+
+
+def loses_its_gpu() -> None:
+    raise RuntimeError(f"{ECC}\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1")
+
+
 NO_ROOM = "libtorch_cpu.so: failed to map segment from shared object"
 
 
@@ -224,6 +232,7 @@ def aborts() -> None:
         (signalled(signal.SIGXCPU), (3, 4), "killed", "signal SIGXCPU"),  # another process ran out of memory
         (ends(breaks), (3, 4), "killed", "exit status 1: RuntimeError: a bug in the experiment"),
         (ends(lambda: os._exit(9)), (0, 0), "killed", "exit status 9"),
+        (ends(loses_its_gpu), (0, 0), "killed", f"exit status 1 on {socket.gethostname()}: RuntimeError: {ECC}"),
         (ends(finds_no_room), (0, 0), "OOM", f"ImportError: {NO_ROOM}"),
         (ends(aborts), (0, 0), "OOM", "what():  std::bad_alloc"),
     ],

@@ -133,6 +133,14 @@ def test_a_child_that_crashed_is_restarted_until_it_is_given_up(tmp_path, task, 
     assert len(seen) == 3
 
 
+def test_a_run_whose_gpu_failed_is_requeued_and_not_restarted_on_the_same_node(tmp_path, task, supervised):
+    sweep = submitted(tmp_path, [make_job(tmp_path)])
+    started(tmp_path).release("killed", "exit status 1 on node7: CUDA error: uncorrectable ECC error encountered")
+    seen = supervised("crashed")
+    worker.main([str(sweep.folder), "--array", "0"])
+    assert (len(seen), requeues(sweep)) == (1, ["7_0.again"])
+
+
 @pytest.mark.parametrize(
     ("detail", "waited"),
     [("exit status 1: OSError: [Errno 116] Stale file handle: 'a.png'", worker.AWAY_WAIT_S), ("a bug", 0.0)],

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness.evaluation.conventions import METRICS
+from harness.evaluation import evaluate as module
+from harness.evaluation.conventions import METRICS, Conventions
 from harness.evaluation.evaluate import Stopped, evaluate_split
 from harness.evaluation.scorer import SplitScorer
+from harness.models.transfer import to_host
 from tests.harness.evaluation.pairs import random_pairs
+from tests.rehearsal.device import pretended
 
 
 def items(count=13):
@@ -50,6 +53,33 @@ def test_multiclass_scores_are_argmaxed():
     scorer = SplitScorer(["miou", "accuracy"], task="multiclass", num_classes=3)
     evaluate_split(lambda images: images, [("a", image, mask)], scorer)
     assert scorer.summary() == {"miou": 1.0, "accuracy": 1.0}
+
+
+@pytest.mark.parametrize("resolution", ["native", "input"])
+def test_a_gpu_sends_labels_of_one_byte_a_pixel_that_score_as_class_scores_do(resolution: Any, monkeypatch) -> None:
+    generator, sent = np.random.default_rng(4), list[torch.Tensor]()
+    masks = [generator.integers(0, 3, size).astype(np.uint8) for size in ((40, 24), (32, 32), (17, 50))]
+    coarse = [torch.from_numpy(generator.random((3, 4, 4), dtype=np.float32)) for _ in masks]
+    images = [torch.nn.functional.interpolate(each[None], size=(32, 32), mode="bilinear")[0] for each in coarse]
+    batch = [(str(number), image, mask) for number, (image, mask) in enumerate(zip(images, masks, strict=True))]
+    shown: dict[str, list[Any]] = {name: [] for name, _, _ in batch}
+
+    def scored(predict: Any) -> SplitScorer:
+        rules = Conventions(resolution=resolution)
+        scorer = SplitScorer(["miou", "accuracy"], task="multiclass", num_classes=3, conventions=rules)
+        return evaluate_split(predict, batch, scorer, batch_size=2, seen=lambda stem, seen: shown[stem].append(seen))
+
+    monkeypatch.setattr(module, "to_host", lambda tensor: sent.append(tensor) or to_host(tensor))  # type: ignore[func-returns-value]
+    expected = scored(lambda images: images)
+    assert sent.pop().dtype == torch.float32
+    sent.clear()
+    with pretended():
+        assert scored(lambda images: images.to("cuda")).images() == expected.images()
+        assert {tensor.dtype for tensor in sent} == {torch.uint8}
+        with pytest.raises(ValueError, match=r"image '0'.*labels must be integers"):
+            scored(lambda images: images.to("cuda") * torch.nan)
+    for scores, labels, *_ in shown.values():
+        np.testing.assert_array_equal(scores.argmax(axis=0), labels)
 
 
 def test_a_prediction_that_is_not_finite_names_its_image():

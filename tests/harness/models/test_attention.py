@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from harness.methods.parts.placement import BlockShape
 from harness.models import attention as module
 from harness.models import attention_choice
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
-from harness.models.attention_choice import apply_choice, choose, fastest, in_words
+from harness.models.attention_choice import apply_choice, best, choose, in_words, remembered
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.sam_encoder import TransformerBlock
@@ -144,7 +145,7 @@ def test_every_way_to_attend_is_plain_attention_in_float64(name: str, prefixes: 
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-10)
 
 
-SIZES: dict[str, Any] = {"batch": 2, "image_size": 64, "dtype": torch.float32, "device": torch.device("cpu")}
+SIZES: dict[str, Any] = {"batch": 2, "image_size": 64, "precision": "fp32", "device": torch.device("cpu")}
 
 
 @pytest.mark.parametrize(
@@ -159,42 +160,48 @@ def test_on_a_cpu_auto_leaves_blocks_as_they_are_and_a_name_is_taken(backbone: s
     assert choose(backbone_shape(backbone), named, **SIZES) == expected
 
 
-def test_the_fastest_that_has_room_is_taken() -> None:
-    now = [0.0]
+@pytest.mark.parametrize(
+    ("measured", "taken"),
+    [
+        ({"widened": (1.0, 10), "bias": (0.9, 20), "math": (0.8, 50)}, "math"),
+        ({"widened": (1.0, 10), "bias": (0.9, 20), "math": (0.8, 51)}, "bias"),  # 4 blocks would keep 164 more
+        ({"widened": (1.0, 10), "bias": (0.96, 20), "math": None}, "widened"),  # no gain
+        ({"widened": (1.0, 10), "bias": (0.9, 5), "math": None}, "bias"),
+        ({"widened": None, "bias": (0.9, 20), "math": (0.8, 51)}, "bias"),
+        ({"widened": None, "bias": None, "math": None}, "widened"),
+    ],
+)
+def test_another_kind_is_taken_where_it_is_faster_and_has_room(measured: dict, taken: str) -> None:
+    assert best(measured, blocks=4, room=160) == taken
 
-    def pass_of(seconds: float) -> Any:
-        def run() -> None:
-            now[0] += seconds
-            if seconds < 0:
-                raise torch.OutOfMemoryError
 
-        return run
-
-    passes = {"widened": pass_of(3.0), "bias": pass_of(2.0), "math": pass_of(-1.0)}
-    assert fastest(passes, clock=lambda: now[0]) == "bias"
-    assert fastest({"math": pass_of(-1.0)}, clock=lambda: now[0]) == "math"
-
-
-def test_a_gpu_is_timed_once_a_shape_and_each_kind_of_block_has_its_own(
+def test_a_gpu_is_measured_once_a_shape_and_a_plan_knows_what_was_chosen(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80))
     timed: list[Any] = []
-    monkeypatch.setattr(attention_choice, "_pass", lambda kind, size, dtype, device: (kind, size))
-    monkeypatch.setattr(
-        attention_choice,
-        "fastest",
-        lambda passes: timed.append(passes["bias"][1]) or ("bias", "widened")[len(timed) % 2],  # type: ignore[func-returns-value]
-    )
-    sizes = {**SIZES, "device": torch.device("cuda")}
-    first = choose(backbone_shape("tiny"), "auto", **sizes)
-    assert set(first.values()) == {"bias", "widened"}
-    assert {size[2] for size in timed} == {3, 4}  # a window, and the map of 64 px
-    assert choose(backbone_shape("tiny"), "auto", **sizes) == first
-    assert len(timed) == 2
-    choose(backbone_shape("tiny"), "auto", **{**sizes, "batch": 3})
-    assert len(timed) == 4
+
+    def measured(kind: str, size: Any, half: Any, device: Any) -> tuple[float, float]:
+        timed.append((size, half))
+        fast = "bias" if size[2] == 3 else "math"
+        return (0.5 if kind == fast else 1.0), 1.0
+
+    monkeypatch.setattr(attention_choice, "_measured", measured)
+    shape, sizes = backbone_shape("tiny"), {"batch": 2, "image_size": 64, "precision": "bf16"}
+    assert remembered(shape, gpu="GPU", **sizes) == {}
+    first = choose(shape, "auto", device=torch.device("cuda"), **sizes)
+    assert first == {"window": "bias", "global": "math"} == remembered(shape, gpu="GPU", **sizes)
+    assert {(size[2], half) for size, half in timed} == {
+        (3, torch.bfloat16),
+        (4, torch.bfloat16),
+    }  # a window, and the map
+    assert choose(shape, "auto", device=torch.device("cuda"), **sizes) == first
+    assert len(timed) == 2 * len(module.KERNELS)
+    choose(shape, "auto", device=torch.device("cuda"), **{**sizes, "batch": 3})
+    assert len(timed) == 4 * len(module.KERNELS)
+    assert remembered(shape, gpu="another", **sizes) == {}
 
 
 @pytest.mark.parametrize("kind", ["widened", "bias", "math"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness import pricing
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets import samples
@@ -35,6 +36,7 @@ from harness.pricing import (
 from harness.registry import SEGMENTED
 from harness.system.errors import UsageError
 from harness.system.machine import processor
+from tests.values import REPOSITORY
 
 ON_GPU = Target(executor="inline", devices=("0",))
 SECONDS = 3600.0
@@ -73,7 +75,7 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
         shape, images = backbone_shape("vit_b"), limited(images, run.rules)
         fixed = START_SECONDS + UPDATE_SECONDS * run.rules["epochs"] * images.train / run.rules["batch_size"]
         for where, device in ((ON_GPU, gpu()), (Target(executor="inline"), cpu(1))):
-            seconds = run_flops(run, shape, images) / device.flops[1] + fixed
+            seconds = run_flops(run, shape, images) / device.flops[1] + (START_SECONDS if where is ON_GPU else fixed)
             assert hours(price(made, tmp_path, where=where)) == pytest.approx(seconds / 3600)
 
 
@@ -87,17 +89,22 @@ def grid(results: Path, backbone: str, *methods: str) -> Plan:
     return planned(results, rows=rows, backbones=(backbone,), benchmarks=tuple(SEGMENTED))
 
 
-@pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 11), ("vit_h", 27, 31)])
-def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least, most, tmp_path) -> None:
-    """9 to 11 and 27 to 31 GPU-hours a seed, by an estimate from counted operations and kernels."""
+@pytest.mark.parametrize(("backbone", "least", "most"), [("vit_b", 9, 12), ("vit_h", 32, 39)])
+def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least, most, tmp_path, monkeypatch) -> None:
+    """11.5 and 35.6 GPU-hours a seed, by an estimate from counted operations and the rates of kernels. On a GPU nothing but the
+    operations counts, as the host is faster."""
     where = target_of(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
     prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
     assert least <= hours(prices) <= most
     assert all("H100" in run.time_basis for run in prices)
+    page = (REPOSITORY / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert f"{hours(prices):.1f} GPU-hours" in page
     made = grid(tmp_path, backbone, "lora", "naslora")
     unnamed = price(made, tmp_path, where=target_of(cluster="gpu"))
     assert hours(unnamed) == hours(prices)
     assert "in hours of H100 (assumed)" in plan_text(made, unnamed, where=target_of(cluster="gpu"))
+    monkeypatch.setattr(pricing, "REACHED", 2 * pricing.REACHED)
+    assert hours(price(made, tmp_path, where=where)) == pytest.approx(hours(prices) / 2, rel=5e-3)
     slower = price(made, tmp_path, where=target_of(cluster="gpu", cluster_overrides={"constraint": "a100|h100"}))
     assert hours(slower) > 1.3 * hours(prices)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +139,26 @@ def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
     second.train()
     assert later == []
     assert second.source.requested == []
+
+
+def test_what_lies_in_a_folder_is_hashed_and_read_by_the_threads_that_load(tmp_path: Path, monkeypatch) -> None:
+    """Of images that find no room in memory, in a later run; each computes on its own core's thread alone."""
+    rules, get = protocol(epochs=2), ArrayCache.get
+    for name in ("first", "second"):
+        run = Run(
+            folder=tmp_path / name, method="decoder", rules=rules, embeddings=cache(tmp_path / "e", memory_limit=0)
+        )
+        counts, readers = encoded(run), set[tuple[bool, int]]()
+
+        def noted(self: ArrayCache, key: str, readers: set = readers) -> Any:
+            readers.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+            return get(self, key)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ArrayCache, "get", noted)
+            run.train()
+    assert counts == []
+    assert readers == {(False, 1)}
 
 
 @pytest.mark.parametrize(

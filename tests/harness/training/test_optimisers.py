@@ -17,6 +17,7 @@ from harness.experiment.environment import own_device
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
+from harness.training import optimisers
 from harness.training.device import autocast
 from harness.training.loop import learning_rate_factor
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
@@ -70,6 +71,30 @@ def test_what_stands_on_the_encoder_may_have_a_rate_of_its_own() -> None:
 def test_the_protocol_names_the_optimiser(name: str, kind: type) -> None:
     rules = Protocol(name="x", optimizer=name)  # type: ignore[arg-type]
     assert type(build_optimisers([ParameterGroup(role=WEIGHTS, named=named(w=(2,)))], rules)[WEIGHTS]) is kind
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_gpus_fused_update_is_the_plain_one(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, on a CPU."""
+    ended = []
+    for fused in (True, None):
+        monkeypatch.setattr(optimisers, "_on_gpu", lambda parts, fused=fused: fused)
+        generator = torch.Generator().manual_seed(3)
+        shapes: dict[str, tuple[int, ...]] = {"w": (5, 3), "b": (3,)}
+        parameters = {
+            name: nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
+            for name, shape in shapes.items()
+        }
+        group = ParameterGroup(role=WEIGHTS, named=parameters)
+        built = build_optimisers([group], replace(RULES, optimizer=optimizer))[WEIGHTS]  # type: ignore[arg-type]
+        assert built.defaults["fused"] is fused
+        for step in range(6):
+            set_learning_rate(built, 1 - step / 6)
+            for parameter in parameters.values():
+                parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            update([built], clip=1.0, scaler=OFF)
+        ended.append([parameter.detach() for parameter in parameters.values()])
+    torch.testing.assert_close(ended[0], ended[1], rtol=1e-12, atol=1e-14)
 
 
 def test_a_parameter_in_two_groups_and_nothing_to_train_are_refused() -> None:

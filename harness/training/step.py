@@ -1,0 +1,105 @@
+"""One training step. The loop, `harness.costing` and `harness.contract.gpu` take the same one, so that what is measured and examined is
+what a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.methods.base import Method, Role
+from harness.methods.parts.placement import MethodError
+from harness.models.decoders import Task
+from harness.protocols.card import Protocol
+from harness.training.feeding import Batch
+from harness.training.losses import Loss, Prediction, build_loss
+from harness.training.optimisers import build_optimisers, parameters_of, update
+
+Part = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStep:
+    """The steps of an attached method.
+
+    Args:
+        method: says which roles a step updates, and has a loss of its own.
+        loss: of the task.
+        optimisers: one a role (`harness.training.optimisers.build_optimisers`); none where nothing trains.
+        scaler: of fp16 autocast, disabled for other precisions.
+        clip: largest norm of all gradients together, 0 for none.
+    """
+
+    method: Method
+    loss: Loss
+    optimisers: dict[Role, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    clip: float
+
+    @classmethod
+    def of(
+        cls, method: Method, protocol: Protocol, *, task: Task, num_classes: int, device: torch.device
+    ) -> TrainingStep:
+        """The steps of an attached method under a protocol. Raises UsageError: no parameter to train, or a loss that does not fit the
+        task."""
+        return cls(
+            method=method,
+            loss=build_loss(protocol, task=task, num_classes=num_classes),
+            optimisers=build_optimisers(method.parameter_groups(), protocol) if method.config.trains else {},
+            scaler=torch.amp.GradScaler(device.type, enabled=protocol.precision == "fp16"),
+            clip=protocol.clip,
+        )
+
+    def passes(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
+        """The passes of a step in order, each with the roles that it updates. Raises MethodError: a role has no parameters."""
+        passes = self.method.passes_at(epoch=epoch, step=step)
+        if missing := [role for roles in passes for role in roles if role not in self.optimisers]:
+            raise MethodError(f"{self.method.name} updates {missing[0]}, but no parameter group has that role")
+        return passes
+
+    def parameters(self, roles: Iterable[Role]) -> list[nn.Parameter]:
+        return [parameter for role in roles for parameter in parameters_of(self.optimisers[role])]
+
+    def gradients(
+        self,
+        roles: Sequence[Role],
+        batches: Iterable[Batch],
+        *,
+        predict: Callable[[Batch], Prediction],
+        after: Callable[[Part], None] = lambda part: None,
+    ) -> Tensor:
+        """Forward and backward passes of one update, whose gradients replace those in the parameters of ``roles``.
+
+        Args:
+            batches: those of the update; its loss is their mean, weighted by images.
+            predict: a forward pass in the protocol's precision (`harness.training.feeding.Feeder.predict`).
+            after: called after each part of each batch, to measure it.
+
+        Returns:
+            The loss, a scalar in fp32 without gradient. Gradients are scaled by ``scaler``.
+        """
+        self.clear(roles)  # of an earlier pass of this step, or of an interrupted one
+        parameters, total = self.parameters(roles), 0.0
+        for batch in batches:
+            loss = self.loss(predict(batch), batch.targets)
+            extra = self.method.auxiliary_loss()
+            if extra is not None:
+                loss = loss + extra
+            loss = loss / batch.passes
+            after("forward")
+            # Only the gradients of these roles are computed; autograd skips what leads to no other input.
+            self.scaler.scale(loss).backward(inputs=parameters)
+            after("backward")
+            total = total + loss.detach()
+        return torch.as_tensor(total)
+
+    def update(self, roles: Iterable[Role]) -> Tensor:
+        """The optimisers' step from these gradients, which stay for `Method.after_update`; returns their norm before clipping."""
+        return update([self.optimisers[role] for role in roles], clip=self.clip, scaler=self.scaler)
+
+    def clear(self, roles: Iterable[Role]) -> None:
+        for role in roles:
+            self.optimisers[role].zero_grad(set_to_none=True)
