@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 KINDS = tuple(KERNELS)
 GAIN = 0.95
 """Another kind than *widened* must be faster by this: it keeps the least memory, and a plan counts on it."""
-ROOM = 0.25
+MORE_MEMORY = 0.25
 """Share of a GPU's memory that another kind than *widened* may keep more, in all blocks."""
 _ROUNDS = 5
 _FILE = "attention.json"
@@ -62,7 +63,7 @@ def choose(
     for name, (blocks, size) in _kinds_of_blocks(shape, batch=batch, image_size=image_size).items():
         key, known = _key(gpu, blocks, size, precision), _known()
         if key not in known:
-            room = ROOM * torch.cuda.get_device_properties(device).total_memory
+            room = MORE_MEMORY * torch.cuda.get_device_properties(device).total_memory
             measured = {kind: _measured(kind, size, DTYPES.get(precision), device) for kind in KERNELS}
             known = {**known, key: best(measured, blocks=blocks, room=room)}
             if folder := user_cache():
@@ -113,7 +114,8 @@ def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> di
 
 def _key(gpu: str, blocks: int, size: Size, precision: str) -> str:
     """Of a choice on disk: the rules by which it was made, too."""
-    return f"{gpu} | torch {torch.__version__} | {precision} | {size} x {blocks} | no cuDNN, autocast, {GAIN} of widened, {ROOM} of memory"
+    rules = f"no cuDNN, autocast, {GAIN} of widened, {MORE_MEMORY} of memory"
+    return f"{gpu} | torch {torch.__version__} | {precision} | {size} x {blocks} | {rules}"
 
 
 def _measured(kind: str, size: Size, half: torch.dtype | None, device: torch.device) -> tuple[float, float] | None:
@@ -124,11 +126,10 @@ def _measured(kind: str, size: Size, half: torch.dtype | None, device: torch.dev
     seconds, kept = [], 0.0
     with contextlib.suppress(torch.OutOfMemoryError):
         for _ in range(_ROUNDS + 1):
-            begun = time.perf_counter()
-            tensors = [
-                torch.ones(shape, dtype=half or torch.float32, device=device, requires_grad=True) for shape in shapes
-            ]
-            before = torch.cuda.memory_allocated(device)
+            made: Any = {"dtype": half or torch.float32, "device": device, "requires_grad": True}
+            tensors = [torch.ones(shape, **made) for shape in shapes]
+            torch.cuda.synchronize(device)
+            begun, before = time.perf_counter(), torch.cuda.memory_allocated(device)
             with torch.autocast(device.type, dtype=half, enabled=half is not None):
                 out = KERNELS[kind](*tensors, scale=width**-0.5)
             kept = float(torch.cuda.memory_allocated(device) - before)

@@ -82,7 +82,8 @@ class TrainingStep:
             The loss, a scalar in fp32 without gradient. Gradients are scaled by ``scaler``.
         """
         self.clear(roles)  # of an earlier pass of this step, or of an interrupted one
-        parameters, total = self.parameters(roles), 0.0
+        parameters = self.parameters(roles)
+        total: Tensor | float = 0.0
         for batch in batches:
             loss = self.loss(predict(batch), batch.targets)
             extra = self.method.auxiliary_loss()

@@ -126,6 +126,8 @@ class Gpu:
     def _refuse_strangers(self, func: Any, short: str, args: tuple[Any, ...], leaves: list[Any]) -> None:
         if any(isinstance(leaf, torch.Generator) for leaf in leaves):
             raise Mismatch(f"{func.__name__}: a generator of the CPU makes numbers on cuda:0, at {here()}")
+        if short == "_sparse_addmm":
+            return  # torch makes the zero that it adds to in C++, on what it takes for the other tensors' device
         plain = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, OnGpu)]
         if not plain or not next(own_lines(), ""):
             return  # autograd's engine makes some on what it takes for the tensors' device

@@ -18,10 +18,11 @@ from tests.rehearsal import runs
 from tests.rehearsal.device import pretended
 from tests.rehearsal.runs import FAMILIES, FIRST, MERGED, METHOD_NAMES, REFUSED, rehearse, small_job, within_budget
 
+TUNERS = ("peft/adalora", "peft/frod", "peft/oft", "peft/pvera", "peft/vblora", "peft/vera", "peft/waveft")
 CASES = [
     pytest.param(family, method, id=f"{family}-{method}", marks=[] if method in FIRST[family] else [pytest.mark.slow])
     for family in FAMILIES
-    for method in (*METHOD_NAMES, *(("peft/adalora", "peft/oft", "peft/vera") if family == "sam" else ()))
+    for method in (*METHOD_NAMES, *(TUNERS if family == "sam" else ()))
     if (family, method) not in REFUSED
 ]
 
