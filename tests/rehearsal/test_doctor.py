@@ -40,6 +40,16 @@ def test_all_is_right_on_the_pretended_gpu(methods: str, capsys: pytest.CaptureF
     assert all(found["rates"][name] > 0 for name in ("step", "passes", "scoring", "loading"))
 
 
+@pytest.mark.usefixtures("few_images")
+def test_rates_are_those_of_the_attention_that_a_run_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[dict[str, str]] = []
+    monkeypatch.setattr(gpu, "choose", lambda *_, **named: {"global": "bias", "window": named["precision"]})
+    monkeypatch.setattr(gpu, "apply_choice", lambda segmenter, choice: applied.append(choice))
+    with pretended():
+        assert gpu.rates("tiny", torch.device("cuda"))["step"] > 0
+    assert applied == [{"global": "bias", "window": "bf16"}]
+
+
 def test_what_is_not_right_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     line = planted(monkeypatch, left_on_the_processor)
     with pretended():
