@@ -97,9 +97,7 @@ def test_an_images_flip_does_not_depend_on_where_in_the_epoch_it_comes(fields: d
 def test_boxes_move_otherwise_in_every_epoch() -> None:
     """And the same in the same epoch; of the same objects, as nothing is mirrored."""
     chosen, rules = plan(count=3, flip=0.0), protocol(prompt="box", prompt_jitter=0.2)
-    feeder = Feeder(
-        torch.nn.Identity(), Discs(3), plan=chosen, protocol=rules, device=CPU, workers=ALONE, embeddings=None
-    )
+    feeder = Feeder(torch.nn.Identity(), Discs(3), plan=chosen, protocol=rules, device=CPU, embeddings=None)
     boxes = []
     with feeder:
         for epoch in (0, 1, 1):
