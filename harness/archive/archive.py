@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Shares = Mapping[str, Sequence[float]]
 """site -> softmax(α) over its operations, of one epoch."""
 
+MISSING = "MISSING"
+"""The code of a planned run that has no record."""
+
 
 class Archive:
     """What a results folder holds.
@@ -45,11 +48,12 @@ class Archive:
 
     @cached_property
     def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
-        return self.store.summaries()
+        records, problems = self.store.summaries()
+        return with_plans(records), problems
 
     @property
     def records(self) -> list[Record]:
-        """Without their histories, in the order of their keys."""
+        """Without their histories, in the order of their keys; each says what its sweep planned."""
         return self._summaries[0]
 
     @property
@@ -102,7 +106,7 @@ class Archive:
         """All numbers of one kind, a number a line.
 
         Every frame but ``costs`` has the columns `RUN`, and further ones:
-        ``runs``: ``record`` (a `Record` without its histories); a line a run, also of failed ones.
+        ``runs``: ``run`` and ``record`` (a `Record` without its histories); a line a run, also of failed ones.
         ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
         ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
         ``alphas``: epoch, site, operation (its index) and its share of softmax(α).
@@ -117,6 +121,22 @@ class Archive:
         if kind == "runs" and not trials:
             return self._runs
         return frame(self, kind, self.records if trials else self._results)
+
+    def planned(self, runs: Iterable[Run]) -> pd.DataFrame:
+        """A frame of ``runs`` for the plan of one command: a run without a record has the code `MISSING` and the record None.
+
+        A record that serves several sweeps has the labels of this one, but for those of data and checkpoint, from which it was made.
+        """
+        import pandas as pd
+
+        known, lines = {record.key: record for record in self.records}, []
+        for run in runs:
+            if (record := known.get(run.key)) is not None:
+                made_from = {name: getattr(record.run, name) for name in MADE_FROM}
+                record = replace(record, run=replace(run, **made_from))
+            own = record.run if record else run
+            lines.append({**_about(own, record), "run": own, "record": record})
+        return pd.DataFrame(lines)
 
     @cached_property
     def _results(self) -> list[Record]:
@@ -142,6 +162,33 @@ RUN = (
 )
 """Columns of every frame but ``costs``. ``options`` are the changes to the protocol's configuration of the method. ``code`` is OK or why
 a run has no scores. ``manifest`` is the hash of its split."""
+MADE_FROM = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
+"""Labels of a run that say from what its record was made."""
+
+
+def with_plans(records: Sequence[Record]) -> list[Record]:
+    """The records, of which older ones do not say what their sweep planned: a row on the benchmark of its run, with all seeds that such
+    records have there under the same rules."""
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for run in (record.run for record in records if not record.run.planned_seeds):
+        seeds.setdefault(_same_sweep(run), set()).add(run.seed)
+    return [
+        record
+        if record.run.planned_seeds
+        else replace(
+            record,
+            run=replace(
+                record.run,
+                planned_seeds=sorted(seeds[_same_sweep(record.run)]),
+                planned_benchmarks=[record.run.benchmark],
+            ),
+        )
+        for record in records
+    ]
+
+
+def _same_sweep(run: Run) -> tuple[str, ...]:
+    return run.protocol_hash, run.backbone, run.checkpoint, run.benchmark
 
 
 def identity(run: Run) -> str:
@@ -193,21 +240,22 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
     rows = {"runs": _runs, "scores": _scores, "images": _images, "history": _history, "alphas": _alphas}[kind]
     chosen = archive.records if records is None else records
     return pd.DataFrame(
-        {
-            "key": record.key,
-            "code": record.code,
-            "options": ", ".join(f"{name}={value}" for name, value in sorted(record.run.changed.items())),
-            **{name: getattr(record.run, name) for name in RUN if name not in ("key", "code", "options")},
-            **row,
-        }
+        {**_about(record.run, record), **row}
         for record in chosen
         if record.code == "OK" or kind == "runs"
         for row in rows(archive, record)
     )
 
 
+def _about(run: Run, record: Record | None) -> dict[str, Any]:
+    options = ", ".join(f"{name}={value}" for name, value in sorted(run.changed.items()))
+    key, code = (record.key, record.code) if record else (run.key, MISSING)
+    own = {"key": key, "code": code, "options": options}
+    return {name: own[name] if name in own else getattr(run, name) for name in RUN}
+
+
 def _runs(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
-    yield {"record": record}
+    yield {"run": record.run, "record": record}
 
 
 def _scores(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from harness.cli.command import (
     results_of,
     verb,
 )
-from harness.comparison.names import find_run
+from harness.cli.find import find_run
 from harness.models.catalog import resolve_backbone
 from harness.models.published import LICENCES, card_of, require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of

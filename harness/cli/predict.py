@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.command import add_plugins, add_results, add_run, command, load_own_plugins, results_of, verb
-from harness.comparison.names import find_run
+from harness.cli.find import find_run
 from harness.models.catalog import resolve_backbone
 from harness.models.published import require_file_or_word, weights_file
 from harness.settings import load_settings, named_table

@@ -10,7 +10,7 @@ from harness.archive.measured import CostStore
 from harness.archive.merge import checked, merge
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, subcommand, verb
-from harness.comparison.names import find_run
+from harness.cli.find import find_run
 from harness.report.trackers import TARGETS, export_records
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped

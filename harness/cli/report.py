@@ -24,8 +24,7 @@ from harness.system.streams import say
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    from harness.comparison.grid import grids  # pandas and matplotlib, which the help need not wait for
-    from harness.report.board import boards
+    from harness.comparison import grids, leaderboards  # pandas and matplotlib, which the help need not wait for
     from harness.report.site import INDEX, site
     from harness.studies import load_study
 
@@ -36,19 +35,19 @@ def main(argv: list[str] | None = None) -> int:
     require_writable(folder, named="folder", option="--out")
     study = load_study(options.study) if options.study else None
     archive = Archive(root)
-    leaderboards = boards(grids(archive, study=study), study, options.baseline)
+    boards = leaderboards(grids(archive, study=study), study, options.baseline)
     for path, reason in sorted(archive.problems.items()):
         say(f"not counted: {path}: {reason}")
-    if not leaderboards:
+    if not boards:
         what = f"no record of study {study.name}" if study else "no record"
         raise UsageError(
             f"{archive.store.folder} holds {what}; run something first (python -m harness.run …), or give --results DIR"
         )
     pictures = photographs(root, data=options.data, which=options.photographs)
     if options.figures:
-        return _figures(folder, leaderboards, pictures)
+        return _figures(folder, boards, pictures)
     pages = site(
-        leaderboards, title=study.title if study else "Results", photographs=pictures,
+        boards, title=study.title if study else "Results", photographs=pictures,
         withheld="Photographs: name their folder by --data DIR; --photographs all also shows those that may not be redistributed.",
     )  # fmt: skip
     for name in pages:
@@ -61,14 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _figures(folder: Path, leaderboards: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
+def _figures(folder: Path, boards: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
     from harness.report.figures import draw
     from harness.report.style import FORMATS, encoded
 
     count = 0
-    for number, board in enumerate(leaderboards, start=1):
+    for number, board in enumerate(boards, start=1):
         for name, figure, caption in draw(board, pictures):
-            stem = name if len(leaderboards) == 1 else f"table-{number}-{name}"
+            stem = name if len(boards) == 1 else f"table-{number}-{name}"
             for form in FORMATS:
                 write_file(folder / f"{stem}.{form}", encoded(figure, form, title=stem, caption=caption), what="figure")
             write_file(folder / f"{stem}.txt", f"{board.grid.title}. {caption}\n", what="caption")

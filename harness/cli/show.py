@@ -7,7 +7,7 @@ import sys
 
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
-from harness.comparison.names import find_record
+from harness.cli.find import find_record
 from harness.report.runs import compared, compared_in_terminal, in_terminal, record_as_data
 from harness.system.errors import UsageError
 from harness.system.streams import show_text, terminal_width

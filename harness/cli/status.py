@@ -214,7 +214,7 @@ def failures(seen: Survey, *, width: int = 0) -> str:
 def print_log(seen: Survey, wanted: str) -> None:
     """Print the log of the run that ``wanted`` means, by key or words (`harness.comparison.names`). Raises UsageError: it means none or
     several, or the run has no log."""
-    from harness.comparison.names import find_key
+    from harness.cli.find import find_key
 
     run = seen.runs[find_key(wanted, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))

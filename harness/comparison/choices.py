@@ -58,14 +58,12 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
         return runs
     method = runs["method"].iloc[0]
     values = {name: [getattr(method_config(method, {name: value}), name) for value in grid[name]] for name in grid}
-    records: list[Record] = list(runs["record"])
-    in_grid = [all(record.run.method_config.get(name) in values[name] for name in grid) for record in records]
+    in_grid = [all(run.method_config.get(name) in values[name] for name in grid) for run in runs["run"]]
     runs = runs[in_grid].reset_index(drop=True)
-    records = list(runs["record"])
     frame = runs.assign(
-        validation=[_validation(record) for record in records],
-        rules=[content_hash(hashed_rules(record.run.rules)) for record in records],
-        **{name: [_orderable(record.run.method_config[name]) for record in records] for name in grid},
+        validation=[math.nan if record is None else _validation(record) for record in runs["record"]],
+        rules=[content_hash(hashed_rules(run.rules)) for run in runs["run"]],
+        **{name: [_orderable(run.method_config[name]) for run in runs["run"]] for name in grid},
     )
     within = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "benchmark", "seed"]
     return runs.loc[choose_runs(frame, grid, within=within).index]

@@ -7,125 +7,172 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio
-from harness.comparison.frames import plain_values
+from harness.comparison.cells import Cell, Column
+from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Grid
-from harness.comparison.scores import Cell, Column, Difference, simultaneous
+from harness.comparison.names import BASELINES, UNTUNED
+from harness.comparison.rows import baseline_of, plain_values
 from harness.protocols.keys import hashed_options
 from harness.statistics import t_interval
+from harness.studies import Study
+from harness.system.errors import UsageError, did_you_mean
+
+Verdict = Literal["", "better", "not distinguishable", "worse"]
+"""What an interval says of a row against the baseline; empty without an interval."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """One row.
-
-    Args:
-        cells: benchmark -> its score.
-        differences: benchmark -> row minus baseline with a simultaneous interval; without an interval where a run collapsed.
-        mean: of the differences over `Leaderboard.complete`; None where the row lacks one of them, or there are none.
-        encoder: trained parameters in the encoder; None without a run.
-        time, memory: of a training step over the baseline's, from one cost session; None where it was not measured.
-        merges: ``exact`` or ``calibrated``: the merge after which nothing of the method is left; ``not needed`` where the method adds
-            nothing; ``no``; empty where it was not measured.
-    """
-
-    row: str
-    method: str
-    cells: Mapping[str, Cell]
-    differences: Mapping[str, Difference]
-    mean: Difference | None
-    encoder: int | None
-    time: Ratio | None
-    memory: Ratio | None
-    merges: str
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Leaderboard:
-    """The rows, best first.
-
-    Args:
-        columns: benchmark -> the column that is compared.
-        complete: benchmarks on which every row with a run has all its seeds; means are over these.
-        session: the session of the costs; None where no session measured these steps.
-    """
+    """The rows of a table against one of them. Where a benchmark is asked for, the empty name is the mean over `complete`."""
 
     grid: Grid
     baseline: str
-    columns: Mapping[str, Column]
-    complete: tuple[str, ...]
-    standings: tuple[Standing, ...]
-    session: CostRecord | None
 
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """Benchmark -> the column that is compared."""
+        return self.grid.first_columns
 
-def leaderboard(grid: Grid, baseline: str) -> Leaderboard:
-    """The standings of a grid that has a row of the name ``baseline``."""
-    columns = grid.first_columns
-    ran = [row for row in grid.rows if grid.records_of(row)]
-    complete = tuple(
-        name for name, column in columns.items() if ran and all(grid.cells[row, column].complete for row in ran)
-    )
-    steady = {
-        name: {
-            row: grid.sample(row, column)
-            for row in ran
-            if grid.cells[row, column].complete and not grid.cells[row, column].collapsed
+    @cached_property
+    def _ran(self) -> list[str]:
+        return [row for row in self.grid.rows if self.grid.records_of(row)]
+
+    @property
+    def not_run(self) -> list[str]:
+        return [row for row in self.grid.rows if row not in self._ran]
+
+    @cached_property
+    def complete(self) -> tuple[str, ...]:
+        """Benchmarks on which every row with a run has all its seeds; means are over these."""
+        return tuple(name for name in self.columns if all(self.cell(row, name).complete for row in self._ran))
+
+    @property
+    def leading(self) -> str:
+        """The benchmark that orders the rows; empty for the mean over benchmarks, where there are several."""
+        return "" if len(self.complete) > 1 else next(iter(self.complete or self.columns))
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The rows that have a run, best first; those without the score that orders them last."""
+        if self.leading:
+            first = self.on(self.leading)
+            return [*first, *(row for row in self._ran if row not in first)]
+        of = {row: self.difference(row) for row in self._ran}
+        return sorted(self._ran, key=lambda row: 0.0 if (found := of[row]) is None else -found.mean)
+
+    def on(self, benchmark: str) -> list[str]:
+        """The rows that were planned on a benchmark and have a run, best first by their scores, those with a gap last."""
+        sign = self.columns[benchmark].sign
+
+        def rank(row: str) -> tuple[bool, float]:
+            cell = self.cell(row, benchmark)
+            return not cell.complete, -sign * cell.mean if cell.values else 0.0
+
+        return sorted((row for row in self._ran if self.cell(row, benchmark).planned), key=rank)
+
+    def cell(self, row: str, benchmark: str) -> Cell:
+        return self.grid.cells[row, self.columns[benchmark]]
+
+    def cells(self, row: str, benchmark: str) -> list[Cell]:
+        """The cell of a row on a benchmark; for an empty name all of its cells."""
+        return [self.cell(row, name) for name in self.columns if benchmark in ("", name)]
+
+    def difference(self, row: str, benchmark: str = "") -> Difference | None:
+        """Row minus baseline with a simultaneous interval; without an interval where a run collapsed. None for the baseline and where one
+        of the two has a gap."""
+        return self._differences.get((row, benchmark))
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str], Difference]:
+        steady = {
+            name: {row: self.grid.sample(row, self.columns[name]) for row in self._ran if self._is_steady(row, name)}
+            for name in self.columns
         }
-        for name, column in columns.items()
-    }
-    intervals = {name: simultaneous([steady[name]], baseline) for name in columns if steady[name]}
-    means = simultaneous([steady[name] for name in complete], baseline) if complete else {}
-    session = session_for(grid, baseline=baseline)
-    costs = costs_of(grid, session) if session else {}
-    standings = []
-    for row in grid.rows:
-        differences = {}
-        for name, column in columns.items():
-            is_whole = row != baseline and grid.cells[row, column].complete
-            if row in intervals.get(name, {}):
-                differences[name] = intervals[name][row][0]
-            elif is_whole and (alone := grid.difference(row, baseline, column)):
-                differences[name] = Difference(mean=alone.mean, low=None, high=None, n=alone.n)
-        mean = means[row][-1] if row in means else None
-        if mean is None and row != baseline and complete and all(name in differences for name in complete):
-            over = [differences[name] for name in complete]
-            mean = Difference(
-                mean=statistics.fmean(each.mean for each in over), low=None, high=None, n=min(each.n for each in over)
-            )
-        counts = [r.parameters["encoder"] for r in grid.records_of(row) if "encoder" in r.parameters]
-        ratios = ratios_to(costs[row], costs[baseline]) if row in costs and row != baseline else {}
-        standings.append(
-            Standing(
-                row=row, method=grid.rows[row].method, cells={name: grid.cells[row, column] for name, column in columns.items()},
-                differences=differences, mean=mean, encoder=max(counts, default=None), time=ratios.get("time"),
-                memory=ratios.get("memory"), merges=_merges(costs[row], session) if row in costs and session else "",
-            )
-        )  # fmt: skip
+        found: dict[tuple[str, str], Difference] = {}
+        for name, column in self.columns.items():
+            for row in self._ran:
+                alone = self.grid.difference(row, self.baseline, column) if row != self.baseline else None
+                if alone is not None and self.cell(row, name).complete:
+                    found[row, name] = Difference(mean=alone.mean, low=None, high=None, n=alone.n)
+            together = simultaneous([steady[name]], self.baseline) if steady[name] else {}
+            found |= {(row, name): differences[0] for row, differences in together.items()}
+        for row in self._ran:
+            over = [found[row, name] for name in self.complete if (row, name) in found]
+            if over and len(over) == len(self.complete):
+                mean = statistics.fmean(each.mean for each in over)
+                found[row, ""] = Difference(mean=mean, low=None, high=None, n=min(each.n for each in over))
+        means = simultaneous([steady[name] for name in self.complete], self.baseline) if self.complete else {}
+        return found | {(row, ""): differences[-1] for row, differences in means.items()}
 
-    def rank(standing: Standing) -> tuple[bool, float]:
-        if standing.row == baseline:
-            return False, 0.0
-        known = (standing.differences[name] for name in (*complete, *columns) if name in standing.differences)
-        difference = standing.mean or next(known, None)
-        return difference is None, -difference.mean if difference else 0.0
+    def _is_steady(self, row: str, benchmark: str) -> bool:
+        cell = self.cell(row, benchmark)
+        return cell.complete and not cell.collapsed
 
-    standings.sort(key=rank)
-    return Leaderboard(
-        grid=grid, baseline=baseline, columns=columns, complete=complete, standings=tuple(standings), session=session
-    )
+    def verdict(self, row: str, benchmark: str = "") -> Verdict:
+        """Whether a row is better or worse than the baseline, by the interval of their difference."""
+        found = self.difference(row, benchmark)
+        if found is None or found.low is None:
+            return ""
+        return "not distinguishable" if found.is_none else "better" if found.mean > 0 else "worse"
+
+    def parameters(self, row: str, part: str = "encoder") -> int | None:
+        """Trained parameters in the encoder, or all (``trainable``); None without a run."""
+        counts = [record.parameters[part] for record in self.grid.records_of(row) if part in record.parameters]
+        return max(counts, default=None)
+
+    @cached_property
+    def session(self) -> CostRecord | None:
+        """The session of the costs; None where no session measured these steps."""
+        return session_for(self.grid, baseline=self.baseline)
+
+    @cached_property
+    def _costs(self) -> Mapping[str, MethodCost]:
+        return costs_of(self.grid, self.session) if self.session else {}
+
+    def ratio(self, row: str, of: Literal["time", "memory"]) -> Ratio | None:
+        """Time or memory of a training step over the baseline's, from one cost session; None where it was not measured."""
+        if row == self.baseline:
+            return Ratio(value=1.0)
+        costs = self._costs
+        return ratios_to(costs[row], costs[self.baseline]).get(of) if row in costs else None
+
+    def merges(self, row: str) -> str:
+        """``exact`` or ``calibrated``: the merge after which nothing of the method is left; ``not needed`` where the method adds nothing;
+        ``no``; empty where it was not measured."""
+        cost = self._costs.get(row)
+        if cost is None or self.session is None or not (own := cost.inference_parameters.get("unmerged")):
+            return ""
+        plain = min(count for method in self.session.methods for count in method.inference_parameters.values())
+        if own <= plain:
+            return "not needed"
+        merged = {mode: cost.inference_parameters.get(f"merged-{mode}", 0) for mode in ("exact", "calibrated")}
+        return next((mode for mode, count in merged.items() if 0 < count <= plain), "no")
 
 
-def _merges(cost: MethodCost, session: CostRecord) -> str:
-    if not (own := cost.inference_parameters.get("unmerged")):
-        return ""
-    plain = min(count for method in session.methods for count in method.inference_parameters.values())
-    if own <= plain:
-        return "not needed"
-    merged = {mode: cost.inference_parameters.get(f"merged-{mode}", 0) for mode in ("exact", "calibrated")}
-    return next((mode for mode, count in merged.items() if 0 < count <= plain), "no")
+def leaderboards(tables: Iterable[Grid], study: Study | None = None, baseline: str = "") -> list[Leaderboard]:
+    """Every table with runs against a baseline: the row of that name, else the study's, else the default one, else the first row.
+
+    Raises:
+        UsageError: no row is called ``baseline``.
+    """
+    tables = [grid for grid in tables if grid.records and grid.columns]
+    names = {row for grid in tables for row in grid.rows}
+    if baseline and baseline not in names:
+        raise UsageError(f"no row is called {baseline!r}{did_you_mean(baseline, names)}")
+    boards = []
+    for grid in tables:
+        ran = [row for row in grid.rows if grid.records_of(row)]
+        methods = (*UNTUNED, *BASELINES) if grid.is_own else BASELINES
+        usual = [row for method in methods for row in ran if grid.rows[row].method == method]
+        wanted = [baseline, baseline_of(study) if study else "", *usual, *ran]
+        boards.append(Leaderboard(grid=grid, baseline=next(row for row in wanted if row in ran)))
+    return boards
 
 
 FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}

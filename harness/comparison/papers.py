@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from harness import statistics as stats
 from harness.check import from_mapping
-from harness.comparison.frames import is_entry
+from harness.comparison.cells import Cell, Column
+from harness.comparison.differences import Difference
 from harness.comparison.grid import Grid
+from harness.comparison.rows import is_row
 from harness.comparison.rules import Setup
-from harness.comparison.scores import Cell, Column, Difference
 from harness.registry import method_config
 from harness.system.yaml_files import read_yaml
 
@@ -124,13 +125,14 @@ class Papers:
         """Value, our cell, ours minus the paper's, and how our runs differ from the published set-up."""
         for (row, column), cell in grid.cells.items():
             here = (grid.rows[row].method, column.benchmark, column.split, column.metric)
-            for value in self.published if cell.complete and cell.model == "best" else ():
+            records = grid.records_of(row, column.benchmark)
+            for value in self.published if cell.complete and grid.models[row] == "best" else ():
                 if here != (value.method, value.benchmark, value.split, value.metric):
                     continue
-                if not any(is_entry(record, value.settings) for record in cell.records):
+                if not any(is_row(record.run, value.settings) for record in records):
                     continue
                 setup = self.setups[value.paper]
-                words = dict.fromkeys(word for r in cell.records for word in setup.departures(r, card=value.paper))
+                words = dict.fromkeys(word for r in records for word in setup.departures(r, card=value.paper))
                 yield value, cell, value.against([100 * score for score in cell.by_seed]), list(words)
 
     def paired_claims(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
@@ -146,5 +148,5 @@ class Papers:
 
 def _row_of(grid: Grid, side: Side) -> str:
     """The row of a side, empty where there is none."""
-    rows = (name for name, row in grid.rows.items() if (row.method, row.model) == (side.method, side.model))
-    return next((name for name in rows if any(is_entry(r, side.options) for r in grid.records_of(name))), "")
+    rows = (name for name, row in grid.rows.items() if (row.method, grid.models[name]) == (side.method, side.model))
+    return next((name for name in rows if any(is_row(r.run, side.options) for r in grid.records_of(name))), "")

@@ -18,9 +18,9 @@ from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import metric
 from harness.registry import operation_names
 from harness.report import masks
-from harness.report.board import against, axis_label, caption, cells_on, ended_well, has_mean, leading, named, on, ran
 from harness.report.masks import Pictures
 from harness.report.runs import HUGE
+from harness.report.sentences import axis_label, caption, named, short_number
 from harness.report.style import (
     BASELINE,
     BETTER,
@@ -95,9 +95,7 @@ def pareto(board: Leaderboard, *, width: float = PAGE, height: float = 4.0) -> t
     cost, score = zip(*(points[row] for row in line), strict=True)
     ax.step(cost, score, where="post", color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), alpha=0.7, zorder=1)
     inside = {row: point for row, point in points.items() if low <= point[1] <= high}
-    times = {each.row: each.time.value for each in ran(board) if each.time and each.row in inside}
-    if times and board.baseline in inside:
-        times[board.baseline] = 1.0
+    times = {row: ratio.value for row in inside if board.session and (ratio := board.ratio(row, "time"))}
     for row in inside.keys() - times.keys():
         ax.plot(*points[row], marker="o", markerfacecolor="none", markeredgecolor=GREY, markersize=5, zorder=2)
     if times:
@@ -115,7 +113,7 @@ def pareto(board: Leaderboard, *, width: float = PAGE, height: float = 4.0) -> t
         )  # fmt: skip
     if board.baseline in inside:
         ax.plot(*points[board.baseline], marker="o", markersize=8, markerfacecolor="none", markeredgecolor=INK)
-    collapsed = [each.row for each in ran(board) if any(cell.collapsed for cell in cells_on(each, leading(board)))]
+    collapsed = [row for row in board.rows if any(cell.collapsed for cell in board.cells(row, board.leading))]
     for row in (row for row in collapsed if row in inside):
         ax.plot(*points[row], marker="x", color=INK, markersize=5, zorder=4)
     _label(ax, inside, first=[board.baseline, *reversed(line)], size=(width, height))
@@ -135,16 +133,18 @@ def pareto(board: Leaderboard, *, width: float = PAGE, height: float = 4.0) -> t
 def _points(board: Leaderboard) -> tuple[dict[str, tuple[float, float]], str]:
     """Scores on the one benchmark, higher is better; where there are several the mean difference to the baseline."""
     points: dict[str, tuple[float, float]] = {}
-    name = leading(board)
+    name = board.leading
     column = board.columns[name] if name else None
-    for each in ran(board):
-        if each.encoder is None:
+    for row in board.rows:
+        count = board.parameters(row)
+        if count is None:
             continue
         if column is None:
-            if each.mean or each.row == board.baseline:
-                points[each.row] = (each.encoder, each.mean.mean if each.mean else 0.0)
-        elif each.cells[name].complete and not each.cells[name].blank:
-            points[each.row] = (each.encoder, 100 * column.sign * each.cells[name].mean)
+            found = board.difference(row)
+            if found or row == board.baseline:
+                points[row] = (count, found.mean if found else 0.0)
+        elif (cell := board.cell(row, name)).complete and not cell.blank:
+            points[row] = (count, 100 * column.sign * cell.mean)
     if column is None:
         return points, f"{named(board, name)}, points to {cut(board.baseline, 20)}"
     return points, f"{'−' if column.sign < 0 else ''}{axis_label(column)}"
@@ -155,14 +155,6 @@ def _colours() -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("step", [BETTER, "#a98bc4", BASELINE])
-
-
-def short_number(value: float) -> str:
-    """``22k``"""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:  # what three digits round up to it
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
 
 
 NEAR = (
@@ -219,15 +211,16 @@ MOST_PANELS = 6
 
 def differences(board: Leaderboard, benchmarks: Sequence[str]) -> tuple[Figure, str] | None:
     """None where no row has an interval."""
-    shown = [*([""] if len(benchmarks) > 1 and has_mean(board) else []), *benchmarks][:MOST_PANELS]
-    order = on(board, shown[0]) if len(shown) == 1 else ran(board)
-    rows = [each for each in order if any((d := against(each, name)) and d.low is not None for name in shown)]
+    shown = [*([""] if len(benchmarks) > 1 and not board.leading else []), *benchmarks][:MOST_PANELS]
+    order = board.on(shown[0]) if len(shown) == 1 else board.rows
+    rows = [row for row in order if any(board.verdict(row, name) for name in shown)]
     if not rows:
         return None
     figure = new_figure(COLUMN if len(shown) == 1 else PAGE, 0.6 + 0.15 * len(rows))
     axes = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for ax, name in zip(axes, shown, strict=True):
-        points = {at: d for at, each in enumerate(rows) if (d := against(each, name)) and d.low is not None}
+        found = {at: board.difference(row, name) for at, row in enumerate(rows)}
+        points = {at: d for at, d in found.items() if d and d.low is not None}
         ends = [0.0, *(end for d in points.values() for end in (d.low, d.high) if end is not None)]
         low, high = limits(ends)
         ax.axvline(0, color=INK, linewidth=0.6)
@@ -240,25 +233,28 @@ def differences(board: Leaderboard, benchmarks: Sequence[str]) -> tuple[Figure, 
         ax.set_title(named(board, name), loc="left")
         ax.grid(visible=True, axis="x")
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(rows)), [cut(each.row, 34) for each in rows])
+    axes[0].set_yticks(range(len(rows)), [cut(row, 34) for row in rows])
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     figure.supxlabel(f"points to {board.baseline}", fontsize=7)
-    joint = any(d.simultaneous for each in rows if (d := against(each, shown[0])))
+    joint = any(d.simultaneous for row in rows if (d := board.difference(row, shown[0])))
     legend = "95 % confidence intervals" + (", simultaneous for all rows of a panel (max-T)" if joint else "")
     return figure, f"Difference to {board.baseline} in points, positive is better; {legend}. {caption(board)}"
 
 
 def cost(board: Leaderboard) -> tuple[Figure, str] | None:
     """None where no session measured the baseline with another row."""
-    rows = sorted((each for each in ran(board) if each.time), key=lambda each: -each.time.value if each.time else 0)
-    if not rows or board.session is None:
+    if board.session is None:
+        return None
+    times = {row: ratio for row in board.rows if row != board.baseline and (ratio := board.ratio(row, "time"))}
+    rows = sorted(times, key=lambda row: -times[row].value)
+    if not rows:
         return None
     figure = new_figure(PAGE, 0.65 + 0.16 * len(rows))
     axes = figure.subplots(1, 2, sharey=True)
     for ax, title in zip(axes, ("time of a training step", "peak memory"), strict=True):
         ax.axvline(1, color=INK, linewidth=0.6)
-        for at, each in enumerate(rows):
-            if ratio := each.time if ax is axes[0] else each.memory:
+        for at, row in enumerate(rows):
+            if ratio := times[row] if ax is axes[0] else board.ratio(row, "memory"):
                 ax.plot([1, ratio.value], [at, at], color=BETTER, linewidth=0.8, alpha=0.5)
                 ax.plot([ratio.value], [at], color=BETTER, marker="o", markersize=3.2)
                 if ratio.low is not None:
@@ -267,7 +263,7 @@ def cost(board: Leaderboard) -> tuple[Figure, str] | None:
         ax.set_xlabel(f"÷ {board.baseline}'s")
         ax.grid(visible=True, axis="x")
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(rows)), [cut(each.row, 34) for each in rows])
+    axes[0].set_yticks(range(len(rows)), [cut(row, 34) for row in rows])
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     setup = board.session.comparability
     return figure, (
@@ -283,10 +279,8 @@ Curve = Mapping[int, float]
 def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Figure, str] | None:
     """None where no run was validated twice."""
     column = board.columns[benchmark]
-    order = [each.row for each in on(board, benchmark)]
-    whole = {
-        row: [board.grid.archive.whole(record.key) for record in ended_well(board, row, benchmark)] for row in order
-    }
+    order = board.on(benchmark)
+    whole = {row: [board.grid.archive.whole(r.key) for r in board.grid.finished(row, benchmark)] for row in order}
     held = Counter(
         name for runs in whole.values() for r in runs for name in {n for e in r.history for n in e.get("val", {})}
     )
@@ -334,8 +328,8 @@ def _mean_curve(runs: Sequence[Record], name: str) -> Curve:
 def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
     """None where no run has a history of α."""
     rows: dict[str, tuple[tuple[str, ...], list[list[Shares]], list[str]]] = {}
-    for row in (each.row for each in on(board, benchmark)):
-        runs = ended_well(board, row, benchmark)
+    for row in board.on(benchmark):
+        runs = board.grid.finished(row, benchmark)
         names = tuple(operation_names(runs[0].run.method, runs[0].run.method_config)) if runs else ()
         if len(names) < 2 or len(rows) == MOST_PANELS:
             continue

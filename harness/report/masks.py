@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.files import is_of_record
 from harness.archive.masks import MASKS, KeptMask, read_masks
 from harness.archive.schema import Record
+from harness.comparison.cells import Column
 from harness.comparison.leaderboard import Leaderboard
-from harness.comparison.scores import Column
-from harness.report.board import caption, ended_well, on
+from harness.report.sentences import caption
 from harness.report.style import PAGE, cut, new_figure
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ def about(board: Leaderboard, benchmark: str) -> str:
 def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Image, KeptMask]]]:
     """Row -> a run and its masks: the baseline and the best rows under one seed, for which most of them kept masks. Of several such seeds
     it is the one with the most usual scores, since a collapsed run is no example."""
-    cells = {each.row: each.cells[benchmark] for each in on(board, benchmark) if each.cells[benchmark].values}
+    cells = {row: cell for row in board.on(benchmark) if (cell := board.cell(row, benchmark)).values}
     by_seed: dict[int, dict[str, Record]] = {}
     apart: dict[int, float] = {}
     for row in sorted(cells, key=lambda row: row != board.baseline):
         cell = cells[row]
-        for record in ended_well(board, row, benchmark):
+        for record in board.grid.finished(row, benchmark):
             if board.grid.archive.store.masks_path(record.key).is_file() and is_of_record(MASKS, record.sidecars):
                 by_seed.setdefault(record.run.seed, {}).setdefault(row, record)
                 value = cell.values.get(record.run.seed)

@@ -6,17 +6,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.archive.archive import Archive, frame
+from harness.archive.archive import Archive
 from harness.archive.schema import Record, Run
-from harness.comparison.frames import is_entry, placeholder, row_name
 from harness.comparison.papers import Papers
+from harness.comparison.rows import baseline_of, is_row, row_name
+from harness.comparison.tables import grids
 from harness.report.formats import SUFFIX, Format, Page, write
+from harness.report.leaderboard import leaderboard_page
 from harness.report.scores import score_page
 from harness.studies import Row, Study, choices_of, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,31 +90,24 @@ def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
             raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
 
 
-def page_of_study(archive: Archive, study: Study, *, metrics: Sequence[str] = (), details: bool = False) -> Page:
+def page_of_study(
+    archive: Archive,
+    study: Study,
+    *,
+    runs: pd.DataFrame | None = None,
+    metrics: Sequence[str] = (),
+    details: bool = False,
+) -> Page:
+    """The page of the kind that a study asks for; ``runs``, ``metrics`` and ``details`` as in `harness.report.scores.score_page`."""
     if study.table.kind == "cost":
         from harness.report.costs import cost_page
 
         return replace(cost_page(archive.costs, title=study.title, details=details), numbers=archive.frame("costs"))
-    return score_page(archive, study=study, metrics=metrics, details=details)
-
-
-def of_runs(records: Iterable[Record], runs: Iterable[Run]) -> list[Record]:
-    """The records of planned runs with their sweep's labels, since one record may serve several sweeps; else placeholders.
-
-    Labels of data and checkpoint stay those of the record, which was made from them.
-    """
-    known = {record.key: record for record in records}
-    made_from = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
-    records_of_runs = []
-    for run in runs:
-        record = known.get(run.key)
-        if record is None:
-            records_of_runs.append(placeholder(run))
-        else:
-            records_of_runs.append(
-                replace(record, run=replace(run, **{name: getattr(record.run, name) for name in made_from}))
-            )
-    return records_of_runs
+    if study.table.kind == "leaderboard" and baseline_of(study):
+        tables = grids(archive, study=study, runs=runs, metrics=metrics)
+        if tables:
+            return leaderboard_page(tables, study)
+    return score_page(archive, study=study, runs=runs, metrics=metrics, details=details)
 
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
@@ -119,7 +118,7 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
         fitting = [
             entry
             for entry in study.entries
-            if entry.method == run.method and is_entry(placeholder(run), entry.options, free[entry.label])
+            if entry.method == run.method and is_row(run, entry.options, free[entry.label])
         ]
         for entry in fitting or [_further(run, runs, study)]:
             entries.setdefault(entry.label, entry)
@@ -159,8 +158,8 @@ def finished_table(
     """
     planned = load_study(study) if study else None
     archive = Archive(results)
-    planned_runs = frame(archive, "runs", of_runs(archive.records, runs))
-    page = score_page(archive, runs=planned_runs, study=narrowed(planned, runs) if planned and runs else None)
+    of_command, own = archive.planned(runs), narrowed(planned, runs) if planned and runs else None
+    page = page_of_study(archive, own, runs=of_command) if own else score_page(archive, runs=of_command)
     text = write(page, style=style, width=width)
     if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
         return text, None

@@ -15,7 +15,6 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.flags import MEANINGS, alpha_code, begun_by, search_start
 from harness.comparison.rules import Difference, card, differences, from_card, in_words
-from harness.comparison.scores import MISSING
 from harness.protocols.keys import hashed_options
 from harness.registry import BENCHMARKS, METHODS, operation_names
 from harness.report.formats import Number, Table, Value, fitted, heads
@@ -238,7 +237,7 @@ def command_of(records: Iterable[Record]) -> str:
     DIR and FILE stand for the reader's folders and weights. ``--set`` has the differences to the protocol's card, with tuned options as
     they were chosen. A card that this version lacks must be added.
     """
-    runs = sorted((record.run for record in records if record.code != MISSING), key=lambda run: run.seed)
+    runs = sorted((record.run for record in records), key=lambda run: run.seed)
     if not runs:
         return ""
     run = runs[0]

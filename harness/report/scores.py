@@ -1,26 +1,25 @@
-"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers with ours; and the
-leaderboard."""
+"""Pages of scores: a table for each set of rules, a study's differences to its baseline, published numbers with ours."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness import statistics as stats
-from harness.archive.archive import Archive
-from harness.archive.schema import Record, same_data
+from harness.archive.archive import MISSING, Archive
+from harness.archive.schema import Record
+from harness.comparison.cells import COLLAPSE, CONFLICT, Column
+from harness.comparison.differences import Difference
 from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.flags import alpha_codes, made_by_other_code, without_search
-from harness.comparison.frames import baseline_of
-from harness.comparison.grid import Grid, grids, weights_in_words
-from harness.comparison.leaderboard import Leaderboard, Standing, leaderboard
+from harness.comparison.grid import Grid
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
-from harness.comparison.scores import COLLAPSE, CONFLICT, MISSING, Column, Difference
-from harness.report.board import ran, verdict
+from harness.comparison.rows import baseline_of
+from harness.comparison.tables import grids, weights_in_words
 from harness.report.formats import Number, Page, Score, Table, Value, heads, text_of
+from harness.report.sentences import gain
 from harness.studies import Study
 
 if TYPE_CHECKING:
@@ -55,14 +54,12 @@ def score_page(
     """The page of a protocol, a study or some runs.
 
     Args:
-        protocol, study, runs, metrics: as in `harness.comparison.grid.grids`.
+        protocol, study, runs, metrics: as in `harness.comparison.tables.grids`.
         details: also parameters, updates, rates and how they were chosen, and marks of other code.
     """
     import pandas as pd
 
     page_grids = grids(archive, protocol=protocol, study=study, runs=runs, metrics=metrics)
-    if study and study.table.kind == "leaderboard" and page_grids and baseline_of(study):
-        return leaderboard_page(page_grids, study)
     papers = Papers.read() if study and study.table.paper else None
     tables: list[Table] = []
     for grid in page_grids:
@@ -109,17 +106,15 @@ def score_table(grid: Grid, *, details: bool = False) -> Table:
 def _verdicts(grid: Grid) -> list[str]:
     """What tuning gains on one's own images, a sentence for each data set."""
     columns = grid.first_columns.values() if grid.is_own and not grid.is_generated else ()
-    return [text for column in columns if (text := verdict(grid, column))]
+    return [text for column in columns if (text := gain(grid, column))]
 
 
 def _heading(column: Column, columns: Sequence[Column]) -> str:
-    """Benchmark, split where there are several, and metric; with a note or hash that distinguishes the column from others."""
+    """Benchmark, split where there are several, and metric; with a note that distinguishes the column from others."""
     title = column.title
     if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
         title += f" ({column.note})"
     title += f" {column.split}" if column.split != "test" else ""
-    if len({other.manifest for other in columns if other.benchmark == column.benchmark}) > 1:
-        title += f" #{column.manifest[:6]}"
     return f"{title} {column.measure.heading}"
 
 
@@ -251,12 +246,6 @@ def _notes(grid: Grid, codes: Mapping[str, Sequence[str]], *, details: bool) -> 
         )
     if details and any(record.run.tuning.get("edge") for record in grid.records):
         lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond.")
-    for name in grid.benchmarks:
-        copies = {record.run.data_fingerprint for record in grid.records if record.run.benchmark == name}
-        if not all(itertools.starmap(same_data, itertools.combinations(copies, 2))):
-            lines.append(
-                f"{benchmark_title(name)}: runs of one split read different files, so not all rows are of the same data."
-            )
     return lines
 
 
@@ -327,63 +316,3 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
             ],
         )
     ]  # fmt: skip
-
-
-def leaderboard_page(page_grids: Sequence[Grid], study: Study) -> Page:
-    """A table of methods for each grid, best first."""
-    import pandas as pd
-
-    numbers = []
-    for grid in page_grids:
-        tidy = grid.tidy()
-        kept = {(column.benchmark, column.split, column.metric) for column in grid.first_columns.values()}
-        shown = [column in kept for column in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
-        numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
-    tables = [_board_table(leaderboard(grid, baseline_of(study)), study) for grid in page_grids]
-    return Page(
-        title=study.title, tables=tables, foot=footnotes(tables, [r for grid in page_grids for r in grid.records]),
-        numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
-    )  # fmt: skip
-
-
-def _board_table(board: Leaderboard, study: Study) -> Table:
-    grid = board.grid
-    columns = list(board.columns.items())
-    several = len(board.complete) > 1
-    titles = [
-        *(["mean Δ"] if several else []),
-        *(title for _, column in columns for title in (f"{column.name} (%)", f"{column.title} Δ")),
-        *("encoder params (M)", "step time ×", "memory ×", "merges"),
-    ]
-    not_run = [standing.row for standing in board.standings if not grid.records_of(standing.row)]
-    rows = [_standing(standing, board.baseline, columns, mean=several) for standing in ran(board)]
-    names = ", ".join(board.columns[name].title for name in board.complete)
-    setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
-    below = [
-        f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
-        " hold for all rows of a column at once (max-T; the spread of runs is pooled over rows, Dunnett)."
-        + (f" Mean: over {names}, complete for all rows." if several else ""),
-        f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
-        " calibrated, the merge after which nothing of the method is left.",
-    ]
-    below += [f"Not run: {', '.join(not_run)}."] if not_run else []
-    return Table(
-        heading=grid.title, above=[*([study.note] if study.note else []), *rules_in_words(grid)],
-        columns=heads("method", *titles, words=["merges"]), rows=rows, below=below,
-    )  # fmt: skip
-
-
-def _standing(standing: Standing, baseline: str, columns: Sequence[tuple[str, Column]], *, mean: bool) -> list[Value]:
-    line: list[Value] = [standing.row]
-    line += [standing.mean if standing.row != baseline else "baseline"] if mean else []
-    for name, _ in columns:
-        cell = standing.cells[name]
-        line += [Score(cell=cell), standing.differences.get(name) if standing.row != baseline else "baseline"]
-    ratios: list[Value] = [
-        Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None
-        for ratio in (standing.time, standing.memory)
-    ]
-    if standing.row == baseline:
-        ratios = [Number(value=1.0, form=".2f")] * 2
-    encoder = None if standing.encoder is None else standing.encoder / 1e6
-    return [*line, Number(value=encoder, form=".3f"), *ratios, standing.merges or None]

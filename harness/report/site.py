@@ -15,8 +15,7 @@ from typing import Any
 
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import benchmark_rank
-from harness.report import board as standing
-from harness.report import figures, masks
+from harness.report import figures, masks, sentences
 from harness.report.formats import as_spreadsheet
 from harness.report.runs import command_of
 from harness.report.style import COLUMN, inline, styled
@@ -126,6 +125,6 @@ def _environment() -> Any:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
-    environment.globals.update(of=standing, source=_tile_source, command_of=command_of)
-    environment.filters["short"] = figures.short_number
+    environment.globals.update(of=sentences, source=_tile_source, command_of=command_of)
+    environment.filters["short"] = sentences.short_number
     return environment

@@ -9,22 +9,18 @@ README above it, and the figures. `nas-lora-plan.md`, in this folder, was commit
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.archive.archive import Archive
-from harness.comparison.grid import Grid, grids
-from harness.comparison.leaderboard import Leaderboard, Standing, costs_of, ratios_to, session_for
-from harness.comparison.scores import MISSING, Column, Difference
-from harness.report.board import against, boards, has_mean, in_order, leading, sentence, with_interval
-from harness.report.figures import pareto, short_number
+from harness.comparison import Column, Difference, Grid, grids, leaderboards
+from harness.report.figures import pareto
+from harness.report.leaderboard import first_ten, summary, write_between_marks
 from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
 from harness.statistics import average_of
 from harness.studies import load_study
 
-MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
-"""Between these lines of a page stands the leaderboard."""
 ROWS = 10
 """How many of them are on the page of findings."""
 STUDIES = Path(__file__).parent / "studies"
@@ -111,10 +107,8 @@ def costs(of: list[Line]) -> list[str]:
     """A training step of NAS-LoRA over LoRA's, a line a model."""
     by_model = {}
     for line in of:
-        session = session_for(line.grid, baseline="LoRA")
-        measured = costs_of(line.grid, session) if session else {}
-        if line.model not in by_model and {"LoRA", "NAS-LoRA"} <= measured.keys():
-            ratio = ratios_to(measured["NAS-LoRA"], measured["LoRA"])["time"]
+        (board,) = leaderboards([line.grid], baseline="LoRA")
+        if line.model not in by_model and (ratio := board.ratio("NAS-LoRA", "time")):
             by_model[line.model] = (
                 f"{line.model}: a training step takes {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times LoRA's"
             )
@@ -158,84 +152,6 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         path.write_bytes(encoded(figure, "svg", title="NAS-LoRA − LoRA", caption="Differences by model and benchmark."))
 
 
-def board(archive: Archive) -> Leaderboard:
-    study = load_study("leaderboard-short")
-    return boards(grids(archive, study=study), study, "")[0]
-
-
-def leaderboard_table(of: Leaderboard, rows: Sequence[Standing], names: Sequence[str]) -> str:
-    """A line a row: the mean difference to the baseline where there is one, else the difference on each benchmark named; scores; costs."""
-    mean, titles = has_mean(of), [of.columns[name].name for name in names]
-    change = f"difference to {of.baseline}"
-    scored = [f"mean {change}", *titles] if mean else [head for title in titles for head in (title, change)]
-    heads = ["method", *scored, "encoder parameters", "step time", "merges"]
-    table = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 2)}---|"]
-
-    def difference_of(row: Standing, name: str) -> str:
-        difference = against(row, name)
-        return with_interval(difference) if difference else "" if row.row == of.baseline else "–"
-
-    for row in rows:
-        cells = [difference_of(row, "")] if mean else []
-        for name in names:
-            cell = row.cells[name]
-            score = (
-                f"{100 * cell.mean:.1f} ± {100 * (cell.sd or 0):.1f}"
-                if cell.values
-                else cell.code.replace(MISSING, "–")
-            )
-            collapsed = " (collapsed)" if cell.collapsed else ""
-            cells += [f"{score}{collapsed}"] if mean else [f"{score}{collapsed}", difference_of(row, name)]
-        time = "1×" if row.row == of.baseline else f"{row.time.value:.2f}×" if row.time else "–"
-        trained = short_number(row.encoder) if row.encoder is not None else "–"
-        table.append(f"| {' | '.join([row.row, *cells, trained, time, row.merges or '–'])} |")
-    return "\n".join(table)
-
-
-def benchmarks_of(of: Leaderboard) -> list[str]:
-    """Those that at least a fifth of the rows have."""
-    return [name for name in of.columns if 5 * len(with_score(of, name)) >= len(in_order(of))]
-
-
-def with_score(of: Leaderboard, name: str) -> list[Standing]:
-    return [row for row in in_order(of) if row.cells[name].values]
-
-
-def summary(of: Leaderboard, most: int) -> str:
-    """The best rows that were run, ``most`` in all, with the baseline and the last two among them; then what they say."""
-    rows = in_order(of)
-    kept = set(range(len(rows) if len(rows) <= most else most - 3)) | {len(rows) - 2, len(rows) - 1}
-    listed = [row for number, row in enumerate(rows) if number in kept or row.row == of.baseline]
-    left = [each.row for each in of.standings if each not in rows]
-    missing = len(rows) - len(listed)
-    below = [f"**{sentence(of, name)}**" for name in dict.fromkeys([leading(of), *benchmarks_of(of)])]
-    below += [
-        f"{of.columns[name].name} has {count} of {len(rows)} rows so far."
-        for name in benchmarks_of(of)
-        if (count := len(with_score(of, name))) < len(rows)
-    ]
-    if missing:
-        between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
-        below.append(f"{between} in the [whole table](../results/tables/leaderboard-short.md).")
-    if left:
-        below.append(f"Not run: {', '.join(left)}.")
-    return "\n".join([leaderboard_table(of, listed, benchmarks_of(of)), "", " ".join(below)])
-
-
-def first_ten(of: Leaderboard) -> str:
-    """The ten best rows, with the baseline among them, on the benchmarks of the mean, else on the first."""
-    rows = in_order(of)
-    baseline = next(number for number, row in enumerate(rows) if row.row == of.baseline)
-    listed = rows[:10] if baseline < 10 else [*rows[:9], rows[baseline]]
-    return leaderboard_table(of, listed, of.complete if has_mean(of) else benchmarks_of(of)[:1])
-
-
-def write_between_marks(page: Path, text: str) -> None:
-    """``text`` in place of what stands between the two marks of ``page``."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    page.write_text(f"{before}{MARKS[0]}{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -244,8 +160,9 @@ def main() -> None:
     archive = Archive(options.results)
     of = list(lines(archive))
     mean = mean_of(averaged(of))
-    leaders = board(archive)
-    print(summary(leaders, most=len(leaders.standings)) + "\n")
+    study = load_study("leaderboard-short")
+    leaders = leaderboards(grids(archive, study=study), study)[0]
+    print(summary(leaders) + "\n")
     print(table(of, mean))
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:

@@ -54,7 +54,7 @@ def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_b
     def frame(made: list[Record]) -> pd.DataFrame:
         names = ("method", "backbone", "checkpoint", "protocol_hash", "manifest", "benchmark", "seed")
         return pd.DataFrame(
-            {**{name: getattr(r.run, name) for name in names}, "code": r.code, "record": r} for r in made
+            {**{name: getattr(r.run, name) for name in names}, "code": r.code, "run": r.run, "record": r} for r in made
         )
 
     both = [*records(), *records(weight_decay=0.5)]

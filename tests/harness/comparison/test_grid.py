@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from harness.archive.archive import identity, trials_among
-from harness.comparison import grids, rows
-from harness.comparison.frames import is_entry
-from harness.comparison.grid import Grid
-from harness.comparison.scores import Cell
+from harness.archive.archive import identity, trials_among, with_plans
+from harness.comparison import Grid, grids, rows
+from harness.comparison.rows import is_row
 from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, record
@@ -75,10 +74,9 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         + three(0.12, method="decoder")[:2],
         {"LoRA": "17.0 ± 11.3 (3) *", "Decoder alone": "12.5 ± 0.7 (2)"},
     ),
-    # the seeds of most rows: older records name none
     "no mean is taken over a gap, whose row is never best, nor is another where it leads": (
         three(0.10) + three(0.20, method="bitfit") + three(0.05, method="decoder")[:2]
-        + [failed("OOM", 2, method="decoder"), failed("TIMEOUT", 1, method="full")],
+        + [failed("OOM", 2, method="decoder"), failed("TIMEOUT", 1, method="full", planned_seeds=[0, 1, 2])],
         {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "OOM (2/3)", "Full fine-tuning": "MISSING/TIMEOUT (0/3)"},
     ),
     "one seed more of one method blanks no other": (
@@ -132,13 +130,15 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
 }  # fmt: skip
 
 
-def test_the_protocol_hash_of_a_seed_is_that_of_the_run_with_its_score() -> None:
-    kept, lost = record(0.1, benchmark="sbu", protocol_hash="a"), failed("OOM", 0, protocol_hash="b")
-    column = grid_of([kept]).columns[0]
-    for records in ([kept, lost], [lost, kept]):
-        assert Cell.of("LoRA", column, "best", records, seeds=[0, 1]).hash_of(0) == "a"
-    assert Cell.of("LoRA", column, "best", [lost], seeds=[0, 1]).hash_of(0) == "b"
-    assert Cell.of("LoRA", column, "best", [kept], seeds=[0, 1]).hash_of(1) == ""
+def test_the_protocol_hash_of_a_seed_is_that_of_the_run_with_its_score(monkeypatch) -> None:
+    monkeypatch.setattr(RULES, lambda *_: CARD)
+    kept, lost = (
+        replace(made, run=replace(made.run, rules=CARD))
+        for made in (record(0.1, benchmark="sbu", protocol_hash="a"), failed("OOM", 0, protocol_hash="b"))
+    )
+    for records, hashes in (([kept, lost], ["a", ""]), ([lost, kept], ["a", ""]), ([lost], ["b", ""])):
+        lines = grid_of(records, study=study(ranks=(3,), seeds=2)).tidy()
+        assert list(lines["protocol_hash"]) == hashes
 
 
 @pytest.mark.parametrize("case", CELLS)
@@ -156,13 +156,38 @@ def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_ther
     assert texts(grid, 1) == {"Full fine-tuning": "–", "Decoder alone": "MISSING (0/1)", "LoRA": "90.0 (1)"}
 
 
-def test_two_protocol_hashes_and_two_splits_of_one_benchmark_never_share_a_column() -> None:
+def test_two_protocol_hashes_never_share_a_column() -> None:
     apart = grids(MadeUp([record(0.9, benchmark="leaf"), record(0.1, benchmark="leaf", protocol_hash="bbbb")]))
     assert [texts(grid) for grid in apart] == [{"LoRA": "90.0 (1)"}, {"LoRA": "10.0 (1)"}]
-    splits = grid_of([record(0.9, benchmark="sbu"), record(0.1, benchmark="sbu", manifest="other")])
-    assert [(column.manifest, texts(splits, index)["LoRA"]) for index, column in enumerate(splits.columns)] == [
-        ("manifest-sbu", "90.0 (1)"), ("other", "10.0 (1)"),
-    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "apart"),
+    [
+        ({}, {"manifest": "other"}, True),
+        ({"data_fingerprint": "content-a-s"}, {"data_fingerprint": "content-b-s"}, True),
+        ({"data_fingerprint": "a"}, {"data_fingerprint": "b"}, True),
+        ({"data_fingerprint": "content-a-s"}, {"data_fingerprint": "s"}, False),  # older records know sizes alone
+        ({"data_fingerprint": ""}, {"data_fingerprint": "b"}, False),  # or nothing
+        ({"checkpoint": "sha256-a"}, {"checkpoint": "sha256-b"}, True),
+        ({"checkpoint": "sha256-a"}, {"checkpoint": "sha256-same"}, False),  # another file of the same weights
+    ],
+)
+def test_a_table_is_of_one_copy_of_the_data_and_of_one_checkpoint(monkeypatch, first, other, apart) -> None:
+    monkeypatch.setattr("harness.comparison.tables.SAME_WEIGHTS", {"sha256-same": "sha256-a"})
+    runs = [*three(0.1, **first), record(0.2, benchmark="sbu", method="decoder", **other)]
+    found = grids(MadeUp(runs))
+    assert [list(grid.rows) for grid in found] == (
+        [["LoRA"], ["Decoder alone"]] if apart else [["Decoder alone", "LoRA"]]
+    )
+    assert len({grid.title for grid in found}) == len(found)
+
+
+def test_older_records_planned_what_records_of_the_same_rules_and_benchmark_have() -> None:
+    older = [record(seed=seed, benchmark="sbu", planned_seeds=[], planned_benchmarks=[]) for seed in (0, 1)]
+    more = record(benchmark="sbu", method="decoder", planned_seeds=[], planned_benchmarks=[])
+    assert [made.run.planned_seeds for made in with_plans([*older, more, record(seed=7)])] == [[0, 1]] * 3 + [[7]]
+    assert texts(grid_of([*older, more])) == {"Decoder alone": "MISSING (1/2)", "LoRA": "90.0 ± 0.0 (2)"}
 
 
 SIX: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
@@ -193,8 +218,8 @@ def test_records_under_an_options_older_value_share_a_row_with_those_under_its_n
         for seed, gate, more in ((0, "intended", {}), (1, "switch", {"expert_bias": "uniform"}))
     )
     assert identity(older.run) == identity(newer.run)
-    assert all(is_entry(r, {"gate": gate}) for r in (older, newer) for gate in ("switch", "intended"))
-    assert not is_entry(older, {"gate": "released"})
+    assert all(is_row(r.run, {"gate": gate}) for r in (older, newer) for gate in ("switch", "intended"))
+    assert not is_row(older.run, {"gate": "released"})
 
 
 def tuned(lr: float, *, trials: int = 4, chosen: bool = True, **changes: Any) -> Any:
@@ -290,32 +315,27 @@ def test_a_study_shows_in_one_table_what_has_its_rules_whatever_hash_it_was_plan
 
 
 @pytest.mark.parametrize(
-    ("own", "other", "changes", "tables"),
+    ("changes", "under", "shown"),
     [
-        ([3], [3], {"ranks": (3, 6, 7)}, {"own"}),  # the other is one row of three, run for another study
-        ([3], [3, 6], {"ranks": (3, 6, 7)}, {"own", "other"}),
-        ([], [3], {"ranks": (3, 6, 7)}, {"other"}),
-        ([3], [3], {"ranks": (3,), "set": {"epochs": 1}}, {"own"}),  # the other not under what it sets
-        ([], [3], {"ranks": (3,), "set": {"epochs": 1}}, {"other"}),
+        ({}, {"epochs": 1}, ["a"]),
+        ({"set": {"epochs": 1}}, {"epochs": 1}, ["a", "b"]),  # what the study sets on its card
+        ({"set": {"benchmarks.sbu.epochs": 1}}, {"epochs": 1}, ["a", "b"]),
+        ({"set": {"benchmarks.leaf.epochs": 1}}, {"epochs": 1}, ["a"]),
+        ({"tune": {"decoder_lr": [1e-4, 1e-3]}}, {"decoder_lr": 1e-3}, ["a", "b"]),  # a rule that it tunes is free
+        ({}, {"protocol": "mini"}, ["a"]),
     ],
 )
-@pytest.mark.parametrize("under", ["demo", "mini"])
-def test_a_study_shows_other_rules_where_half_of_its_rows_were_run_or_nothing_else(
-    monkeypatch, own, other, changes, tables, under
-) -> None:
-    card = {**CARD, "protocol": "", "epochs": 1}
+def test_a_study_shows_runs_of_its_own_rules_alone(monkeypatch, changes, under, shown) -> None:
+    card = {**CARD, "protocol": "", "epochs": 2}
+    own = {**card, "epochs": 1} if "b" in shown and "epochs" in under else card
+    other = {"protocol": under["protocol"]} if "protocol" in under else {"rules": {**card, **under}}
     runs = [
-        record(
-            0.1, benchmark="sbu", protocol_hash=digest * 16, config={"rank": rank}, protocol=protocol,
-            changed={} if rank == 3 else {"rank": rank}, rules={**card, "epochs": epochs},
-        )
-        for ranks, digest, epochs, protocol in ((own, "a", 1, "demo"), (other, "b", 2, under))
-        for rank in ranks
-    ]  # fmt: skip
+        record(0.1, benchmark="sbu", protocol_hash="a" * 16, rules=own),
+        record(0.2, benchmark="sbu", protocol_hash="b" * 16, seed=1, **{"rules": card, **other}),
+    ]
     monkeypatch.setattr(RULES, lambda *_: card)
-    found = {grid.protocol_hash for grid in grids(MadeUp(runs), study=study(**changes))}
-    expected = tables if own or under == "demo" else set()  # another card's are shown only with its own
-    assert {name for name, digest in (("own", "a"), ("other", "b")) if digest * 16 in found} == expected
+    found = grids(MadeUp(runs), study=study(seeds=2, ranks=(3,), **changes))
+    assert [sorted(set(grid.runs["protocol_hash"].str[0])) for grid in found] == [shown]
 
 
 @pytest.mark.parametrize(

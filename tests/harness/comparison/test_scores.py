@@ -15,8 +15,8 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.comparison import Difference, Sample, difference, grids, simultaneous
-from harness.comparison.leaderboard import leaderboard
-from harness.comparison.scores import over_images
+from harness.comparison.differences import over_images
+from harness.comparison.leaderboard import leaderboards
 from harness.statistics import crossed, family, max_t, of_seeds
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, measured_on, record
@@ -226,8 +226,8 @@ def board(records: list[Any], benchmarks: list[str], **given: Any) -> Any:
         {"title": "t", "protocol": "demo", "benchmarks": benchmarks, "entries": entries, "seeds": 3,
          "table": {"kind": "leaderboard", "baseline": "LoRA"}}, name="mine",
     )  # fmt: skip
-    (grid,) = grids(MadeUp(records, **given), study=study)
-    return leaderboard(grid, "LoRA")
+    (made,) = leaderboards(grids(MadeUp(records, **given), study=study), study)
+    return made
 
 
 def noisy(name: str, value: float, benchmark: str = "kvasir") -> list[Any]:
@@ -240,15 +240,15 @@ def test_a_leaderboard_is_sorted_by_the_mean_over_what_all_rows_have() -> None:
     records += noisy("lora", 0.6, "leaf") + noisy("decoder", 0.9, "leaf")
     found = board(records, ["kvasir", "leaf"])
     assert found.complete == ("kvasir",)
-    assert [standing.row for standing in found.standings] == ["BitFit", "LoRA", "Decoder alone", "Full fine-tuning"]
-    best = found.standings[0]
-    assert best.differences["kvasir"].mean == pytest.approx(10.0)
-    assert best.differences["kvasir"].simultaneous
-    assert "leaf" not in best.differences
-    assert found.standings[-1].mean is None, "what was not run stands last"
+    assert (found.rows, found.not_run) == (["BitFit", "LoRA", "Decoder alone"], ["Full fine-tuning"])
+    best = there(found.difference("BitFit", "kvasir"))
+    assert (best.mean, best.simultaneous) == (pytest.approx(10.0), True)
+    assert [found.verdict(row, "kvasir") for row in found.rows] == ["better", "", "worse"]
+    assert found.difference("BitFit", "leaf") is None
     whole = board([*records, *noisy("bitfit", 0.2, "leaf")], ["kvasir", "leaf"])
     assert whole.complete == ("kvasir", "leaf")
-    assert [(s.row, round(s.mean.mean, 6) if s.mean else None) for s in whole.standings[:3]] == [
+    means = [(row, whole.difference(row)) for row in whole.rows]
+    assert [(row, round(mean.mean, 6) if mean else None) for row, mean in means] == [
         ("Decoder alone", 10.0), ("LoRA", None), ("BitFit", -15.0),
     ]  # fmt: skip
 
@@ -257,13 +257,11 @@ def test_a_collapsed_run_is_marked_counts_in_the_mean_and_widens_no_others_inter
     steady = noisy("lora", 0.6) + noisy("decoder", 0.5)
     collapsed = [record(value, method="bitfit", seed=seed) for seed, value in enumerate((0.7, 0.71, 0.2))]
     alone, both = board(steady, ["kvasir"]), board([*steady, *collapsed], ["kvasir"])
-    by_row = {standing.row: standing for standing in both.standings}
-    assert by_row["BitFit"].cells["kvasir"].collapsed
-    assert by_row["BitFit"].differences["kvasir"].mean == pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6))
-    assert by_row["BitFit"].differences["kvasir"].low is None
-    assert not by_row["Decoder alone"].cells["kvasir"].collapsed
-    first = next(standing for standing in alone.standings if standing.row == "Decoder alone")
-    assert by_row["Decoder alone"].differences == first.differences
+    assert [both.cell(row, "kvasir").collapsed for row in ("BitFit", "Decoder alone")] == [True, False]
+    found = there(both.difference("BitFit", "kvasir"))
+    assert (found.mean, found.low) == (pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6)), None)
+    assert both.verdict("BitFit", "kvasir") == ""
+    assert both.difference("Decoder alone", "kvasir") == alone.difference("Decoder alone", "kvasir")
 
 
 def test_costs_and_merges_are_those_of_one_session() -> None:
@@ -282,19 +280,19 @@ def test_costs_and_merges_are_those_of_one_session() -> None:
             for name, step in (("lora", [0.1, 0.1]), ("decoder", [0.05, 0.05]), ("bitfit", [0.2, 0.2]))
         ],
     )
-    found = {standing.row: standing for standing in board(records, ["kvasir"], costs=[measured]).standings}
-    assert found["Decoder alone"].time.value == pytest.approx(0.5)
-    assert [found[row].merges for row in ("LoRA", "Decoder alone", "BitFit", "Full fine-tuning")] == [
+    found = board(records, ["kvasir"], costs=[measured])
+    assert there(found.ratio("Decoder alone", "time")).value == pytest.approx(0.5)
+    assert [found.merges(row) for row in ("LoRA", "Decoder alone", "BitFit", "Full fine-tuning")] == [
         "calibrated",
         "not needed",
         "no",
         "",
     ]
-    assert found["LoRA"].encoder == 110_592
+    assert found.parameters("LoRA") == 110_592
     adapters = session(
         comparability=here, methods=[measured.methods[0], replace(measured.methods[2], inference_parameters={})]
     )
-    found = {standing.row: standing for standing in board(records, ["kvasir"], costs=[adapters]).standings}
-    assert [found[row].merges for row in ("LoRA", "BitFit")] == ["calibrated", ""], (
+    found = board(records, ["kvasir"], costs=[adapters])
+    assert [found.merges(row) for row in ("LoRA", "BitFit")] == ["calibrated", ""], (
         "nothing plain was measured with them"
     )

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.archive.archive import Archive, Shares, frame
+from harness.archive.archive import Archive, Shares, with_plans
 from harness.archive.measured import Comparability, CostRecord
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.grid import Grid, grids
+from harness.comparison import Grid, grids
 from harness.comparison.names import PAPER_METRICS
 from harness.protocols.load import card_rules
 from harness.report.formats import Format, write
-from harness.report.pages import of_runs
+from harness.report.pages import page_of_study
 from harness.report.scores import score_page
 from harness.studies import Study
 
@@ -40,7 +40,7 @@ class MadeUp(Archive):
         mixtures: Mapping[str, Shares] | None = None,
     ) -> None:
         super().__init__(root)
-        self._given, self._costs, self._mixtures = list(records), list(costs), mixtures
+        self._given, self._costs, self._mixtures = with_plans(list(records)), list(costs), mixtures
 
     @property
     def records(self) -> list[Record]:
@@ -67,8 +67,12 @@ def render(
 ) -> str:
     """The page of scores of these records, written; per-image scores lie below ``root``."""
     archive = MadeUp(records, root=root)
-    planned = None if runs is None else frame(archive, "runs", of_runs(archive.records, runs))
-    page = score_page(archive, study=study, runs=planned, metrics=metrics, details=details)
+    content: dict[str, Any] = {
+        "runs": None if runs is None else archive.planned(runs),
+        "metrics": metrics,
+        "details": details,
+    }
+    page = page_of_study(archive, study, **content) if study else score_page(archive, **content)
     return write(page, style=style, width=width)
 
 
@@ -103,7 +107,8 @@ def record(
     run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
     fields: dict[str, Any] = {
         "variant": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",
-        "rules": {**CARD, "protocol": protocol_hash}, "split_rule": "official", **run_fields,
+        "rules": {**CARD, "protocol": protocol_hash}, "split_rule": "official",
+        "planned_seeds": [seed], "planned_benchmarks": [benchmark], **run_fields,
         "method_config": {**CONFIGS.get(method, {}), **(config or {})},
     }  # fmt: skip
     run = Run(method=method, benchmark=benchmark, protocol_hash=protocol_hash, seed=seed, **fields)

@@ -13,10 +13,9 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
 from harness.cli.tables import main
-from harness.comparison.grid import grids
+from harness.comparison import grids, leaderboards
 from harness.comparison.leaderboard import costs_of, session_for
 from harness.comparison.papers import Papers
-from harness.report.board import boards
 from harness.report.costs import cost_page
 from harness.report.formats import Table, text_of, write
 from harness.report.site import site
@@ -139,7 +138,7 @@ def test_a_leaderboard_marks_costs_from_a_device_that_others_used_and_takes_othe
     CostStore(tmp_path).write(shared)
     page = says(main, "--results", tmp_path, "--study", tmp_path / "mine.yaml")
     assert "the device was not exclusive: other processes use 2 cores" in page
-    board = boards(grids(Archive(tmp_path)), None, "")[0]
+    board = leaderboards(grids(Archive(tmp_path)))[0]
     first = site([board], title="Results", photographs=None, withheld="none")["index.html"]
     assert "not exclusive" in first.partition("<details>")[0], "where the ratios are"
 

@@ -11,10 +11,10 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
-from harness.comparison.grid import grids
+from harness.comparison import grids, leaderboards
 from harness.report import masks
-from harness.report.board import boards
-from harness.report.figures import alpha, draw, front, pareto, short_number
+from harness.report.figures import alpha, draw, front, pareto
+from harness.report.sentences import short_number
 from harness.report.style import COLUMN, encoded, inline, styled
 from tests.harness.report.sample import record, store_of
 from tests.values import RESULTS, there
@@ -29,7 +29,7 @@ def made(root: Path, **changes: Any) -> Any:
         for seed in range(3)
     ]
     store_of(root, records)
-    return boards(grids(Archive(root)), None, "")[0]
+    return leaderboards(grids(Archive(root)))[0]
 
 
 def test_runs_with_scores_and_curves_give_their_figures(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_of_thirty_rows_points_have_names_and_no_two_overlap(tmp_path: Path, siz
     ]
     store_of(tmp_path, records)
     with styled():
-        figure, _ = there(pareto(boards(grids(Archive(tmp_path)), None, "")[0], **size))
+        figure, _ = there(pareto(leaderboards(grids(Archive(tmp_path)))[0], **size))
         figure.draw_without_rendering()
         boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) >= least
@@ -69,7 +69,7 @@ def test_rows_with_a_collapsed_run_are_crossed_in_the_picture(tmp_path: Path) ->
         records = [record(v, method=m, seed=seed) for m, values in rows.items() for seed, v in enumerate(values)]
         store_of(tmp_path / name, records)
         with styled():
-            figure, caption = there(pareto(boards(grids(Archive(tmp_path / name)), None, "")[0]))
+            figure, caption = there(pareto(leaderboards(grids(Archive(tmp_path / name)))[0]))
         crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
         assert (len(crosses), "Crossed" in caption) == ((1, True) if name == "collapsed" else (0, False))
 
@@ -86,7 +86,7 @@ def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
     keys = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")
     archive = Archive(RESULTS)
     runs = archive.frame("runs", trials=True)
-    found = [board for key in keys for board in boards(grids(archive, runs=runs[runs["key"] == key]), None, "")]
+    found = [board for key in keys for board in leaderboards(grids(archive, runs=runs[runs["key"] == key]))]
     names = {name.partition("-")[0] for board in found for name, _, _ in draw(board)}
     assert {"curves", "alpha"} <= names
 
@@ -105,7 +105,7 @@ def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[s
 
 def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:
     store_of(tmp_path, [record(method="naslora", config={"operations": "all"}, architecture=[{}])])
-    (board,) = boards(grids(Archive(tmp_path)), None, "")
+    (board,) = leaderboards(grids(Archive(tmp_path)))
     assert alpha(board, "kvasir") is None
 
 

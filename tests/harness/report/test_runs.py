@@ -12,9 +12,8 @@ from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.show import main
-from harness.comparison.grid import grids
+from harness.comparison import grids, leaderboards
 from harness.protocols.load import as_rules, load_protocol, resolve
-from harness.report.board import boards
 from harness.report.figures import curves
 from harness.report.runs import compared_in_terminal
 from tests.harness.report.sample import record, store_of
@@ -146,5 +145,5 @@ def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, 
     made = record(history=history)
     store_of(tmp_path, [made])
     assert "train/loss" in says(main, made.key, "--results", tmp_path)
-    (board,) = boards(grids(Archive(tmp_path)), None, "")
+    (board,) = leaderboards(grids(Archive(tmp_path)))
     assert curves(board, "kvasir")

@@ -11,8 +11,8 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.schema import SAMPLES
 from harness.cli.report import is_redistributable, main
-from harness.comparison.grid import grids
-from harness.report.board import boards, leading, sentence
+from harness.comparison import grids, leaderboards
+from harness.report.sentences import sentence
 from harness.report.site import INDEX, LEADERBOARD, site
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
@@ -26,12 +26,12 @@ def runs(method: str, values: tuple[float, ...] = LORA, *, shift: float = 0.0, *
 
 def board_of(root: Path, records: list[Any], **options: Any) -> Any:
     store_of(root, records)
-    return boards(grids(Archive(root)), None, options.pop("baseline", ""))[0]
+    return leaderboards(grids(Archive(root)), baseline=options.pop("baseline", ""))[0]
 
 
 def pages_of(root: Path, records: list[Any]) -> dict[str, str]:
     store_of(root, records)
-    made = boards(grids(Archive(root)), None, "")
+    made = leaderboards(grids(Archive(root)))
     return site(made, title="Results", photographs=None, withheld="none")
 
 
@@ -119,14 +119,14 @@ BETTER = "1 of 2 rows with an interval is significantly better than LoRA, Full f
             [*runs("lora"), *runs("full", (0.70, 0.75, 0.68))],
             ["none of 1 row with an interval is significantly better", "none is worse"],
         ),
-        ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "rank nothing"]),
+        ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "too few seeds"]),
         ([*runs("lora", **EMPTY), *runs("full", shift=0.1, **EMPTY)], ["almost empty", "nothing is ranked"]),
         (runs("lora", data_note=SAMPLES), ["generated", "rank nothing"]),
     ],
 )
 def test_the_sentence_says_what_differs_from_the_baseline(tmp_path: Path, records: list[Any], words: list[str]) -> None:
     board = board_of(tmp_path, records)
-    said = sentence(board, leading(board))
+    said = sentence(board, board.leading)
     assert [word for word in words if word not in said] == []
 
 

@@ -8,7 +8,6 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.cli.tables import main
+from harness.comparison.differences import Difference
 from harness.comparison.names import benchmark_title
-from harness.comparison.scores import Difference
 from harness.registry import BENCHMARKS, SEGMENTED
 from harness.report.formats import Number, text_of
-from harness.report.scores import score_page
+from harness.report.pages import page_of_study
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, record, render, store_of, table_rows
 from tests.values import REPOSITORY
@@ -116,19 +115,6 @@ def test_csv_tells_rules_checkpoints_and_splits_apart() -> None:
     assert len({tuple(line.items()) for line in lines}) == 4
 
 
-def test_rows_from_other_copies_of_the_images_have_a_footnote() -> None:
-    def page_of(*fingerprints: str) -> str:
-        return render([
-            replace(made, run=replace(made.run, data_fingerprint=mark))
-            for made, mark in zip((record(method="lora"), record(method="decoder")), fingerprints, strict=True)
-        ])  # fmt: skip
-
-    assert "Kvasir-SEG: runs of one split read different files" in page_of("aaaa", "bbbb")
-    assert "different files" not in page_of("aaaa", "aaaa") + page_of("", "bbbb")
-    assert "different files" in page_of("content-aaaa-ssss", "content-bbbb-ssss")
-    assert "different files" not in page_of("content-aaaa-ssss", "ssss"), "older records know sizes alone"
-
-
 @pytest.mark.parametrize(
     ("environment", "marked"),
     [
@@ -211,7 +197,7 @@ def test_a_leaderboard_is_one_table_and_lists_rows_that_did_not_run() -> None:
     assert table["Decoder alone"][:2] == ["67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
     assert "Not run: BitFit." in page
     assert page.count("| method |") == 1
-    assert score_page(Archive(Path("nowhere")), study=board).numbers is None
+    assert page_of_study(Archive(Path("nowhere")), board).numbers is None
 
 
 def test_a_leaderboard_has_a_mean_with_its_interval_once_all_rows_have_two_sets() -> None:

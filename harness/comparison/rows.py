@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import identity
-from harness.archive.schema import Code, Record, Run, chosen_from
+from harness.archive.schema import Run, chosen_from
 from harness.comparison.choices import chosen_of
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
-from harness.comparison.scores import MISSING
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
 from harness.registry import of_config
 from harness.studies import Row, Study, choices_of, grid_of
@@ -36,51 +35,50 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     name.
     """
     tables = list(runs.groupby(SAME_RULES, sort=True).ngroup())
-    records: list[Record] = list(runs["record"])
-    groups = [(table, identity(record.run)) for table, record in zip(tables, records, strict=True)]
-    names = [row_name(record.run, tuned=record.run.tuning.get("grid", {})) for record in records]
+    own: list[Run] = list(runs["run"])
+    groups = [(table, identity(run)) for table, run in zip(tables, own, strict=True)]
+    names = [row_name(run, tuned=run.tuning.get("grid", {})) for run in own]
     best: dict[tuple[int, str, str], tuple[int, str]] = {}  # the best tried choice, by row and benchmark
-    for group, record in zip(groups, records, strict=True):
-        if record.run.trial_runs:
-            here, tried = (*group, record.run.benchmark), (record.run.trial_runs, _choice(record.run))
+    for group, run in zip(groups, own, strict=True):
+        if run.trial_runs:
+            here, tried = (*group, run.benchmark), (run.trial_runs, _choice(run))
             best[here] = max(best.get(here, tried), tried)
-    for number, (group, record) in enumerate(zip(list(groups), records, strict=True)):
-        run = record.run
+    for number, (group, run) in enumerate(zip(list(groups), own, strict=True)):
         if run.trial_runs and _choice(run) != best[*group, run.benchmark][1]:
             groups[number] = (group[0], content_hash([run.method, hashed_options(run.method, run.method_config)]))
             names[number] = row_name(run)
-    unique = _unique(groups, names, records)
+    unique = _unique(groups, names, [bool(run.tuning) for run in own])
     runs = runs.assign(table=tables, row=[unique[group] for group in groups], model="best")
     order = [
-        (table, method_rank(record.run.method), row, record.key)
-        for table, row, record in zip(tables, runs["row"], records, strict=True)
+        (table, method_rank(run.method), row, key)
+        for table, run, row, key in zip(tables, own, runs["row"], runs["key"], strict=True)
     ]
     return runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
 
 
 def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """The runs of a study's rows under its labels, on its benchmarks and with its seeds; a run of several rows is there for each.
-
-    `harness.comparison.grid` adds ``table``.
-    """
+    """The runs of a study's rows under its labels, on its benchmarks and with its seeds; a run of several rows is there for each."""
     import pandas as pd
 
     parts = []
     for entry in study.entries:
-        of_method = runs[runs["method"] == entry.method]
-        here = _where(of_method, partial(is_entry, options=entry.options))
+        here = where(runs[runs["method"] == entry.method], partial(is_row, options=entry.options))
         free = choices_of(entry.method, entry.options, study.choose)
         if free:
-            here = _where(of_method, partial(is_entry, options=entry.options, free=free))
+            here = where(runs[runs["method"] == entry.method], partial(is_row, options=entry.options, free=free))
             here = chosen_of(here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)], free)
         elif grid := grid_of(entry.method, entry.options, study.tune):
-            here = _most_tried(_where(here, _is_chosen), study, grid)
+            here = _most_tried(where(here, lambda run: "chosen" in run.tuning), study, grid)
         else:  # an option that a row names is not tuned, even where another study has tuned it
-            alone = _where(here, partial(_changes_only, options=entry.options))
+            alone = where(here, partial(_changes_only, options=entry.options))
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
         here = here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)]
         parts += [here.assign(row=row, model=model) for row, of, model in study_lines(study) if of is entry]
     return pd.concat(parts, ignore_index=True)
+
+
+def where(runs: pd.DataFrame, holds: Callable[[Run], bool]) -> pd.DataFrame:
+    return runs[runs["run"].map(holds).astype(bool)]
 
 
 def study_lines(study: Study) -> list[tuple[str, Row, str]]:
@@ -90,18 +88,18 @@ def study_lines(study: Study) -> list[tuple[str, Row, str]]:
         scores = entry.scores or study.table.scores
         for model in scores:
             title = SCORE_TITLES.get(model, model)
-            lines.append((entry_name(entry) + (f" ({title})" if title and len(scores) > 1 else ""), entry, model))
+            lines.append((name_of(entry) + (f" ({title})" if title and len(scores) > 1 else ""), entry, model))
     return lines
 
 
-def entry_name(entry: Row) -> str:
+def name_of(entry: Row) -> str:
     """The name of an entry of a study: its label, or without one the name in any other table."""
     return entry.label if entry.label != entry.method else _in_words(entry.method, entry.options)
 
 
 def baseline_of(study: Study) -> str:
     """The row that a study's others are compared with; empty where there is none."""
-    return next((entry_name(entry) for entry in study.entries if entry.label == study.table.baseline), "")
+    return next((name_of(entry) for entry in study.entries if entry.label == study.table.baseline), "")
 
 
 def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
@@ -116,21 +114,17 @@ def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str
     return method_title(method) + (f" ({', '.join(words)})" if words else "")
 
 
-def is_entry(record: Record, options: Mapping[str, Any], free: Collection[str] = ()) -> bool:
+def is_row(run: Run, options: Mapping[str, Any], free: Collection[str] = ()) -> bool:
     """Whether a run's configuration is the protocol's with only ``options``, what tuning chose and ``free`` options changed."""
-    config = options_with_later(record.run.method, record.run.method_config)
-    config, wanted = plain_values(config), plain_values(first_names(options))
-    has_them = all(name in config and value == config[name] for name, value in wanted.items())
-    chosen = record.run.tuning.get("chosen", {})
-    return has_them and record.run.changed.keys() <= {*options, *chosen, *free}
+    config = plain_values(options_with_later(run.method, run.method_config))
+    has_them = all(
+        name in config and value == config[name] for name, value in plain_values(first_names(options)).items()
+    )
+    return has_them and run.changed.keys() <= {*options, *run.tuning.get("chosen", {}), *free}
 
 
-def _is_chosen(record: Record) -> bool:
-    return "chosen" in record.run.tuning
-
-
-def _changes_only(record: Record, options: Mapping[str, Any]) -> bool:
-    return record.run.changed.keys() <= options.keys()
+def _changes_only(run: Run, options: Mapping[str, Any]) -> bool:
+    return run.changed.keys() <= options.keys()
 
 
 def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,27 +136,17 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in config.items()}
 
 
-def placeholder(run: Run) -> Record:
-    """The record that stands for a planned run without one, so that its cell shows the gap."""
-    return Record(run=run, key=run.key, code=cast(Code, MISSING))
-
-
-def _where(runs: pd.DataFrame, holds: Callable[[Record], bool]) -> pd.DataFrame:
-    return runs[runs["record"].map(holds).astype(bool)]
-
-
 Group = tuple[int, str]
 """A table, and the hash that the runs of one of its rows share."""
 
 
-def _unique(groups: Sequence[Group], names: Sequence[str], records: Sequence[Record]) -> dict[Group, str]:
+def _unique(groups: Sequence[Group], names: Sequence[str], tuned: Sequence[bool]) -> dict[Group, str]:
     """The name of each row; where two rows of a table have one name, with what distinguishes them."""
     unique: dict[Group, str] = {}
-    tuned: dict[Group, bool] = {}
-    for group, name, record in zip(groups, names, records, strict=True):
+    for group, name in zip(groups, names, strict=True):
         unique.setdefault(group, name)
-        tuned[group] = tuned.get(group, False) or bool(record.run.tuning)
-    for apart in (lambda group: ", tuned" if tuned[group] else "", lambda group: f" #{group[1][:6]}"):
+    of_tuning = {group for group, was in zip(groups, tuned, strict=True) if was}
+    for apart in (lambda group: ", tuned" if group in of_tuning else "", lambda group: f" #{group[1][:6]}"):
         count = Counter((table, name) for (table, _), name in unique.items())
         unique = {group: name + (apart(group) if count[group[0], name] > 1 else "") for group, name in unique.items()}
     return unique
@@ -173,7 +157,7 @@ def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[
     one from most trials. A run of another study may have the same options."""
     if chosen.empty:
         return chosen
-    runs: list[Run] = [record.run for record in chosen["record"]]
+    runs: list[Run] = list(chosen["run"])
     own = [chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,)) for run in runs]
     groups = [
         (
@@ -182,11 +166,11 @@ def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[
         )
         for run in runs
     ]
-    choices = [_choice(run) for run in runs]
+    tried = [(is_own, run.trial_runs, _choice(run)) for is_own, run in zip(own, runs, strict=True)]
     best: dict[tuple[str, ...], tuple[bool, int, str]] = {}
-    for group, is_own, run, choice in zip(groups, own, runs, choices, strict=True):
-        best[group] = max(best.get(group, (False, 0, "")), (is_own, run.trial_runs, choice))
-    return chosen[[best[group][2] == choice for group, choice in zip(groups, choices, strict=True)]]
+    for group, each in zip(groups, tried, strict=True):
+        best[group] = max(best.get(group, each), each)
+    return chosen[[best[group][2] == each[2] for group, each in zip(groups, tried, strict=True)]]
 
 
 def _choice(run: Run) -> str:

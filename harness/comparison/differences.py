@@ -1,0 +1,196 @@
+"""Differences of two rows, and of many rows to one: paired by seed, and by image where a score is a mean over images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from harness import statistics as stats
+from harness.comparison.names import metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+ImageScores = tuple[tuple[str, ...], "NDArray[np.float64]"]
+"""The stems of the images, in order, and the score of each."""
+
+Over = Literal["seeds and images", "seeds", "splits", "images"]
+"""What an interval covers. ``splits``: every seed has its own split (Nadeau and Bengio 2003). ``images``: those of a single seed, so that
+other seeds may differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The scores of one row on one column, in points, higher is better.
+
+    Args:
+        by_seed: seed -> score.
+        images: seed -> scores by image, where they average to the run's score.
+        clusters: stem -> its cluster, where images are not independent.
+        test_share: images tested over images trained on where every seed has its own split, else 0.
+    """
+
+    by_seed: Mapping[int, float]
+    images: Mapping[int, ImageScores] = field(default_factory=dict)
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    test_share: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """First minus second in points, positive is better.
+
+    Args:
+        low, high: the 95 % interval; None for a single seed.
+        n: seeds that both have.
+        estimate: the mean with the parts of its variance.
+        simultaneous: whether the interval holds for all rows of its table at once.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    over: Over = "seeds"
+    estimate: stats.Estimate | None = None
+    simultaneous: bool = False
+
+    @classmethod
+    def of(cls, estimate: stats.Estimate, *, over: Over = "seeds") -> Difference:
+        interval = estimate.interval()
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        return cls(mean=estimate.mean, low=low, high=high, n=estimate.n, over=over, estimate=estimate)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the two are not significantly different: the interval holds 0, or there is no interval."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+def difference(scores: pd.DataFrame, row: str, baseline: str) -> Difference | None:
+    """Row minus baseline on one column.
+
+    Args:
+        scores: a frame of one benchmark, split, metric and model with the columns row, metric, seed and value (in
+            [0, 1]); with scores by image also stem and group, as of `Archive.frame("images")`; ``test_share`` where
+            every seed has its own split.
+
+    None where they have no seed in common.
+    """
+    return of_samples(*(sample(scores, name) for name in (row, baseline)))
+
+
+def sample(scores: pd.DataFrame, row: str) -> Sample:
+    """The scores of one row of a frame (`difference`). Raises ValueError: several metrics, splits or models."""
+    import numpy as np
+
+    here = scores[scores["row"] == row]
+    for name in ("benchmark", "split", "metric", "model"):
+        if name in here and here[name].nunique() > 1:
+            raise ValueError(f"scores of several values of {name}: choose one")
+    scale = 100 * (metric(here["metric"].iloc[0]).sign if len(here) else 1)
+    share = float(here["test_share"].max()) if "test_share" in here and len(here) else 0.0
+    if "stem" not in here:
+        return Sample(
+            by_seed={int(seed): scale * float(value) for seed, value in zip(here["seed"], here["value"], strict=True)},
+            test_share=share,
+        )
+    images: dict[int, ImageScores] = {}
+    clusters: dict[str, str] = {}
+    for seed in sorted({int(value) for value in here["seed"]}):
+        lines = here[here["seed"] == seed].sort_values("stem")
+        images[seed] = (tuple(lines["stem"]), scale * np.asarray(lines["value"], dtype=float))
+        if "group" in lines:
+            clusters.update(dict(zip(lines["stem"], lines["group"], strict=True)))
+    means = {seed: float(values.mean()) for seed, (_, values) in images.items()}
+    return Sample(by_seed=means, images=images, clusters=clusters, test_share=share)
+
+
+def of_samples(first: Sample, second: Sample) -> Difference | None:
+    """First minus second; None where they have no seed in common."""
+    seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
+    if not seeds:
+        return None
+    by_seed = [first.by_seed[seed] - second.by_seed[seed] for seed in seeds]
+    share = max(first.test_share, second.test_share)
+    if share:
+        return Difference.of(stats.of_folds(by_seed, test_share=share), over="splits")
+    if paired := common_images([first, second], seeds):
+        (ours, theirs), clusters = paired
+        if (crossed := stats.crossed(ours - theirs, clusters=clusters)) is not None:
+            return Difference.of(crossed, over="seeds and images")
+    return Difference.of(stats.of_seeds(by_seed))
+
+
+def over_images(first: Sample, second: Sample) -> Difference | None:
+    """First minus second under the first common seed, with an interval over its images, or over their clusters where images are not
+    independent; None where they have no common seed or not the same images."""
+    paired = common_images([first, second], sorted(first.by_seed.keys() & second.by_seed.keys())[:1])
+    if paired is None:
+        return None
+    (ours, theirs), clusters = paired
+    return Difference.of(stats.of_images(ours[0] - theirs[0], clusters=clusters), over="images")
+
+
+def common_images(
+    samples: Sequence[Sample], seeds: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]] | None:
+    """(samples, seeds, images) scores, and the number of each image's cluster. None where not all samples scored the same images under
+    every seed, or these are one image or one cluster, which say nothing of others."""
+    import numpy as np
+
+    by_run = {each.images[seed][0] if seed in each.images else () for each in samples for seed in seeds}
+    stems = by_run.pop() if len(by_run) == 1 else ()
+    group = {stem: name for each in samples for stem, name in each.clusters.items()}
+    names = [group.get(stem, stem) for stem in stems]
+    if len(set(names)) < 2:
+        return None
+    clusters = np.unique(names, return_inverse=True)[1] if group else np.arange(len(stems))
+    return np.array([[each.images[seed][1] for seed in seeds] for each in samples]), clusters
+
+
+def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict[str, list[Difference]]:
+    """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T,
+    `harness.statistics.max_t`).
+
+    Args:
+        columns: for each benchmark row -> its scores. Rows that lack a seed of the baseline's on any column are left out.
+
+    Returns:
+        Row -> its differences, one for each column, then their mean. Empty for a baseline of fewer than two seeds.
+    """
+    import numpy as np
+
+    seeds = [sorted(column[baseline].by_seed) if baseline in column else [] for column in columns]
+    rows = [
+        row
+        for row in columns[0]
+        if row != baseline and all(row in c and set(s) <= c[row].by_seed.keys() for c, s in zip(columns, seeds, strict=True))
+    ]  # fmt: skip
+    if not rows or min(map(len, seeds)) < 2:
+        return {}
+    families: list[stats.Family] = []
+    over: list[Over] = []
+    for column, here in zip(columns, seeds, strict=True):
+        samples = [column[row] for row in (baseline, *rows)]
+        runs = np.array([[each.by_seed[seed] for seed in here] for each in samples])
+        share = max(each.test_share for each in samples)
+        images, clusters = (None if share else common_images(samples, here)) or (None, None)
+        families.append(stats.family(runs, images, clusters=clusters, test_share=share))
+        over.append("splits" if share else "seeds" if images is None else "seeds and images")
+    means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]
+    halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]
+    counts = [len(here) for here in seeds] + [min(map(len, seeds))]
+    differences: dict[str, list[Difference]] = {}
+    for index, row in enumerate(rows):
+        differences[row] = [
+            Difference(
+                mean=float(mean[index]), low=float(mean[index] - half[index]), high=float(mean[index] + half[index]), n=n,
+                over=kind, simultaneous=True,
+            )
+            for mean, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True)
+        ]  # fmt: skip
+    return differences

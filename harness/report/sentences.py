@@ -1,0 +1,112 @@
+"""What a table says, in words: the sentence of a leaderboard, what tuning gains on own images, captions and short numbers."""
+
+from __future__ import annotations
+
+from harness.comparison.cells import Column
+from harness.comparison.differences import Difference, over_images, simultaneous
+from harness.comparison.grid import Grid
+from harness.comparison.leaderboard import Leaderboard
+from harness.comparison.names import UNTUNED
+from harness.system.text import first_of
+
+
+def named(board: Leaderboard, benchmark: str) -> str:
+    """``Kvasir-SEG IoU``, ``mean of 3 benchmarks``"""
+    return board.columns[benchmark].name if benchmark else f"mean of {len(board.complete)} benchmarks"
+
+
+def sentence(board: Leaderboard, benchmark: str) -> str:
+    """The result in one sentence, on one benchmark or for the mean over benchmarks."""
+    what = named(board, benchmark)
+    what = what if benchmark else what.capitalize()
+    if board.grid.is_generated:
+        return "These images are generated: their scores show that everything works, and rank nothing."
+    if board.grid.is_own and benchmark and (text := gain(board.grid, board.columns[benchmark])):
+        return text
+    rows = [row for row in board.rows if not any(cell.blank for cell in board.cells(row, benchmark))]
+    judged = {row: d for row in rows if (d := board.difference(row, benchmark)) and d.low is not None}
+    if not judged:
+        return f"{what}: {_without_interval(board, benchmark)}."
+    better, worse = (
+        sorted(
+            (row for row in judged if board.verdict(row, benchmark) == which), key=lambda row: -abs(judged[row].mean)
+        )
+        for which in ("better", "worse")
+    )
+    count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'} with an interval"
+    text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
+    if better:
+        text += f", {'most of all ' if len(better) > 1 else ''}{better[0]} ({with_interval(judged[better[0]])} points)"
+    text = f"{text}, and {len(worse) or 'none'} {'is' if len(worse) < 2 else 'are'} worse"
+    return f"{text} ({first_of(worse)})." if worse else f"{text}."
+
+
+def _without_interval(board: Leaderboard, benchmark: str) -> str:
+    whole = [cell for row in board.on(benchmark) if (cell := board.cell(row, benchmark)).complete] if benchmark else []
+    if not whole:
+        return "no row has all of its seeds yet, so nothing is ranked"
+    best = next((cell for cell in whole if not cell.blank), None)
+    if best is None:
+        return "the masks of every row are almost empty, so nothing is ranked"
+    return f"{best.row} is highest ({percent(best.mean)}); too few seeds for a ranking"
+
+
+def gain(grid: Grid, column: Column) -> str:
+    """Whether tuning helps on one's own images: the best row against the decoder alone, else against zero-shot. Empty where neither has a
+    score. With two seeds or more, intervals hold for all rows at once."""
+    complete = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
+    if complete and all(cell.blank for cell in complete.values()):
+        return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
+    cells = {row: cell for row, cell in complete.items() if not cell.blank}
+    best = max(cells, key=lambda row: column.sign * cells[row].mean, default="")
+    plain = [row for method in UNTUNED for row in complete if grid.rows[row].method == method]
+    tuned = sorted(cells.keys() - set(plain), key=lambda row: -column.sign * cells[row].mean)
+    other = next((row for row in [*plain, *tuned] if row != best), "")
+    if not best or not plain or not other:
+        return ""
+    samples = {row: grid.sample(row, column) for row, cell in complete.items() if not cell.collapsed}
+    joint = simultaneous([samples], other).get(best) if other in samples else None
+    difference = joint[0] if joint else grid.difference(best, other, column)
+    if difference is None or difference.low is None:
+        difference = over_images(grid.sample(best, column), grid.sample(other, column)) or difference
+    if difference is None:
+        return ""
+    seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"
+    if difference.low is None:
+        return f"{column.name}: {best} is highest, {with_interval(difference)} points to {other}; {seeds}, so there is no interval."
+    compared = "but not significantly different from" if difference.is_none else "and significantly better than"
+    over = "its test images, and other seeds may differ" if difference.over == "images" else difference.over
+    return (
+        f"{column.name}: {best} is highest, {compared} {other}: {with_interval(difference)} points, {seeds},"
+        f" 95 % interval over {over}."
+    )
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def with_interval(difference: Difference) -> str:
+    """``+1.2 [+0.3, +2.1]``"""
+    # A bound below zero keeps its sign when it rounds to zero, since the verdict depends on it.
+    bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return f"{difference.mean:+z.1f}{bounds}"
+
+
+def axis_label(column: Column) -> str:
+    return f"{column.name} (%)"
+
+
+def caption(board: Leaderboard) -> str:
+    """The end of every caption."""
+    seeds = sorted({record.run.seed for record in board.grid.records})
+    rules = f"protocol {board.grid.protocol}, hash {board.grid.protocol_hash}; backbone {board.grid.backbone}"
+    return f"Seeds {', '.join(map(str, seeds))}; {rules}."
+
+
+def short_number(value: float) -> str:
+    """``22k``"""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:  # what three digits round up to it
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
