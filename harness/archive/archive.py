@@ -16,6 +16,7 @@ from harness.archive.files import ImageTable, all_image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
+from harness.models.known import SAME_WEIGHTS
 from harness.protocols.keys import content_hash, hashed_options
 from harness.registry import groups_by_rule, operation_names
 
@@ -122,22 +123,6 @@ class Archive:
             return self._runs
         return frame(self, kind, self.records if trials else self._results)
 
-    def planned(self, runs: Iterable[Run]) -> pd.DataFrame:
-        """A frame of ``runs`` for the plan of one command: a run without a record has the code `MISSING` and the record None.
-
-        A record that serves several sweeps has the labels of this one, but for those of data and checkpoint, from which it was made.
-        """
-        import pandas as pd
-
-        known, lines = {record.key: record for record in self.records}, []
-        for run in runs:
-            if (record := known.get(run.key)) is not None:
-                made_from = {name: getattr(record.run, name) for name in MADE_FROM}
-                record = replace(record, run=replace(run, **made_from))
-            own = record.run if record else run
-            lines.append({**_about(own, record), "run": own, "record": record})
-        return pd.DataFrame(lines)
-
     @cached_property
     def _results(self) -> list[Record]:
         left_out = trials_among(self.records)
@@ -164,6 +149,11 @@ RUN = (
 a run has no scores. ``manifest`` is the hash of its split."""
 MADE_FROM = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
 """Labels of a run that say from what its record was made."""
+
+
+def weights_of(checkpoint: str) -> str:
+    """The fingerprint under which tables put the runs of a checkpoint: one for all files of the same weights."""
+    return SAME_WEIGHTS.get(checkpoint, checkpoint)
 
 
 def with_plans(records: Sequence[Record]) -> list[Record]:
@@ -245,6 +235,23 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
         if record.code == "OK" or kind == "runs"
         for row in rows(archive, record)
     )
+
+
+def frame_of_plan(archive: Archive, runs: Iterable[Run]) -> pd.DataFrame:
+    """A frame of ``runs`` for the plan of one command: a run without a record has the code `MISSING` and the record None.
+
+    A record that serves several sweeps has the labels of this one, but for those of data and checkpoint, from which it was made.
+    """
+    import pandas as pd
+
+    known, lines = {record.key: record for record in archive.records}, []
+    for run in runs:
+        record, own = known.get(run.key), run
+        if record is not None:
+            own = replace(run, **{name: getattr(record.run, name) for name in MADE_FROM})
+            record = replace(record, run=own)
+        lines.append({**_about(own, record), "run": own, "record": record})
+    return pd.DataFrame(lines)
 
 
 def _about(run: Run, record: Record | None) -> dict[str, Any]:

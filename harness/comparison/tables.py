@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness.archive.archive import Archive
+from harness.archive.archive import Archive, weights_of
 from harness.archive.schema import Record, Run, content_hash, same_data
 from harness.comparison.cells import CONFLICT, Column, outcome, under_other_rules
 from harness.comparison.grid import Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
 from harness.comparison.rules import HEADED, card, from_card, headed, overrides, overrides_in_words, shared
-from harness.models.known import SAME_WEIGHTS
 from harness.protocols.keys import with_later
 from harness.studies import Row
 
@@ -40,7 +39,7 @@ def grids(
         protocol: only tables of this protocol.
         study: its rows, benchmarks and seeds, with or without records; of runs whose rules are those that the study sets and its card
             has, whatever their protocol's hash.
-        runs: only these, whatever their rules, in place of all that are no trials (`Archive.frame`, `Archive.planned`).
+        runs: only these, whatever their rules, in place of all that are no trials.
         metrics: the columns of every benchmark, in place of the study's or the papers' choice.
     """
     given = runs is not None
@@ -49,7 +48,7 @@ def grids(
     runs = runs[runs["protocol"] == protocol] if protocol and len(runs) else runs
     if runs.empty:
         return []
-    runs = runs.assign(checkpoint=[SAME_WEIGHTS.get(name, name) for name in runs["checkpoint"]])
+    runs = runs.assign(checkpoint=[weights_of(name) for name in runs["checkpoint"]])
     if study is None:
         runs, alike = rows(runs), ["table"]
     else:

@@ -107,8 +107,9 @@ def as_block(board: Leaderboard, rows: Sequence[str], benchmarks: Sequence[str])
     return "\n".join(table)
 
 
-def summary(board: Leaderboard, most: int = 0) -> str:
-    """A block of the best rows, ``most`` in all (0: every one), with the baseline and the last two among them; then what they say."""
+def summary(board: Leaderboard, *, most: int = 0, whole: str = "") -> str:
+    """A block of the best rows, ``most`` in all (0: every one), with the baseline and the last two among them; then what they say.
+    ``whole``: the address of the whole table, for the link to it."""
     rows, shown = board.rows, _benchmarks(board)
     kept = {*rows[: most - 3], *rows[-2:], board.baseline} if 0 < most < len(rows) else set(rows)
     below = [f"**{sentence(board, name)}**" for name in dict.fromkeys([board.leading, *shown])]
@@ -117,7 +118,7 @@ def summary(board: Leaderboard, most: int = 0) -> str:
         below += [f"{board.columns[name].name} has {count} of {len(rows)} rows so far."] if count < len(rows) else []
     if missing := len(rows) - len(kept):
         between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
-        below.append(f"{between} in the [whole table](../results/tables/leaderboard-short.md).")
+        below.append(f"{between} in the [whole table]({whole}).")
     below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
     return "\n".join([as_block(board, [row for row in rows if row in kept], shown), "", " ".join(below)])
 

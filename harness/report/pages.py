@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.archive import Archive
+from harness.archive.archive import Archive, frame_of_plan
 from harness.archive.schema import Record, Run
 from harness.comparison.papers import Papers
 from harness.comparison.rows import baseline_of, is_row, row_name
@@ -158,7 +158,7 @@ def finished_table(
     """
     planned = load_study(study) if study else None
     archive = Archive(results)
-    of_command, own = archive.planned(runs), narrowed(planned, runs) if planned and runs else None
+    of_command, own = frame_of_plan(archive, runs), narrowed(planned, runs) if planned and runs else None
     page = page_of_study(archive, own, runs=of_command) if own else score_page(archive, runs=of_command)
     text = write(page, style=style, width=width)
     if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet

@@ -39,6 +39,7 @@ COLLAPSED = (
     f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row has no"
     " ≈, and no interval on a leaderboard."
 )
+NONE_YET = "No run under these rules yet; runs under others are in the tables of their protocol."
 RANKS_NOTHING = "Made of generated images: these numbers say that the code runs, and nothing about methods."
 
 
@@ -77,7 +78,7 @@ def score_page(
     return Page(
         title=title + (": generated images, whose numbers rank nothing" if generated else ""),
         note=RANKS_NOTHING if generated else "",
-        tables=tables or [Table(heading=study.name if study else title, above=["No record of this table yet."])],
+        tables=tables or [Table(heading=study.name if study else title, above=[NONE_YET])],
         foot=footnotes(tables, records),
         numbers=pd.concat([grid.tidy() for grid in page_grids], ignore_index=True) if page_grids else None,
     )

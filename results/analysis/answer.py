@@ -167,7 +167,9 @@ def main() -> None:
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:
         figures = options.docs / "figures"
-        write_between_marks(options.docs / "findings.md", summary(leaders, most=ROWS))
+        write_between_marks(
+            options.docs / "findings.md", summary(leaders, most=ROWS, whole=f"../results/tables/{study.name}.md")
+        )
         write_between_marks(options.docs.parent / "README.md", first_ten(leaders))
         draw(of, mean, figures / "answer.svg")
         with styled():

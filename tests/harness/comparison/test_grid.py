@@ -174,7 +174,7 @@ def test_two_protocol_hashes_never_share_a_column() -> None:
     ],
 )
 def test_a_table_is_of_one_copy_of_the_data_and_of_one_checkpoint(monkeypatch, first, other, apart) -> None:
-    monkeypatch.setattr("harness.comparison.tables.SAME_WEIGHTS", {"sha256-same": "sha256-a"})
+    monkeypatch.setattr("harness.archive.archive.SAME_WEIGHTS", {"sha256-same": "sha256-a"})
     runs = [*three(0.1, **first), record(0.2, benchmark="sbu", method="decoder", **other)]
     found = grids(MadeUp(runs))
     assert [list(grid.rows) for grid in found] == (

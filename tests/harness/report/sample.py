@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.archive.archive import Archive, Shares, with_plans
+from harness.archive.archive import Archive, Shares, frame_of_plan, with_plans
 from harness.archive.measured import Comparability, CostRecord
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
@@ -68,7 +68,7 @@ def render(
     """The page of scores of these records, written; per-image scores lie below ``root``."""
     archive = MadeUp(records, root=root)
     content: dict[str, Any] = {
-        "runs": None if runs is None else archive.planned(runs),
+        "runs": None if runs is None else frame_of_plan(archive, runs),
         "metrics": metrics,
         "details": details,
     }
