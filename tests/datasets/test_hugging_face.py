@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,22 @@ def test_what_another_version_unpacked_is_not_read(tmp_path: Path, monkeypatch: 
     assert len(list((later / "masks").iterdir())) == COUNT
 
 
+def test_what_a_killed_process_unpacked_goes_with_the_next_start_and_what_a_live_one_does_stays(tmp_path: Path) -> None:
+    _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask")
+    base = tmp_path / "cache" / "sam-peft-harness" / "parquet"
+    for name in (".killed", ".live"):
+        (base / name / "set").mkdir(parents=True)
+        os.utime(base / name, (0, 0))
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", code, str(base / ".live")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+        other.communicate()
+    assert sorted(path.name for path in base.iterdir()) == [".live", root.name]
+
+
 README = """---
 license: mit
 dataset_info:
@@ -253,6 +271,32 @@ def _without_a_split(root: Path) -> None:
     _write(root / "data" / "more.parquet", _pictures(root, "x"), "image", "mask")
 
 
+def _inflating(root: Path) -> None:
+    """512 MiB of zeros in some kilobytes."""
+    image = {"bytes": bytes(1 << 29), "path": "a.png"}
+    root.mkdir()
+    table = pa.table(
+        {
+            name: pa.array([image if name == "mask" else {**image, "bytes": b"x"}], type=CELL)
+            for name in ("image", "mask")
+        }
+    )
+    parquet.write_table(table, root / "train.parquet", compression="zstd", use_dictionary=False)
+
+
+def _repeating(root: Path) -> None:
+    """One image, and thousands of rows that refer to it."""
+    root.mkdir()
+    cell = {"bytes": np.random.default_rng(0).bytes(3000), "path": "a.png"}
+    table = pa.table({name: pa.array([cell] * 5000, type=CELL) for name in ("image", "mask")})
+    parquet.write_table(table, root / "train.parquet")
+
+
+def _pipe(root: Path) -> None:
+    _parquet(root)
+    os.mkfifo(root / "data" / "train-9.parquet")
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -262,11 +306,16 @@ def _without_a_split(root: Path) -> None:
         (_without_a_mask, "row 19 of"),
         (lambda root: _write(root / "train.parquet", _pictures(root, "x"), "image"), "1 columns of images"),
         (_without_a_split, "no split"),
+        (_inflating, "decodes to over 25"),
+        (_repeating, "decodes to over 3 MiB"),
+        (_pipe, "is a pipe"),
         (lambda root: _write(root / "train-test.parquet", _pictures(root, "x"), "image", "mask"), "test and train"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(make: Any, word: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_one_line(make: Any, word: str, tmp_path: Path, monkeypatch) -> None:
     make(tmp_path / "mine")
+    if make is _repeating:
+        monkeypatch.setattr(hugging_face, "_MOST_AT_LEAST", 1 << 16)
     with pytest.raises(DatasetError, match=word):
         any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
 

@@ -56,14 +56,17 @@ def test_ignored_pixels_change_nothing(metric, min_max):
     assert scorer.measure(prediction, mask).values == scorer.measure(other, mask).values
 
 
-def test_ignoring_a_margin_equals_cutting_it_off():
+@pytest.mark.parametrize("min_max", [True, False])
+def test_ignoring_a_margin_equals_cutting_it_off(min_max):
     """True of metrics that do not look at neighbours, and of the S-measure, whose centroid moves along."""
     prediction, mask = example(2)
+    prediction = 0.2 + 0.6 * prediction  # unless it is stretched, no pixel counts as 0
     holes = np.full((70, 40), 255, dtype=np.uint8)
     holes[:50] = mask
     padded = np.concatenate([prediction, np.random.default_rng(1).random((20, 40))])
     metrics = [metric for metric in METRICS if metric != "weighted_f"]
-    cut, ignored = SplitScorer(metrics).measure(prediction, mask), SplitScorer(metrics).measure(padded, holes)
+    scorer = SplitScorer(metrics, conventions=Conventions(min_max=min_max))
+    cut, ignored = scorer.measure(prediction, mask), scorer.measure(padded, holes)
     assert ignored.values == pytest.approx(cut.values, abs=1e-12)
 
 
