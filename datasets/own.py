@@ -296,7 +296,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is no readable list ({error})") from error
-    names = _checked(tuple(line.strip() for line in text.splitlines() if line.strip()), path)
+    names = _checked(tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()), path)
     decoding.colours_of(names)
     return names
 

@@ -16,6 +16,7 @@ from harness.cli.data import main
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
 from harness.datasets.readers.folder_benchmark import FolderBenchmark
+from tests.datasets import malformed
 from tests.datasets import test_coco as coco
 from tests.datasets.conftest import opened
 from tests.datasets.test_own import DRAWN, STEMS, bands, mask, photograph, write
@@ -278,3 +279,19 @@ def test_crowds_are_told_apart_however_they_are_written(tmp_path: Path) -> None:
         crowd(value)(tmp_path)
         values = {level for read in masks_of(tmp_path, category="any") for level in np.unique(read).tolist()}
         assert values == ({0, 255} if crowded else {0, 1}), value
+
+
+@pytest.mark.parametrize("given", malformed.inputs(), ids=lambda given: given.kind)
+def test_of_a_hundred_more_inputs_none_is_silently_wrong(tmp_path: Path, given: malformed.Input) -> None:
+    if given.kind.startswith("COCO"):
+        pytest.importorskip("pycocotools", reason="an extra: own-data")
+    given.write(tmp_path)
+    said = outcome(tmp_path)
+    if said and not given.valid:
+        return
+    benchmark, splits = opened(tmp_path)
+    read = {pair.image.stem: benchmark.read(pair).mask for pairs in splits.parts.values() for pair in pairs}
+    assert len(read) == len(given.truth)
+    for stem, truth in given.truth.items():
+        (mask,) = (mask for name, mask in read.items() if stem in name)
+        np.testing.assert_array_equal(mask, truth)
