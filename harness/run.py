@@ -1,7 +1,7 @@
 """``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
 
-Read downwards: the command line becomes a `Request`, and trials tune rates. `plan` turns the request into jobs, an executor runs the
-pending ones, and the table is made from the records.
+Read downwards: `main` parses, `run` plans every step, trials that tune rates first, and `show` prints the plans or `carry_out_steps`
+runs what is pending. The table is made from the records.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -26,44 +26,37 @@ from harness.system.streams import say, show_text, stages, terminal_width
 from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
-    from harness.archive.store import RecordStore
     from harness.dispatch.run_jobs import Outcome
     from harness.dispatch.target import Target
-    from harness.planning.plan import Plan
-    from harness.planning.request import Job, Request
-    from harness.planning.tuning import Tuning
-    from harness.planning.understand import Understood
+    from harness.planning.plan import Plan, Setting
+    from harness.planning.request import Request
+    from harness.planning.tuning import Step
 
 
-@dataclass(kw_only=True)
-class Command:
-    """One command line.
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How the runs of a command line are planned and run.
 
     Args:
-        where: its runs go.
-        samples: writes the generated images of a benchmark and returns their folder.
-        priced: key of a run -> its hours, of runs that are priced already, so that nothing counts twice.
+        where: they go.
+        plan: they are shown, and none is started.
+        json: what is printed is JSON.
+        budget: in device-hours, None without a limit.
+        wait, retry, cancel, yes: of a cluster's runs, and of long ones.
+        command: the command line, for the sweep's file.
+        study: whose table is printed, empty for none.
     """
 
-    arguments: argparse.Namespace
     where: Target
-    samples: Callable[[str], Path]
-    priced: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def hours(self) -> float | None:
-        """Device-hours of ``--budget`` that are left, just above zero where none are; None without a limit."""
-        limit = self.arguments.budget
-        return max(limit - sum(self.priced.values()), 1e-9) if limit is not None and self.priced else limit
-
-    def starts(self, planned: Plan, request: Request) -> tuple[Job, ...]:
-        """The jobs of a plan that would be started and are not priced yet; failed runs that are not restarted use no budget."""
-        from harness.dispatch.run_jobs import say_not_restarted, to_start
-
-        started = to_start(planned, self.where, retry=self.arguments.retry)
-        if self.arguments.plan:
-            say_not_restarted(planned, started)
-        return tuple(job for job in started if job.run.key not in self.priced)
+    plan: bool
+    json: bool
+    budget: float | None
+    wait: bool
+    retry: str | None
+    cancel: bool
+    yes: bool
+    command: str
+    study: str | None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,22 +175,26 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    command = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
-    arguments.command = command.encode(errors="backslashreplace").decode()  # a sweep's file is text, a path need not be
+    typed = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
+    arguments.command = typed.encode(errors="backslashreplace").decode()  # a sweep's file is text, a path need not be
     if arguments.study == "list":
-        from harness.studies import load_study, study_names
-
         require_effect(arguments, "methods", "datasets", "set", "plan", without="with --study list")
-        studies = [{"study": name, "title": load_study(name).title} for name in study_names()]
-        lines = ["{study:14}  {title}".format(**study) for study in studies]
-        print(json.dumps(studies, indent=1) if arguments.json else "\n".join(lines))
-        return 0
+        return _list_studies(as_json=arguments.json)
     settings = load_settings()
     _check(arguments, settings)
     arguments.plugin, left_out = load_plugins(plugins_of(arguments))
     for line in left_out:
         say(line)
     return run(arguments, settings)
+
+
+def _list_studies(*, as_json: bool) -> int:
+    from harness.studies import load_study, study_names
+
+    studies = [{"study": name, "title": load_study(name).title} for name in study_names()]
+    lines = ["{study:14}  {title}".format(**study) for study in studies]
+    print(json.dumps(studies, indent=1) if as_json else "\n".join(lines))
+    return 0
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -224,95 +221,125 @@ def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
     return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
-def _foresee(understood: Understood) -> None:
-    """Plan the trials of a grid and the runs after them before anything runs. Raises UsageError: something is missing for any of
-    them, or they cannot be planned."""
-    from harness.archive.store import RecordStore
-    from harness.planning.data import sample_writer
-    from harness.planning.plan import plan
-    from harness.planning.tuning import as_expected, plan_trials, unfinished
-
-    request, missing = understood.request, dict[str, None]()
-    with ExitStack() as stack:
-        instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
-        samples = sample_writer(request.results, instead=instead)
-        for step in understood.tuning.steps if understood.tuning is not None else ():
-            planned, trials = plan_trials(request, step, prepare_samples=samples)
-            missing |= dict.fromkeys(planned.missing)
-            request = as_expected(request, step, trials, RecordStore(request.results), left=unfinished(planned))
-        missing |= dict.fromkeys(plan(request, prepare_samples=samples).missing)
-    if missing:
-        raise UsageError(_missing(list(missing)))
-
-
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """One grid of runs: its trials where rates are tuned, its runs, its table."""
-    from harness.archive.store import RecordStore, require_writable
+    from harness.archive.store import require_writable
     from harness.dispatch.target import target_of
     from harness.planning.data import sample_writer
-    from harness.planning.plan import plan
-    from harness.planning.tuning import label_finished
+    from harness.planning.plan import look
+    from harness.planning.tuning import planned_steps
     from harness.planning.understand import understand
 
     with stages() as report:
         report("reading settings and protocols")
         understood = understand(arguments, settings)
-    request, tuning = understood.request, understood.tuning
     if understood.note:
         say(understood.note)
-    if tuning is not None and not arguments.plan and not arguments.cancel:
-        _foresee(understood)
-    cluster, workers = _cluster(arguments, settings), arguments.workers
-    where = target_of(
-        arguments.executor, workers=workers, cluster=cluster, cluster_overrides=understood.cluster_overrides
-    )
+    cluster, overrides = _cluster(arguments, settings), understood.cluster_overrides
+    where = target_of(arguments.executor, workers=arguments.workers, cluster=cluster, cluster_overrides=overrides)
+    how = How(where=where, **{name: getattr(arguments, name) for name in How.__dataclass_fields__ if name != "where"})
+    request, tuning = understood.request, understood.tuning
     with ExitStack() as stack:
         instead = None
-        if arguments.plan:  # which writes nothing below the results folder
+        if how.plan:  # which writes nothing below the results folder
             instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
         else:
             require_writable(request.results)
         samples = sample_writer(request.results, instead=instead)
-        how = Command(arguments=arguments, where=where, samples=samples)
-        missing = 0
-        for step in tuning.steps if tuning is not None else ():
-            tuned, missing_here = tune(request, step, how)
-            missing = max(missing, missing_here)
-            if tuned is None:
-                return missing
-            request = tuned
-        planned = plan(request, prepare_samples=samples)
-        if tuning is not None and not arguments.plan:
-            label_finished(planned, RecordStore(request.results))
-        for line in _of_edited_plugins(planned, RecordStore(request.results)):
+        setting = look(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
+        steps = planned_steps(request, tuning.steps if tuning else (), setting)
+        for line in _of_edited_plugins(steps[-1]):
             say(line)
-    if arguments.plan:
-        heading = "the runs, with the first value of a grid where its trials have not all ended" if tuning else ""
-        missing = max(missing, show_plan(planned, request, how, heading=heading))
-        if tuning is not None and how.priced and not arguments.json:
-            show_text(
-                f"trials and runs: {counted(len(how.priced), 'run')}, {sum(how.priced.values()):,.1f} device-hours"
-            )
-        return missing
-    outcome = carry_out(planned, request, how)
-    if outcome.submitted:
-        return 0
+        return show(steps, how) if how.plan else carry_out_steps(steps, setting, how)
 
+
+def show(steps: Sequence[Step], how: How) -> int:
+    """Print the plan of every step with its price, a run in the first step that has it; returns 1 where something is missing, else 0."""
+    from harness.dispatch.run_jobs import not_restarted, to_start
+    from harness.pricing import plan_data, plan_text, price, within_budget
+
+    priced: dict[str, float] = {}
+    shown = [step for step in steps if step.left or step.tuning is None]
+    for step in shown:
+        planned, heading = step.planned, step.heading if len(steps) > 1 else ""
+        for line in planned.problems:
+            say(line)
+        started = to_start(planned, how.where, retry=how.retry)
+        if line := not_restarted(planned, started)[1]:
+            say(line)
+        budget = None if how.budget is None else _left(how.budget, priced.values())
+        jobs = tuple(job for job in started if job.run.key not in priced)
+        planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in priced))
+        prices = price(replace(planned, jobs=jobs), step.request.results, where=how.where) if jobs else None
+        fitting = prices if budget is None or prices is None else within_budget(prices, budget)
+        priced |= {each.run.key: each.hours for each in fitting or ()}
+        if how.json:
+            print(json.dumps({"step": heading, **plan_data(planned, prices, budget=budget)}))
+        elif priced and not planned.jobs:
+            show_text(f"{heading}: they are among the trials")
+        else:
+            text = plan_text(planned, prices, where=how.where, budget=budget)
+            show_text(f"{heading}: {text}\n" if heading else text)
+    if len(steps) > 1 and priced and not how.json:
+        show_text(f"trials and runs: {counted(len(priced), 'run')}, {sum(priced.values()):,.1f} device-hours")
+    return int(any(step.planned.missing for step in shown))
+
+
+def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
+    """Run the trials that have no result yet, then the runs with what was chosen; print their table.
+
+    Raises:
+        UsageError: something is missing for any of them, or what `start` says.
+    """
+    from harness.archive.store import RecordStore
+    from harness.planning.tuning import choose, label_finished, planned_steps, without_lost
+
+    missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
+    if len(steps) > 1 and missing and not how.cancel:
+        raise UsageError(_missing(list(missing)))
+    tunings, spent = [step.tuning for step in steps if step.tuning is not None], 0.0
+    while steps[0].tuning is not None:
+        step, *steps = steps
+        tunings.pop(0)
+        if trials := step.left:
+            if not how.cancel:
+                say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
+            outcome, hours = start(without_lost(step.planned), step.request, how, spent=spent)
+            if how.cancel:
+                return 0
+            step, spent = step.again(), spent + hours
+            if step.left:
+                what = "are on their way" if outcome.submitted else "have no result"
+                say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
+                return 0 if outcome.submitted else 1
+        request = choose(step)
+        if trials:
+            steps = planned_steps(request, tunings, setting)
+    (last,) = steps
+    label_finished(last.planned, RecordStore(last.request.results))
+    outcome, _ = start(last.planned, last.request, how, spent=spent)
+    return 0 if outcome.submitted else _print_table(last, how, failed=bool(outcome.failed))
+
+
+def _print_table(step: Step, how: How, *, failed: bool) -> int:
     from harness.report.pages import finished_table
 
-    runs, width = [job.run for job in planned.jobs], terminal_width(sys.stdout)
-    style: Literal["json", "text", "markdown"] = "json" if arguments.json else "text" if width else "markdown"
+    runs, width = [job.run for job in step.planned.jobs], terminal_width(sys.stdout)
+    style: Literal["json", "text", "markdown"] = "json" if how.json else "text" if width else "markdown"
     with stages() as report:
         report("writing the tables")
-        table, page = finished_table(runs, request.results, study=arguments.study, style=style, width=width)
+        table, page = finished_table(runs, step.request.results, study=how.study, style=style, width=width)
     print(table, end="", flush=True)
     if page is not None:
         say(f"as markdown: {page}")
-    return 1 if outcome.failed else 0
+    return int(failed)
 
 
-def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
+def _of_edited_plugins(step: Step) -> list[str]:
     """A line for every plug-in's method whose code has changed since runs of it finished; their numbers are shown as they are."""
+    from harness.archive.store import RecordStore
+
+    planned, store = step.planned, RecordStore(step.request.results)
     of_plugins = [job.run for job in planned.jobs if not METHODS.is_fixed(job.run.method)]
     finished = [
         record for run in of_plugins if run.key in planned.finished and (record := store.find(run.key)) is not None
@@ -329,84 +356,48 @@ def _of_edited_plugins(planned: Plan, store: RecordStore) -> list[str]:
     ]
 
 
-def tune(request: Request, tuning: Tuning, how: Command) -> tuple[Request | None, int]:
-    """Run the trials that have no result yet, or print their plan.
+def start(planned: Plan, request: Request, how: How, *, spent: float) -> tuple[Outcome, float]:
+    """Run what is pending, as far as a budget goes.
+
+    Args:
+        spent: device-hours of earlier steps.
 
     Returns:
-        The request with what was chosen; under ``--plan`` the first value of a grid stands in for an open choice. None where there is
-        no choice yet (runs go on without this process, or some failed). And the exit status so far.
-    """
-    from harness.archive.store import RecordStore
-    from harness.planning.tuning import as_expected, choose, plan_trials, unfinished, without_lost
-
-    store = RecordStore(request.results)
-    planned, trials = plan_trials(request, tuning, prepare_samples=how.samples)
-    left = unfinished(planned)
-    if how.arguments.plan:
-        status = show_plan(planned, request, how, heading=f"trials of {', '.join(tuning.grids)}") if left else 0
-        return as_expected(request, tuning, trials, store, left=left), status
-    if left:
-        if not how.arguments.cancel:
-            say(f"tuning: {len(left)} of {len(planned.jobs)} trials have no result yet; they run first")
-        outcome = carry_out(without_lost(planned), request, how)
-        if how.arguments.cancel:
-            return None, 0
-        planned, trials = plan_trials(request, tuning, prepare_samples=how.samples)
-        if left := unfinished(planned):
-            what = "are on their way" if outcome.submitted else "have no result"
-            say(f"tuning: {len(left)} trials {what}; repeat the command to continue")
-            return None, 0 if outcome.submitted else 1
-    return choose(request, tuning, trials, store), 0
-
-
-def show_plan(planned: Plan, request: Request, how: Command, *, heading: str = "") -> int:
-    """Print a plan with its price, without runs that are priced already; returns 1 where something is missing, else 0."""
-    from harness.pricing import plan_data, plan_text, price, within_budget
-
-    for line in planned.problems:
-        say(line)
-    hours, begun, where = how.hours, how.starts(planned, request), how.where
-    planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in how.priced))
-    prices = price(replace(planned, jobs=begun), request.results, where=where) if begun else None
-    if prices is not None:
-        chosen = prices if hours is None else within_budget(prices, hours)
-        how.priced |= {priced.run.key: priced.hours for priced in chosen}
-    if how.arguments.json:
-        print(json.dumps({"step": heading, **plan_data(planned, prices, budget=hours)}))
-    elif how.priced and not planned.jobs:
-        show_text(f"{heading}: they are among the trials")
-    else:
-        text = plan_text(planned, prices, where=where, budget=hours)
-        show_text(f"{heading}: {text}\n" if heading else text)
-    return 1 if planned.missing else 0
-
-
-def carry_out(planned: Plan, request: Request, how: Command) -> Outcome:
-    """Run what is pending, as far as a budget goes.
+        What came of it, and its device-hours as priced; 0 without a budget.
 
     Raises:
         UsageError: something is missing, it would take months, not one run fits the budget, or what
             `harness.dispatch.run_jobs.run_jobs` says.
     """
-    from harness.dispatch.run_jobs import run_jobs
-    from harness.pricing import affordable, hesitation, price
+    from harness.dispatch.run_jobs import to_start
+    from harness.pricing import affordable, hesitation, price, within_budget
 
-    arguments, where, results = how.arguments, how.where, request.results
+    budget, hours = None if how.budget is None else _left(how.budget, [spent]), 0.0
     for line in planned.problems:
         say(line)
-    if not arguments.cancel:
+    if not how.cancel:
         if planned.missing:
             raise UsageError(_missing(planned.missing))
-        if not arguments.yes and (doubt := hesitation(planned, results, where=where, hours=how.hours)):
+        if not how.yes and (doubt := hesitation(planned, request.results, where=how.where, hours=budget)):
             raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
-    if how.hours is not None and (begun := how.starts(planned, request)):
-        prices = price(replace(planned, jobs=begun), results, where=where)
-        planned, choice = affordable(planned, prices, hours=how.hours)
+    if budget is not None and (jobs := to_start(planned, how.where, retry=how.retry)):
+        prices = price(replace(planned, jobs=tuple(jobs)), request.results, where=how.where)
+        planned, choice = affordable(planned, prices, hours=budget)
         say(choice)
-        kept = {job.run.key for job in planned.pending}
-        how.priced |= {priced.run.key: priced.hours for priced in prices if priced.run.key in kept}
-    options = {name: getattr(arguments, name) for name in ("command", "wait", "retry", "cancel")}
-    return run_jobs(planned, where, results=results, **options)
+        hours = sum(priced.hours for priced in within_budget(prices, budget))
+    return carry_out(planned, request, how), hours
+
+
+def carry_out(planned: Plan, request: Request, how: How) -> Outcome:
+    from harness.dispatch.run_jobs import run_jobs
+
+    options = {"command": how.command, "wait": how.wait, "retry": how.retry, "cancel": how.cancel}
+    return run_jobs(planned, how.where, results=request.results, **options)
+
+
+def _left(budget: float, spent: Iterable[float]) -> float:
+    """Device-hours that are left, just above zero where none are."""
+    return max(budget - sum(spent), 1e-9)
 
 
 def _missing(lines: Sequence[str]) -> str:

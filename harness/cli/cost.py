@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
-    from harness.planning.request import configured, split_overrides
+    from harness.planning.request import configured, split_overrides, with_options
     from harness.planning.understand import all_methods, expand, parse_row, require_rows
     from harness.protocols.load import for_backbone, load_protocol
 
@@ -94,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     require_stands(protocol.decoder, backbone)
     compared = [parse_row(word) for word in expand(arguments.methods, all_methods())]
     require_rows(by_method, compared)
-    rows = [configured(row, protocol, by_method, backbone) for row in compared]
+    rows = [configured(row, protocol) for row in with_options(compared, by_method)]
+    for row in rows:
+        row.require_fit(backbone, image_size=protocol.image_size)
     checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
     store = CostStore(results_of(arguments))
 

@@ -217,15 +217,15 @@ def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
     return [job for job in planned.pending if job.run.key not in left_out]
 
 
-def say_not_restarted(planned: Plan, begun: Iterable[Job]) -> dict[str, str]:
-    """Print how many failed runs are not ``begun``; returns key -> reason code of these."""
+def not_restarted(planned: Plan, begun: Iterable[Job]) -> tuple[dict[str, str], str]:
+    """key -> reason code of failed runs that are not ``begun``, and a line that says how many; empty without one."""
     keys = {job.run.key for job in begun}
     left_out = {key: code for key, code in planned.failed.items() if key not in keys}
-    if left_out:
-        classes = ",".join(sorted({code.lower() for code in left_out.values()}))
-        many = f"{len(left_out)} runs failed before and are" if len(left_out) > 1 else "1 run failed before and is"
-        say(f"{many} not restarted; --retry {classes} does that")
-    return left_out
+    if not left_out:
+        return {}, ""
+    classes = ",".join(sorted({code.lower() for code in left_out.values()}))
+    many = f"{len(left_out)} runs failed before and are" if len(left_out) > 1 else "1 run failed before and is"
+    return left_out, f"{many} not restarted; --retry {classes} does that"
 
 
 def run_jobs(
@@ -255,7 +255,9 @@ def run_jobs(
             print("nothing to cancel: no job that this command submitted is queued or running")
         return Outcome(submitted=True, failed={})
     pending = to_start(planned, target, retry=retry)
-    left_out = say_not_restarted(planned, pending)
+    left_out, line = not_restarted(planned, pending)
+    if line:
+        say(line)
     if not pending:
         return Outcome(submitted=False, failed=left_out)
     say(chosen.describe())

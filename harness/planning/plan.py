@@ -1,13 +1,13 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
-`plan` has four steps: `resolve_names`, `look_at_data`, `expand`, and `earlier`, which matches with records. Torch is imported only
-to look into a checkpoint, so planning a thousand runs takes a second.
+`look` finds what all steps of a command share: the card, checkpoints and data. `plan` expands rows under it and matches the runs with
+earlier records. Torch is imported only to look into a checkpoint, so planning a thousand runs takes a second.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
-from harness.planning.request import ConfiguredRow, Job, Request, configured, split_overrides
+from harness.planning.request import ConfiguredRow, Job, Request, configured
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
@@ -75,8 +75,8 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
     return Pretrained(path=str(path.absolute()), fingerprint=digest)
 
 
-Keys = dict[tuple[str, str], list[str]]
-"""(variant, benchmark) -> the keys of its runs, one a backbone, decoder and seed."""
+Keys = Mapping[tuple[int, str, str, str], Sequence[str]]
+"""(number of the row in the request, benchmark, backbone, decoder) -> the keys of its runs, one a seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,23 +108,30 @@ class Plan:
         return tuple(job for job in self.jobs if job.run.key not in self.finished)
 
 
-def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
-    """Resolve a request's names, look at its data, expand it into runs, and match those with earlier records.
+def plan(
+    request: Request, *, setting: Setting | None = None, prepare_samples: Callable[[str], Path] | None = None
+) -> Plan:
+    """Every run of a request, matched with earlier records.
 
     Args:
-        prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
+        setting: of `look`, whose benchmarks include the request's; made here if None.
+        prepare_samples: see `look`.
 
     Raises:
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
+    setting = setting or look(request, prepare_samples=prepare_samples)
     with stages() as report:
         report("planning")
-        names = resolve_names(request, report)
-        data = look_at_data(names, request, prepare_samples, report)
-        jobs, keys, problems = expand(names, data, request)
-    missing = [checkpoint.missing for checkpoint in names.checkpoints.values() if checkpoint.missing]
-    absent = {name: files.absent for name, files in data.items() if files.absent}
+        rows = [configured(row, setting.protocol) for row in request.rows]
+        for backbone, row in itertools.product(setting.checkpoints, rows):
+            report(f"counting parameters of {row.label} on {backbone}")  # which takes minutes for some of peft's, once
+            row.require_fit(backbone, image_size=setting.protocol.image_size)
+        jobs, keys, problems = expand(rows, setting, request)
+    files = {name: setting.files[name] for name in benchmarks_of(request)}
+    missing = [checkpoint.missing for checkpoint in setting.checkpoints.values() if checkpoint.missing]
+    absent = {name: of.absent for name, of in files.items() if of.absent}
     if absent and not (request.skip_missing and jobs):
         missing += _absent_lines(absent, request)
     finished, failed, unreadable = earlier(request.results, jobs)
@@ -133,12 +140,18 @@ def plan(request: Request, *, prepare_samples: Callable[[str], Path] | None = No
         finished=finished,
         failed=failed,
         missing=tuple(missing),
-        protocol=names.protocol,
-        images={name: files.images for name, files in data.items() if files.images is not None},
+        protocol=setting.protocol,
+        images={name: of.images for name, of in files.items() if of.images is not None},
         problems=(*unreadable, *problems),
         request=content_hash(sorted(jobs)),
         keys=keys,
     )
+
+
+def matched(planned: Plan, results: Path) -> Plan:
+    """The plan, matched with the records that are there by now."""
+    finished, failed, _ = earlier(results, {job.run.key: job for job in planned.jobs})
+    return replace(planned, finished=finished, failed=failed)
 
 
 def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dict[str, str], list[str]]:
@@ -175,54 +188,6 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
-    """A request whose every name is resolved.
-
-    Args:
-        protocol: the card as it is.
-        cards: the card under every decoder that the request names; else the card alone.
-        checkpoints: backbone -> its pretrained weights.
-        rows: every method on every backbone.
-        benchmarks: canonical names, each once.
-    """
-
-    protocol: Protocol
-    cards: tuple[Protocol, ...]
-    checkpoints: Mapping[str, Pretrained]
-    rows: tuple[ConfiguredRow, ...]
-    benchmarks: tuple[str, ...]
-
-
-def resolve_names(request: Request, report: Callable[[str], None]) -> Names:
-    """Card, backbones, checkpoints, methods and benchmarks of a request. Raises UsageError, MethodError: as `plan`."""
-    protocol_overrides, method_overrides = split_overrides(request.overrides)
-    protocol = load_protocol(request.protocol, protocol_overrides)
-    for name in protocol.methods:
-        METHODS.resolve(name)
-    for name in protocol.benchmarks:
-        BENCHMARKS.resolve(name)
-    backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
-    cards = [
-        load_protocol(request.protocol, {**protocol_overrides, **overrides, "decoder": name})
-        for name, overrides in request.decoders.items()
-    ]
-    if any(str(path) != "none" for path in request.checkpoints.values()):
-        report("loading torch to look into checkpoints")
-    checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
-    rows = []
-    for backbone, row in itertools.product(backbones, request.rows):
-        report(f"counting parameters of {row.name} on {backbone}")  # which takes minutes for some of peft's, once
-        rows.append(configured(row, protocol, method_overrides, backbone))
-    return Names(
-        protocol=protocol,
-        cards=tuple(cards) or (protocol,),
-        checkpoints=checkpoints,
-        rows=tuple(rows),
-        benchmarks=tuple(dict.fromkeys(BENCHMARKS.resolve(benchmark) for benchmark in request.benchmarks)),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Files:
     """A benchmark's files, as a run describes them.
 
@@ -242,28 +207,67 @@ class Files:
     odd: tuple[str, ...] = ()
 
 
-def look_at_data(
-    names: Names, request: Request, prepare_samples: Callable[[str], Path] | None, report: Callable[[str], None]
-) -> dict[str, Files]:
-    """Benchmark -> its files, under the card's rules for it. Raises UsageError, DatasetError: a rule that is not for a benchmark,
-    or data of one's own that cannot be used."""
-    files = {}
-    for number, name in enumerate(names.benchmarks, start=1):
-        rules = _own_rules(name, resolve(names.protocol, name))
-        writes = rules.data == "sample" and name not in request.dataset_roots
-        doing = f"writing the {rules.name}'s images" if writes else "looking through images"
-        report(f"{doing}: {name} ({number}/{len(names.benchmarks)})")
-        try:
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all steps of a command share.
+
+    Args:
+        protocol: the card as it is.
+        cards: the card under every decoder that the request names; else the card alone.
+        checkpoints: backbone -> its pretrained weights.
+        files: benchmark -> its files.
+    """
+
+    protocol: Protocol
+    cards: tuple[Protocol, ...]
+    checkpoints: Mapping[str, Pretrained]
+    files: Mapping[str, Files]
+
+
+def look(
+    request: Request, *, also_on: Sequence[str] = (), prepare_samples: Callable[[str], Path] | None = None
+) -> Setting:
+    """The card of a request, its checkpoints and its data.
+
+    Args:
+        also_on: further benchmarks, on which something is tuned.
+        prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
+
+    Raises:
+        UsageError: as `plan`.
+        DatasetError: data of one's own that cannot be used.
+    """
+    protocol = load_protocol(request.protocol, request.overrides)
+    for name in protocol.methods:
+        METHODS.resolve(name)
+    for name in protocol.benchmarks:
+        BENCHMARKS.resolve(name)
+    backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
+    cards = [
+        load_protocol(request.protocol, {**request.overrides, **overrides, "decoder": name})
+        for name, overrides in request.decoders.items()
+    ]
+    with stages() as report:
+        if any(str(path) != "none" for path in request.checkpoints.values()):
+            report("loading torch to look into checkpoints")
+        checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
+        names, files = benchmarks_of(request, *also_on), {}
+        for number, name in enumerate(names, start=1):
+            rules = _own_rules(name, resolve(protocol, name))
+            writes = rules.data == "sample" and name not in request.dataset_roots
+            doing = f"writing the {rules.name}'s images" if writes else "looking through images"
+            report(f"{doing}: {name} ({number}/{len(names)})")
             files[name] = _files(name, rules, request, prepare_samples)
-        except DatasetError as error:
-            if is_own(name):  # there is nothing to get: the message says what to correct
-                raise
-            files[name] = Files(absent=str(error))
-    return files
+    return Setting(protocol=protocol, cards=tuple(cards) or (protocol,), checkpoints=checkpoints, files=files)
 
 
-def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[dict[str, Job], Keys, list[str]]:
-    """Every run of the request: benchmarks by cards by rows by seeds.
+def benchmarks_of(request: Request, *further: str) -> tuple[str, ...]:
+    """The canonical names of a request's benchmarks, each once."""
+    return tuple(dict.fromkeys(BENCHMARKS.resolve(name) for name in (*request.benchmarks, *further)))
+
+
+def expand(rows: Sequence[ConfiguredRow], setting: Setting, request: Request) -> tuple[dict[str, Job], Keys, list[str]]:
+    """Every run of the request: benchmarks by cards by backbones by rows by seeds.
 
     Returns:
         The jobs by key, each once, in grid order; the keys of every row; a line for each problem of the rules or the data.
@@ -272,48 +276,53 @@ def expand(names: Names, data: Mapping[str, Files], request: Request) -> tuple[d
         UsageError: a row, a benchmark and a decoder do not fit each other.
     """
     jobs: dict[str, Job] = {}
-    keys: Keys = {}
+    keys: dict[tuple[int, str, str, str], list[str]] = {}
     one_mask, odd = list[str](), list[str]()
     unreached: dict[str, dict[str, None]] = {}
-    settings = [
+    cards = [
         (card, backbone, protocol_hash(for_backbone(card, backbone)))
-        for card in names.cards
-        for backbone in names.checkpoints
+        for card, backbone in itertools.product(setting.cards, setting.checkpoints)
     ]
-    for name, files in data.items():
+    for name in benchmarks_of(request):
+        files, task = setting.files[name], BENCHMARKS.get(name).task
         if files.absent and request.skip_missing:
             continue
         odd += files.odd
-        task = BENCHMARKS.get(name).task
-        of_card = resolve(names.protocol, name)
-        if of_card.mask_tokens == 1 and of_card.decoder == "sam" and task == "multiclass":
-            one_mask.append(
-                f"{name}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
-                f"--set benchmarks.{name}.mask_tokens=10 gives each image ten masks"
-            )
-        for card, backbone, digest in settings:
-            of_setting = for_backbone(_own_rules(name, resolve(card, name)), backbone)
-            plain = as_rules(of_setting)
-            for row in names.rows:
-                if row.backbone != backbone or not row.is_for(name, backbone, of_setting.decoder):
+        one_mask += _one_mask(name, task, resolve(setting.protocol, name))
+        for card, backbone, digest in cards:
+            of_card = for_backbone(_own_rules(name, resolve(card, name)), backbone)
+            plain = as_rules(of_card)  # runs share it, and what pricing makes of it
+            for number, row in enumerate(rows):
+                if not row.is_for(name, backbone, of_card.decoder):
                     continue
-                chosen = {**request.rules.get((name, backbone, of_setting.decoder), {}), **row.rules}
-                rules = with_rules(of_setting, chosen) if chosen else of_setting
-                _require_fit(row, name, task, rules, request)
-                row_rules = as_rules(rules) if chosen else plain
-                for job in _jobs(row, name, files, names, request, rules=row_rules, digest=digest):
+                chosen = {**request.rules.get((name, backbone, of_card.decoder), {}), **row.rules}
+                rules = with_rules(of_card, chosen) if chosen else of_card
+                _require_fit(row, name, task, backbone, rules, request)
+                held = as_rules(rules) if chosen else plain
+                for job in _jobs(row, name, backbone, setting, request, rules=held, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
-                    keys.setdefault((row.label, name), []).append(job.run.key)
+                    keys.setdefault((number, name, backbone, of_card.decoder), []).append(job.run.key)
                 if words := row.config.never_reached(rules.epochs):
                     unreached.setdefault(words, {})[row.label] = None
     never = [f"{first_of(list(labels))}: {words}" for words, labels in unreached.items()]
     return jobs, keys, [*one_mask, *odd, *never]
 
 
-def _require_fit(row: ConfiguredRow, benchmark: str, task: str, rules: Protocol, request: Request) -> None:
+def _one_mask(benchmark: str, task: str, rules: Protocol) -> list[str]:
+    if rules.mask_tokens > 1 or rules.decoder != "sam" or task != "multiclass":
+        return []
+    return [
+        f"{benchmark}: mask_tokens is 1, so every pixel of an image gets the same class (quirk 10); "
+        f"--set benchmarks.{benchmark}.mask_tokens=10 gives each image ten masks"
+    ]
+
+
+def _require_fit(
+    row: ConfiguredRow, benchmark: str, task: str, backbone: str, rules: Protocol, request: Request
+) -> None:
     """Refuse a row, a benchmark and rules that do not fit each other."""
     require_task(benchmark, task, rules)
-    require_stands(rules.decoder, row.backbone)
+    require_stands(rules.decoder, backbone)
     if rules.prompt != "none" and (rules.decoder != "sam" or task != "binary"):
         unfit = f"not decoder={rules.decoder}" if rules.decoder != "sam" else f"{benchmark} has several classes"
         raise UsageError(
@@ -329,12 +338,12 @@ def _require_fit(row: ConfiguredRow, benchmark: str, task: str, rules: Protocol,
         return
     # Parts of the segmenter must not start from random numbers, but on generated images, whose numbers rank nothing anyway.
     reason = ""
-    if rules.decoder != "sam" or not backbone_shape(row.backbone).neck_dim:
-        reason = f"no decoder is pretrained with {row.backbone}; take a SAM, such as --backbone mobile_sam"
+    if rules.decoder != "sam" or not backbone_shape(backbone).neck_dim:
+        reason = f"no decoder is pretrained with {backbone}; take a SAM, such as --backbone mobile_sam"
     elif task != "binary":
         reason = "the class head is not pretrained; take a benchmark with one foreground"
-    elif str(_checkpoint(request, row.backbone)) == "none" and rules.data == "files":
-        reason = f"{row.backbone} has random weights; give its file with --checkpoint"
+    elif str(_checkpoint(request, backbone)) == "none" and rules.data == "files":
+        reason = f"{backbone} has random weights; give its file with --checkpoint"
     if reason:
         raise UsageError(f"{row.label} trains nothing, and {reason}")
 
@@ -342,8 +351,8 @@ def _require_fit(row: ConfiguredRow, benchmark: str, task: str, rules: Protocol,
 def _jobs(
     row: ConfiguredRow,
     name: str,
-    files: Files,
-    names: Names,
+    backbone: str,
+    setting: Setting,
     request: Request,
     *,
     rules: Mapping[str, Any],
@@ -355,20 +364,20 @@ def _jobs(
         rules: the protocol's, as a record holds them.
         digest: hash of the card on this backbone.
     """
-    benchmark, checkpoint = BENCHMARKS.get(name), names.checkpoints[row.backbone]
+    benchmark, files, checkpoint = BENCHMARKS.get(name), setting.files[name], setting.checkpoints[backbone]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
     options, row_rules = asdict(row.config), {**rules, **budget}  # seeds share them, and what pricing makes of them
-    benchmarks = [planned for planned in names.benchmarks if planned in (row.benchmarks or names.benchmarks)]
+    benchmarks = [planned for planned in benchmarks_of(request) if planned in (row.benchmarks or (planned,))]
     for seed in request.seeds:
         run = Run(
             method=row.method,
             method_config=options,
             variant=row.label,
             benchmark=name,
-            backbone=row.backbone,
+            backbone=backbone,
             checkpoint=checkpoint.fingerprint,
-            protocol=names.protocol.name,
+            protocol=setting.protocol.name,
             protocol_hash=digest,
             rules={**row_rules, "split_seed": seed} if row_rules.get("split_follows_seed") else row_rules,
             seed=seed,
@@ -395,27 +404,34 @@ def _jobs(
 
 
 def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None) -> Files:
+    """A benchmark's files under the card's rules for it. Raises DatasetError: data of one's own that cannot be used."""
     benchmark: Any = benchmark_of(name, rules)
-    if name in request.dataset_roots:
-        root = benchmark.locate(Path(request.dataset_roots[name]))
-    elif rules.data == "sample":
-        assert prepare_samples is not None
-        root = benchmark.locate(prepare_samples(name))
-    elif request.data_root is None:
-        raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
-    else:
-        root = benchmark.locate(request.data_root)
-    splits = benchmark.splits(root)
-    generated = rules.data == "sample" and name not in request.dataset_roots
-    folds = rules.split_follows_seed
+    generated, folds = rules.data == "sample" and name not in request.dataset_roots, rules.split_follows_seed
+    try:
+        if name in request.dataset_roots:
+            root = benchmark.locate(Path(request.dataset_roots[name]))
+        elif generated:
+            assert prepare_samples is not None
+            root = benchmark.locate(prepare_samples(name))
+        elif request.data_root is None:
+            raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
+        else:
+            root = benchmark.locate(request.data_root)
+        splits = benchmark.splits(root)
+        contents = data_fingerprint(splits, folds=folds)
+        odd = first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else ()
+    except DatasetError as error:
+        if is_own(name):  # there is nothing to get: the message says what to correct
+            raise
+        return Files(absent=str(error))
     return Files(
         images=Images(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
         root=root.absolute(),
         manifest=manifest_hash(splits, folds=folds),
-        fingerprint=data_fingerprint(splits, folds=folds),
+        fingerprint=contents,
         split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed") if folds else splits.rule,
         note=SAMPLES if generated else splits.note,
-        odd=first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else (),
+        odd=odd,
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import Run
 from harness.methods.parts.placement import MethodError
-from harness.models.catalog import backbone_shape
+from harness.planning.memory import encoder_parameters
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
 from harness.settings import CACHE_GIB
@@ -55,7 +55,7 @@ class Request:
         rows: methods with their options.
         benchmarks: names, canonical or aliases.
         protocol: card name or path of a YAML file.
-        overrides: dotted protocol fields from ``--set``.
+        overrides: dotted protocol fields from ``--set``; options of methods are in the rows.
         rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
         backbones: override the card's, if given.
         decoders: override the card's, if given: name -> what else the card says under it.
@@ -108,60 +108,56 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     return protocol, methods
 
 
+def with_options(rows: Iterable[PlannedRow], options: Mapping[str, Mapping[str, Any]]) -> tuple[PlannedRow, ...]:
+    """The rows with the options of their methods (method -> field -> value); what a row says itself stands."""
+    return tuple(replace(row, options={**options.get(row.method, {}), **row.options}) for row in rows)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredRow(PlannedRow):
-    """A row under a protocol and on a backbone; it has a label.
+    """A row under a protocol; it has a label.
 
     Args:
         config: the method's whole configuration.
         changed: the fields of it that differ from the card's own.
     """
 
-    backbone: str
     config: Any
     changed: Mapping[str, Any]
 
+    def require_fit(self, backbone: str, *, image_size: int) -> None:
+        """Find out now, not on a worker, whether the placement fits the backbone.
 
-def configured(
-    row: PlannedRow, protocol: Protocol, overrides: Mapping[str, Mapping[str, Any]], backbone: str
-) -> ConfiguredRow:
-    """A row with its configuration.
+        Raises:
+            MethodError: it does not.
+            UsageError: the closed form of a plug-in fails.
+        """
+        try:
+            encoder_parameters(self.method, asdict(self.config), backbone, image_size=image_size)
+        except (UsageError, MethodError):
+            raise
+        except Exception as error:  # a plug-in may raise anything
+            raise UsageError(
+                f"method {self.method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
+                f"sam-peft doctor --methods {self.method} passes"
+            ) from error
 
-    Raises:
-        UsageError: an unknown field.
-        MethodError: the placement does not fit the backbone.
-    """
-    method = row.method
-    config_class = method_config_class(method)
-    known = {f.name for f in fields(config_class)}
+
+def configured(row: PlannedRow, protocol: Protocol) -> ConfiguredRow:
+    """A row with its configuration: the card's switches and its table for the method, then the row's options. Raises UsageError: an
+    unknown field."""
+    known = {f.name for f in fields(method_config_class(row.method))}
     switches = {
         "gate": protocol.quirks.moe_gate,
         "init": protocol.quirks.ssf_init,
         "patch_embedding": protocol.quirks.samadapter_embedding,
     }
     values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
-    values |= protocol.methods.get(method, {})
-    base = method_config(method, values)
-    options = {**overrides.get(method, {}), **row.options}
-    config = method_config(method, {**values, **options})
+    values |= protocol.methods.get(row.method, {})
+    base = method_config(row.method, values)
+    config = method_config(row.method, {**values, **row.options})
     changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
-    # A placement or an image size that does not fit the backbone is found now, not on a worker.
-    shape = backbone_shape(backbone, protocol.image_size)
-    try:
-        config.encoder_parameters(shape)
-    except (UsageError, MethodError):
-        raise
-    except Exception as error:  # a plug-in may raise anything
-        raise UsageError(
-            f"method {method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
-            f"sam-peft doctor --methods {method} passes"
-        ) from error
-    return ConfiguredRow(
-        **{**vars(row), "options": options, "label": replace(row, options=options).name},
-        backbone=backbone,
-        config=config,
-        changed=changed,
-    )
+    return ConfiguredRow(**{**vars(row), "label": row.name}, config=config, changed=changed)
 
 
 @dataclass(frozen=True, kw_only=True)

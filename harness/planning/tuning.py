@@ -17,9 +17,9 @@ from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.data import selects_by
-from harness.planning.plan import Plan, plan
+from harness.planning.plan import Plan, Setting, benchmarks_of, matched, plan
 from harness.planning.request import PlannedRow, Request
-from harness.registry import BENCHMARKS, METHODS, method_config_class
+from harness.registry import METHODS, method_config_class
 from harness.studies import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
 
@@ -67,7 +67,7 @@ class Tuning:
         return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Trials:
     """The trials of one row under one model, on the benchmarks that choose together.
 
@@ -79,10 +79,51 @@ class Trials:
     """
 
     row: PlannedRow
-    grid: dict[str, list[Any]]
+    grid: Mapping[str, Sequence[Any]]
     benchmarks: tuple[str, ...]
     model: tuple[str, str]
-    runs: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
+    runs: Mapping[tuple[Any, ...], Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Runs that are planned together: the trials of a tuning, or without one the runs with what was chosen.
+
+    Args:
+        request: with what earlier steps chose; the first value of a grid stands in for a choice that is still open.
+        trials: of ``tuning``.
+    """
+
+    request: Request
+    planned: Plan
+    tuning: Tuning | None = None
+    trials: tuple[Trials, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        if self.tuning is None:
+            return "the runs, with the first value of a grid where its trials have not all ended"
+        return f"trials of {', '.join(self.tuning.grids)}"
+
+    @property
+    def left(self) -> list[str]:
+        """Keys of trials without an answer."""
+        lost = {key for key, code in self.planned.failed.items() if code in LOST}
+        return [job.run.key for job in self.planned.pending if job.run.key not in lost] if self.tuning else []
+
+    def again(self) -> Step:
+        """The step after its trials ran."""
+        return replace(self, planned=matched(self.planned, self.request.results))
+
+
+def planned_steps(request: Request, tunings: Sequence[Tuning], setting: Setting) -> list[Step]:
+    """Trials and the runs after them, each step planned once. Raises UsageError: see `plan_trials`, and `harness.planning.plan.plan`."""
+    store, steps = RecordStore(request.results), list[Step]()
+    for tuning in tunings:
+        planned, trials = plan_trials(request, tuning, setting=setting)
+        steps.append(Step(request=request, planned=planned, tuning=tuning, trials=tuple(trials)))
+        request = as_expected(request, tuning, trials, store, left=steps[-1].left)
+    return [*steps, Step(request=request, planned=plan(request, setting=setting))]
 
 
 def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
@@ -118,10 +159,10 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
         compared = tuple(plain[:1]) or (PlannedRow(method=RULES_BY),)
     rows = [(row, tuning.of_row(row)) for row in compared]
     _check_grids(rows, tuning.grids, request.rows)
-    benchmarks = tuple(BENCHMARKS.resolve(name) for name in tuning.on or request.benchmarks)
-    rows = [(row, grid) for row, grid in rows if grid]
-    tried = [_with(row, grid, values) for row, grid in rows for values in itertools.product(*grid.values())]
-    planned = plan(replace(request, rows=tuple(tried), benchmarks=benchmarks, seeds=tuning.seeds), **how)
+    benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
+    tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
+    here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
+    planned = plan(here, **how)
     metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
     if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
         named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
@@ -129,36 +170,36 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
             f"--tune-on: of {named} some are better higher and some lower, so their mean chooses nothing; name "
             "benchmarks of one kind"
         )
-    models = {job.run.key: (job.run.backbone, str(job.run.rules["decoder"])) for job in planned.jobs}
-    groups = [benchmarks] if tuning.on else [(name,) for name in benchmarks]
-    trials = [
-        Trials(row=row, grid=grid, benchmarks=group, model=model)
-        for row, grid in rows
-        for group in groups
-        for model in dict.fromkeys(models.values())
-    ]
-    for trial in trials:
-        for values in itertools.product(*trial.grid.values()):
-            label = _with(trial.row, trial.grid, values).label
-            keys = [key for name in trial.benchmarks for key in planned.keys.get((label, name), ())]
-            trial.runs[values] = [key for key in keys if models[key] == trial.model]
-    return planned, [trial for trial in trials if any(trial.runs.values())]  # none of a benchmark that is left out
+    models = dict.fromkeys((backbone, decoder) for _, _, backbone, decoder in planned.keys)
+    trials = []
+    for row, grid in rows:
+        own = {values: number for number, (of, _, values) in enumerate(tried) if of is row}
+        for group, model in itertools.product([benchmarks] if tuning.on else [(name,) for name in benchmarks], models):
+            runs = {
+                values: [key for name in group for key in planned.keys.get((number, name, *model), ())]
+                for values, number in own.items()
+            }
+            if any(runs.values()):  # none of a benchmark that is left out
+                trials.append(Trials(row=row, grid=grid, benchmarks=group, model=model, runs=runs))
+    return planned, trials
 
 
-def choose(request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore) -> Request:
+def choose(step: Step) -> Request:
     """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. The records of trials
     get the choice as a label. Raises UsageError: no value of a row has a score."""
-    for trial, label in [(trial, _choice(trial, tuning, store)) for trial in trials]:
+    assert step.tuning is not None
+    store = RecordStore(step.request.results)
+    for trial, label in [(trial, _choice(trial, step.tuning, store)) for trial in step.trials]:
         _write(trial, label, store)
-    return as_expected(request, tuning, trials, store, left=())
+    return as_expected(step.request, step.tuning, step.trials, store, left=())
 
 
 def as_expected(
     request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, left: Collection[str]
 ) -> Request:
     """The request with the choice of each row whose trials have all ended. For other rows, the first value of their grids stands in, so
-    that the runs after the trials can be priced. ``left``: `unfinished`."""
-    everywhere = tuple(BENCHMARKS.resolve(name) for name in request.benchmarks)
+    that the runs after the trials can be priced. ``left``: `Step.left`."""
+    everywhere = benchmarks_of(request)
     tuned = {id(trial.row) for trial in trials}
     rows = [row for row in request.rows if id(row) not in tuned]
     rules = dict(request.rules)
@@ -190,11 +231,6 @@ def label_finished(planned: Plan, store: RecordStore) -> None:
             store.write(replace(record, run=run), keep=SIDECARS)
 
 
-def unfinished(planned: Plan) -> list[str]:
-    """Keys of trials without an answer."""
-    return [job.run.key for job in planned.pending if planned.failed.get(job.run.key) not in LOST]
-
-
 def without_lost(planned: Plan) -> Plan:
     """The plan without trials that failed for a reason in `LOST`, which counts as their result, so that they do not restart."""
     lost = {key for key, code in planned.failed.items() if code in LOST}
@@ -207,8 +243,7 @@ def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[A
     options = {**row.options, **{name: value for name, value in chosen.items() if not is_rule(name)}}
     rules = {name: value for name, value in chosen.items() if is_rule(name)}
     words = ",".join(f"{name}={value}" for name, value in chosen.items())
-    name = row.name
-    label = f"{name[:-1]},{words}]" if name.endswith("]") else f"{name}[{words}]"
+    label = f"{row.label}[{words}]" if row.label else replace(row, options={**row.options, **chosen}).name
     return replace(
         row, options=options, rules=rules, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}}
     )
@@ -227,7 +262,7 @@ def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
         hours = sum(record.cost.get("wall_time_s", 0.0) for record in records) / 3600
         names = dict(zip(trial.grid, values, strict=True))
-        tried.append({"options": names, "score": score, "keys": keys, "hours": round(hours, 5)})
+        tried.append({"options": names, "score": score, "keys": list(keys), "hours": round(hours, 5)})
     known = [outcome for outcome in tried if outcome["score"] is not None]
     if not known:
         where = ", ".join(trial.benchmarks)

@@ -7,7 +7,7 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from harness.models.catalog import resolve_backbone
 from harness.models.checkpoint import checkpoint_paths
 from harness.models.published import is_word, published_file
 from harness.planning.data import data_options
-from harness.planning.request import PlannedRow, Request, split_overrides
+from harness.planning.request import PlannedRow, Request, split_overrides, with_options
 from harness.planning.tuning import Tuning, parse_tune, tried_fields
+from harness.protocols.card import Protocol
 from harness.protocols.load import load_protocol, resolve
 from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, method_config_class
 from harness.settings import Settings, named_table
-from harness.studies import MOST_SEEDS, choices_of, grid_of, is_rule, load_study
+from harness.studies import MOST_SEEDS, Study, choices_of, grid_of, is_rule, load_study
 from harness.system.errors import UsageError
 from harness.system.files import require_text
 
@@ -107,7 +108,7 @@ WITHOUT_DATA = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class Understood:
-    """A command line understood.
+    """What a command line asks for.
 
     Args:
         cluster_overrides: ``--set cluster.KEY=VALUE``.
@@ -130,61 +131,43 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     Raises:
         UsageError: an argument or a setting is missing or malformed.
     """
-    overrides = parse_assignments(arguments.set)
-    of_cluster = {
-        key.removeprefix("cluster."): overrides.pop(key) for key in list(overrides) if key.startswith("cluster.")
-    }
-    values: dict[str, Any] = _of_study(arguments.study, arguments.backbone) if arguments.study else {}
-    if "decoder" in overrides:  # the command line's word instead of the study's several
-        values.pop("decoders", None)
-    typed = split_overrides(overrides)
-    overrides = {**values.pop("set", {}), **overrides}
-    choose = values.pop("choose", {})
-    if arguments.methods:
-        values["rows"] = tuple(parse_row(word) for word in expand(arguments.methods, all_methods()))
-    if "rows" in values:
-        require_rows(typed[1], values["rows"])
-        values["rows"] = tuple(  # so that what is set is not tuned, and a row is called by it, too
-            replace(row, options={**typed[1].get(row.method, {}), **row.options}) for row in values["rows"]
-        )
-        values["rows"] = tuple(each for row in values["rows"] for each in _with_choices(row, choose))
-    folders: dict[str, Path] = {}
-    own_names: list[str] = []
-    if arguments.datasets:
-        values["benchmarks"], folders, own_names = _benchmarks(arguments.datasets, settings)
-    for needed, example in (("rows", "--methods lora,naslora"), ("benchmarks", "--datasets all")):
-        if not values.get(needed):
+    study = load_study(arguments.study) if arguments.study else None
+    typed = parse_assignments(arguments.set)
+    of_cluster = {key.removeprefix("cluster."): typed.pop(key) for key in list(typed) if key.startswith("cluster.")}
+    rules, options = split_overrides(typed)
+    rows, of_study = _rows(arguments.methods, study, options, backbone=arguments.backbone)
+    named = (
+        _benchmarks(arguments.datasets, settings) if arguments.datasets else (study.benchmarks if study else (), {}, [])
+    )
+    benchmarks, folders, own = named
+    for given, example in ((rows, "--methods lora,naslora"), (benchmarks, "--datasets all")):
+        if not given:
             raise UsageError(f"give {example} (or --study NAME for a whole table; --help lists everything)")
-    if arguments.backbone:
-        values["backbones"] = (arguments.backbone,)
-    if arguments.seeds is not None:
-        values["seeds"] = parse_seeds(arguments.seeds)
-
-    files = checkpoint_paths(arguments.checkpoint)
-    checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
+    checkpoints = _checkpoints(arguments.checkpoint, settings)
     has_data = bool(arguments.data or folders or settings.data or settings.datasets)
     has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
-    values["protocol"], note = _card(arguments.protocol or values.get("protocol", ""), settings, has_files=has_files)
-
-    own_words = split_overrides(overrides)
-    card = load_protocol(values["protocol"], own_words[0])
-    for name in own_names:  # what a folder is, its patterns and its category say with it
-        benchmark, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
-        BENCHMARKS.add(name, benchmark)
-    generated = card.data == "sample"
-    if generated and arguments.data:
+    chosen = arguments.protocol or (study.card or study.protocol if study else "")
+    protocol, note = _card(chosen, settings, has_files=has_files)
+    card = load_protocol(protocol, {**of_study, **rules})
+    _add_own(own, folders, card)
+    if card.data == "sample" and arguments.data:
         raise UsageError(
-            f"--data has no effect with the protocol {values['protocol']}, whose images are generated; take another"
+            f"--data has no effect with the protocol {protocol}, whose images are generated; take another"
             " --protocol, or say which folders count with --datasets NAME=DIR"
         )
-    roots = folders
-    if not arguments.data and not generated:  # a folder of the command line beats all that settings say of data
-        roots = {**named_table(settings, "datasets", dataset_name), **folders}
+    of_settings = {} if arguments.data or card.data == "sample" else named_table(settings, "datasets", dataset_name)
     request = Request(
-        **values,
-        overrides=overrides,
+        rows=rows,
+        benchmarks=benchmarks,
+        protocol=protocol,
+        overrides={**of_study, **rules},
+        backbones=(arguments.backbone,) if arguments.backbone else study.backbones if study else (),
+        decoders=study.decoders
+        if study and "decoder" not in rules
+        else {},  # the command line's word instead of several
+        seeds=parse_seeds(arguments.seeds) if arguments.seeds is not None else study.seeds if study else (0,),
         data_root=arguments.data or settings.data,
-        dataset_roots=roots,
+        dataset_roots={**of_settings, **folders},  # a folder of the command line beats all that settings say of data
         checkpoints=checkpoints,
         results=arguments.results or settings.results,
         plugins=tuple(str(path.absolute()) for path in arguments.plugin),
@@ -192,25 +175,83 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         cache_gib=settings.cache_gib,
         skip_missing=arguments.skip_missing,
     )
+    _require_texts(request)
+    of_rows = bool(arguments.methods or arguments.set)
+    tuning = tuning_of(
+        request,
+        card,
+        study=study,
+        of_rows=of_rows,
+        grids=arguments.tune,
+        seeds=arguments.tune_seeds,
+        on=arguments.tune_on,
+    )
+    _require_benchmarks(rules, {*request.benchmarks, *(tuning.on if tuning else ())})
+    return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
+
+
+def _rows(
+    methods: str | None, study: Study | None, options: Mapping[str, Mapping[str, Any]], *, backbone: str | None
+) -> tuple[tuple[PlannedRow, ...], dict[str, Any]]:
+    """The rows with the options of ``--set``, which then are not tuned, and which names of rows show; and the rules that a study sets.
+
+    Args:
+        options: of ``--set``: method -> field -> value.
+        backbone: of the command line; a study may have rules of its own under it.
+    """
+    words = expand(methods, all_methods()) if methods else ()
+    if study is None:
+        if not words:
+            return (), {}
+        rows = tuple(map(parse_row, words))
+        require_rows(options, rows)
+        return with_options(rows, options), {}
+    if not study.entries:
+        raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")
+    under = study.by_backbone.get(resolve_backbone(backbone), {}) if backbone else {}
+    rules, of_study = split_overrides({**study.set, **under, **({"budget": study.budget} if study.budget else {})})
+    rows = tuple(map(parse_row, words)) or tuple(PlannedRow(**vars(row)) for row in study.entries)
+    require_rows(options, rows)
+    rows = with_options(with_options(rows, options), of_study)
+    return tuple(each for row in rows for each in _with_choices(row, study.choose)), rules
+
+
+def _checkpoints(words: list[str], settings: Settings) -> dict[str, Path]:
+    """Backbone -> its file; one of the command line for every backbone beats those of the settings."""
+    files = checkpoint_paths(words)
+    return files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
+
+
+def _add_own(names: Iterable[str], folders: dict[str, Path], card: Protocol) -> None:
+    """Register the user's own data sets; what a folder is, its patterns and its category say with it."""
+    for name in names:
+        benchmark, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
+        BENCHMARKS.add(name, benchmark)
+
+
+def _require_texts(request: Request) -> None:
+    """Refuse paths that are no text, which the files of a sweep could not hold."""
+    files = [file for file in request.checkpoints.values() if str(file) != "none" and not is_word(Path(file))]
     named: dict[str, Iterable[Path | str | None]] = {
         "--data": [request.data_root],
-        "--datasets": roots.values(),
-        "--checkpoint": [file for file in checkpoints.values() if str(file) != "none" and not is_word(Path(file))],
+        "--datasets": request.dataset_roots.values(),
+        "--checkpoint": files,
         "--plugin": request.plugins,
         "--results": [request.results],
         "cache": [request.cache],
     }
     for what, paths in named.items():
-        for path in (each for each in paths if each):
+        for path in filter(None, paths):
             require_text(path, what=what)
-    tuning = tuning_of(arguments, request)
-    runs_on = {*request.benchmarks, *(tuning.on if tuning else ())}
-    for name in (key.split(".")[1] for key in typed[0] if key.startswith("benchmarks.")):
+
+
+def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> None:
+    """Refuse a rule of ``--set`` for a benchmark on which nothing runs."""
+    for name in (key.split(".")[1] for key in rules if key.startswith("benchmarks.")):
         if dataset_name(name) not in runs_on:
             raise UsageError(
                 f"--set benchmarks.{name}.… has no effect, nothing runs on {name}; add it to --datasets, or leave this out"
             )
-    return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
 
 
 def _with_choices(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> list[PlannedRow]:
@@ -253,66 +294,67 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     return tuple(names), folders, [name for name in folders if name not in known]
 
 
-def tuning_of(arguments: argparse.Namespace, request: Request) -> Tuning | None:
-    """What is tuned before the runs, None for nothing. Raises UsageError: malformed grids, one of a method that is not compared, or
-    the card has none."""
-    chosen: dict[str, Any] = {"grids": {}}
-    if arguments.study:
-        study = load_study(arguments.study)
-        grids = _of_rows(study.tune, request.rows) if arguments.methods or arguments.set else study.tune
-        chosen = {"grids": grids, "seeds": study.tune_seeds, "on": study.tune_on}
-    set_rules = split_overrides(request.overrides)[0]
-    card = load_protocol(request.protocol, set_rules)
-    if arguments.tune == ["card"]:
-        chosen["grids"] = _of_rows(card.tune, request.rows)
-        if not chosen["grids"]:
-            raise UsageError(
-                f"--tune card: the protocol {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
-            )
-    elif arguments.tune:
-        chosen["grids"] = parse_tune(arguments.tune)
-    if not chosen["grids"]:
-        if arguments.tune_seeds or arguments.tune_on:
+def tuning_of(
+    request: Request,
+    card: Protocol,
+    *,
+    study: Study | None,
+    of_rows: bool,
+    grids: Sequence[str],
+    seeds: str | None,
+    on: str | None,
+) -> Tuning | None:
+    """What is tuned before the runs, None for nothing.
+
+    Args:
+        card: with what is set.
+        of_rows: of a study's grids those of rows that are compared.
+        grids, seeds, on: of ``--tune``, ``--tune-seeds`` and ``--tune-on``; None for the study's.
+
+    Raises:
+        UsageError: malformed grids, one of a method that is not compared, or the card has none.
+    """
+    tried = _grids(grids, request, card, study, of_rows=of_rows)
+    if not tried:
+        if seeds or on:
             raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
         return None
-    if arguments.study and study.choose and (options := [name for name in chosen["grids"] if not is_rule(name)]):
+    if study and study.choose and (options := [name for name in tried if not is_rule(name)]):
         raise UsageError(
             f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave --tune away"
         )
-    fixed = [name for name in chosen["grids"] if is_rule(name) and name in set_rules]
-    if fixed and arguments.tune and arguments.tune != ["card"]:
+    fixed = [name for name in tried if is_rule(name) and name in request.overrides]
+    if fixed and grids and grids != ["card"]:
         raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} are of one rule; give one of them")
-    chosen["grids"] = {name: values for name, values in chosen["grids"].items() if name not in fixed}
-    if card.decoder_lr is not None:
-        chosen["known"] = {"decoder_lr": [card.decoder_lr]}
-    if arguments.tune_seeds:
-        chosen["seeds"] = parse_seeds(arguments.tune_seeds, name="--tune-seeds")
-    if arguments.tune_on:
-        chosen["on"] = tuple(expand(arguments.tune_on, list(request.benchmarks)))
-    return Tuning(**chosen)
+    return Tuning(
+        grids={name: values for name, values in tried.items() if name not in fixed},
+        seeds=parse_seeds(seeds, name="--tune-seeds") if seeds else study.tune_seeds if study else (0,),
+        on=tuple(expand(on, list(request.benchmarks))) if on else study.tune_on if study else (),
+        known={} if card.decoder_lr is None else {"decoder_lr": [card.decoder_lr]},
+    )
+
+
+def _grids(
+    words: Sequence[str], request: Request, card: Protocol, study: Study | None, *, of_rows: bool
+) -> Mapping[str, Sequence[Any]]:
+    """The grids of ``--tune``, of the card that it names, or of the study."""
+    if words == ["card"]:
+        if grids := _of_rows(card.tune, request.rows):
+            return grids
+        raise UsageError(
+            f"--tune card: the protocol {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
+        )
+    if words:
+        return parse_tune(words)
+    if study is None:
+        return {}
+    return _of_rows(study.tune, request.rows) if of_rows else study.tune
 
 
 def _of_rows(grids: Mapping[str, Sequence[Any]], rows: Sequence[PlannedRow]) -> dict[str, Sequence[Any]]:
     """The grids of a card or a study, as far as they are of rules or of a row that is compared."""
     tried = tried_fields((row, grid_of(row.method, row.options, grids)) for row in rows)
     return {name: values for name, values in grids.items() if is_rule(name) or name in tried}
-
-
-def _of_study(name: str, backbone: str | None) -> dict[str, Any]:
-    study = load_study(name)
-    under = study.by_backbone.get(resolve_backbone(backbone), {}) if backbone else {}
-    if not study.entries:
-        raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")
-    return {
-        "rows": tuple(PlannedRow(**vars(row)) for row in study.entries),
-        "benchmarks": study.benchmarks,
-        "protocol": study.card or study.protocol,
-        "seeds": study.seeds,
-        "backbones": study.backbones,
-        "decoders": study.decoders,
-        "choose": study.choose,
-        "set": {**study.set, **under, **({"budget": study.budget} if study.budget else {})},
-    }
 
 
 def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:

@@ -7,14 +7,15 @@ from typing import Any
 
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Job, PlannedRow, Request
+from harness.planning.request import Job, PlannedRow, Request, split_overrides, with_options
 
 
 def plan_of(results: Path, *rows: str | PlannedRow, samples: Path | None = None, **changes: Any) -> Plan:
     """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, or else rules."""
     fields = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
-    made = tuple(row if isinstance(row, PlannedRow) else PlannedRow(method=row) for row in rows)
-    request = {"rows": made, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": changes, **fields}
+    rules, options = split_overrides({**changes, **fields.pop("overrides", {})})
+    made = with_options((row if isinstance(row, PlannedRow) else PlannedRow(method=row) for row in rows), options)
+    request = {"rows": made, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": rules, **fields}
     return plan(Request(**request, results=results), prepare_samples=sample_writer(samples or results))
 
 

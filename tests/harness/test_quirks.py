@@ -77,7 +77,7 @@ def test_spare_tokens_change() -> None:
 @pytest.mark.parametrize("quirk", ["released", "intended"])
 def test_samadapter_embedding_changes(quirk: str) -> None:
     rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
-    config: Any = configured(PlannedRow(method="samadapter"), rules, {}, "tiny").config
+    config: Any = configured(PlannedRow(method="samadapter"), rules).config
     assert config.patch_embedding == quirk
 
 

@@ -70,14 +70,14 @@ def test_experts_start_without_bias_as_released_and_with_the_same_weights() -> N
 
 @pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard"])
 def test_cards_at_the_papers_scale_start_experts_without_bias(card: str) -> None:
-    assert configured(PlannedRow(method="convlora"), load_protocol(card), {}, "vit_b").config.expert_bias == "zero"
+    assert configured(PlannedRow(method="convlora"), load_protocol(card)).config.expert_bias == "zero"
 
 
 def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -> None:
     assert ConvLoRAConfig(gate="intended") == ConvLoRAConfig(gate="switch")
     assert ConvLoRAConfig(gate="intended").gate == "switch"
     assert (ConvLoRAConfig(gate="switch").label_note, ConvLoRAConfig().label_note) == ("Switch gate", "")
-    row = configured(PlannedRow(method="convlora"), load_protocol("mini"), {}, "tiny")
+    row = configured(PlannedRow(method="convlora"), load_protocol("mini"))
     assert (row.config.gate, row.label) == ("switch", "convlora")
 
 

@@ -20,7 +20,7 @@ from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
 from harness.planning.data import Images, limited, network_images
 from harness.planning.plan import Plan, plan
-from harness.planning.request import PlannedRow, Request
+from harness.planning.request import PlannedRow, Request, with_options
 from harness.pricing import parameter_rows, plan_text, price
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
@@ -54,8 +54,10 @@ def test_key_depends_on_content_and_not_on_results_folder_or_label(samples: Path
     assert key(tmp_path / "elsewhere") == plain
     assert key(overrides={"checkpoint_minutes": "3"}) == plain
     assert key(overrides={"lr": "1e-3"}) != plain
-    assert key(overrides={"lora.rank": "4"}) != plain
-    assert key(rows=(PlannedRow(method="lora", options={"rank": 4}),)) == key(overrides={"lora.rank": "4"})
+    assert key(rows=(PlannedRow(method="lora", options={"rank": 4}),)) != plain
+    assert key(rows=with_options(LORA, {"lora": {"rank": "4"}})) == key(
+        rows=(PlannedRow(method="lora", options={"rank": 4}),)
+    )
 
 
 def test_the_normalisation_is_the_backbones_unless_it_is_named(samples: Path, tmp_path: Path) -> None:
