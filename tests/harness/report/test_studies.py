@@ -163,7 +163,7 @@ def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of
     for row, count in {"zeroshot": 1, "decoder": 1, "mine": 3, "fixed": 1, "full": 2}.items():
         assert [counts[row, seed] for seed in (7, 8)] == [count, count], row
     assert not any(run.tuning for run in runs_of(made))
-    assert len(made.keys["mine", "kvasir"]) == 6
+    assert sum(map(len, made.keys.values())) == len(made.jobs)
 
     same = ("--datasets", "kvasir", "--protocol", "demo", "--seeds", "7,8", "--set", "decoder_lr=1e-4")
     by_hand = planned("--methods", "lora", *same, "--set", "lora.lr=1e-3")
