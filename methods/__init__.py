@@ -34,6 +34,7 @@ BUILTIN = {
     "naspclora": _entry("naslora:NASPCLoRA", ".naslora:NASPCLoRAConfig", "2512.03499"),
     "layernorm": _entry("bitfit:LayerNormTuning", ".baselines:LayerNormConfig", "2304.01917"),
     "mona": _entry("mona:Mona", ".baselines:MonaConfig", "2408.08345"),
+    "convpass": _entry("convpass:Convpass", ".baselines:ConvpassConfig", "2207.07039"),
     "rein": _entry("rein:Rein", ".baselines:ReinConfig", "2312.04265"),
     "fact": _entry("fact:FacT", ".baselines:FacTConfig", "2212.03145"),
     "hira": _entry("hira:HiRA", ".lowrank:HiRAConfig", "openreview TwJrTz9cRS"),

@@ -81,6 +81,7 @@ METHOD_TITLES = {
     "naspclora": "NAS-PC-LoRA",
     "layernorm": "LayerNorm tuning",
     "mona": "Mona",
+    "convpass": "Convpass",
     "fact": "FacT",
     "hira": "HiRA",
     "adalora": "AdaLoRA",

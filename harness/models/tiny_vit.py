@@ -232,17 +232,30 @@ class TinyViTBlock(nn.Module):
         return self.mlp_half(self.attention_half(x))
 
     def attention_half(self, x: Tensor) -> Tensor:
-        """x + attention(x), on the stage's own map."""
-        if self.downsample is not None:
-            x = _on_maps(self.downsample, x)
+        """`attend` on the stage's own map."""
+        return self.attend(self.enter(x))
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        """The convolution, then `process`."""
+        return self.process(self.filter(x))
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The map of the block's own stage."""
+        return x if self.downsample is None else _on_maps(self.downsample, x)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """x + attention(x)."""
         if isinstance(self.attn, WindowAttention) and self.attn.skips_padding():
             return x + self.attn.on_map(x)
         windows, padded = window_partition(x, self.window_size)
         return x + window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
 
-    def mlp_half(self, x: Tensor) -> Tensor:
-        """The convolution, then x + MLP(x)."""
-        x = _on_maps(self.local_conv, x)
+    def filter(self, x: Tensor) -> Tensor:
+        """The depthwise convolution."""
+        return _on_maps(self.local_conv, x)
+
+    def process(self, x: Tensor) -> Tensor:
+        """x + MLP(x)."""
         return x + self.mlp(x)
 
 

@@ -304,3 +304,12 @@ def halves(block: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tens
         lambda tokens: tokens + untyped.drop_path1(first(untyped.attn(untyped.norm1(tokens)))),
         lambda tokens: tokens + untyped.drop_path2(second(untyped.mlp(untyped.norm2(tokens)))),
     )
+
+
+def halves_on_own_map(block: nn.Module) -> tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...]:
+    """`halves`, each as two steps: what comes before the tokens that its norm reads, which TinyViT's convolutions do, and the half of
+    those tokens."""
+    untyped: Any = block
+    if hasattr(untyped, "attend"):
+        return (untyped.enter, untyped.attend), (untyped.filter, untyped.process)
+    return tuple(((lambda tokens: tokens), half) for half in halves(block))

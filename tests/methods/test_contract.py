@@ -50,7 +50,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 REFUSED = {
     "tiny_dinov3": {"ssf": "no bias at q, k and v"},
     "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width"},
-    "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width"},
+    "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width", "convpass": "width or map"},
 }
 OF_TRUNK = ("identity", "gradient", "count", "merge")
 """The clauses that depend on a trunk."""

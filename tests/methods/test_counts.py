@@ -52,6 +52,9 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     # 4 d + 2·64 d + d + 9,728; 2 d r + 12 r² a block, and 2 d r + r³ + 12 r a block.
     ("layernorm", {}, 164_864, 37_888),
     ("mona", {}, 11_517_952, 2_684_928),
+    # two bypasses a block of 2·8 d + 8 + d + 9·8² + 8: the paper's 0.33 M on ViT-B
+    ("convpass", {}, 1_430_528, 327_552),
+    ("convpass", {"sites": "proj"}, 715_264, 163_776),
     ("fact", {}, 139_264, 61_440),
     ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
     # as LoRA of the same rank

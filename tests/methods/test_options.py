@@ -27,7 +27,8 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 """A value off the default, for every option by name."""
 OF: dict[tuple[str, str], Any] = {
-    ("adapter", "sites"): "mlp", ("samed", "sites"): "k", ("samed", "alpha"): None, ("samadapter", "scale"): 16,
+    ("adapter", "sites"): "mlp", ("convpass", "sites"): "mlp",
+    ("samed", "sites"): "k", ("samed", "alpha"): None, ("samadapter", "scale"): 16,
     ("fact", "sites"): "q,v", ("convlora", "initialisation"): None,
 }  # fmt: skip
 """Another one for a method; None where the option has no other."""
