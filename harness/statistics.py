@@ -234,23 +234,29 @@ SIMULATIONS, MANY = 20_000, 100
 class Family:
     """The differences of K rows to one baseline on one benchmark.
 
-    Their variance is that of other seeds, with the spread of single runs pooled over the rows and the baseline, plus
-    that of other images. Two rows' differences correlate through the baseline's runs and through images that are
-    easy or hard for both.
+    Their variance is that of other seeds plus that of other images. Two rows' differences correlate through the baseline's runs and through
+    images that are easy or hard for both.
 
     Args:
         means: (K,) row minus baseline.
-        seeds: variance of a difference due to the seeds; two rows' covariance is half of it.
-        df: degrees of freedom of that pooled variance.
+        seeds: (1 + K,) variance of each row's own mean due to the seeds, the baseline's first.
+        df: degrees of freedom of each of these variances.
+        pooled: whether they are one estimate, from the runs of all rows.
         images: (K, K) covariance of the differences due to the images; zeros where scores are no means over images.
         images_df: degrees of freedom of its variances; infinite for `MANY` images or clusters, which count as known.
     """
 
     means: NDArray[np.float64]
-    seeds: float
-    df: int
+    seeds: NDArray[np.float64]
+    df: float
     images: NDArray[np.float64]
     images_df: float = math.inf
+    pooled: bool = True
+
+    @property
+    def of_seeds(self) -> NDArray[np.float64]:
+        """(K,) variance of each difference due to the seeds."""
+        return self.seeds[1:] + self.seeds[0]
 
 
 def family(
@@ -259,8 +265,12 @@ def family(
     *,
     clusters: NDArray[np.intp] | None = None,
     test_share: float = 0.0,
+    prior: float = math.inf,
 ) -> Family:
     """The differences of all rows but the first to the first.
+
+    The spread of single runs, s², is pooled over all rows. With a finite ``prior`` each row has its own, shrunk towards the pooled one
+    (moderated variances, Smyth 2004): (prior · s² + (R - 1) · s²ₖ) / (prior + R - 1), with prior + R - 1 degrees of freedom.
 
     Args:
         runs: (1 + K, R) score of each row's run under each seed; the same R >= 2 seeds for all.
@@ -269,21 +279,26 @@ def family(
         clusters: as in `cluster_sums`.
         test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio
             2003), else 0. Seeds are then blocks: the effect of a split on all rows is no spread.
+        prior: degrees of freedom that the pooled variance has for a row; infinite for the pooled one alone.
     """
     import numpy as np
 
     rows, count = runs.shape
     residual = runs - runs.mean(axis=1, keepdims=True)
+    own = (residual**2).sum(axis=1)
     # A row whose runs are all equal, such as zero-shot's, says nothing of the others' spread.
     residual = residual[np.ptp(runs, axis=1) > 0]
     df = max(len(residual), 1) * (count - 1)
     if test_share and len(residual) > 1:
         residual, df = residual - residual.mean(axis=0, keepdims=True), (len(residual) - 1) * (count - 1)
     run_variance = float((residual**2).sum()) / df
-    seeds = 2 * run_variance * (1 / count + test_share)
+    spreads, pooled = np.full(rows, run_variance), math.isinf(prior)
+    if not pooled:
+        spreads, df = (prior * spreads + own) / (prior + count - 1), prior + count - 1
+    seeds = spreads * (1 / count + test_share)
     means = (runs[1:] - runs[0]).mean(axis=1)
     if images is None:
-        return Family(means=means, seeds=seeds, df=df, images=np.zeros((rows - 1, rows - 1)))
+        return Family(means=means, seeds=seeds, df=df, images=np.zeros((rows - 1, rows - 1)), pooled=pooled)
     difference = images[1:] - images[0]
     summed, scale = cluster_sums(difference - difference.mean(axis=2, keepdims=True), clusters)
     of_image = summed.mean(axis=1)  # (K, G)
@@ -291,17 +306,17 @@ def family(
     covariance = of_image @ of_image.T * scale
     overlap = np.einsum("krg,lrg->kl", interaction, interaction) * scale / (count * (count - 1))
     # Seeds and images both contain the interaction: it is subtracted once, but never to less than the larger of the two.
-    subtracted = np.minimum(np.diag(overlap), np.minimum(np.diag(covariance), seeds))
+    subtracted = np.minimum(np.diag(overlap), np.minimum(np.diag(covariance), seeds[1:] + seeds[0]))
     share = np.sqrt(np.divide(subtracted, np.diag(overlap), out=np.zeros_like(subtracted), where=np.diag(overlap) > 0))
     images_df = math.inf if (groups := summed.shape[2]) >= MANY else groups - 1
     covariance = covariance - overlap * np.outer(share, share)
-    return Family(means=means, seeds=seeds, df=df, images=covariance, images_df=images_df)
+    return Family(means=means, seeds=seeds, df=df, images=covariance, images_df=images_df, pooled=pooled)
 
 
-def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.float64]:
+def max_t(families: Sequence[Family], *, level: float = 0.95, simulations: int = SIMULATIONS) -> NDArray[np.float64]:
     """(K,) half-widths of intervals for the mean of the families' differences, which hold for all K rows at once.
 
-    The largest of K studentised differences is simulated with the families' covariances, each pooled variance of
+    The largest of K studentised differences is simulated with the families' covariances, each estimated variance of
     runs, and that of few images, with its χ²; K = 1 of one family is the usual interval.
 
     Args:
@@ -309,20 +324,21 @@ def max_t(families: Sequence[Family], *, level: float = 0.95) -> NDArray[np.floa
     """
     import numpy as np
 
-    def drawn(df: float) -> Any:
-        """An estimate of a variance of 1."""
-        return 1.0 if math.isinf(df) else generator.chisquare(df, (SIMULATIONS, 1)) / df
+    def drawn(df: float, of: int = 1) -> Any:
+        """Estimates of variances of 1."""
+        return 1.0 if math.isinf(df) else generator.chisquare(df, (simulations, of)) / df
 
     generator = np.random.default_rng(0)
     rows = len(families[0].means)
-    simulated, estimated, variance = np.zeros((SIMULATIONS, rows)), np.zeros((SIMULATIONS, 1)), np.zeros(rows)
+    simulated, estimated, variance = np.zeros((simulations, rows)), np.zeros((simulations, 1)), np.zeros(rows)
     for each in families:
-        covariance = each.images + each.seeds * (np.eye(rows) + 1) / 2
+        covariance = each.images + np.diag(each.seeds[1:]) + each.seeds[0]
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0))
-        simulated += generator.standard_normal((SIMULATIONS, rows)) @ root.T
-        estimated = estimated + each.seeds * drawn(each.df) + np.diag(each.images) * drawn(each.images_df)
-        variance += np.diag(each.images) + each.seeds
+        simulated += generator.standard_normal((simulations, rows)) @ root.T
+        seeds = each.seeds * drawn(each.df, of=1 if each.pooled else 1 + rows)
+        estimated = estimated + seeds[:, 1:] + seeds[:, :1] + np.diag(each.images) * drawn(each.images_df)
+        variance += np.diag(each.images) + each.of_seeds
     varies = variance > 0
     if not varies.any():
         return np.zeros(rows)

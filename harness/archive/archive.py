@@ -87,6 +87,8 @@ class Archive:
         which = (record.key, model, split)
         if which not in self._tables:
             digest = record.sidecars.get("images.csv", "")
+            if model == "last" and record.scores.get("last") == record.scores.get("best"):  # one state, stored once
+                model = "best"
             read = image_table(self.store.images_path(record.key), variant=model, split=split, expected=digest)
             if read and not read.clusters:
                 read = replace(read, clusters=_clusters(record.run.benchmark, read.stems))

@@ -235,11 +235,13 @@ class ImageTable:
 
 
 def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> ImageTable | None:
-    """The scores of one model on one split; None without such, or where the file is not what was written (`read_sidecar`)."""
+    """The scores of one model on one split, or on ``all`` of them; None without such, or where the file is not what was written
+    (`read_sidecar`)."""
+    begin = f"{variant}," if split == "all" else f"{variant},{split},"
     try:
         text = read_sidecar(path, expected=expected).decode()
         header = next(csv.reader([text.partition("\n")[0]]), [])
-        lines = re.findall(f"^{re.escape(f'{variant},{split},')}.*", text, re.MULTILINE)
+        lines = re.findall(f"^{re.escape(begin)}.*", text, re.MULTILINE)
         rows = sorted(csv.reader(lines), key=lambda row: row[2])
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     except (ValueError, IndexError, csv.Error):

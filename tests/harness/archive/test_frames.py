@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from harness.archive.archive import Archive, frame
 from harness.archive.files import all_image_scores, digest, image_table, read_sidecar, sidecar
+from harness.archive.store import RecordStore
 from tests.values import RESULTS, there
 
 
@@ -64,6 +66,20 @@ def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -
     assert read(path, model="last") == ({"a": 0.75}, {"a": "p3"})
     assert read(path, metric="group") is None
     assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
+
+
+def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_images(archive: Archive, tmp_path) -> None:
+    known = next(record for record in archive.records if record.code == "OK")
+    scores: Any = {"val": {"iou": 0.5}, "test": {"iou": 0.5}}
+    for last, stems in {0.5: ("a", "b", "c"), 0.4: None}.items():
+        of_last = {**scores, "val": {"iou": last}}
+        record = replace(known, scores={"best": scores, "last": of_last})
+        RecordStore(tmp_path).write(record, WITH_GROUPS.replace("last,test,a", "best,untrained,c"))
+        (record,) = Archive(tmp_path).records
+        table = Archive(tmp_path).image_table(record, "last", "all")
+        assert (table.stems if table else None) == stems
+    table = there(Archive(tmp_path).image_table(record, "best", "all"))
+    assert there(table.scores("iou")).tolist() == [0.5, 1.0, 0.75]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,20 @@ def test_a_row_that_no_seed_changes_leaves_the_others_spread_as_it_is() -> None:
     whole = s.family(runs)
     for score in (0.2, 0.25, 0.37, 0.8):  # the mean of three is another float than 0.2, 0.37 and 0.8
         more = s.family(np.vstack([runs, np.full(3, score)]))
-        assert (more.seeds, more.df) == (pytest.approx(whole.seeds), whole.df)
+        assert (more.seeds[0], more.df) == (pytest.approx(whole.seeds[0]), whole.df)
+
+
+def test_a_rows_own_spread_is_shrunk_towards_the_pooled_one() -> None:
+    runs = np.array([[1.0, 2.0, 6.0], [3.0, 3.5, 4.0], [5.0, 5.0, 5.0]])  # the last says nothing of the pooled spread
+    own, pooled = np.array([14.0, 0.5, 0.0]), (14 + 0.5) / 4
+    shrunk = s.family(runs, prior=4)
+    assert shrunk.seeds == pytest.approx((4 * pooled + own) / 6 / 3)
+    assert (shrunk.df, shrunk.pooled) == (6, False)
+    assert s.family(runs, prior=1e9).seeds == pytest.approx(s.family(runs).seeds)
+    (alone,) = s.max_t([s.family(runs[:2], prior=1e-9)])  # Welch's interval, but for its degrees of freedom
+    assert alone == pytest.approx(math.sqrt(7.25 / 3) * 4.30, rel=0.2)
+    first, second = s.max_t([s.family(runs[[1, 0, 1]] + np.array([[0], [0], [9]]), prior=4)])
+    assert first > second, "the row that spreads more has the wider interval"
 
 
 def test_of_one_row_the_simultaneous_interval_over_few_images_is_students() -> None:
