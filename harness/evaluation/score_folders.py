@@ -78,18 +78,13 @@ class _Scored(NamedTuple):
 
 def _refuse_dark(predictions: Path, scored: Sequence[_Scored]) -> None:
     """Raises UsageError: masks of 0 and 1 (of 0 and 255 in 16 bits), which would be scored as background. A map of probabilities may be
-    dark, but a mask among masks is none."""
-    dark = [each for each in scored if 0 < each.brightest <= _DARK]
-    bright = [each for each in scored if each.brightest > _DARK]
-    if dark and all(each.binary for each in scored):
+    dark, but no mask among masks."""
+    dark = sum(0 < each.brightest <= _DARK for each in scored)
+    brighter = sum(each.brightest > _DARK for each in scored)
+    if dark and (not brighter or all(each.binary for each in scored)):
         raise UsageError(
-            f"of the predictions in {predictions} {len(dark)} hold no more than a grey level of 1 (255 in 16 bits), and {len(bright)} hold "
-            "0 and 255; where 1 means foreground, save 255 in its place (65535 in 16 bits)"
-        )
-    if dark and not bright:
-        raise UsageError(
-            f"no prediction in {predictions} exceeds probability {dark[0].brightest:.2g}, which a grey level of 1 stands for (255 in 16 "
-            "bits); where that means foreground, save 255 in its place (65535 in 16 bits)"
+            f"{dark} predictions in {predictions} hold no more than a grey level of 1 (255 in 16 bits), and {brighter} hold more; where 1 "
+            "means foreground, save 255 in its place (65535 in 16 bits)"
         )
 
 

@@ -176,7 +176,7 @@ def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, 
     assert str(full) in message
     placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
     assert main(words) == 2
-    assert "1 hold no more than a grey level of 1 (255 in 16 bits), and 1 hold" in capsys.readouterr().err
+    assert "a grey level of 1 (255 in 16 bits), and 1 hold more" in capsys.readouterr().err
     soft = mask.astype(kind) * kind(full)
     soft[0] = full // 3
     placed(tmp_path, {"p/b.png": soft})
