@@ -66,6 +66,7 @@ class Splits:
     rule: str  # how the splits were made, such as `official`; goes into the record
     note: str = ""  # what a table must say about the data ("352 px copy")
     left_out: tuple[Path, ...] = ()  # files without a partner, which the rule counts
+    test_carved: bool = False  # the data set has no test split of its own
 
     def __post_init__(self) -> None:
         if taken := {"train", "val"} & self.test.keys():

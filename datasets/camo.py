@@ -70,6 +70,7 @@ class CAMO(FolderBenchmark):
             raise DatasetError(
                 f"split rule {JOINT!r} needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone"
             )
-        train, val, test, words = super().arrange(parts, root=root, layout=layout)
-        foreign = sum(not is_camo(pair.stem) for pair in train)
-        return train, val, test, f"{words}; {foreign} COD10K images in train" if foreign else words
+        arranged = super().arrange(parts, root=root, layout=layout)
+        foreign = sum(not is_camo(pair.stem) for pair in arranged.train)
+        more = f"; {foreign} COD10K images in train" if foreign else ""
+        return arranged._replace(rule=f"{arranged.rule}{more}")

@@ -89,7 +89,7 @@ class ISIC2017(FolderBenchmark):
         dropped = len(parts["train"]) - len(kept)
         words = f"{VAL_AS_TEST}: official validation tested; {rule}"
         left_out = f"; {dropped} training images of tested lesions left out" if dropped else ""
-        return train, val, {"test": tested}, words + left_out
+        return Arranged(train, val, {"test": tested}, words + left_out)
 
     def needed_parts(self) -> tuple[str, ...]:
         return ("train", "val") if self.options.split_rule == VAL_AS_TEST else super().needed_parts()

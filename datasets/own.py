@@ -131,12 +131,12 @@ class OwnBenchmark(FolderBenchmark):
                 parts["train"] = tuple(pair for pair in every if pair.stem not in named)
             parts = {"all": parts["train"]} if set(parts) == {"train"} else parts
         if "all" in parts or "test" in parts or carved:
-            train, val, test, rule = super().arrange(parts, root=root, layout=layout)
-            return train, val, test, f"{rule}{more}"
+            arranged = super().arrange(parts, root=root, layout=layout)
+            return arranged._replace(rule=f"{arranged.rule}{more}")
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
         train, tested = splitting.carve(parts["train"], count=count, seed=seed, group=self.group)
         rule = f"given val; test carved (seed {seed}, {len(tested)} of train by {self.carved_by})"
-        return train, parts["val"], {"test": tested}, f"{rule}{more}"
+        return Arranged(train, parts["val"], {"test": tested}, f"{rule}{more}", test_carved=True)
 
     def group(self, pair: Pair) -> str:
         """What the first bracket of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""

@@ -23,7 +23,7 @@ from harness.dispatch.target import Shape, Target
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
-from harness.planning.data import Images, limited
+from harness.planning.data import Images, limited, limits_in_words
 from harness.planning.memory import DECODER_DIM, config_of, decoder_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
 from harness.protocols.load import card_needs
@@ -422,9 +422,8 @@ def plan_text(
     lines.append(f"{'method':{first}} {'backbone':{second}} {'encoder':>11} {'trainable':>11} {'of total':>13}")
     for method, backbone, encoder, trainable, total in rows:
         lines.append(f"{method:{first}} {backbone:{second}} {encoder:>11,} {trainable:>11,} {total:>13,}")
-    benchmarks = dict.fromkeys((job.run.benchmark, job.run.split_rule, job.run.data_note) for job in planned.jobs)
-    lines += ["", f"{'benchmark':14} splits"]
-    lines += [f"{name:14} {rule or 'not on disk'}{f' · {note}' if note else ''}" for name, rule, note in benchmarks]
+    lines += ["", f"{'benchmark':14} images of training / validation / test, splits"]
+    lines += [f"{name:14} {' · '.join(words)}" for name, words in _data(planned)]
     if prices is not None:
         lines += ["", *_forecast(planned, prices, where)]
         chosen = prices if budget is None else within_budget(prices, budget)
@@ -437,6 +436,17 @@ def plan_text(
     missing = [f"missing: {line}" for line in planned.missing]
     needs = [f"protocols by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
     return "\n".join([*lines, "", *missing, *needs]) + "\n"
+
+
+def _data(planned: Plan) -> list[tuple[str, tuple[str, ...]]]:
+    """Each benchmark with its images and their limits, its split rule and its note."""
+    lines: dict[tuple[str, tuple[str, ...]], None] = {}
+    for run in (job.run for job in planned.jobs):
+        images = planned.images.get(run.benchmark)
+        words = [limits_in_words(images, run.rules)] if images else []
+        words += [run.split_rule or "not on disk", *filter(None, [run.data_note])]
+        lines[run.benchmark, tuple(words)] = None
+    return list(lines)
 
 
 def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: float | None = None) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class FolderBenchmark(Benchmark):
         images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
         self._refuse_missing(pairs, root=root)
-        train, val, test, rule = self.arrange(pairs, root=root, layout=layout)
+        train, val, test, rule, test_carved = self.arrange(pairs, root=root, layout=layout)
         splits = {"train": train, "val": val, **test}
         for name, part in splits.items():
             if not part:
@@ -158,7 +158,7 @@ class FolderBenchmark(Benchmark):
         generated = (root / SAMPLE_MARKER).exists()
         note = SAMPLE_NOTE if generated else ", ".join(self.notes(every, layout=layout, parts=pairs))
         made = Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
-        return replace(made, left_out=images + masks)
+        return replace(made, left_out=images + masks, test_carved=test_carved)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
@@ -169,13 +169,13 @@ class FolderBenchmark(Benchmark):
             rest, tested = splitting.carve(rest, count=tests, seed=seed, group=self.group)
             train, val = splitting.carve(rest, count=vals, seed=seed, group=self.group)
             rule = f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})"
-            return train, val, {"test": tested}, rule
+            return Arranged(train, val, {"test": tested}, rule, test_carved=True)
         test = {name: pairs for name, pairs in parts.items() if name not in ("train", "val")}
         whose = _WHOSE_SPLITS.get(layout.name, self.whose_splits)
         if parts.get("val"):
-            return parts["train"], parts["val"], test, whose
+            return Arranged(parts["train"], parts["val"], test, whose)
         train, val, rule = self.carve_val(parts["train"])
-        return train, val, test, f"{whose} test; {rule}"
+        return Arranged(train, val, test, f"{whose} test; {rule}")
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
@@ -185,7 +185,7 @@ class FolderBenchmark(Benchmark):
             return None
         train, val, rule = self.carve_val([pair for pair in pairs if name_key(pair.stem) not in listed])
         there = str(len(tested)) if len(tested) == len(listed) else f"{len(tested)} of its {len(listed)}"
-        return train, val, {"test": tested}, f"PraNet's test images by stem ({there}); {rule}"
+        return Arranged(train, val, {"test": tested}, f"PraNet's test images by stem ({there}); {rule}")
 
     def carve_val(self, pairs: Sequence[Pair]) -> tuple[Pairs, Pairs, str]:
         """Validation from training images, as (train, val, rule in words)."""

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers.opening import require_file
@@ -18,8 +19,16 @@ from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, name_key
 
 Group = Callable[[Pair], str]
 Pairs = tuple[Pair, ...]
-Arranged = tuple[Pairs, Pairs, dict[str, Pairs], str]
-"""(train, val, test splits by name, rule in words)"""
+
+
+class Arranged(NamedTuple):
+    """The splits, the rule that made them in words, and whether that rule carved the test images."""
+
+    train: Pairs
+    val: Pairs
+    test: dict[str, Pairs]
+    rule: str
+    test_carved: bool = False
 
 
 def own_stem(pair: Pair) -> str:
@@ -117,7 +126,7 @@ def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, P
         raise DatasetError(f"the lists in {folder} name an image in two splits")
     sizes = "/".join(str(len(part)) for part in chosen.values())
     rule = f"lists in {folder.name}/ ({sizes}){in_no_list(pairs, every)}"
-    return chosen["train"], chosen["val"], {"test": chosen["test"]}, rule
+    return Arranged(chosen["train"], chosen["val"], {"test": chosen["test"]}, rule)
 
 
 def in_no_list(pairs: Sequence[Pair], stems: Sequence[str]) -> str:

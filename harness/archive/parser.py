@@ -163,6 +163,7 @@ class _File(Record):
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
     budget: dict[str, Amount] = field(default_factory=dict)
     counts: dict[str, Number] = field(default_factory=dict)
+    available: dict[str, Number] = field(default_factory=dict)
     foreground: dict[str, Amount] = field(default_factory=dict)
     attempts: Count = 1
 

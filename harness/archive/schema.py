@@ -12,6 +12,7 @@ from harness.models.known import RENAMED
 from harness.protocols.keys import content_hash as content_hash
 from harness.protocols.keys import first_backbone as first_backbone
 from harness.protocols.keys import hashed_options, hashed_rules
+from harness.system.text import limited_to
 
 SCHEMA_VERSION = 2
 """Version of a record's file. 1: α history inside the JSON. 2: α history in the sidecar file ``<key>.architecture.csv``."""
@@ -158,6 +159,7 @@ class Record:
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split. Under a rule ``prompt`` also ``unprompted``: test images without
             an object to point out. ``SPLIT ignored``: images left out of a test split, as every pixel of their masks is ignored.
+        available: images of each split before the protocol's limits; empty in older records.
         foreground: test split -> mean share of foreground that the best checkpoint predicts, over that of the masks; near 0 the
             predictions are almost empty. Missing in older records, and for several classes.
         environment: ``torch``, ``python``, ``device``, ``host``, ``commit``, ``dirty`` (hash of the diff) and ``snapshot``.
@@ -184,6 +186,7 @@ class Record:
     architecture: list[dict[str, list[float]]] = field(default_factory=list)
     merge: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    available: dict[str, int] = field(default_factory=dict)
     foreground: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 1
@@ -196,6 +199,13 @@ class Record:
         for model, splits in self.scores.items():
             for split, values in splits.items():
                 yield from ((model, split, metric, value) for metric, value in values.items())
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """Split -> its images, as ``407 → 400`` where the protocol limits them."""
+        used = {name: self.counts[name] for name in ("train", "val") if name in self.counts}
+        used |= dict(sorted(self.tested.items()))
+        return {name: limited_to(self.available.get(name, count), count) for name, count in used.items()}
 
     @property
     def ignored(self) -> dict[str, int]:

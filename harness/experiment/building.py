@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -74,19 +74,27 @@ def attached_segmenter(
     return segmenter, method
 
 
+UNTRAINED = "untrained"
+"""The test split of training images that nothing is trained on (``test_given_first``)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """A run's images by split, the protocol's limits applied. ``tests``: by the name of the test split."""
+    """A run's images by split, the protocol's limits applied. ``tests``: by the name of the test split. ``available``: how many each
+    split has without the limits."""
 
     benchmark: Benchmark
     train: ImageSource
     val: ImageSource
     tests: dict[str, ImageSource]
+    available: dict[str, int] = field(default_factory=dict)
 
     def groups(self, split: str) -> dict[str, str]:
-        """Test image -> its group (`Benchmark.group`); empty where no two share one."""
-        groups = {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
-        return groups if len(set(groups.values())) < len(groups) else {}
+        """Test image -> its group (`Benchmark.group`); empty where no two of all tests share one."""
+        tested = [pair for source in self.tests.values() for pair in source.pairs]
+        if len({self.benchmark.group(pair) for pair in tested}) == len(tested):
+            return {}
+        return {pair.stem: self.benchmark.group(pair) for pair in self.tests[split].pairs}
 
 
 def first_images(source: ImageSource, count: int) -> Tensor:
@@ -123,14 +131,24 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
         return ImageSource(benchmark, pairs, image_size=rules.image_size, cache=cache)
 
     train, val = chosen(splits.train, rules.train_limit, "train"), chosen(splits.val, rules.val_limit, "val")
+    available = {name: len(pairs) for name, pairs in splits.parts.items()}
     tests = dict(splits.test)
     if rules.test_untrained:
         seen = {benchmark.group(pair) for pair in (*train, *val)}
-        name = next(iter(tests))
-        tests[name] = (*tests[name], *(pair for pair in splits.train if benchmark.group(pair) not in seen))
+        untrained = tuple(pair for pair in splits.train if benchmark.group(pair) not in seen)
+        if not rules.test_given_first:
+            name = next(iter(tests))
+            tests[name] = (*tests[name], *untrained)
+    tests = {name: chosen(pairs, rules.test_limit, name) for name, pairs in tests.items()}
+    if rules.test_untrained and rules.test_given_first:
+        left = rules.test_limit - sum(map(len, tests.values()))
+        if untrained and (left > 0 or not rules.test_limit):
+            tests[UNTRAINED] = chosen(untrained, max(0, left), UNTRAINED)
+            available[UNTRAINED] = len(untrained)
     return RunData(
         benchmark=benchmark,
         train=source(train),
         val=source(val),
-        tests={name: source(chosen(pairs, rules.test_limit, name)) for name, pairs in tests.items()},
+        tests={name: source(pairs) for name, pairs in tests.items()},
+        available=available,
     )

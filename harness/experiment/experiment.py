@@ -117,6 +117,7 @@ class Experiment:
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
         self.counts: dict[str, int] = {}
+        self.available: dict[str, int] = {}
         self.stop = StopRequest()
         self.cache = ArrayCache(job.cache_folder, gib=job.cache_gib)
 
@@ -151,6 +152,7 @@ class Experiment:
             self.report({"stage": "opening data"})
             sources = {"train": self.data.train, "val": self.data.val, **self.data.tests}
             self.counts = {name: len(source) for name, source in sources.items()}
+            self.available = self.data.available
             if self.device.type == "cpu" and (warning := unusable_gpu()):
                 self.report({"stage": warning})
             self.report({"stage": "building the model"})
@@ -289,6 +291,7 @@ class Experiment:
             code=code,
             parameters=self.parameters,
             counts=self.counts,
+            available=self.available,
             environment={
                 **environment(self.device),
                 **self._number_code(),

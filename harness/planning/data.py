@@ -23,6 +23,7 @@ from harness.registry import BENCHMARKS, add_own_of, dataset_name
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
 from harness.system.hashes import file_hashes
+from harness.system.text import limited_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,14 @@ def limited(images: Images, rules: Mapping[str, object]) -> Images:
     train = least(images.train, rules.get("train_limit"))
     test = images.test + (images.train - train if rules.get("test_untrained") else 0)
     return Images(train=train, val=least(images.val, rules.get("val_limit")), test=least(test, rules.get("test_limit")))
+
+
+def limits_in_words(images: Images, rules: Mapping[str, object]) -> str:
+    """``407 → 400 / 108 → 60 / 83 images``: of training, validation and tests, as the protocol limits them."""
+    used = limited(images, rules)
+    numbers = " / ".join(limited_to(getattr(images, part), getattr(used, part)) for part in ("train", "val", "test"))
+    more = ", training images that nothing trains on are tested too" if rules.get("test_untrained") else ""
+    return f"{numbers} images{more}"
 
 
 def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Record, str, str], Any]:

@@ -203,6 +203,7 @@ class Files:
     manifest: str = ""
     fingerprint: str = ""
     split_rule: str = ""
+    test_carved: bool = False
     note: str = ""
     odd: tuple[str, ...] = ()
 
@@ -290,7 +291,7 @@ def expand(rows: Sequence[ConfiguredRow], setting: Setting, request: Request) ->
         odd += files.odd
         one_mask += _one_mask(name, task, resolve(setting.protocol, name))
         for card, backbone, digest in cards:
-            of_card = for_backbone(_own_rules(name, resolve(card, name)), backbone)
+            of_card = for_backbone(without_untrained(_own_rules(name, resolve(card, name)), name, files), backbone)
             plain = as_rules(of_card)  # runs share it, and what pricing makes of it
             for number, row in enumerate(rows):
                 if not row.is_for(name, backbone, of_card.decoder):
@@ -429,10 +430,18 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
         root=root.absolute(),
         manifest=manifest_hash(splits, folds=folds),
         fingerprint=contents,
+        test_carved=splits.test_carved,
         split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed") if folds else splits.rule,
         note=SAMPLES if generated else splits.note,
         odd=odd,
     )
+
+
+def without_untrained(rules: Protocol, name: str, files: Files) -> Protocol:
+    """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then."""
+    if is_own(name) and rules.test_untrained and not files.test_carved:
+        return replace(rules, test_untrained=False)
+    return rules
 
 
 def _own_rules(name: str, rules: Protocol) -> Protocol:

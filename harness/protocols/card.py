@@ -87,7 +87,9 @@ class Protocol:
         augment: further changes of training images and their masks (`harness.training.augmentations`); turns the cache of embeddings off.
         train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all.
         test_untrained: also test training images that ``train_limit`` leaves out. Those that share a group (a lesion, a sequence) with an
-            image that trains or selects are excluded.
+            image that trains or selects are excluded. On data of one's own with a given test split planning sets it to false.
+        test_given_first: take the given test images first, and test those of ``test_untrained`` as a split of its own, ``untrained``,
+            with what ``test_limit`` leaves. Scores on ``all`` are those of both. False draws ``test_limit`` of both together.
         epochs, batch_size, accumulate: ``batch_size`` images a forward pass; the gradients of ``accumulate``
             passes are averaged for one update.
         epoch_images: how many images make an epoch; a smaller training split repeats in it. 0: each image once.
@@ -144,6 +146,7 @@ class Protocol:
     val_limit: int = 0
     test_limit: int = 0
     test_untrained: bool = False
+    test_given_first: bool = False
     split_rule: str = "default"
     split_seed: int = 0
     split_follows_seed: bool = False

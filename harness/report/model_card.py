@@ -57,7 +57,7 @@ def model_card(
     unknown = "The licence is that of the weights which the run started from. " if run.checkpoint else ""
     start = f"weights `{run.checkpoint}`" if run.checkpoint else "random weights"
     trained = record.parameters.get("trainable")
-    images = ", ".join(f"{count} {name}" for name, count in record.counts.items())
+    images = ", ".join(f"{count} {name}" for name, count in {**record.counts, **record.limits}.items())
     facts = {
         "Base model": f"{base or run.backbone}, backbone `{run.backbone}`, from {start}",
         "Method": f"`{run.variant}`" + (f", {trained:,} trained parameters" if trained else ""),

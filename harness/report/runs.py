@@ -95,7 +95,7 @@ def _about(record: Record) -> Iterator[str]:
         "options": ", ".join(f"{name}={value}" for name, value in sorted(run.method_config.items())) or "none",
         "rules": card_named + rules,
         "parameters": ", ".join(f"{name} {count:,}" for name, count in record.parameters.items()),
-        "images": ", ".join(f"{name} {count}" for name, count in record.counts.items())
+        "images": ", ".join(f"{name} {count}" for name, count in {**record.counts, **record.limits}.items())
         + (f" ({run.data_note})" if run.data_note else ""),
         "finished": ", ".join(part for part in (record.finished, where, starts + begun_by(record)) if part),
     }

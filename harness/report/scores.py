@@ -143,14 +143,7 @@ def rules_in_words(grid: Grid) -> list[str]:
 def _data(name: str, records: Sequence[Record]) -> str:
     notes = sorted({record.run.data_note for record in records if record.run.data_note})
     rules = sorted({record.run.split_rule for record in records if record.run.split_rule})
-    sizes = {
-        "/".join(
-            [str(record.counts[part]) for part in ("train", "val") if part in record.counts]
-            + [str(count) for _, count in sorted(record.tested.items())]
-        )
-        for record in records
-        if record.counts
-    }
+    sizes = {(" / " if record.available else "/").join(record.limits.values()) for record in records if record.counts}
     title = benchmark_title(name, [record.run for record in records]) + (f" ({', '.join(notes)})" if notes else "")
     details = [" or ".join(sorted(sizes)) + " training/validation/test images"] * bool(sizes)
     left_out = {split: count for record in records for split, count in record.ignored.items()}

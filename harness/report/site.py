@@ -77,8 +77,8 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
     tiles = masks.tiles(board, benchmark, photographs)
     about = masks.about(board, benchmark) if tiles else ""
     runs = [r for r in board.grid.records if r.run.benchmark == benchmark]
-    counts = max((r.counts for r in runs if r.counts), key=len, default={})
-    images = ", ".join(f"{counts[name]} {title}" for name, title in SPLITS.items() if name in counts)
+    limits = max((r.limits for r in runs), key=len, default={})
+    images = ", ".join(f"{limits[name]} {title}" for name, title in SPLITS.items() if name in limits)
     rules = sorted({r.run.split_rule for r in runs if r.run.split_rule})
     data = "; ".join(filter(None, [images and f"Images: {images}", ", ".join(rules), leading.note]))
     return {

@@ -35,6 +35,11 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'s' if number != 1 else ''}"
 
 
+def limited_to(there: int, used: int) -> str:
+    """``407 → 400``, or ``83`` where all are used."""
+    return f"{there} → {used}" if there != used else str(used)
+
+
 def first_of(words: Sequence[str], *, most: int = 3) -> str:
     """``a; b; c; and 2 more``."""
     return "; ".join([*words[:most], *([f"and {len(words) - most} more"] if len(words) > most else [])])

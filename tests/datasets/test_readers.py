@@ -362,7 +362,7 @@ def test_carved_splits_are_those_of_every_record(make: MakeBenchmark, name, layo
     benchmark = make(name, **options)
     assert isinstance(benchmark, FolderBenchmark)
     given = {part: pairs(stems) for part, stems in parts.items()}
-    train, val, test, _ = benchmark.arrange(given, root=Path("nowhere"), layout=layout_of(benchmark, layout))
+    train, val, test, *_ = benchmark.arrange(given, root=Path("nowhere"), layout=layout_of(benchmark, layout))
     assert (len(train), len(val), len(test["test"])) == sizes
     assert f"{digest(val)} {digest(test['test'])}" == pinned
     assert not {pair.stem for pair in train} & {pair.stem for pair in (*val, *test["test"])}
@@ -394,7 +394,7 @@ def test_the_order_of_files_is_no_part_of_a_split() -> None:
 def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule: str, seed: int) -> None:
     cvc = make("cvc612", split_rule=rule, split_seed=seed)
     assert isinstance(cvc, FolderBenchmark)
-    train, val, test, _ = cvc.arrange({"all": pairs(CVC)}, root=Path("nowhere"), layout=layout_of(cvc, "original"))
+    train, val, test, *_ = cvc.arrange({"all": pairs(CVC)}, root=Path("nowhere"), layout=layout_of(cvc, "original"))
     sides = [
         {
             next(number for number, (first, last) in enumerate(SEQUENCES) if first <= int(pair.stem) <= last)
@@ -424,7 +424,7 @@ def test_isic_lesions_are_never_on_two_sides(make: MakeBenchmark, seed: int) -> 
         "train": pairs([f"ISIC_{number}" for number in numbers]),
         "val": pairs([f"ISIC_{number}" for _, number in TESTED_TOO]),
     }
-    train, val, test, rule = isic.arrange(given, root=Path("nowhere"), layout=layout_of(isic, "original"))
+    train, val, test, rule, _ = isic.arrange(given, root=Path("nowhere"), layout=layout_of(isic, "original"))
     assert "4 training images of tested lesions left out" in rule
     assert len(train) + len(val) == 2 * len(SAME_LESION)
     for part in (train, val):

@@ -14,10 +14,11 @@ from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
 from harness.methods import BUILTIN
 from harness.planning.data import manifest_hash
+from harness.planning.plan import Files, tested_as_given
 from harness.protocols import keys
 from harness.protocols.card import Protocol
 from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, FIRST_OPTIONS, FIRST_RULES, hashed_options, hashed_rules
-from harness.protocols.load import as_rules, from_rules
+from harness.protocols.load import as_rules, card_rules, from_rules
 from harness.registry import method_config_class
 from tests.harness.report.sample import record
 from tests.values import RESULTS
@@ -42,6 +43,19 @@ def test_every_committed_record_has_its_key_and_would_be_found() -> None:
         assert run.key == replace(run, method_config=config, rules=rules).key == held["key"]
 
 
+def test_committed_runs_on_benchmarks_test_what_their_cards_say_today(committed: list[Record]) -> None:
+    """Planned anew from card and benchmark, what is tested is the same, and so is the key."""
+    planned = 0
+    for run in (each.run for each in committed if each.run.protocol == "mobile"):
+        card = card_rules("mobile", run.benchmark)
+        assert card is not None
+        tested = {name: card[name] for name in ("split_rule", "test_limit", "test_untrained", "test_given_first")}
+        if (tested["split_rule"], tested["test_limit"]) == (run.rules["split_rule"], run.rules["test_limit"]):
+            resolved = tested_as_given(from_rules({**run.rules, **tested}), run.benchmark, Files(test_carved=False))
+            planned += replace(run, rules=as_rules(resolved)).key == run.key
+    assert planned > 300
+
+
 def test_a_run_on_the_toy_backbone_is_the_same_under_its_old_name() -> None:
     records, _ = RecordStore(RESULTS).summaries()
     run = next(r.run for r in records if '"vit_t"' in (RESULTS / "records" / f"{r.key}.json").read_text())
@@ -54,6 +68,7 @@ YOUNG_RULES = {
     "batched_decoder": True, "budget": "epochs", "epoch_images": 0, "statistics_batches": 0, "patience": 0,
     "match_class_weight": None, "match_mask_weight": None, "match_dice_weight": None, "group": "", "images": "", "masks": "",
     "category": "", "own_classes": [], "task": "segmentation", "decoder": "sam", "decoder_lr": None, "test_untrained": False,
+    "test_given_first": False,
     "split_follows_seed": False, "prompt": "none", "prompt_jitter": 0.1, "prompt_points": 1, "quantise": "",
 }  # fmt: skip
 YOUNG_QUIRKS = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}

@@ -22,7 +22,7 @@ from harness.archive.store import RecordStore
 from harness.cli import records, tables
 from harness.datasets.base import Pair
 from harness.experiment import building
-from harness.experiment.building import RunData, attached_segmenter, open_data
+from harness.experiment.building import UNTRAINED, RunData, attached_segmenter, open_data
 from harness.experiment.environment import STAGES, Stages
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.models.original_sam import plain_sam
@@ -66,7 +66,15 @@ def test_images_that_nothing_trains_on_are_tested_but_for_relatives_of_those_tha
     rest = [pair for pair in opened(train_limit=0).train.pairs if group(pair) not in {group(pair) for pair in used}]
     assert [pair.stem for pair in more.tests["test"].pairs] == [p.stem for p in (*plain.tests["test"].pairs, *rest)]
     assert rest or name == "cvc612"
+    given = plain.tests["test"].pairs
     assert len(opened(test_untrained=True, test_limit=3).tests["test"].pairs) == 3
+    for limit, others in ((0, len(rest)), (len(given) + 1, min(1, len(rest))), (len(given), 0), (2, 0)):
+        first = opened(test_untrained=True, test_given_first=True, test_limit=limit)
+        assert first.tests["test"].pairs == opened(test_limit=limit).tests["test"].pairs
+        drawn = first.tests[UNTRAINED].pairs if others else []
+        assert {pair.stem for pair in drawn} <= {pair.stem for pair in rest}
+        assert len(drawn) == others
+        assert first.tests.keys() == ({"test", UNTRAINED} if others else {"test"})
 
 
 def run_with(results: Path, monkeypatch: pytest.MonkeyPatch, *, ignored: int) -> Record:
@@ -84,6 +92,7 @@ def run_with(results: Path, monkeypatch: pytest.MonkeyPatch, *, ignored: int) ->
 
 def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_path, monkeypatch) -> None:
     record = run_with(tmp_path, monkeypatch, ignored=1)
+    assert record.available == {"train": 28, "val": 4, "test": 4}
     assert record.counts == {"train": 4, "val": 2, "test": 3, "test ignored": 1}
     assert (record.tested, record.ignored) == ({"test": 2}, {"test": 1})
     assert list(record.foreground) == ["test"]
@@ -91,7 +100,7 @@ def test_an_image_left_out_is_counted_and_its_record_agrees_with_its_images(tmp_
     assert merge(tmp_path, tmp_path / "merged") == (1, 0, [])
     assert tables.main(["--results", str(tmp_path)]) == 0
     (page,) = (tmp_path / "tables").glob("*.md")
-    assert "4/2/2 training/validation/test images; test images left out" in page.read_text()
+    assert "28 → 4 / 4 → 2 / 4 → 2 training/validation/test images; test images left out" in page.read_text()
 
 
 def embeddings_key(results: Path, **rules: Any) -> bytes:

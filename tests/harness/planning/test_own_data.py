@@ -13,11 +13,15 @@ from harness import run
 from harness.archive.schema import Record
 from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 from harness.datasets.samples import write_samples
+from harness.dispatch.target import target_of
+from harness.experiment.building import open_data
 from harness.planning.request import Job
 from harness.planning.understand import understand
+from harness.pricing import plan_text
 from harness.protocols.load import from_rules
 from harness.report.runs import command_of
 from harness.settings import Settings, load_settings
+from harness.system.text import limited_to
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 from tests.values import REPOSITORY
 
@@ -36,6 +40,36 @@ def test_name_classes_and_group_are_in_the_key(tmp_path: Path) -> None:
     keys = {key("land"), key("fields"), key("land", "--set", pattern)}
     (folder / "classes.txt").write_text("ground\ntree\nroof")
     assert len(keys | {key("land")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "lists", "untrained"),
+    [
+        ("tiles", ["test.txt"], False),
+        ("tiles", ["train.txt", "val.txt", "test.txt"], False),
+        ("tiles", [], True),
+        ("kvasir", ["train.txt", "val.txt", "test.txt"], True),
+    ],
+)
+def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
+    tmp_path: Path, name: str, lists: list[str], untrained: bool
+) -> None:
+    """A benchmark's card stands. What is tested is in the run's rules, so that its key says it, and a worker obeys it."""
+    written = write_samples("kvasir", tmp_path / "samples", images=12, size=32)
+    folder = written if name == "kvasir" else write_tiles(tmp_path / "data")
+    stems = [path.stem for path in sorted((folder / "images").iterdir())]
+    for at, file in enumerate(lists):
+        (folder / "splits").mkdir(exist_ok=True)
+        (folder / "splits" / file).write_text("\n".join(stems[4 * at : 4 * at + 4]))
+    few = ["--set", "test_untrained=true", "--set", "train_limit=3", "--set", "val_limit=1", "--set", "test_limit=0"]
+    made = planned_of(tmp_path, "--datasets", f"{name}={folder}", *few)
+    (job,) = made.jobs
+    assert job.run.rules["test_untrained"] is untrained
+    opened, images = open_data(job.run, Path(job.dataset_root)), made.images[name]
+    assert (len(opened.tests["test"]) > images.test) is untrained
+    shown = plan_text(made, None, where=target_of())
+    assert f"{images.train} → 3 / {limited_to(images.val, 1)} / {images.test}" in shown
+    assert ("nothing trains on are tested too" in shown) is untrained
 
 
 def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> None:
