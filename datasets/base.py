@@ -67,6 +67,7 @@ class Splits:
     note: str = ""  # what a table must say about the data ("352 px copy")
     left_out: tuple[Path, ...] = ()  # files without a partner, which the rule counts
     test_carved: bool = False  # the data set has no test split of its own
+    lists: tuple[str, ...] = ()  # the lists of pairs and of splits that were read, and their columns
 
     def __post_init__(self) -> None:
         if taken := {"train", "val"} & self.test.keys():

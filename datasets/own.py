@@ -25,7 +25,7 @@ from harness.datasets.readers.hugging_face import plain_folder
 from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.readers.opening import open_image, upright
 from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, name_key
-from harness.datasets.readers.splitting import Arranged, Pairs, read_list, select, split_by_lists
+from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, split_by_lists
 
 BINARY = ("background", "foreground")
 CLASSES = "classes.txt"
@@ -111,32 +111,44 @@ class OwnBenchmark(FolderBenchmark):
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         more = "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects)
-        carved = self.options.split_rule == CARVED
-        if "all" in parts and len(parts) > 1 and not carved:
+        if self.options.split_rule == CARVED:
+            arranged = super().arrange(parts, root=root, layout=layout)
+            return arranged._replace(rule=f"{arranged.rule}{more}", lists=(*layout.lists(root).values(),))
+        if "all" in parts and len(parts) > 1:
             if "train" in parts:
                 aside = len(parts["all"])
                 raise DatasetError(f"{root} has pairs in train/ and also {aside}; move these into it, or away")
             parts = {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
-        if set(parts) in ({"all"}, {"train"}) and not carved:
+        lists = _lists(root) if set(parts) in ({"all"}, {"train"}) else {}
+        used = {**layout.lists(root), **{path: str(path.relative_to(root)) for path in lists.values()}}
+        _refuse_unused(root, [pair for pairs in parts.values() for pair in pairs], lists=used, name=self.name)
+        arranged = self._arrange(parts, lists, root=root, layout=layout)
+        return arranged._replace(rule=f"{arranged.rule}{more}", lists=(*used.values(),))
+
+    def _arrange(
+        self, parts: Mapping[str, Pairs], lists: Mapping[str, Path], *, root: Path, layout: Layout
+    ) -> Arranged:
+        """What is given stays; the rest is carved. ``lists``: split -> its list, of an undivided folder."""
+        more = ""
+        if lists:
             (every,) = parts.values()
-            lists = _lists(root, every)
             if len(lists) == len(own_layouts.SPLITS):
                 return split_by_lists(every, lists["train"].parent, lists=lists)
             # Some of them: VOC does not publish the masks of its test images.
-            parts = {split: select(every, read_list(path), source=path) for split, path in lists.items()}
+            parts = {split: select_listed(every, path) for split, path in lists.items()}
             named = {pair.stem for pairs in parts.values() for pair in pairs}
             if "train" in parts:
-                more += splitting.in_no_list(every, [*named])
+                more = splitting.in_no_list(every, [*named])
             else:
                 parts["train"] = tuple(pair for pair in every if pair.stem not in named)
-            parts = {"all": parts["train"]} if set(parts) == {"train"} else parts
-        if "all" in parts or "test" in parts or carved:
+        parts = {"all": parts["train"]} if set(parts) == {"train"} else parts
+        if "all" in parts or "test" in parts:
             arranged = super().arrange(parts, root=root, layout=layout)
             return arranged._replace(rule=f"{arranged.rule}{more}")
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
         train, tested = splitting.carve(parts["train"], count=count, seed=seed, group=self.group)
-        rule = f"given val; test carved (seed {seed}, {len(tested)} of train by {self.carved_by})"
-        return Arranged(train, parts["val"], {"test": tested}, f"{rule}{more}", test_carved=True)
+        rule = f"given val; test carved (seed {seed}, {len(tested)} of train by {self.carved_by}){more}"
+        return Arranged(train, parts["val"], {"test": tested}, rule, test_carved=True)
 
     def group(self, pair: Pair) -> str:
         """What the first bracket of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""
@@ -214,28 +226,42 @@ def _with_ignored(path: Path, ignored: int) -> decoding.Array | None:
     return indices if {1, ignored} <= used <= {0, 1, ignored} else None
 
 
-def _lists(root: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
-    """Split -> its list, from the first folder that has a list of training images, else from the first that has any. A text file named
-    after a split is a list if it names one of ``pairs``, or is ``train.txt``. Raises DatasetError: two lists of one split."""
-    stems = {name_key(Path(pair.stem).name) for pair in pairs}
-    found: list[dict[str, Path]] = [{}]
-    for folder in (root / "splits", root, root / "ImageSets" / "Segmentation"):
-        lists: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.txt")):
-            split = own_layouts.split_of(path.stem)
-            if split is None or (path.name != "train.txt" and not _names(path) & stems):
-                continue
-            if lists.setdefault(split, path) != path:
-                raise DatasetError(f"{lists[split]} and {path} are both lists of {split}; move one away")
-        found.append(lists)
-    return next((lists for lists in found if "train" in lists), next(filter(None, found), {}))
+_OF_LISTS = ("", "splits", "ImageSets/Segmentation")
+"""Folders in which lists of splits are read."""
 
 
-def _names(path: Path) -> set[str]:
-    try:
-        return set(map(name_key, read_list(path)))
-    except DatasetError:  # a note in another encoding
-        return set()
+def _lists(root: Path) -> dict[str, Path]:
+    """Split -> its list, a text file named after it. Raises DatasetError: two lists of one split, or lists in two folders."""
+    lists: dict[str, Path] = {}
+    for path in (path for folder in _OF_LISTS for path in own_layouts.tables_in(root / folder, ".txt")):
+        split = own_layouts.split_of(path.stem)
+        if split and (other := lists.setdefault(split, path)) != path:
+            raise DatasetError(f"{other} and {path} are both lists of {split}; move one away")
+    if len({path.parent for path in lists.values()}) > 1:
+        raise DatasetError(f"{' and '.join(map(str, lists.values()))} are lists in two folders; put them into one")
+    return lists
+
+
+def _refuse_unused(root: Path, pairs: Sequence[Pair], *, lists: Collection[Path], name: str) -> None:
+    """Raise DatasetError where a file or a folder is named as a split and is not used, so that no given split is replaced in silence.
+
+    Args:
+        pairs: all that are read.
+        lists: files that say which pairs there are, and of which split.
+    """
+    here = [root, *subfolders(root)]
+    folders = [path for folder in here for path in subfolders(folder) if own_layouts.split_of(path.name)]
+    files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in lists]
+    masks = {pair.mask for pair in pairs}
+    holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
+    called = [path for path in files if own_layouts.is_called_a_split(path) and path not in masks]
+    called += [path for path in files if path not in called and own_layouts.has_splits(path)]
+    called += [path for path in folders if path not in holding and any(map(image_files, [path, *subfolders(path)]))]
+    if called:
+        raise DatasetError(
+            f"{called[0]} is named as a split and is not used; complete or correct it, move it away, or carve test and validation images "
+            f"with --set benchmarks.{name}.split_rule={CARVED} (data check: --split-rule {CARVED})"
+        )
 
 
 class OwnLabels(OwnBenchmark):
@@ -324,6 +350,11 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
             raise DatasetError(
                 f"{folder} has images and masks in folders; put each into one, or {own_layouts.LIST_THEM}"
             )
+        for path in own_layouts.tables_in(labelled[0], ".csv", ".tsv", ".jsonl"):
+            if own_layouts.names_pairs(path):
+                raise DatasetError(
+                    f"{path} names images and masks that are not there; correct its paths, or move it away"
+                )
         if len(labelled) > 1:
             listed = ", ".join(map(str, labelled))
             raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,19 @@ from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, f
 from harness.datasets.preparing.unpacking import Progress
 from harness.datasets.readers.decoding import colours_of, kinds_of, listed, object_values
 from harness.datasets.readers.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
+from harness.datasets.readers.pairing import name_key
 
-Status = Literal["passed", "warned", "failed"]
+Status = Literal["passed", "warned", "failed", "skipped"]
 
 _FILES_LISTED = 20
 FEWEST_TESTS = 5
 _MOST_CLASSES = 64
 """Stored values from here on are levels of grey rather than classes."""
+_FOLDERS_NAMED = 6
+_MOST_NUMBERED = 20
+"""Images of one photograph, on average, beyond which numbers at the end of names are taken for plain counting."""
+_EXPECTED = re.compile(r"classes\.txt|dataset\.json|(readme|licen[cs]e|citation)\b", re.IGNORECASE)
+"""Files that need no mention where nothing is read from them."""
 _GLANCES = 24
 """Masks of a split that are looked at before a run."""
 INVERTED = (
@@ -33,8 +40,8 @@ INVERTED = (
 
 
 class Verdict(NamedTuple):
-    """The outcome of one rule: ``failed`` makes the check fail, ``warned`` is to be looked at. ``files``: those concerned, at most
-    twenty."""
+    """The outcome of one rule: ``failed`` makes the check fail, ``warned`` is to be looked at, ``skipped`` was not checked. ``files``:
+    those concerned, at most twenty."""
 
     rule: str
     status: Status
@@ -82,6 +89,7 @@ def check(benchmark: Benchmark, root: Path, *, progress: Progress) -> Check:
         _pairing(splits, root),
         _counts(benchmark, splits, root),
         enough_tests(splits),
+        *([_left_lying(splits, root)] if _is_own(benchmark) else []),
         _groups(benchmark, splits, root),
         _readable(prints, root),
         *masks,
@@ -105,9 +113,43 @@ def _is_own(benchmark: Benchmark) -> bool:
 
 
 def _pairing(splits: Splits, root: Path) -> Verdict:
-    message = f"layout {splits.layout}, {sum(map(len, splits.parts.values()))} pairs; {splits.rule}"
+    folders = dict.fromkeys(
+        (
+            _label(pair.image.parent, root),
+            _label(pair.mask if pair.mask.is_file() and pair.entry else pair.mask.parent, root),
+        )
+        for pairs in splits.parts.values()
+        for pair in pairs
+    )
+    read = [f"{images}/ with {masks}" if images != masks else images for images, masks in folders]
+    read = [
+        *read[:_FOLDERS_NAMED],
+        *([f"{len(read) - _FOLDERS_NAMED} more"] if len(read) > _FOLDERS_NAMED else []),
+        *splits.lists,
+    ]
+    message = (
+        f"layout {splits.layout}, {sum(map(len, splits.parts.values()))} pairs; {splits.rule}; read: {', '.join(read)}"
+    )
     files = tuple(_label(path, root) for path in splits.left_out[:_FILES_LISTED])
     return Verdict("pairing", "warned" if files else "passed", message, files)
+
+
+def _left_lying(splits: Splits, root: Path) -> Verdict:
+    """Files and folders below ``root`` that nothing is read from, such as a second folder of masks or another list."""
+    files = {path for pairs in splits.parts.values() for pair in pairs for path in (pair.image, pair.mask)}
+    holding = {parent for path in files for parent in path.parents}
+    of_files = {path.parent for path in files}
+    listed = {root / words.partition(" (")[0] for words in splits.lists}
+    lying: list[str] = []
+    for folder in sorted(holding - of_files | {root}):
+        if folder.is_relative_to(root):
+            unread = [
+                p for p in sorted(folder.iterdir()) if p not in holding | files | listed and not p.name.startswith(".")
+            ]
+            lying += [f"{_label(path, root)}{'/' * path.is_dir()}" for path in unread if not _EXPECTED.match(path.name)]
+    message = f"{len(lying)}: {', '.join(lying[:_FILES_LISTED])}" if lying else "nothing"
+    folders = any(name.endswith("/") for name in lying)
+    return Verdict("not read", "warned" if folders else "passed", message, tuple(lying[:_FILES_LISTED]))
 
 
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
@@ -142,13 +184,15 @@ def enough_tests(splits: Splits) -> Verdict:
 def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Images of one group (a video, an original image, a patient) in two splits. Given splits are kept, so only the user can correct
     them."""
+    rule = "groups across splits"
+    of_class = type(benchmark).group
+    if not benchmark.options.group if _is_own(benchmark) else of_class in (Benchmark.group, FolderBenchmark.group):
+        alike = names_alike(splits)
+        return Verdict(rule, "warned" if alike else "skipped", f"not checked: no rule{alike and f'; {alike}'}")
     groups: dict[str, list[tuple[str, Pair]]] = {}
     for split, pairs in splits.parts.items():
         for pair in pairs:
             groups.setdefault(benchmark.group(pair), []).append((split, pair))
-    rule = "groups across splits"
-    if all(len(members) == 1 for members in groups.values()):
-        return Verdict(rule, "passed", "no two images belong together, as far as a rule says")
     across = {name: members for name, members in groups.items() if len({split for split, _ in members}) > 1}
     if not across:
         return Verdict(rule, "passed", f"{len(groups)} groups, each in one split")
@@ -158,6 +202,33 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     )
     message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {examples[0]}"
     return Verdict(rule, "failed" if _is_own(benchmark) else "warned", message, examples)
+
+
+_PIECES = (r"r\d+[_-]?c\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
+"""What follows the name of a photograph in those of its tiles, its scaled copies, and its numbered ones."""
+
+
+def names_alike(splits: Splits) -> str:
+    """A line where test images are called as training or validation images are, but for a tile, a scale or a short number at the end;
+    else empty. Numbers count where they follow several beginnings, of few images each: most data are simply numbered."""
+    stems = {
+        split: [name_key(pair.stem.removeprefix(pair.prefix)) for pair in pairs]
+        for split, pairs in splits.parts.items()
+    }
+    for piece in _PIECES:
+        name = re.compile(rf"(.*[^\W_].*?)[ _-]*{piece}")
+        begins = {stem: match[1] for named in stems.values() for stem in named if (match := name.fullmatch(stem))}
+        if piece == _PIECES[-1] and len(set(begins.values())) < max(2, len(begins) / _MOST_NUMBERED):
+            continue
+        known = {begins[stem]: stem for stem in (*stems["train"], *stems["val"]) if stem in begins}
+        tested = [stem for split in splits.test for stem in stems[split]]
+        if alike := [stem for stem in tested if begins.get(stem) in known]:
+            return (
+                f"{len(alike)} of {len(tested)} test images are called as others that train or select are ({alike[0]}, "
+                f"{known[begins[alike[0]]]}): if these show one thing, keep them on one side with a group rule, such as "
+                f"(.+?)([ _-]*{piece})?$ (data check: --group; run: --set benchmarks.NAME.group=)"
+            )
+    return ""
 
 
 def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
@@ -341,6 +412,8 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     odd = [enough_tests(splits), _values(benchmark, prints), image_and_mask_size(prints, root)]
     odd += [mask_polarity(benchmark, prints)] if benchmark.task == "binary" else []
     odd += _turns(prints, root)
+    if not benchmark.options.group and (alike := names_alike(splits)):
+        odd.append(Verdict("groups", "warned", alike))
     single = sum(max(mask.shares, default=0.0) >= 1.0 for mask in prints)
     odd += [one_class_masks(prints, root)] if 2 * single > len(prints) else []
     if failed := [verdict for verdict in odd if verdict.status == "failed"]:

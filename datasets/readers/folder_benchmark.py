@@ -144,7 +144,7 @@ class FolderBenchmark(Benchmark):
         images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
         self._refuse_missing(pairs, root=root)
-        train, val, test, rule, test_carved = self.arrange(pairs, root=root, layout=layout)
+        train, val, test, rule, test_carved, lists = self.arrange(pairs, root=root, layout=layout)
         splits = {"train": train, "val": val, **test}
         for name, part in splits.items():
             if not part:
@@ -158,7 +158,7 @@ class FolderBenchmark(Benchmark):
         generated = (root / SAMPLE_MARKER).exists()
         note = SAMPLE_NOTE if generated else ", ".join(self.notes(every, layout=layout, parts=pairs))
         made = Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
-        return replace(made, left_out=images + masks, test_carved=test_carved)
+        return replace(made, left_out=images + masks, test_carved=test_carved, lists=lists)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""

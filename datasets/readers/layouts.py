@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from abc import ABC, abstractmethod
@@ -11,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_files
+from harness.datasets.readers.splitting import read_text
 
 Keep = Callable[[str], bool]
 
@@ -82,6 +83,10 @@ class Layout(ABC):
     def parts_at(self, root: Path) -> dict[str, Paired]:
         """Pairs by part: ``all``, or ``train``, ``val`` and the test splits. Raises DatasetError: files that a list names are
         missing, or two files have one stem."""
+
+    def lists(self, root: Path) -> dict[Path, str]:
+        """The lists of pairs that this layout reads -> how, in words."""
+        return {}
 
     def image_folders(self, root: Path) -> set[Path]:
         """Folders of images that this layout uses."""
@@ -173,18 +178,18 @@ class CsvLayout(Layout):
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Rows with forward slashes, blank lines left out; for ``.jsonl``, an object a line, the keys of the first line are the header.
-    Raises DatasetError: unreadable."""
-    require_file(path)
+    """Rows with forward slashes, blank lines left out, cells between commas, semicolons or tabs; for ``.jsonl``, an object a line, the
+    keys of the first line are the header. Raises DatasetError: unreadable."""
+    text = read_text(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            if path.suffix == ".jsonl":
-                objects = [json.loads(line) for line in file if line.strip()]
-                rows = [[*objects[0]], *([str(each.get(key, "")) for key in objects[0]] for each in objects)]
-            else:
-                rows = list(csv.reader(file))
-            return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, csv.Error) as error:
+        if path.suffix == ".jsonl":
+            objects = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [[*objects[0]], *([str(each.get(key, "")) for key in objects[0]] for each in objects)]
+        else:
+            first = next((line for line in text.splitlines() if line.strip()), "")
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)))
+        return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError, csv.Error) as error:
         raise DatasetError(f"{path} is no readable CSV ({error}); restore it") from error
 
 

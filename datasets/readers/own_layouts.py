@@ -22,9 +22,51 @@ MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 Parts = dict[str, Paired]
 
 
+_COLUMN_OF_SPLITS = re.compile(r"(data(set)?)?splits?|set|subset|fold|partition|phase")
+_SPLITTING = re.compile(r"(split|fold|partition)s?")
+_BESIDES = re.compile(r"(list|set|image|img|name|id|file)s?|data|dataset")
+_TABLE = re.compile(r"\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet)", re.IGNORECASE)
+"""Words, letters alone, that columns and files with splits are called by, and endings of such files."""
+
+
 def split_of(word: str) -> str | None:
     """``train``, ``val`` or ``test`` for one of its names in `SPLITS`, without case."""
     return next((split for split, names in SPLITS.items() if word.strip().casefold() in names.split("|")), None)
+
+
+def is_called_a_split(path: Path) -> bool:
+    """Whether a file is named as a list of splits: ``test.txt``, ``splits.json``, ``train_test_split.yaml``, ``val_images.csv``."""
+    words = re.findall(r"[a-z]+", path.stem.casefold())
+    naming = [word for word in words if split_of(word) or _SPLITTING.fullmatch(word)]
+    others = [word for word in words if word not in naming and not _BESIDES.fullmatch(word)]
+    return bool(naming) and not others and _TABLE.fullmatch(path.suffix) is not None
+
+
+def has_splits(path: Path) -> bool:
+    """Whether a CSV has a column of splits, right or wrong (`_splits`)."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return False
+    try:
+        header, *rows = read_csv(path) or [[]]
+    except DatasetError:  # no table
+        return False
+    try:
+        return bool(_splits(path, header, rows, 0))
+    except DatasetError:
+        return True
+
+
+def names_pairs(path: Path) -> bool:
+    """Whether a row of a table has two image files, existing or not. Raises DatasetError: unreadable."""
+    return any(sum(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in row) > 1 for row in read_csv(path)[:2])
+
+
+def tables_in(folder: Path, *endings: str) -> list[Path]:
+    """The files with one of these endings, in whatever case, or with any that tables and lists have; ordered by name, none where there is
+    no such folder."""
+    listing = sorted(folder.iterdir()) if folder.is_dir() else []
+    fitting = [p for p in listing if (p.suffix.lower() in endings if endings else _TABLE.fullmatch(p.suffix))]
+    return [path for path in fitting if not path.name.startswith(".") and not path.is_dir()]
 
 
 class OwnLayout(Layout):
@@ -42,9 +84,16 @@ class OwnLayout(Layout):
 
 
 def _of_splits(root: Path, inside: str) -> dict[str, Path]:
-    """Split -> the folder ``inside`` its folder, as far as these are there."""
-    found = {split: resolve_folder(root, f"{names}/{inside}") for split, names in SPLITS.items()}
-    return {split: folder for split, folder in found.items() if folder is not None}
+    """Split -> the folder ``inside`` its folder, as far as these are there. Raises DatasetError: two of one split."""
+    found: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        folders = [resolve_folder(root, f"{name}/{inside}") for name in names.split("|")]
+        there = list(dict.fromkeys(folder for folder in folders if folder is not None))
+        if len(there) > 1:
+            raise DatasetError(f"{there[0]} and {there[1]} are both of the {split} split; move one away")
+        if there:
+            found[split] = there[0]
+    return found
 
 
 def pair_own(images: Path, masks: Path) -> Paired:
@@ -168,9 +217,8 @@ class OwnCsv(OwnLayout):
     hint = "a CSV with the columns image and label"
 
     def parts_at(self, root: Path) -> Parts:
-        inner = [path for folder in _of_splits(root, "").values() for path in sorted(folder.glob("metadata.*"))]
-        paths = [*sorted(root.glob("*.csv")), *root.glob("metadata.jsonl"), *inner]
-        tables = {path: table for path in paths if (table := _table(path)) is not None}
+        tables = self._tables(root)
+        inner = [path for path in tables if path.parent != root]
         named: dict[str, Path] = {}
         for path in tables:
             split = split_of(path.parent.name if path in inner else path.stem)
@@ -190,14 +238,34 @@ class OwnCsv(OwnLayout):
                 parts[split] = Paired(pairs=tuple(csv_pairs(path, chosen, image, mask)))
         return parts
 
+    def lists(self, root: Path) -> dict[Path, str]:
+        return {
+            path: f"{path.relative_to(root)} (image: {_called(header, image)}, mask: {_called(header, mask)})"
+            for path, (header, _, image, mask) in self._tables(root).items()
+        }
+
+    def _tables(self, root: Path) -> dict[Path, tuple[list[str], list[list[str]], int, int]]:
+        """The lists in ``root`` and in its folders of splits, as `_table` reads them."""
+        folders = _of_splits(root, "").values()
+        inner = [path for folder in folders for path in tables_in(folder, ".csv", ".jsonl") if path.stem == "metadata"]
+        of_root = [p for p in tables_in(root, ".csv", ".tsv", ".jsonl") if p.suffix != ".jsonl" or p.stem == "metadata"]
+        return {path: table for path in [*of_root, *inner] if (table := _table(path)) is not None}
+
+
+def _called(header: Sequence[str], column: int) -> str:
+    return f"column {header[column]}" if column < len(header) else f"column {column + 1}"
+
 
 def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
-    """Header, rows with forward slashes, and the columns of images and of masks; None of what has none. Raises DatasetError: a list
-    of training images has no masks."""
+    """Header, rows with forward slashes, and the columns of images and of masks; None of what has none. Raises DatasetError: a file that
+    is named as a split cannot be read, or has no masks."""
+    split = split_of(path.stem)
     require_file(path)
     try:
         rows = read_csv(path)
     except DatasetError:
+        if split or is_called_a_split(path):
+            raise
         return None
     has_header = not (rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]))
     header, rows = (rows[0], rows[1:]) if rows and has_header else ([], rows)
@@ -209,28 +277,35 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
         masks = [at for at in there if at < len(header) and MASK_COLUMN.search(header[at])]
         image, mask = reversed(there) if masks == there[:1] else there
         return header, rows, image, mask
-    if files and split_of(path.stem) == "train":
+    if split and len(files) == 2:  # `csv_pairs` says which file is missing
+        return header, rows, files[0], files[1]
+    if files and split:
         raise DatasetError(f"{path} has no two columns that name files (image and label), relative to it")
     return None
 
 
 def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], image: int) -> list[str]:
     """The split of each row by the column that names it, or in ``metadata`` by the first folder of its image; empty without either.
-    Raises DatasetError: only some rows name a split."""
+    Raises DatasetError: only some rows name a split, or two columns disagree."""
     columns = {
         f"its column {name}": [row[at] if at < len(row) else "" for row in rows]
         for at, name in enumerate(header)
-        if name.casefold() in ("split", "set", "fold", "partition")
+        if _COLUMN_OF_SPLITS.fullmatch(re.sub(r"[^a-z]", "", name.casefold()))
     }
     if path.stem == "metadata":
         columns["the folders of its images"] = [row[image].partition("/")[0] for row in rows]
+    found: dict[str, list[str]] = {}
     for where, words in columns.items():
         splits = [split_of(word) or "" for word in words]
-        if any(splits) and not all(splits):
-            raise DatasetError(f"{path} has {words[splits.index('')]!r} in {where}, which is no split")
-        if any(splits):
-            return splits
-    return []
+        if not all(splits) and (any(splits) or "split" in where.casefold()):
+            raise DatasetError(
+                f"{path} has {words[splits.index('')]!r} in {where}, which is no split; correct or rename it"
+            )
+        if splits and all(splits):
+            found[where] = splits
+    if any(splits != next(iter(found.values())) for splits in found.values()):
+        raise DatasetError(f"{path} has other splits in {' than in '.join(found)}; remove one of them")
+    return next(iter(found.values()), [])
 
 
 @dataclass(frozen=True, kw_only=True)

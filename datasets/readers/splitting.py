@@ -7,8 +7,10 @@ there.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +24,14 @@ Pairs = tuple[Pair, ...]
 
 
 class Arranged(NamedTuple):
-    """The splits, the rule that made them in words, and whether that rule carved the test images."""
+    """The splits, the rule that made them in words, whether that rule carved the test images, and the lists that were read."""
 
     train: Pairs
     val: Pairs
     test: dict[str, Pairs]
     rule: str
     test_carved: bool = False
+    lists: tuple[str, ...] = ()
 
 
 def own_stem(pair: Pair) -> str:
@@ -75,17 +78,35 @@ def share(total: int, fraction: float) -> int:
     return max(1, round(total * fraction))
 
 
-def read_list(path: Path) -> list[str]:
-    """Stems of a list; blank lines, comments (``#``), folders and the extensions of images are dropped."""
+def read_text(path: Path) -> str:
+    """A text in UTF-8, or in UTF-16 with its byte order mark, as some editors write it. Raises DatasetError: neither, or unreadable."""
     require_file(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is no readable list ({error})") from error
-    lines = [line.strip().replace("\\", "/") for line in text.splitlines()]
-    names = [Path(line) for line in lines if line and not line.startswith("#")]
-    # What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own.
-    return [name.stem if name.suffix.lower() in IMAGE_EXTENSIONS else name.name for name in names]
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds zero bytes, as UTF-16 without its mark does")
+        return text
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is no readable list ({error}); save it as UTF-8") from error
+
+
+def read_list(path: Path, *, known: Collection[str] = ()) -> list[str]:
+    """Stems of a list, one a line, or several with commas, semicolons or tabs between them. Blank lines, comments (``#``), folders and the
+    extensions of images are dropped. ``known``: stems that may hold commas themselves, as `name_key` writes them."""
+    names: list[str] = []
+    for line in read_text(path).splitlines():
+        line = line.strip().replace("\\", "/")
+        if line and not line.startswith("#"):
+            several = [word.strip() for word in re.split(r"[,;\t]", line) if word.strip()]
+            names += map(_stem, [line] if name_key(_stem(line)) in known else several)
+    return names
+
+
+def _stem(name: str) -> str:
+    """What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else path.name
 
 
 def committed(name: str) -> frozenset[str]:
@@ -98,10 +119,19 @@ def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pair
     by_stem = {name_key(pair.stem): pair for pair in pairs}
     missing = [stem for stem in stems if name_key(stem) not in by_stem]
     if missing:
-        raise DatasetError(f"{source} names {len(missing)} images that are not there, the first is {missing[0]}")
+        raise DatasetError(
+            f"{source} names {len(missing)} images that are not there, the first is {missing[0]}; list the images' names, or move it away"
+        )
     if len(set(map(name_key, stems))) < len(stems):
         raise DatasetError(f"{source} names an image twice")
     return tuple(by_stem[name_key(stem)] for stem in stems)
+
+
+def select_listed(pairs: Sequence[Pair], path: Path) -> Pairs:
+    """The pairs that a list names. Raises DatasetError: the list is empty, or what `select` says."""
+    if not (stems := read_list(path, known={name_key(pair.stem) for pair in pairs})):
+        raise DatasetError(f"{path} is empty; list images in it, or remove it")
+    return select(pairs, stems, source=path)
 
 
 def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, Path] | None = None) -> Arranged:
@@ -120,7 +150,7 @@ def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, P
             raise DatasetError(
                 f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits"
             )
-        chosen[split] = select(pairs, read_list(path), source=path)
+        chosen[split] = select_listed(pairs, path)
     every = [pair.stem for part in chosen.values() for pair in part]
     if len(set(every)) < len(every):
         raise DatasetError(f"the lists in {folder} name an image in two splits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -253,6 +254,9 @@ def test_a_list_of_no_objects_is_no_list(tmp_path: Path, line: str) -> None:
         ),
         write_column,
         lambda root: write_column(root, "Fold", val="dev", test="testing"),
+        lambda root: write_column(root, "subset"),
+        lambda root: write_column(root, "phase"),
+        lambda root: write_column(root, "Data Split"),
     ],
 )
 def test_given_splits_are_kept(tmp_path: Path, lay: Callable[[Path], object]) -> None:
@@ -284,8 +288,6 @@ def test_lists_split_a_folder(tmp_path: Path, names: tuple[str, ...], folder: st
         (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),  # type: ignore[func-returns-value]
         (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),  # type: ignore[func-returns-value]
         (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root), (root / "training.txt").write_text("trained with sam\n")], "carved"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root), (root / "test.txt").write_bytes(b"notes of M\xe4rz\n")], "carved"),  # type: ignore[func-returns-value]
         (lambda root: write_column(root, "set", train="A", val="B", test="A"), "carved"),
     ],
 )
@@ -298,6 +300,98 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
     assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
 
 
+def _lay(root: Path, name: str, text: str, encoding: str = "utf-8") -> None:
+    """Folders of images and masks, and a file."""
+    write(root)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(text.encode(encoding))
+
+
+def _table(root: Path, name: str, separator: str = ",", encoding: str = "utf-8") -> None:
+    """A CSV of a split next to ``train.csv``, both in one form."""
+    for file, stems in (("train.csv", STEMS[4:]), (name, STEMS[:4])):
+        rows = ["image,label", *(f"images/{stem}.jpg,masks/{stem}_mask.png" for stem in stems)]
+        _lay(root, file, "\n".join(rows).replace(",", separator), encoding)
+
+
+FOUR = "\n".join(STEMS[:4])
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"),
+    [
+        ("{}.txt", FOUR, "utf-8"), ("{}.txt", FOUR, "utf-8-sig"), ("{}.txt", FOUR, "utf-16"), ("{}.TXT", FOUR, "utf-8"),
+        ("{}.txt", FOUR.replace("\n", ","), "utf-8"), ("{}.txt", FOUR.replace("\n", "; "), "utf-8"),
+        ("{}.txt", FOUR.replace("\n", "\t"), "utf-8"), ("{}.txt", FOUR.replace("\n", ".jpg\r\n"), "utf-8"),
+    ],
+)  # fmt: skip
+def test_a_list_is_read_in_usual_encodings_and_with_usual_separators(tmp_path, split, name, text, encoding) -> None:
+    _lay(tmp_path, name.format(split), text, encoding)
+    _, splits = opened(tmp_path)
+    assert {pair.stem for pair in splits.parts[split]} == set(STEMS[:4])
+    assert splits.lists == (name.format(split),)
+    assert splits.test_carved is (split == "val")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("name", "encoding"), [(f"test.{end}", code) for end in ("csv", "CSV") for code in ("utf-8", "utf-8-sig", "utf-16")]
+)
+def test_a_csv_is_read_in_usual_encodings_and_with_usual_separators(tmp_path, name, separator, encoding) -> None:
+    _table(tmp_path, name, separator, encoding)
+    _, splits = opened(tmp_path)
+    assert {pair.stem for pair in splits.test["test"]} == set(STEMS[:4])
+    assert splits.lists[0] == f"{name} (image: column image, mask: column label)"
+
+
+NOT_USED: dict[str, Callable[[Path], object]] = {
+    "test.txt is empty": lambda root: _lay(root, "test.txt", ""),
+    "val.txt is empty": lambda root: _lay(root, "val.txt", "\n# later\n"),
+    "test.txt names 4 images": lambda root: _lay(root, "test.txt", FOUR.replace("\n", "_mask\n") + "_mask"),
+    "val.txt names 4 images": lambda root: _lay(root, "val.txt", FOUR.replace("\n", "_mask\n") + "_mask"),
+    "training.txt names 1 images": lambda root: _lay(root, "training.txt", "trained with sam\n"),
+    "test.txt is no readable list": lambda root: _lay(root, "test.txt", "M\u00e4rz", "latin-1"),
+    "val.txt is no readable list": lambda root: _lay(root, "val.txt", FOUR, "utf-16-le"),
+    "test.csv names": lambda root: _lay(root, "test.csv", "image,label\ngone.jpg,gone.png\n"),
+    "test.csv is no readable list": lambda root: _lay(root, "test.csv", "\u00e4,b\n", "latin-1"),
+    "test.csv is named as a split": lambda root: _lay(root, "test.csv", "id\n7\n"),
+    "split.csv is named as a split": lambda root: _lay(root, "split.csv", f"id,split\n{STEMS[0]},test\n"),
+    "info.csv is named as a split": lambda root: _lay(root, "info.csv", f"id,Data Split\n{STEMS[0]},test\n"),
+    "splits.json is named as a split": lambda root: _lay(root, "splits.json", "{}"),
+    "split.yaml is named as a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
+    "fold0.txt is named as a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
+    "test is named as a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],  # type: ignore[func-returns-value]
+    "images/test is named as a split": lambda root: [  # type: ignore[func-returns-value]
+        write(root, "images/train/{}.jpg", "masks/train/{}.png"), photograph(root / "images/test/a.jpg"),
+    ],
+    "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],  # type: ignore[func-returns-value]
+    "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],  # type: ignore[func-returns-value]
+    "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],  # type: ignore[func-returns-value]
+    "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],  # type: ignore[func-returns-value]
+    "lists.txt is named as a split": lambda root: [write(root / s, stems=x) for s, x in SPLITS] and _lay(root, "test_lists.txt", ""),  # type: ignore[func-returns-value]
+    "in its column split than in its column fold": lambda root: write_column(
+        root, "split,fold", train="train,train", val="val,test", test="test,test"
+    ),
+    "'A' in its column split, which is no split": lambda root: write_column(root, train="A", val="B", test="C"),
+    "pairs.csv is no readable list": lambda root: [write(root, "a/{}.jpg", "b/{}.png"), (root / "pairs.csv").write_bytes(b"\xe4,b")],  # type: ignore[func-returns-value]
+    "pairs.csv names images and masks": lambda root: write_csv(root, "", "x/{0}.jpg,y/{0}.png", pairs=STEMS),
+}  # fmt: skip
+"""Word of the message -> a folder with something that looks like a split and cannot be used. The last two are no folders of classes."""
+
+
+@pytest.mark.parametrize("word", NOT_USED)
+def test_what_looks_like_a_split_and_is_not_used_stops_a_run(tmp_path: Path, word: str) -> None:
+    NOT_USED[word](tmp_path)
+    with pytest.raises(DatasetError, match=re.escape(word)):
+        opened(tmp_path)
+
+
+def test_a_split_that_is_not_used_may_be_carved_over(tmp_path: Path) -> None:
+    NOT_USED["splits.json is named as a split"](tmp_path)
+    assert opened(tmp_path, split_rule=CARVED)[1].test_carved
+
+
 def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:
     write(tmp_path)
     _, splits = opened(tmp_path, group=r"(.+)_r\d+c\d+")
@@ -306,6 +400,50 @@ def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) ->
     assert "by groups of" in splits.rule
     with pytest.raises(DatasetError, match="fits no part of the name 'site0_r0c0'"):
         opened(tmp_path, group="patient(.)")
+
+
+def test_a_group_rule_holds_where_val_is_given_and_test_is_carved(tmp_path: Path) -> None:
+    write(tmp_path / "train", stems=STEMS[:18])
+    write(tmp_path / "val", stems=STEMS[18:])
+    _, splits = opened(tmp_path, group=r"(.+)_r\d+c\d+")
+    sides = [{pair.stem.partition("_")[0] for pair in part} for part in splits.parts.values()]
+    assert len(set().union(*sides)) == sum(map(len, sides))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "word"),
+    [
+        (["a_r0c0", "b_r0c1"], ["a_r1c0"], "1 of 1 test images are called as others that train or select are (a_r1c0, a_r0c0)"),
+        (["a_scaled_1", "b_scaled_2"], ["b_scaled_31", "c"], "1 of 2 test images"),
+        (["a-1", "b 2", "c3"], ["a-2"], "1 of 1 test images"),
+        (["img_1", "img_2"], ["img_3"], ""),
+        (["0001", "1002"], ["0003"], ""),
+        (["2007_000032", "2008_000033"], ["2007_000034"], ""),
+    ],
+)  # fmt: skip
+def test_names_that_share_a_beginning_across_splits_are_warned_of(tmp_path, capsys, train, test, word) -> None:
+    write(tmp_path / "train", stems=train)
+    write(tmp_path / "val", stems=["v"])
+    write(tmp_path / "test", stems=test)
+    benchmark, splits = opened(tmp_path)
+    assert isinstance(benchmark, FolderBenchmark)
+    assert any(word and word in line for line in first_look(benchmark, splits, tmp_path)) is bool(word)
+    main(["check", f"mine={tmp_path}"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "groups across splits" in line]
+    assert word in line
+    assert line.split()[0] == ("warned" if word else "skipped")
+    assert "not checked: no rule" in line
+
+
+def test_a_check_says_what_it_read_and_what_it_left(tmp_path: Path, capsys) -> None:
+    write(tmp_path, drawn="1st_manual/{}.png")
+    write(tmp_path, drawn="mask/{}.png")
+    for name in ("test.txt", "notes.txt", "README.md"):
+        (tmp_path / name).write_text(FOUR)
+    main(["check", f"mine={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("read: images/ with 1st_manual, test.txt" in line for line in lines)
+    assert any("warned  not read: 2: mask/, notes.txt" in line for line in lines)
 
 
 def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, capsys) -> None:
@@ -407,7 +545,7 @@ def _pages(root: Path) -> None:
         (lambda root: _csv_with(root, _rows(STEMS, "a/{0}.jpg,b/site0_r0c0.png")), "is the mask of"),
         (lambda root: _csv_with(root, "a/gone.jpg,b/gone.png"), "missing"),
         (lambda root: _csv_with(root, _rows(STEMS) + "\na/x.jpg,"), "without image or label"),
-        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "no two columns"),  # type: ignore[func-returns-value]
+        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "missing"),  # type: ignore[func-returns-value]
         (lambda root: write_column(root, val="later"), "'later' in its column split"),
         (lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", one=STEMS[:9], two=STEMS[9:]), "call lists"),
         (
