@@ -133,6 +133,8 @@ class Benchmark(ABC):
     source: ClassVar[str]
     """Where to get it, in one sentence."""
     published_sizes: ClassVar[Mapping[str, int]] = {}
+    older_records_grouped: ClassVar[bool] = True
+    """Whether `group` was the rule of the first records too, so that those that name no groups are read by it."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
         self.options = options or DataOptions()

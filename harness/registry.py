@@ -291,8 +291,9 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
     from harness.datasets.base import Pair  # imports numpy, which listing names need not wait for
 
     try:
-        rule = BENCHMARKS.get(benchmark)().group
-        groups = {stem: str(rule(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
+        known = BENCHMARKS.get(benchmark)()
+        stems = stems if known.older_records_grouped else ()
+        groups = {stem: str(known.group(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
     except Exception:  # a record is data, and a plug-in may raise anything
         return {}
     return groups if len(set(groups.values())) < len(groups) else {}

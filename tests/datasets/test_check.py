@@ -125,17 +125,26 @@ def test_exact_copy_in_another_split_and_format_fails(road: Path, tmp_path: Path
     assert verdict.files == (f"train: train/sat/copy.png = test: test/sat/{source.name}",)
 
 
-@pytest.mark.parametrize("change", ["mirrored", "scaled", "compressed"])
-def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str) -> None:
-    source = images(road, "test")[1]
+@pytest.mark.parametrize(
+    ("change", "of", "to"),
+    [
+        ("mirrored", "test", "train"),
+        ("scaled", "test", "train"),
+        ("compressed", "val", "train"),
+        ("scaled", "test", "val"),
+    ],
+)
+def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str, of: str, to: str) -> None:
+    of, to = (next(road.glob(f"{split}*")).name for split in (of, to))
+    source = images(road, of)[1]
     image: Image.Image = Image.open(source)
     mask: Image.Image = Image.open(mask_of(source))
     if change == "mirrored":
         image, mask = ImageOps.mirror(image), ImageOps.mirror(mask)
     if change == "scaled":
         image, mask = image.resize((100, 100)), mask.resize((100, 100), Image.Resampling.NEAREST)
-    image.save(road / "train" / "sat" / "copy.jpg", quality=60)
-    mask.save(road / "train" / "map" / "copy.tif")
+    image.save(road / to / "sat" / "copy.jpg", quality=60)
+    mask.save(road / to / "map" / "copy.tif")
     assert failed(judged("road", tmp_path)) == {"near copies across splits"}
 
 

@@ -369,7 +369,7 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],  # type: ignore[func-returns-value]
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],  # type: ignore[func-returns-value]
     "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],  # type: ignore[func-returns-value]
-    "lists.txt is named as a split": lambda root: [write(root / s, stems=x) for s, x in SPLITS] and _lay(root, "test_lists.txt", ""),  # type: ignore[func-returns-value]
+    "lists.txt is named as a split": lambda root: [write(root / s, stems=x) for s, x in SPLITS] and (root / "test_lists.txt").touch(),  # type: ignore[func-returns-value]
     "in its column split than in its column fold": lambda root: write_column(
         root, "split,fold", train="train,train", val="val,test", test="test,test"
     ),
@@ -595,6 +595,21 @@ def test_a_wrong_command_is_one_line(tmp_path: Path, capsys, arguments: list[str
 
 
 # --- masks
+
+
+@pytest.mark.parametrize("mask_lies", [False, True])
+def test_an_image_that_lies_on_its_side_is_turned_where_its_mask_is_upright(tmp_path: Path, mask_lies: bool) -> None:
+    write(tmp_path, "images/{}.png")
+    stored, exif = Image.open(tmp_path / f"images/{STEMS[0]}.png"), Image.Exif()
+    exif[274] = 6  # to be turned clockwise
+    stored.save(tmp_path / f"images/{STEMS[0]}.png", exif=exif)
+    if not mask_lies:
+        mask(tmp_path / f"masks/{STEMS[0]}_mask.png", np.rot90(DRAWN, -1) * np.uint8(255))
+    benchmark, splits = opened(tmp_path)
+    (pair,) = [pair for part in splits.parts.values() for pair in part if pair.stem == STEMS[0]]
+    sample, turns = benchmark.read(pair), 0 if mask_lies else -1
+    np.testing.assert_array_equal(sample.image, np.rot90(np.asarray(stored), turns))
+    np.testing.assert_array_equal(sample.mask, np.rot90(DRAWN, turns))
 
 
 def test_classes_make_it_one_of_several_classes_and_255_is_ignored(tmp_path: Path) -> None:
