@@ -6,7 +6,7 @@ import errno
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -67,7 +67,7 @@ class Splits:
     note: str = ""  # what a table must say about the data ("352 px copy")
     left_out: tuple[Path, ...] = ()  # files without a partner, which the rule counts
     test_carved: bool = False  # the data set has no test split of its own
-    lists: tuple[str, ...] = ()  # the lists of pairs and of splits that were read, and their columns
+    lists: Mapping[Path, str] = field(default_factory=dict)  # of pairs and of splits that were read -> how, in words
 
     def __post_init__(self) -> None:
         if taken := {"train", "val"} & self.test.keys():

@@ -113,7 +113,7 @@ class OwnBenchmark(FolderBenchmark):
         more = "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects)
         if self.options.split_rule == CARVED:
             arranged = super().arrange(parts, root=root, layout=layout)
-            return arranged._replace(rule=f"{arranged.rule}{more}", lists=(*layout.lists(root).values(),))
+            return arranged._replace(rule=f"{arranged.rule}{more}", lists=layout.lists(root))
         if "all" in parts and len(parts) > 1:
             if "train" in parts:
                 aside = len(parts["all"])
@@ -123,7 +123,7 @@ class OwnBenchmark(FolderBenchmark):
         used = {**layout.lists(root), **{path: str(path.relative_to(root)) for path in lists.values()}}
         _refuse_unused(root, [pair for pairs in parts.values() for pair in pairs], lists=used, name=self.name)
         arranged = self._arrange(parts, lists, root=root, layout=layout)
-        return arranged._replace(rule=f"{arranged.rule}{more}", lists=(*used.values(),))
+        return arranged._replace(rule=f"{arranged.rule}{more}", lists=used)
 
     def _arrange(
         self, parts: Mapping[str, Pairs], lists: Mapping[str, Path], *, root: Path, layout: Layout

@@ -125,7 +125,7 @@ def _pairing(splits: Splits, root: Path) -> Verdict:
     read = [
         *read[:_FOLDERS_NAMED],
         *([f"{len(read) - _FOLDERS_NAMED} more"] if len(read) > _FOLDERS_NAMED else []),
-        *splits.lists,
+        *splits.lists.values(),
     ]
     message = (
         f"layout {splits.layout}, {sum(map(len, splits.parts.values()))} pairs; {splits.rule}; read: {', '.join(read)}"
@@ -139,12 +139,13 @@ def _left_lying(splits: Splits, root: Path) -> Verdict:
     files = {path for pairs in splits.parts.values() for pair in pairs for path in (pair.image, pair.mask)}
     holding = {parent for path in files for parent in path.parents}
     of_files = {path.parent for path in files}
-    listed = {root / words.partition(" (")[0] for words in splits.lists}
     lying: list[str] = []
     for folder in sorted(holding - of_files | {root}):
         if folder.is_relative_to(root):
             unread = [
-                p for p in sorted(folder.iterdir()) if p not in holding | files | listed and not p.name.startswith(".")
+                p
+                for p in sorted(folder.iterdir())
+                if p not in holding | files | splits.lists.keys() and not p.name.startswith(".")
             ]
             lying += [f"{_label(path, root)}{'/' * path.is_dir()}" for path in unread if not _EXPECTED.match(path.name)]
     message = f"{len(lying)}: {', '.join(lying[:_FILES_LISTED])}" if lying else "nothing"

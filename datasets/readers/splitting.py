@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from harness.datasets.base import DatasetError, Pair
@@ -31,7 +32,7 @@ class Arranged(NamedTuple):
     test: dict[str, Pairs]
     rule: str
     test_carved: bool = False
-    lists: tuple[str, ...] = ()
+    lists: Mapping[Path, str] = MappingProxyType({})
 
 
 def own_stem(pair: Pair) -> str:
@@ -144,8 +145,10 @@ def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, P
         DatasetError: a list is missing, names absent images, or shares one with another list.
     """
     chosen: dict[str, Pairs] = {}
+    read: dict[Path, str] = {}
     for split in ("train", "val", "test"):
         path = (lists or {}).get(split, folder / f"{split}.txt")
+        read[path] = f"{folder.name}/{path.name}"
         if not path.is_file():
             raise DatasetError(
                 f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits"
@@ -156,7 +159,7 @@ def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, P
         raise DatasetError(f"the lists in {folder} name an image in two splits")
     sizes = "/".join(str(len(part)) for part in chosen.values())
     rule = f"lists in {folder.name}/ ({sizes}){in_no_list(pairs, every)}"
-    return Arranged(chosen["train"], chosen["val"], {"test": chosen["test"]}, rule)
+    return Arranged(chosen["train"], chosen["val"], {"test": chosen["test"]}, rule, lists=read)
 
 
 def in_no_list(pairs: Sequence[Pair], stems: Sequence[str]) -> str:

@@ -330,7 +330,7 @@ def test_a_list_is_read_in_usual_encodings_and_with_usual_separators(tmp_path, s
     _lay(tmp_path, name.format(split), text, encoding)
     _, splits = opened(tmp_path)
     assert {pair.stem for pair in splits.parts[split]} == set(STEMS[:4])
-    assert splits.lists == (name.format(split),)
+    assert [*splits.lists.values()] == [name.format(split)]
     assert splits.test_carved is (split == "val")
 
 
@@ -342,7 +342,7 @@ def test_a_csv_is_read_in_usual_encodings_and_with_usual_separators(tmp_path, na
     _table(tmp_path, name, separator, encoding)
     _, splits = opened(tmp_path)
     assert {pair.stem for pair in splits.test["test"]} == set(STEMS[:4])
-    assert splits.lists[0] == f"{name} (image: column image, mask: column label)"
+    assert splits.lists[tmp_path / name] == f"{name} (image: column image, mask: column label)"
 
 
 NOT_USED: dict[str, Callable[[Path], object]] = {
@@ -362,9 +362,7 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "split.yaml is named as a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
     "fold0.txt is named as a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
     "test is named as a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],  # type: ignore[func-returns-value]
-    "images/test is named as a split": lambda root: [  # type: ignore[func-returns-value]
-        write(root, "images/train/{}.jpg", "masks/train/{}.png"), photograph(root / "images/test/a.jpg"),
-    ],
+    "images/test is named as a split": lambda root: [write(root, "images/train/{}.jpg", "masks/train/{}.png"), photograph(root / "images/test/a.jpg")],  # type: ignore[func-returns-value]
     "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],  # type: ignore[func-returns-value]
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],  # type: ignore[func-returns-value]
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],  # type: ignore[func-returns-value]

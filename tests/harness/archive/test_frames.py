@@ -59,6 +59,16 @@ def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[
     return dict(zip(table.stems, scores.tolist(), strict=True)), dict(table.clusters)
 
 
+def test_all_are_the_images_of_every_split(tmp_path: Path) -> None:
+    """Which a run tests in several, such as the given test images and others."""
+    (path := tmp_path / "x.images.csv").write_text(
+        "variant,split,stem,iou\nbest,test,b,0.5\nbest,untrained,a,1.0\nlast,test,c,0\n"
+    )
+    table = image_table(path, variant="best", split="all")
+    assert table is not None
+    assert (table.stems, table.texts) == (("a", "b"), {"iou": "1.0,0.5"})
+
+
 def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
     path = tmp_path / "x.images.csv"
     path.write_text(WITH_GROUPS)

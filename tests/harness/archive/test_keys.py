@@ -14,7 +14,7 @@ from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
 from harness.methods import BUILTIN
 from harness.planning.data import manifest_hash
-from harness.planning.plan import Files, tested_as_given
+from harness.planning.plan import Files, without_untrained
 from harness.protocols import keys
 from harness.protocols.card import Protocol
 from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, FIRST_OPTIONS, FIRST_RULES, hashed_options, hashed_rules
@@ -51,7 +51,7 @@ def test_committed_runs_on_benchmarks_test_what_their_cards_say_today(committed:
         assert card is not None
         tested = {name: card[name] for name in ("split_rule", "test_limit", "test_untrained", "test_given_first")}
         if (tested["split_rule"], tested["test_limit"]) == (run.rules["split_rule"], run.rules["test_limit"]):
-            resolved = tested_as_given(from_rules({**run.rules, **tested}), run.benchmark, Files(test_carved=False))
+            resolved = without_untrained(from_rules({**run.rules, **tested}), run.benchmark, Files(test_carved=False))
             planned += replace(run, rules=as_rules(resolved)).key == run.key
     assert planned > 300
 
