@@ -314,6 +314,11 @@ def _table(root: Path, name: str, separator: str = ",", encoding: str = "utf-8")
         _lay(root, file, "\n".join(rows).replace(",", separator), encoding)
 
 
+def _unlabelled(root: Path) -> None:
+    write(root, "images/train/{}.jpg", "masks/train/{}.png")
+    photograph(root / "images/test/a.jpg")
+
+
 FOUR = "\n".join(STEMS[:4])
 
 
@@ -362,7 +367,7 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "split.yaml is named as a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
     "fold0.txt is named as a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
     "test is named as a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],  # type: ignore[func-returns-value]
-    "images/test is named as a split": lambda root: [write(root, "images/train/{}.jpg", "masks/train/{}.png"), photograph(root / "images/test/a.jpg")],  # type: ignore[func-returns-value]
+    "images/test is named as a split": _unlabelled,
     "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],  # type: ignore[func-returns-value]
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],  # type: ignore[func-returns-value]
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],  # type: ignore[func-returns-value]
