@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -152,12 +153,15 @@ def common_images(
     return np.array([[each.images[seed][1] for seed in seeds] for each in samples]), clusters
 
 
-def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict[str, list[Difference]]:
+def simultaneous(
+    columns: Sequence[Mapping[str, Sample]], baseline: str, *, prior: float = math.inf
+) -> dict[str, list[Difference]]:
     """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T,
     `harness.statistics.max_t`).
 
     Args:
         columns: for each benchmark row -> its scores. Rows that lack a seed of the baseline's on any column are left out.
+        prior: as in `harness.statistics.family`.
 
     Returns:
         Row -> its differences, one for each column, then their mean. Empty for a baseline of fewer than two seeds.
@@ -179,7 +183,7 @@ def simultaneous(columns: Sequence[Mapping[str, Sample]], baseline: str) -> dict
         runs = np.array([[each.by_seed[seed] for seed in here] for each in samples])
         share = max(each.test_share for each in samples)
         images, clusters = (None if share else common_images(samples, here)) or (None, None)
-        families.append(stats.family(runs, images, clusters=clusters, test_share=share))
+        families.append(stats.family(runs, images, clusters=clusters, test_share=share, prior=prior))
         over.append("splits" if share else "seeds" if images is None else "seeds and images")
     means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]
     halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]

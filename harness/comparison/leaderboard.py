@@ -27,12 +27,21 @@ Verdict = Literal["", "better", "not distinguishable", "worse"]
 """What an interval says of a row against the baseline; empty without an interval."""
 
 
+PRIORS = {"pooled": math.inf, "shrunk": 4.0}
+"""Spread -> degrees of freedom that the pooled variance has for each row (results/analysis/leaderboard/interval_coverage.py)."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Leaderboard:
-    """The rows of a table against one of them. Where a benchmark is asked for, the empty name is the mean over `complete`."""
+    """The rows of a table against one of them. Where a benchmark is asked for, the empty name is the mean over `complete`.
+
+    Args:
+        spread: as in `harness.studies.TableLayout`.
+    """
 
     grid: Grid
     baseline: str
+    spread: Literal["pooled", "shrunk"] = "pooled"
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -100,14 +109,15 @@ class Leaderboard:
                 alone = self.grid.difference(row, self.baseline, column) if row != self.baseline else None
                 if alone is not None and self.cell(row, name).complete:
                     found[row, name] = Difference(mean=alone.mean, low=None, high=None, n=alone.n)
-            together = simultaneous([steady[name]], self.baseline) if steady[name] else {}
+            together = simultaneous([steady[name]], self.baseline, prior=PRIORS[self.spread]) if steady[name] else {}
             found |= {(row, name): differences[0] for row, differences in together.items()}
         for row in self._ran:
             over = [found[row, name] for name in self.complete if (row, name) in found]
             if over and len(over) == len(self.complete):
                 mean = statistics.fmean(each.mean for each in over)
                 found[row, ""] = Difference(mean=mean, low=None, high=None, n=min(each.n for each in over))
-        means = simultaneous([steady[name] for name in self.complete], self.baseline) if self.complete else {}
+        whole = [steady[name] for name in self.complete]
+        means = simultaneous(whole, self.baseline, prior=PRIORS[self.spread]) if whole else {}
         return found | {(row, ""): differences[-1] for row, differences in means.items()}
 
     def _is_steady(self, row: str, benchmark: str) -> bool:
@@ -165,13 +175,13 @@ def leaderboards(tables: Iterable[Grid], study: Study | None = None, baseline: s
     names = {row for grid in tables for row in grid.rows}
     if baseline and baseline not in names:
         raise UsageError(f"no row is called {baseline!r}{did_you_mean(baseline, names)}")
-    boards = []
+    boards, spread = [], study.table.spread if study else "pooled"
     for grid in tables:
         ran = [row for row in grid.rows if grid.records_of(row)]
         methods = (*UNTUNED, *BASELINES) if grid.is_own else BASELINES
         usual = [row for method in methods for row in ran if grid.rows[row].method == method]
         wanted = [baseline, baseline_of(study) if study else "", *usual, *ran]
-        boards.append(Leaderboard(grid=grid, baseline=next(row for row in wanted if row in ran)))
+        boards.append(Leaderboard(grid=grid, baseline=next(row for row in wanted if row in ran), spread=spread))
     return boards
 
 

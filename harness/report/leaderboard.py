@@ -13,6 +13,8 @@ from harness.report.scores import footnotes, rules_in_words
 from harness.report.sentences import percent, sentence, short_number, with_interval
 from harness.studies import Study
 
+SPREADS = {"pooled": "pooled over rows, Dunnett", "shrunk": "each row's own, shrunk towards that of all"}
+
 
 def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
     """A table of methods for each grid, best first."""
@@ -42,7 +44,7 @@ def _table(board: Leaderboard, study: Study) -> Table:
     setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
     below = [
         f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
-        " hold for all rows of a column at once (max-T; the spread of runs is pooled over rows, Dunnett)."
+        f" hold for all rows of a column at once (max-T; the spread of runs is {SPREADS[board.spread]})."
         + ("" if board.leading else f" Mean: over {names}, complete for all rows."),
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left.",

@@ -112,6 +112,8 @@ class TableLayout:
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
         paper: show papers' values with ours.
+        spread: of runs between seeds, in a leaderboard's intervals: ``pooled`` over all rows, or each row's own ``shrunk`` towards that
+            (docs/metrics.md).
     """
 
     kind: Literal["grid", "leaderboard", "cost"] = "grid"
@@ -120,6 +122,7 @@ class TableLayout:
     splits: dict[BenchmarkName, Texts] = field(default_factory=dict)
     baseline: str = ""
     paper: bool = False
+    spread: Literal["pooled", "shrunk"] = "pooled"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -220,11 +220,11 @@ def test_rows_that_lack_a_seed_and_single_seeds_have_no_simultaneous_interval() 
     assert there(both[2].high) < there(both[0].high), "a mean of two benchmarks is known better than each"
 
 
-def board(records: list[Any], benchmarks: list[str], **given: Any) -> Any:
+def board(records: list[Any], benchmarks: list[str], *, spread: str = "pooled", **given: Any) -> Any:
     entries = [{"label": "LoRA", "method": "lora"}, *("decoder", "bitfit", "full")]
     study = study_from_dict(
         {"title": "t", "protocol": "demo", "benchmarks": benchmarks, "entries": entries, "seeds": 3,
-         "table": {"kind": "leaderboard", "baseline": "LoRA"}}, name="mine",
+         "table": {"kind": "leaderboard", "baseline": "LoRA", "spread": spread}}, name="mine",
     )  # fmt: skip
     (made,) = leaderboards(grids(MadeUp(records, **given), study=study), study)
     return made
@@ -233,6 +233,16 @@ def board(records: list[Any], benchmarks: list[str], **given: Any) -> Any:
 def noisy(name: str, value: float, benchmark: str = "kvasir") -> list[Any]:
     shifts = {"lora": (0.0, 0.01, -0.01), "decoder": (0.01, 0.0, -0.01), "bitfit": (-0.01, 0.01, 0.0)}[name]
     return [record(value + shift, method=name, seed=seed, benchmark=benchmark) for seed, shift in enumerate(shifts)]
+
+
+def test_a_leaderboard_with_shrunk_spreads_has_wider_intervals_for_rows_that_vary_more() -> None:
+    varied = [record(0.6 + 0.05 * seed, method="full", seed=seed) for seed in range(3)]
+    records = noisy("lora", 0.6) + noisy("decoder", 0.5) + varied
+    for spread, benchmark in (("pooled", "kvasir"), ("shrunk", "kvasir"), ("shrunk", "")):
+        found = board(records, ["kvasir"], spread=spread)
+        steady, varying = (found.difference(row, benchmark) for row in ("Decoder alone", "Full fine-tuning"))
+        widths = [there(each.high) - there(each.low) for each in (there(steady), there(varying))]
+        assert (widths[1] > 1.1 * widths[0]) == (spread == "shrunk"), (spread, widths)
 
 
 def test_a_leaderboard_is_sorted_by_the_mean_over_what_all_rows_have() -> None:
