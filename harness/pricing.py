@@ -166,8 +166,8 @@ def _encoded_once(run: Run, images: Images) -> float:
     config = config_of(run)
     if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
         return 0
-    once = (2 if run.rules.get("flip") else 1) * images.train
-    return (_trained_images(run, images) if run.rules.get("augment") else once) + images.val + images.test
+    once, passes = (2 if run.rules.get("flip") else 1) * images.train, _trained_images(run, images)
+    return (passes if run.rules.get("augment") else min(once, passes)) + images.val + images.test
 
 
 def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
@@ -287,7 +287,7 @@ def _attention(run: Run, device: Device) -> Mapping[str, str]:
 
 
 def days(runs: Sequence[RunForecast], where: Target) -> float:
-    """Days until all runs are done, at least, with as many at a time as there is room for."""
+    """Days until all runs are done, with as many at a time as there is room for and no waiting in a queue."""
     profile, queues = where.profile, dict[Shape | None, list[float]]()
     for priced in runs:  # on a cluster each shape has arrays of its own
         queues.setdefault(profile.shape(priced.run.backbone) if profile else None, []).append(priced.hours)
@@ -318,12 +318,14 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
 
 
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
-    """Keys by which earlier runs are found, from the most similar to ``run`` to the least."""
+    """Keys by which earlier runs are found, from the most similar to ``run`` to the least. What trains nothing is mostly a start, and
+    says nothing of training."""
     rules = run.rules
     shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
-    return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), ("any", *shape))
+    kind = "zero-shot" if run.method == "zeroshot" else "any"
+    return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), (kind, *shape))
 
 
 def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
@@ -488,7 +490,7 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     at_once = counted(_parallel(where), "run") + (" of a shape" if where.profile else "")
     hours = 24 * days(prices, where)
     length = f"{_hours(hours)} hours" if hours >= 1 else counted(max(1, round(60 * hours)), "minute")
-    return [*lines, f"finished after at least {length} ({at_once} at a time, no waiting in a queue)"]
+    return [*lines, f"finished after about {length} ({at_once} at a time, no waiting in a queue)"]
 
 
 def _in_words(run: Run) -> str:

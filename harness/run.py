@@ -304,7 +304,9 @@ def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
         if trials := step.left:
             if not how.cancel:
                 say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
-            outcome, hours = start(without_lost(step.planned), step.request, how, spent=spent)
+            after = {job.run.key for later in steps for job in later.planned.pending}
+            more = len(after - {job.run.key for job in step.planned.jobs})
+            outcome, hours = start(without_lost(step.planned), step.request, how, spent=spent, later=more)
             if how.cancel:
                 return 0
             step, spent = step.again(), spent + hours
@@ -356,11 +358,12 @@ def _of_edited_plugins(step: Step) -> list[str]:
     ]
 
 
-def start(planned: Plan, request: Request, how: How, *, spent: float) -> tuple[Outcome, float]:
+def start(planned: Plan, request: Request, how: How, *, spent: float, later: int = 0) -> tuple[Outcome, float]:
     """Run what is pending, as far as a budget goes.
 
     Args:
         spent: device-hours of earlier steps.
+        later: runs that follow in later steps.
 
     Returns:
         What came of it, and its device-hours as priced; 0 without a budget.
@@ -385,14 +388,14 @@ def start(planned: Plan, request: Request, how: How, *, spent: float) -> tuple[O
         planned, choice = affordable(planned, prices, hours=budget)
         say(choice)
         hours = sum(priced.hours for priced in within_budget(prices, budget))
-    return carry_out(planned, request, how), hours
+    return carry_out(planned, request, how, later=later), hours
 
 
-def carry_out(planned: Plan, request: Request, how: How) -> Outcome:
+def carry_out(planned: Plan, request: Request, how: How, *, later: int = 0) -> Outcome:
     from harness.dispatch.run_jobs import run_jobs
 
     options = {"command": how.command, "wait": how.wait, "retry": how.retry, "cancel": how.cancel}
-    return run_jobs(planned, how.where, results=request.results, **options)
+    return run_jobs(planned, how.where, results=request.results, later=later, **options)
 
 
 def _left(budget: float, spent: Iterable[float]) -> float:

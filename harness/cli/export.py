@@ -20,6 +20,7 @@ from harness.cli.command import (
     verb,
 )
 from harness.cli.find import find_run
+from harness.dispatch.sweeps import sweep_of
 from harness.models.catalog import resolve_backbone
 from harness.models.published import LICENCES, card_of, require_file_or_word
 from harness.registry import BENCHMARKS, add_own_of
@@ -28,6 +29,7 @@ from harness.settings import load_settings
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import write_atomically
 from harness.system.streams import stages
+from harness.system.text import printable_line
 
 if TYPE_CHECKING:
     from harness.experiment.exporting import Form
@@ -115,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             merge=merge,
             checkpoint=checkpoint_of(run, settings, given=arguments.checkpoint),
             data=data_folder(run, settings if calibrated else None, given=arguments.data, results=results),
-            card=_card(record, form, merge=merge, base=base_model(run), usage=usage),
+            card=_card(record, results, form, merge=merge, base=base_model(run), usage=usage),
             progress=report,
         )
     print(f"{arguments.out}: {line}")
@@ -162,7 +164,7 @@ FORMS: dict[Form, str] = {
 }
 
 
-def _card(record: Record, form: Form, *, merge: str, base: str | None, usage: str) -> str:
+def _card(record: Record, results: Path, form: Form, *, merge: str, base: str | None, usage: str) -> str:
     run = record.run
     benchmark = BENCHMARKS.get(run.benchmark)
     folded = "" if form == "adapter" or (form == "peft" and merge == "exact") else merge
@@ -175,6 +177,7 @@ def _card(record: Record, form: Form, *, merge: str, base: str | None, usage: st
         merge=folded,
         terms=benchmark.terms,
         source=benchmark.source,
+        typed=printable_line(sweep.command) if (sweep := sweep_of(results, run.key)) else "",
     )
 
 

@@ -80,9 +80,15 @@ def _figures(folder: Path, boards: list[Any], pictures: Callable[[Record, str, s
 
 def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record, str, str], Any]:
     """(a record, split, stem) -> the image that the network saw; None where it is not at hand or may not be redistributed."""
+    from harness.dispatch.sweeps import read_sweeps
     from harness.planning.data import network_images
 
-    images = network_images(root, data=data)
+    roots = {run.key: str(run.job.get("dataset_root", "")) for sweep in read_sweeps(root, {}) for run in sweep.runs}
+
+    def trained_on(key: str) -> Path | None:
+        return Path(folder) if (folder := roots.get(key)) else None
+
+    images = network_images(root, data=data, known=trained_on)
     missing: set[str] = set()
 
     def picture(record: Record, split: str, stem: str) -> Any:
@@ -136,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--figures", action="store_true", help="write figures as SVG, PDF and PNG instead of pages")
     p.add_argument(
         "--data", action="append", type=Path, default=[], metavar="DIR",
-        help="folder of the images, to show photographs under masks; repeatable (default: the setting)",
+        help="folder of the images, to show photographs under masks; repeatable (default: the setting, else that of the runs)",
     )  # fmt: skip
     p.add_argument(
         "--photographs", choices=("redistributable", "all", "none"), default="redistributable",

@@ -153,6 +153,9 @@ def _in_words(seen: Survey) -> list[str]:
     words = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in counts.most_common())
     left = time_left(runs)
     lines = [f"{counted(len(runs), 'run')}: {words}{left and f'; {left}'}"]
+    newest = {sweep.command: sweep for sweep in seen.sweeps.values()}
+    if later := sum(sweep.later for sweep in newest.values()):
+        lines.append(f"{counted(later, 'run')} more follow once these trials have ended")
     running = [run for run in runs if run.state == RUNNING]
     lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:MOST]]
     lines += [f"and {len(running) - MOST} more"] if len(running) > MOST else []

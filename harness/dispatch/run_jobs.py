@@ -46,7 +46,7 @@ class LocalExecutor:
         workers = f"{self.target.workers} worker process{'es' if self.target.workers > 1 else ''}"
         return f"local: {workers} here ({devices}, {counted(self.target.threads, 'thread')} each); --workers N changes that"
 
-    def submit(self, jobs: Sequence[Job], *, command: str = "") -> dict[str, str]:
+    def submit(self, jobs: Sequence[Job], *, command: str = "", later: int = 0) -> dict[str, str]:
         is_inline = self.target.executor == "inline"
         settings = {"workers": self.target.workers, "devices": list(self.target.devices)}
         with writing_to(f"{self.results}", then=AGAIN):
@@ -57,6 +57,7 @@ class LocalExecutor:
                 executor=self.target.executor,
                 allowed=sys.maxsize >> 1 if is_inline else LOCAL_ATTEMPTS,
                 command=command,
+                later=later,
                 snapshot="" if is_inline else str(frozen),
                 settings=settings,
             )
@@ -234,11 +235,13 @@ def run_jobs(
     *,
     results: Path,
     command: str = "",
+    later: int = 0,
     wait: bool = False,
     retry: str | None = None,
     cancel: bool = False,
 ) -> Outcome:
-    """Run what is not finished, or cancel it; prints where runs go and how they fare. A sweep keeps ``command``, the command line.
+    """Run what is not finished, or cancel it; prints where runs go and how they fare. A sweep keeps ``command``, the command line,
+    and how many runs are to follow ``later``.
 
     On this machine failed runs are restarted; on a cluster only those that ``retry`` names. Interrupted runs always continue.
 
@@ -263,7 +266,7 @@ def run_jobs(
     say(chosen.describe())
     with stages() as report:
         report("freezing the code and handing over the runs")
-        elsewhere = chosen.submit(pending, command=command)
+        elsewhere = chosen.submit(pending, command=command, later=later)
     if elsewhere:
         say(f"not resubmitted: {first_of([f'{key} {who}' for key, who in elsewhere.items()])}")
     if isinstance(chosen, SlurmExecutor):

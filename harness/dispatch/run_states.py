@@ -74,6 +74,7 @@ class RunState(NamedRun):
         task: its job on the cluster.
         seconds: how long its last start ran; of a finished run as `harness.archive.schema.seconds_of`.
         done: share of its epochs, 0 to 1.
+        pace: seconds that all of its epochs take at its speed so far, 0 before its first validation.
         stage: what it does now, in words; empty unless it runs.
         finished: when its record was written, empty where there is none that settles it.
         log: of the last start, None where there is none.
@@ -86,6 +87,7 @@ class RunState(NamedRun):
     task: str = ""
     seconds: float = 0.0
     done: float = 0.0
+    pace: float = 0.0
     stage: str = ""
     finished: str = ""
     log: Path | None = None
@@ -185,7 +187,7 @@ def _state_of(
     silent = silent_s(folder, last) if last else 0.0
     state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet, silent=silent)
     number = last.number if last else record.attempts if record else 0
-    done, stage = _progress(folder, since=last.started) if state == RUNNING and last else (0.0, "")
+    progress = _progress(folder, since=last.started) if state == RUNNING and last else _Progress(stage="")
     return RunState(
         **named(run),
         state=state,
@@ -194,8 +196,9 @@ def _state_of(
         sweep=sweep.id,
         task=task,
         seconds=3600 * last.hours if last else 0.0,
-        done=done,
-        stage=stage,
+        done=progress.done,
+        pace=progress.pace,
+        stage=progress.stage,
         log=log_path(folder, number) if number else None,
     )
 
@@ -264,15 +267,16 @@ class _Progress:
     stage: str
     done: float = 0.0
     at: float = 0.0
+    pace: float = 0.0
 
 
-def _progress(folder: Path, *, since: float) -> tuple[float, str]:
-    """Share of epochs done, and the stage in words, as the run's process wrote them; a file of an earlier start does not count."""
+def _progress(folder: Path, *, since: float) -> _Progress:
+    """What the run's process wrote; a file of an earlier start does not count."""
     with contextlib.suppress(OSError, ValueError):
         written = read_as(folder / "progress.json", _Progress)
         if written.at >= since:
-            return min(1.0, max(0.0, written.done)), written.stage
-    return 0.0, "starting"
+            return replace(written, done=min(1.0, max(0.0, written.done)), pace=max(0.0, written.pace))
+    return _Progress(stage="starting")
 
 
 PROGRESS_SECONDS = 2.0
@@ -287,6 +291,8 @@ class ProgressFile:
         self._written = 0.0
         self._stage: object = None
         self._done, self._epoch = 0.0, ""
+        self._first: tuple[float, float] | None = None
+        self._pace = 0.0
 
     def __call__(self, content: dict[str, Any]) -> None:
         now, name = time.monotonic(), str(content.get("stage"))
@@ -298,29 +304,42 @@ class ProgressFile:
             epoch, epochs, step, steps = (int(content[name]) for name in ("epoch", "epochs", "step", "steps"))
             self._done = (epoch - 1 + step / max(1, steps)) / max(1, epochs)
             self._epoch = f"epoch {epoch}/{epochs}"
+            if self._first is None:  # a continued run has done a share before
+                self._first = (now, self._done)
+            elif name == "validation" and self._done > self._first[1]:
+                self._pace = (now - self._first[0]) / (self._done - self._first[1])
         loss = f", loss {content['loss']:.3f}" if content.get("loss") is not None else ""
         words = {"training": f"training {self._epoch}{loss}", "validation": f"validating {self._epoch}"}
         done = 1.0 if name.startswith(("test", "merging")) else self._done  # both come after the last epoch
-        text = {"stage": words.get(name, name.replace("test ", "testing ")), "done": done, "at": time.time()}
+        text = {
+            "stage": words.get(name, name.replace("test ", "testing ")),
+            "done": done,
+            "at": time.time(),
+            "pace": self._pace,
+        }
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             write_atomically(self._path, json.dumps(text), durable=False)
 
 
 def time_left(runs: Collection[RunState]) -> str:
-    """How long the open runs will take in words; empty before one has finished. As many run at once as now, and each takes as long as
-    finished ones on its benchmark, or as all finished ones where there is none."""
+    """How long the open runs will take in words; empty before one has validated or finished. As many run at once as now, and each takes
+    as long as finished ones on its benchmark, or as all finished ones where there is none; before one has finished, as those at work will
+    at their pace, without their tests."""
     open_runs = [run for run in runs if run.unsettled]
     at_once = sum(run.state == RUNNING for run in open_runs)
     finished = [run for run in runs if run.state == FINISHED and run.seconds > 0]
-    if not at_once or not finished:
+    at_work = [replace(run, seconds=run.pace) for run in open_runs if run.state == RUNNING and run.pace > 0]
+    known = finished or at_work
+    if not at_once or not known:
         return ""
 
     def whole(benchmark: str) -> float:
-        alike = [run.seconds for run in finished if run.benchmark == benchmark] or [run.seconds for run in finished]
+        alike = [run.seconds for run in known if run.benchmark == benchmark] or [run.seconds for run in known]
         return sum(alike) / len(alike)
 
     left = sum(whole(run.benchmark) * (1.0 - run.done) for run in open_runs) / at_once
-    return f"{clock(left)} left, estimated from {counted(len(finished), 'finished run')}"
+    basis = counted(len(finished), "finished run") if finished else f"{counted(len(at_work), 'run')} at work"
+    return f"{clock(left)} left, estimated from {basis}"
 
 
 def clock(seconds: float) -> str:

@@ -154,7 +154,7 @@ class SlurmExecutor:
         partition = self.profile.partition or "its default partition"
         return f"slurm: profile {self.profile.name}, {partition}, at most {self.profile.parallelism} tasks of an array at once"
 
-    def submit(self, jobs: Sequence[Job], *, command: str = "") -> dict[str, str]:
+    def submit(self, jobs: Sequence[Job], *, command: str = "", later: int = 0) -> dict[str, str]:
         """Submit the runs that are not on the cluster yet; returns key -> where each of the others is. Raises UsageError: the cluster
         refuses."""
         self._keys = [job.run.key for job in jobs]
@@ -172,6 +172,7 @@ class SlurmExecutor:
                 jobs,
                 executor="slurm",
                 command=command,
+                later=later,
                 request=self.request,
                 user=user_name(),
                 snapshot=str(frozen),

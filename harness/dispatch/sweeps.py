@@ -110,6 +110,7 @@ class Sweep:
         request: identity of the grid of its command, finished runs included.
         snapshot: folder of the frozen code; its name is the code's hash.
         code: ``commit`` and ``dirty`` of the tree at submission.
+        later: runs that follow once the sweep's have ended: those after trials.
         settings: the cluster profile, or the local options.
         arrays: on a cluster, what was or is being submitted.
         ended: `CANCELLED`, or ``done`` where its workers here have ended; empty while more may come of it.
@@ -121,6 +122,7 @@ class Sweep:
     submitter: Holder
     user: str = ""
     request: str = ""
+    later: int = 0
     snapshot: str = ""
     code: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -251,6 +253,12 @@ def read_sweeps(results: Path, problems: dict[Path, str], *, sweep: str = "*") -
         except UsageError as error:
             problems[path] = str(error.__cause__)
     return sweeps
+
+
+def sweep_of(results: Path, key: str) -> Sweep | None:
+    """The last sweep that has a run; None for a run that was submitted elsewhere."""
+    having = (sweep for sweep in reversed(read_sweeps(results, {})) if any(run.key == key for run in sweep.runs))
+    return next(having, None)
 
 
 def settles(record: Record, *, replaces: str) -> bool:

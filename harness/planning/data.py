@@ -149,9 +149,14 @@ def limits_in_words(images: Images, rules: Mapping[str, object]) -> str:
     return f"{numbers} images{more}"
 
 
-def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Record, str, str], Any]:
+def network_images(
+    results: Path, *, data: Sequence[Path] = (), known: Callable[[str], Path | None] = lambda key: None
+) -> Callable[[Record, str, str], Any]:
     """A function that returns images of a run's test split as the network sees them, or None without them. They come from the folder of
-    ``data`` whose splits are the run's, from the folder of the settings, or from the generated samples.
+    ``data`` whose splits are the run's, from the folder of the settings, from that of the sweep, or from the generated samples.
+
+    Args:
+        known: key of a run -> the folder that it was trained on, None where that is not known.
 
     Raises:
         DatasetError: no folder of ``data`` holds the images of a run.
@@ -165,9 +170,9 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
 
     @cache
     def tested(
-        name: str, rules: str, manifest: str, *, generated: bool
+        name: str, rules: str, manifest: str, trained_on: Path | None, *, generated: bool
     ) -> tuple[Benchmark, dict[tuple[str, str], Pair]] | None:
-        roots: Sequence[Path | None] = data or [folders.get(name), settings.data]
+        roots: Sequence[Path | None] = data or [folders.get(name), settings.data, trained_on]
         for folder in [results / "sample-data" / name] if generated else roots:
             if folder is None or not folder.is_dir():
                 continue
@@ -184,7 +189,7 @@ def network_images(results: Path, *, data: Sequence[Path] = ()) -> Callable[[Rec
 
     def picture_of(record: Record, split: str, stem: str) -> Any:
         run, rules = record.run, json.dumps(record.run.rules, sort_keys=True)
-        opened = tested(run.benchmark, rules, run.manifest, generated=run.is_generated)
+        opened = tested(run.benchmark, rules, run.manifest, known(run.key), generated=run.is_generated)
         if opened is None or (pair := opened[1].get((split, stem))) is None:
             return None
         side = int(run.rules["image_size"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness import __version__
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run
 from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
 from harness.report.runs import command_of
 
@@ -13,8 +13,9 @@ DEMO = "**A demonstration**: trained and scored on generated images. Its scores 
 
 
 def model_card(
-    record: Record, *, base: str | None, licence: str | None, form: str, usage: str, merge: str, terms: str, source: str
-) -> str:
+    record: Record, *, base: str | None, licence: str | None, form: str, usage: str, merge: str, terms: str, source: str,
+    typed: str = "",
+) -> str:  # fmt: skip
     """Text of the card.
 
     Args:
@@ -25,6 +26,7 @@ def model_card(
         usage: Python that loads the file.
         merge: merge mode of the file, empty where the method is not merged.
         terms, source: of the benchmark's images.
+        typed: the command that trained it, as it was typed; empty where it is not known.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -71,14 +73,29 @@ def model_card(
         f"{form[0].upper()}{form[1:]}, written by sam-peft-harness {__version__}.",
         *([DEMO] if run.is_generated else []),
         "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
-        "## Use\n```python\n" + usage + "\n```",
+        "## Use\n" + _input(run, several="miou" in names) + "\n```python\n" + usage + "\n```",
         "## Scores\n" + _scores(tests, shown, scored, unscored=unscored),
         "## The command that trains it\n```\n" + command_of([record]) + "\n```",
+        *([f"It was typed as\n```\n{typed}\n```"] if typed else []),
         "## Terms\n"
         + (f"The published weights are under {licence}. " if licence else unknown)
-        + ("The images are generated." if run.is_generated else f"The data: {terms}. {source}"),
+        + (
+            "The images are generated."
+            if run.is_generated
+            else f"The data: {terms}. {'' if terms == 'your own' else source}"
+        ),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _input(run: Run, *, several: bool) -> str:
+    """What the model takes and gives, in words; ``several``: of several classes."""
+    image = f"An image is stretched to {run.rules.get('image_size')} × {run.rules.get('image_size')} pixels, not padded"
+    if run.rules.get("task") == "classification" or run.rules.get("decoder", "sam") != "sam":
+        return f"{image}."
+    return f"{image}; " + (
+        "the classes are those of its own mask tokens." if several else "the mask is that of the first mask token."
+    )
 
 
 def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str, *, unscored: str) -> str:

@@ -7,7 +7,7 @@ from harness.comparison.differences import Difference, over_images, simultaneous
 from harness.comparison.grid import Grid
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import UNTUNED
-from harness.system.text import first_of
+from harness.system.text import counted, first_of
 
 
 def named(board: Leaderboard, benchmark: str) -> str:
@@ -51,6 +51,10 @@ def _without_interval(board: Leaderboard, benchmark: str) -> str:
     return f"{best.row} is highest ({percent(best.mean)}); too few seeds for a ranking"
 
 
+LEAST_SEEDS, LEAST_IMAGES = 3, 30
+"""With fewer, a table of own images says what is higher on these images, and no more."""
+
+
 def gain(grid: Grid, column: Column) -> str:
     """Whether tuning helps on one's own images: the best row against the decoder alone, else against zero-shot. Empty where neither has a
     score. With two seeds or more, intervals hold for all rows at once."""
@@ -72,14 +76,17 @@ def gain(grid: Grid, column: Column) -> str:
     if difference is None:
         return ""
     seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"
-    if difference.low is None:
-        return f"{column.name}: {best} is highest, {with_interval(difference)} points to {other}; {seeds}, so there is no interval."
     compared = "but not significantly different from" if difference.is_none else "and significantly better than"
     over = "its test images, and other seeds may differ" if difference.over == "images" else difference.over
-    return (
-        f"{column.name}: {best} is highest, {compared} {other}: {with_interval(difference)} points, {seeds},"
-        f" 95 % interval over {over}."
-    )
+    points = f"{with_interval(difference)} points, {seeds}, "
+    points += "no interval" if difference.low is None else f"95 % interval over {over}"
+    images = max((record.tested.get(column.split, 0) for record in grid.records), default=0)
+    if difference.low is None or difference.n < LEAST_SEEDS or images < LEAST_IMAGES:
+        return (
+            f"{column.name}: {best} is higher than {other} on these {counted(images, 'image')}: {points}; a verdict needs"
+            f" {LEAST_SEEDS} seeds and {LEAST_IMAGES} test images."
+        )
+    return f"{column.name}: {best} is highest, {compared} {other}: {points}."
 
 
 def percent(value: float) -> str:

@@ -163,6 +163,8 @@ def test_the_foreground_in_a_record_is_the_best_checkpoints_whatever_selects(tmp
 def test_a_switch_of_the_card_reaches_the_method(tmp_path, rule: str, values: tuple[Any, ...], method, option) -> None:
     first, second = (job_of(tmp_path, method, **{rule: value}).run.method_config[option] for value in values)
     assert first != second
+    named = job_of(tmp_path, method, **{rule: values[0], f"methods.{method}.{option}": second})
+    assert named.run.method_config[option] == second, "what the card says of the method itself counts more"
 
 
 def test_class_count_changes(tmp_path: Path) -> None:

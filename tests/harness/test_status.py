@@ -41,6 +41,14 @@ def test_unbegun_and_interrupted_runs_differ_and_keys_of_finished_runs_are_print
     assert "not begun" in status.failures(survey(tmp_path))
 
 
+def test_runs_after_trials_are_counted_until_they_are_submitted(tmp_path):
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(3)]
+    sweep(tmp_path, jobs[:1], executor="local", command="run --tune", later=2)
+    assert "2 runs more follow once these trials have ended" in status.overview(survey(tmp_path))
+    sweep(tmp_path, jobs[1:], executor="local", command="run --tune")
+    assert "follow" not in status.overview(survey(tmp_path))
+
+
 def test_a_resubmitted_failure_is_queued_until_it_ends(tmp_path):
     job = make_job(tmp_path)
     finish(tmp_path, job, "OOM", finished="2026-01-01T00:00:00")
@@ -112,6 +120,11 @@ RUNNING = {"state": "running"}
         # as those on its benchmark took, if any
         ([{"seconds": 10.0}, {"benchmark": "large", "seconds": 100.0}, {**RUNNING, "benchmark": "large"}], "1:40 left"),
         ([{"seconds": 10.0}, {"benchmark": "large", "seconds": 100.0}, {**RUNNING, "benchmark": "new"}], "0:55 left"),
+        # before one has finished, at the pace of those that have validated
+        (
+            [{**RUNNING, "done": 0.5, "pace": 60.0}, RUNNING, {"state": "queued"}],
+            "1:15 left, estimated from 1 run at work",
+        ),
         # a run without seconds does not count
         ([{"seconds": 60.0}, {}, RUNNING], "1:00 left, estimated from 1 finished run"),
     ],

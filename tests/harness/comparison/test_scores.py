@@ -85,6 +85,19 @@ def test_scores_by_image_give_the_interval_over_seeds_and_images(tmp_path: Path)
     assert (alone.mean, alone.over) == (0.0, "seeds")
 
 
+def test_the_order_of_image_scores_in_a_file_does_not_matter(tmp_path: Path) -> None:
+    records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
+    expected = against(records, root=tmp_path)
+    for number, made in enumerate(records):
+        path = RecordStore(tmp_path).images_path(made.key)
+        head, *lines = path.read_text().splitlines()
+        np.random.default_rng(number).shuffle(lines)
+        path.write_text("\n".join([head, *lines, ""]))
+        made.sidecars.clear()
+    assert expected.over == "seeds and images"
+    assert against(records, root=tmp_path) == expected
+
+
 def test_a_frame_of_two_metrics_is_refused() -> None:
     frame = pd.DataFrame({"row": "a", "seed": [0, 0], "metric": ["iou", "mae"], "value": [0.5, 0.5]})
     with pytest.raises(ValueError, match="metric"):
@@ -272,6 +285,12 @@ def test_a_collapsed_run_is_marked_counts_in_the_mean_and_widens_no_others_inter
     assert (found.mean, found.low) == (pytest.approx(100 * ((0.7 + 0.71 + 0.2) / 3 - 0.6)), None)
     assert both.verdict("BitFit", "kvasir") == ""
     assert both.difference("Decoder alone", "kvasir") == alone.difference("Decoder alone", "kvasir")
+
+
+@pytest.mark.parametrize(("errors", "collapsed"), [((0.07, 0.08, 0.4), True), ((0.4, 0.41, 0.05), False)])
+def test_of_an_error_a_high_value_is_a_collapse(errors: tuple[float, ...], collapsed: bool) -> None:
+    records = [record(value, seed=seed, benchmark="sbu") for seed, value in enumerate(errors)]
+    assert board(records, ["sbu"]).cell("LoRA", "sbu").collapsed is collapsed
 
 
 def test_costs_and_merges_are_those_of_one_session() -> None:

@@ -218,5 +218,7 @@ def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monke
     assert written(after=1.9, step=2) == (0.1, 5100.0)
     assert written(after=0.2, step=3) == (0.3, 5102.1)
     assert written(after=0.0, step=3, stage="validation") == (0.3, 5102.1)
-    assert json.loads(path.read_text())["stage"] == "validating epoch 1/1"
+    content = json.loads(path.read_text())
+    assert content["stage"] == "validating epoch 1/1"
+    assert content["pace"] == pytest.approx(2.1 / 0.2)  # two tenths in 2.1 seconds
     ProgressFile(path)({"stage": "training"})  # a folder that takes no file ends no run

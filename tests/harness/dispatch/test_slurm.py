@@ -149,7 +149,7 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_wr
     profile = tmp_path / "p.yaml"
     profile.write_text(
         "time: 1:00:00\nparallelism: 2\nmax_array_size: 3\nruns_per_job: 2\nextra: {exclusive: 'true', mail-type: FAIL}\n"
-        "shapes: {vit_h: {mem: 64G, gres: 'gpu:1', gpus_per_run: 1, runs_per_job: 1, cpus: 4}}\n"
+        "shapes: {vit_h: {mem: 64G, gres: 'gpu:1', gpus_per_run: 1, runs_per_job: 1, cpus: 4, time: 2h}}\n"
     )
     small = [make_job(results, seed=seed) for seed in range(7)]
     large = [replace(job, run=replace(job.run, backbone="vit_h")) for job in small[:1]]
@@ -166,9 +166,10 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_wr
     assert [[word for word in given if "--array" in word] for given in words] == [
         ["--array=0-2%2"], ["--array=0-0%1"], ["--array=0-0%1"]
     ]  # fmt: skip
+    assert [[word for word in given if "--time" in word] for given in words[:2]] == [["--time=60"]] * 2
     assert f"exec bash -l '{sweep.folder}/job-2.sh'" in files[2].read_text()
     assert {
-        "--gres=gpu:1", "--mem=64G", "--ntasks-per-node=1", "--cpus-per-task=4", "--time=60", "--exclusive",
+        "--gres=gpu:1", "--mem=64G", "--ntasks-per-node=1", "--cpus-per-task=4", "--time=120", "--exclusive",
         "--mail-type=FAIL", "--requeue", "--signal=USR2@120", f"--comment={results}",
         f"--output={str(sweep.logs).replace('%', '%%')}/%A_%a.out",
     } <= set(words[2])  # fmt: skip

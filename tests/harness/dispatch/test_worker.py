@@ -188,6 +188,13 @@ def test_a_step_that_was_killed_whole_is_settled_and_requeued(tmp_path, task):
     assert requeues(sweep) == ["7_0.again"]
 
 
+def test_a_lease_of_another_task_is_left_alone(tmp_path, task):
+    sweep = submitted(tmp_path, [make_job(tmp_path)])
+    started(tmp_path, holder=Holder.here(job="8_0"))
+    assert after(sweep, 137) == 0
+    assert (ends(tmp_path), requeues(sweep)) == ([("", "")], [])
+
+
 def test_a_step_that_left_a_record_is_left_alone(tmp_path, task):
     job = make_job(tmp_path)
     sweep = submitted(tmp_path, [job])

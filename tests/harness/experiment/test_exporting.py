@@ -168,9 +168,12 @@ def real(run: Run) -> Run:
 def test_the_hub_reads_base_model_data_set_and_scores(results: Path) -> None:
     run = real(finished(results, "lora"))
     record = Record(run=run, key=run.key, code="OK", scores=SCORES)
-    card: Any = ModelCard(
-        model_card(record, base=None, licence=None, form="it", usage="so", merge="", terms="free", source="here")
-    )
+    given: Any = {"base": None, "licence": None, "form": "it", "usage": "so", "merge": "", "source": "here"}
+    card: Any = ModelCard(model_card(record, **given, terms="free"))
+    own = model_card(record, **given, terms="your own", typed="sam-peft run --datasets 'my tiles=/data'")
+    for words in ("The data: your own.", "--datasets 'my tiles=/data'", "stretched to", "first mask token"):
+        assert words in own
+    assert ("here" in own, "here" in card.text) == (False, True)
     assert card.data.base_model is None  # random weights
     assert (card.data.license, card.data.datasets, card.data.metrics) == (
         "apache-2.0",

@@ -58,7 +58,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return Finished(tmp_path_factory.mktemp("binary"), "kvasir")
+    return Finished(tmp_path_factory.mktemp("binary"), "kvasir", **{"evaluation.threshold": "0.3"})
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,11 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_scores_of_the_folder_are_exactly_the_records(binary: Finished, tmp_path: Path, capsys) -> None:
     assert binary.predict(tmp_path / "out", "--probabilities") == 0
-    assert binary.scores(capsys, tmp_path / "out" / "probabilities") == binary.recorded
+    probabilities, overlap = tmp_path / "out" / "probabilities", ("iou", "dice")
+    assert binary.scores(capsys, probabilities, "--set", "threshold=0.3") == binary.recorded
     scores = binary.scores(capsys, tmp_path / "out")
-    assert [scores[name] for name in ("iou", "dice")] == [binary.recorded[name] for name in ("iou", "dice")]
+    assert [scores[name] for name in overlap] == [binary.recorded[name] for name in overlap]
+    assert binary.scores(capsys, probabilities)["iou"] != binary.recorded["iou"], "at the threshold 0.5"
 
 
 def test_scores_of_several_classes_are_exactly_the_records(classes: Finished, tmp_path, capsys) -> None:

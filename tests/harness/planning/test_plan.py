@@ -220,6 +220,9 @@ def test_images_of_a_finished_run_come_from_its_samples_or_from_the_folder_of_th
     assert there(network_images(samples)(generated, *of_image)).shape == (side, side, 3)
     assert network_images(tmp_path)(generated, *of_image) is None
     assert network_images(samples)(files, *of_image) is None
+    of_sweep = {job.run.key: samples / "sample-data" / "kvasir"}
+    assert network_images(tmp_path, known=of_sweep.get)(files, *of_image) is not None
+    assert network_images(tmp_path, known={"another": tmp_path}.get)(files, *of_image) is None
     settings = tmp_path / "settings.toml"
     settings.write_text(f'data = "/nowhere"\n[datasets]\nkvasir = "{samples / "sample-data" / "kvasir"}"\n')
     monkeypatch.setenv("SAM_PEFT_SETTINGS", str(settings))

@@ -38,8 +38,10 @@ class Work:
     def __init__(self, score: Score) -> None:
         self.score = score
         self.done: list[list[str]] = []
+        self.later: list[int] = []
 
-    def __call__(self, planned: Plan, request: Any, *_: Any) -> Outcome:
+    def __call__(self, planned: Plan, request: Any, *_: Any, later: int = 0) -> Outcome:
+        self.later.append(later)
         self.done.append([f"{job.run.variant} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
         for job in planned.pending:
             value = self.score(job.run)
@@ -288,11 +290,24 @@ def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any
     values = ("1e-4", "1e-3", "1e-2")
     assert work.done[0] == [f"decoder[decoder_lr={v}] on {b}, seed 0" for b in best for v in values]
     assert len(work.done[1]) == 4  # two rates on two benchmarks, under what the decoder chose
+    assert work.later == [4 + len(work.done[2]), len(work.done[2]), 0]
     kept = RecordStore(tmp_path).summaries()[0]
     rows = {(r.run.method, r.run.benchmark, r.run.rules["decoder_lr"]) for r in kept if r.run.method != "decoder"}
     assert rows == {(method, benchmark, best[benchmark]) for method in ("lora", "bitfit") for benchmark in best}
     assert len({r.run.protocol_hash for r in kept}) == 1  # one table
     assert tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")[1].done == [[]]
+
+
+def test_options_are_tried_under_the_chosen_rule_where_the_trials_lie_outside(tuned: Any, tmp_path: Path) -> None:
+    def score(run: Any) -> float:
+        return 0.9 - 0.1 * abs(math.log10((run.rules["decoder_lr"] or 1.0) / 1e-3))
+
+    grid = ("--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-4,1e-3", "--tune-on", "camo")
+    code, work = tuned(score, *grid, datasets="kvasir", seeds="3,")
+    assert (code, len(work.done[1])) == (0, 2)
+    kept = RecordStore(tmp_path).summaries()[0]
+    rules = {(r.run.benchmark, r.run.rules["decoder_lr"]) for r in kept if r.run.method == "lora"}
+    assert rules == {("camo", 1e-3), ("kvasir", 1e-3)}
 
 
 CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").glob("*.yaml"))
@@ -390,5 +405,6 @@ def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_pa
     assert work.done == []
     assert "no CAMO in" in capsys.readouterr().err
     assert verb.main([*base, "--datasets", "kvasir", "--tune-on", "camo", "--plan"]) == 1
+    assert verb.main([*base, "--datasets", "camo", "--skip-missing"]) == 2  # nothing is left
     assert verb.main([*both, "--skip-missing"]) == 0
     assert [len(step) for step in work.done] == [3, 0]

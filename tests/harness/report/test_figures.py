@@ -13,10 +13,11 @@ from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison import grids, leaderboards
 from harness.report import masks
-from harness.report.figures import alpha, draw, front, pareto
+from harness.report.figures import alpha, cost, draw, front, pareto
 from harness.report.sentences import short_number
 from harness.report.style import COLUMN, encoded, inline, styled
-from tests.harness.report.sample import record, store_of
+from tests.harness.report.sample import MadeUp, measured_on, record, store_of
+from tests.harness.report.test_costs import method, session
 from tests.values import RESULTS, there
 
 HISTORY = [{"epoch": epoch, "loss": 1.0, "val": {"s_measure": 0.5 + 0.01 * epoch}} for epoch in (1, 2, 3)]
@@ -136,3 +137,17 @@ def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp
     assert len(found) == 3
     assert next(iter(found.values()))[1].picture[0, 0].tolist() == [100, 100, 100]
     assert next(iter(masks.tiles(board, "kvasir", None).values()))[0].name == "truth"
+
+
+def test_the_panels_of_cost_draw_time_and_memory() -> None:
+    records = [record(0.7, method=name) for name in ("lora", "decoder")]
+    measured = session(
+        comparability=measured_on(backbone="tiny", image_size=64),
+        methods=[
+            method(made.run.method, [step, step], config=made.run.method_config, memory_bytes={"allocated": memory})
+            for made, step, memory in zip(records, (0.1, 0.05), (2**30, 2**28), strict=True)
+        ],
+    )
+    figure, _ = there(cost(leaderboards(grids(MadeUp(records, costs=[measured])))[0]))
+    drawn = [[float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes]
+    assert drawn == [[pytest.approx(0.5)], [pytest.approx(0.25)]]

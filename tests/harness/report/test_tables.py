@@ -308,34 +308,51 @@ def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_n
     assert benchmark_title("cells", [foreign.run]) == "Cells of a plug-in"
 
 
-OWN: dict[str, Any] = {"benchmark": "tiles", "metric": "iou", "rules": {**CARD, "own_classes": ["background", "tile"]}}
+OWN: dict[str, Any] = {
+    "benchmark": "tiles", "metric": "iou", "rules": {**CARD, "own_classes": ["background", "tile"]},
+    "counts": {"train": 40, "val": 5, "test": 30},
+}  # fmt: skip
 
 
 def own(method: str, *values: float, **changes: Any) -> list[Any]:
-    return [record(value, method=method, seed=seed, **OWN, **changes) for seed, value in enumerate(values)]
+    return [record(value, method=method, seed=seed, **{**OWN, **changes}) for seed, value in enumerate(values)]
+
+
+FEW: dict[str, Any] = {"counts": {"train": 40, "val": 5, "test": 6}}
 
 
 @pytest.mark.parametrize(
     ("records", "words"),
     [
         (
-            [*own("zeroshot", 0.1, 0.1), *own("decoder", 0.50, 0.51), *own("lora", 0.70, 0.71)],
-            ["LoRA is highest, and significantly better than Decoder alone: +20.0 [", "2 seeds", "over seeds"],
+            [*own("zeroshot", 0.1, 0.1, 0.1), *own("decoder", 0.50, 0.51, 0.5), *own("lora", 0.70, 0.71, 0.7)],
+            ["LoRA is highest, and significantly better than Decoder alone: +20.0 [", "3 seeds", "over seeds"],
         ),
         (
-            [*own("decoder", 0.5, 0.6), *own("lora", 0.7, 0.55)],
-            ["LoRA is highest, but not significantly different from Decoder alone: +7.5 [", "2 seeds"],
+            [*own("decoder", 0.5, 0.6, 0.55), *own("lora", 0.7, 0.55, 0.625)],
+            ["LoRA is highest, but not significantly different from Decoder alone: +7.5 [", "3 seeds"],
         ),
         (
-            [*own("zeroshot", 0.9, 0.9), *own("lora", 0.5, 0.52)],
+            [*own("decoder", 0.50, 0.51), *own("lora", 0.70, 0.71)],
+            ["LoRA is higher than Decoder alone on these 30 images: +20.0 [", "2 seeds", "needs 3 seeds and 30 test"],
+        ),
+        (
+            [*own("decoder", 0.50, 0.51, 0.5, **FEW), *own("lora", 0.70, 0.71, 0.7, **FEW)],
+            ["LoRA is higher than Decoder alone on these 6 images: +20.0 [", "needs 3 seeds and 30 test images"],
+        ),
+        (
+            [*own("zeroshot", 0.9, 0.9, 0.9), *own("lora", 0.5, 0.52, 0.51)],
             ["Zero-shot is highest, and significantly better than LoRA"],
         ),
         ([*own("full", 0.9, 0.9), *own("lora", 0.5, 0.52)], []),
         (
-            [*own("zeroshot", 0.0, 0.0, foreground={"test": 0.0}), *own("lora", 0.5, 0.52)],
+            [*own("zeroshot", 0.0, 0.0, 0.0, foreground={"test": 0.0}), *own("lora", 0.5, 0.52, 0.51)],
             ["LoRA is highest, and significantly better than Zero-shot"],
         ),
-        ([*own("zeroshot", 0.3), *own("lora", 0.5)], ["LoRA is highest, +20.0 points to Zero-shot", "no interval"]),
+        (
+            [*own("zeroshot", 0.3), *own("lora", 0.5)],
+            ["LoRA is higher than Zero-shot on these 30", "+20.0 points, 1 seed, no interval"],
+        ),
         (
             [*own("decoder", 0.5, foreground={"test": 0.01}), *own("lora", 0.4, foreground={"test": 0.02})],
             ["almost empty"],
@@ -356,6 +373,6 @@ def test_the_verdict_of_one_seed_has_an_interval_over_images(tmp_path: Path) -> 
         head = "variant,split,stem,iou\n"
         store.write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
     page = render(list(store), root=tmp_path)
-    assert "LoRA is highest, and significantly better than Decoder alone: +22.0 [" in page
+    assert "LoRA is higher than Decoder alone on these 30 images: +22.0 [" in page
     assert "over its test images, and other seeds may differ" in page
     assert "significantly" not in render([record(0.5), record(0.9, method="decoder")])

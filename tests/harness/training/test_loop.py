@@ -254,6 +254,21 @@ def test_a_method_that_needs_more_epochs_for_as_many_updates_is_validated_as_oft
     assert [bool(entry["val"]) for entry in run.train().history] == [False, False, False, True, False, False, True]
 
 
+def test_the_rate_falls_over_all_steps_of_a_budget_of_updates(tmp_path: Path) -> None:
+    rules = protocol(epochs=4, budget="updates", schedule="linear")
+    config = {"search_start_epoch": 1, "alternate": "iteration"}
+    reports: list[Progress] = []
+    Run(
+        folder=tmp_path, images=4, rules=rules, method="naslora", config=config, validate=scripted(*[0.5] * 9),
+        report=reports.append,
+    ).train()  # fmt: skip
+    rates = [progress.rate for progress in reports if progress.kind == "step"]
+    assert len(rates) == 13, "eight updates of the weights, five of the architecture"
+    updates = [number for number, rate in enumerate(rates) if number == 0 or rate != rates[number - 1]]
+    assert len(updates) == 8
+    assert [rates[number] for number in updates] == pytest.approx([2e-3 * (1 - number / 13) for number in updates])
+
+
 def test_validation_sees_the_segmenter_in_evaluation_mode_without_gradient(tmp_path: Path) -> None:
     run = Run(folder=tmp_path, rules=protocol(epochs=1))
     seen = []
