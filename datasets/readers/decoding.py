@@ -292,7 +292,7 @@ def read_colours(path: Path, colours: Sequence[Colour]) -> Array:
     ``colours``. Raises DatasetError: unreadable, lossy, transparent in part, or another colour."""
     image = upright(open_image(path))
     require_lossless(image, path)
-    if image.mode in ("RGBA", "LA", "PA") and image.convert("RGBA").getextrema()[3] != (255, 255):
+    if image.mode in ("RGBA", "LA", "PA") and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise DatasetError(
             f"{path} is transparent in part, so it may be drawn in its opacity; save it in colours alone"
         )

@@ -148,7 +148,7 @@ def _refuse_stray(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> No
         wanted, keys = without_affixes(others).keys(), without_affixes(files)
         odd = keys.keys() - wanted
         # It has a key of its own, or its name shares nothing with the others': then it is the first or the last of all in order.
-        stems = [sorted(files, key=lambda path, turn=turn: name_key(path.stem)[::turn]) for turn in (1, -1)]
+        stems = sorted(files, key=lambda p: name_key(p.stem)), sorted(files, key=lambda p: name_key(p.stem)[::-1])
         likely = {keys[key] for key in odd if len(odd) == 1}.union(*(paths[:: len(paths) - 1] for paths in stems))
         for stray in sorted(likely):
             if without_affixes([path for path in files if path != stray]).keys() == wanted:

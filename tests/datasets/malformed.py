@@ -94,6 +94,10 @@ def palette(*colours: tuple[int, int, int], **options: Any) -> Save:
     return save
 
 
+def paint(*colour: int, **options: Any) -> Save:
+    return lambda path, mask: pillow(path, mask[..., None] * np.array(colour, np.uint8), **options)
+
+
 def opacity(path: Path, mask: Array) -> None:
     Image.fromarray(np.dstack([np.zeros((*mask.shape, 3), np.uint8), mask * np.uint8(255)])).save(path)
 
@@ -146,12 +150,12 @@ OF_FILES: dict[str, tuple[str, Save, bool]] = {  # kind -> the parts of the data
     "planes": ("masks", lambda path, mask: PLANES(path, np.stack([mask] * 3)), True),
     "white is nought": ("masks", lambda path, mask: tiff(np.uint8, 255, photometric="miniswhite")(path, 1 - mask), True),
     "a JPEG of low quality": ("masks", partial(grey, format="JPEG", quality=30), True),
-    "a JPEG in colour": ("masks", lambda path, mask: pillow(path, mask[..., None] * np.uint8([200, 0, 0]), format="JPEG"), False),
+    "a JPEG in colour": ("masks", paint(200, 0, 0, format="JPEG"), False),
     "a JPEG of indices": ("masks", partial(grey, level=1, format="JPEG"), False),
     "WebP, lossless": ("masks", partial(grey, format="WEBP", lossless=True), True),
     "BMP in PNG's name": ("masks", partial(grey, format="BMP"), True),
-    "not quite grey": ("masks", lambda path, mask: pillow(path, mask[..., None] * np.uint8([255, 255, 250])), True),
-    "another colour a file": ("masks", lambda path, mask: pillow(path, mask[..., None] * np.uint8([9, 99, int(path.stem[-2:])])), True),
+    "not quite grey": ("masks", paint(255, 255, 250), True),
+    "another colour a file": ("masks", lambda path, mask: paint(9, 99, int(path.stem[-2:]))(path, mask), True),
     "on its side": ("masks", shaped(lambda mask: mask.T), False),
     "half of it": ("one_mask", shaped(lambda mask: mask[:, : mask.shape[1] // 2]), False),
     "a channel too many": ("masks", lambda path, mask: tiff(np.uint8)(path, np.stack([mask] * 5, -1)), False),
@@ -303,7 +307,8 @@ def inputs(seed: int = SEED) -> Iterator[Input]:
     """All kinds, each with sizes, masks and names of its own."""
     for number, (kind, (part, save, valid)) in enumerate(OF_FILES.items()):
         drawn = Drawn(np.random.default_rng([seed, number]))
-        yield Input(kind, partial(drawn.write, **{part: save}), drawn.truth, valid)
+        saved: dict[str, Any] = {part: save}
+        yield Input(kind, partial(drawn.write, **saved), drawn.truth, valid)
     for number, (kind, (write, valid)) in enumerate(FOLDERS.items()):
         drawn = Drawn(np.random.default_rng([seed, 1, number]))
         yield Input(kind, partial(write, drawn), drawn.truth, valid)
