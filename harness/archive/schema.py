@@ -203,8 +203,8 @@ class Record:
     @property
     def limits(self) -> dict[str, str]:
         """Split -> its images, as ``407 → 400`` where the protocol limits them."""
-        names = [name for name in ("train", "val") if name in self.counts]
-        used = {**{name: self.counts[name] for name in names}, **dict(sorted(self.tested.items()))}
+        used: dict[str, int] = {name: self.counts[name] for name in ("train", "val") if name in self.counts}
+        used.update(sorted(self.tested.items()))
         return {name: limited_to(self.available.get(name, count), count) for name, count in used.items()}
 
     @property
