@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import subprocess
@@ -34,6 +35,22 @@ def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> 
     }.items():
         whole = (REPOSITORY / page).read_text(encoding="utf-8")
         assert text in whole, "new records: python results/analysis/answer.py --docs docs"
+
+
+def test_intervals_hold_at_the_sizes_of_the_plan_and_the_first_draws_repeat() -> None:
+    import interval_coverage as coverage
+
+    with Path(coverage.__file__).with_suffix(".csv").open(encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    named = [(scenario.what, name) for scenario in coverage.SCENARIOS for name in coverage.PRIORS]
+    assert [(line["scenario"], line["spread"]) for line in found] == named
+    assert min(int(line["draws"]) for line in found) >= 2000
+    assert min(float(line["coverage"]) for line in found if line["spread"] == "shrunk") >= 0.93
+    scenario = coverage.SCENARIOS[3]
+    own = [line for line in found if line["scenario"] == scenario.what]
+    columns = ("held_of_first", "half_width_of_first")
+    again = coverage.lines(scenario, draws=coverage.FEW)
+    assert [[line[name] for name in columns] for line in again] == [[line[name] for name in columns] for line in own]
 
 
 def test_recommendations_give_differences_of_the_leaderboard() -> None:
