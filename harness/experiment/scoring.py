@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -181,20 +182,26 @@ class Scoring:
         return counts
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
-        """A function from inputs (B, 3, S, S) uint8, and each image's prompts if the rules have any, to scores.
+        """A function from inputs (B, 3, S, S) uint8, and what `inputs_of` gives besides of each, to scores.
 
         These are probabilities (B, S, S), class scores (B, C, S, S), or label probabilities (B, C, 1, 1).
         """
         side = 1 if self.labels else self._rules.image_size
 
-        def predict(images: Tensor, prompts: Sequence[Coordinates] | None = None) -> Tensor:
+        def predict(
+            images: Tensor, prompts: Sequence[Coordinates | None] = (), found: Sequence[Tensor | None] = ()
+        ) -> Tensor:
             assert not segmenter.training, "a model is scored in evaluation mode"
-            given = () if prompts is None else (together(prompts, device=self._device),)
+            placed = [each for each in prompts if each is not None]
+            given = (together(placed, device=self._device),) if placed else ()
             decode = segmenter.prompted if given else segmenter.decode
             with autocast(self._rules, self._device):
                 if self._embeddings is not None:
                     encode = partial(encoded, segmenter, self._rules, device=self._device)
-                    kept = [self._embeddings.get(None, image=each, encode=partial(encode, each)) for each in images]
+                    kept = [
+                        self._embeddings.get(None, image=each, encode=partial(encode, each)) if there is None else there
+                        for each, there in zip_longest(images, found)
+                    ]
                     output = decode(to_device(torch.stack(kept), self._device), *given)
                 else:
                     output = segmenter(normalise(to_device(images, self._device), self._rules.pixels), *given)
@@ -214,13 +221,15 @@ class Scoring:
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 
-    def inputs_of(self, source: ImageSource, index: int) -> tuple[Any, ...]:
-        """What `predictor` takes of one image: (3, S, S) uint8, and its prompts where the rules have any."""
+    def inputs_of(self, source: ImageSource, index: int) -> tuple[Tensor, Coordinates | None, Tensor | None]:
+        """What `predictor` takes of one image: (3, S, S) uint8, its prompts where the rules have any, and its embedding where a cache has
+        it. Images are read in threads, and the cache with them."""
         image = torch.from_numpy(source.image(index))
+        found = None if self._embeddings is None else self._embeddings.find(None, image=image)
         if self._rules.prompt == "none":
-            return (image,)
+            return image, None, found
         mask, stem = source.mask_input(index), source.stem(index)
-        return image, prompts_of(mask, self._rules, self._run.seed, stem, training=False)
+        return image, prompts_of(mask, self._rules, self._run.seed, stem, training=False), found
 
 
 @dataclass(frozen=True)
@@ -236,7 +245,7 @@ class _Items(Sequence[Item]):
 
     def __getitem__(self, index: Any) -> Any:
         stem = self.source.stem(index)
-        image, *prompts = self.scoring.inputs_of(self.source, index)
-        if any(len(prompt) == 0 for prompt in prompts):
+        image, prompts, found = self.scoring.inputs_of(self.source, index)
+        if prompts is not None and len(prompts) == 0:
             self.scoring.unprompted.add((self.split, stem))
-        return stem, image, self.source.mask_native(index), *prompts
+        return stem, image, self.source.mask_native(index), prompts, found

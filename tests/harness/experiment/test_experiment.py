@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from harness.models.original_sam import plain_sam
 from harness.planning.request import Job
 from harness.registry import BENCHMARKS
 from harness.training.batches import UpdatePlan, draw_number
+from harness.training.cache import EmbeddingCache
 from harness.training.images import ImageSource
 from harness.training.outcome import Interrupted, Selection, StopRequest
 from tests.harness.experiment.test_prompted import SMALL
@@ -114,6 +116,21 @@ def embeddings_key(results: Path, **rules: Any) -> bytes:
 def test_embeddings_of_another_precision_or_normalisation_are_no_others(results: Path, rules: dict[str, Any]) -> None:
     assert embeddings_key(results, **rules) != embeddings_key(results)
     assert embeddings_key(results) == embeddings_key(results, lr=0.5)
+
+
+def test_embeddings_of_an_earlier_run_are_read_by_the_threads_that_read_images(tmp_path: Path, monkeypatch) -> None:
+    run_experiment(job_of(tmp_path, "decoder", flip=0.0, **SMALL))
+    find, main = EmbeddingCache.find, set[bool]()
+
+    def noted(self: EmbeddingCache, entry: Any, *, image: Any) -> Any:
+        main.add(threading.current_thread() is threading.main_thread())
+        return find(self, entry, image=image)
+
+    monkeypatch.setattr(EmbeddingCache, "find", noted)
+    for module in ("harness.experiment.scoring", "harness.training.feeding"):
+        monkeypatch.setattr(f"{module}.encoded", lambda *_, **__: pytest.fail("encoded once more"))
+    record = run_experiment(job_of(tmp_path, "decoder", flip=0.0, lr=2e-3, **SMALL))
+    assert (record.code, main) == ("OK", {False})
 
 
 @pytest.mark.parametrize(

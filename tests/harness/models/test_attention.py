@@ -189,7 +189,8 @@ def test_a_gpu_is_measured_once_a_shape_and_a_plan_knows_what_was_chosen(
         return (0.5 if kind == fast else 1.0), 1.0
 
     monkeypatch.setattr(attention_choice, "_measured", measured)
-    shape, sizes = backbone_shape("tiny"), {"batch": 2, "image_size": 64, "precision": "bf16"}
+    shape = backbone_shape("tiny")
+    sizes: dict[str, Any] = {"batch": 2, "image_size": 64, "precision": "bf16"}
     assert remembered(shape, gpu="GPU", **sizes) == {}
     first = choose(shape, "auto", device=torch.device("cuda"), **sizes)
     assert first == {"window": "bias", "global": "math"} == remembered(shape, gpu="GPU", **sizes)
