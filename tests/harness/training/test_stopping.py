@@ -186,7 +186,7 @@ def test_a_run_in_fp16_goes_on_with_the_scale_of_its_gradients(tmp_path: Path, m
         scales.append(scaler.get_scale())
         return update(*arguments, scaler=scaler, **options)
 
-    monkeypatch.setattr("harness.training.loop.update", noted)
+    monkeypatch.setattr("harness.training.step.update", noted)
     Run(folder=tmp_path, rules=rules).train()
     assert scales
     assert scales[0] == 32.0
