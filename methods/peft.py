@@ -7,8 +7,6 @@ Deviations: outputs come back in autocast's precision, as those of a plain layer
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -359,14 +357,3 @@ def __getattr__(name: str) -> Any:
     if name in TUNERS:
         return method_of(name)
     raise AttributeError(name)
-
-
-if __name__ == "__main__":  # see harness.methods.configs.peft.count
-    answers, sys.stdout = sys.stdout, sys.stderr  # where peft may print what it likes
-    for line in sys.stdin:
-        answer: int | str
-        try:
-            answer = trained_parameters(*json.loads(line)[1:])
-        except MethodError as error:
-            answer = str(error)
-        print(json.dumps(answer), file=answers, flush=True)

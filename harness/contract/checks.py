@@ -46,6 +46,8 @@ def identity(subject: ContractCase) -> None:
     segmenter, method = subject.attached()
     after = logits(segmenter.requires_grad_(False), subject.images)
     require_start(method, before, after, tolerance=IDENTITY_TOLERANCE)
+    moved = method.identity_at_init or not torch.equal(before, after)
+    require(moved, "declares a deviation at init, but there is none")
 
 
 def gradient(subject: ContractCase) -> None:

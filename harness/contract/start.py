@@ -24,14 +24,12 @@ def require_start(method: Method, before: Tensor, after: Tensor, *, tolerance: f
     """Logits with the attached method (``after``) equal the plain segmenter's (``before``), or the method declares that they do not.
 
     Raises:
-        Violation: they differ by more than ``tolerance``, are not finite, or equal although a deviation is declared.
+        Violation: they differ by more than ``tolerance`` without such a declaration, or are not finite.
     """
     largest = float((after - before).abs().max())
     require(math.isfinite(largest), "logits are not finite after attaching")
-    if method.identity_at_init:
-        require(largest <= tolerance, f"declares identity at init, but logits move by {largest:.1e}")
-        return
-    require(largest > 0, "declares a deviation at init, but there is none")
+    same = largest <= tolerance or not method.identity_at_init
+    require(same, f"declares identity at init, but logits move by {largest:.1e}")
 
 
 def require_count(method: Method, encoder: nn.Module, shape: BackboneShape) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from harness.methods.configs import FullConfig, MethodConfig
+from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import BackboneShape
 from harness.models.decoders import HEAD_DIM, Decoder, Task, dense_parameters, mask2former_parameters
 from harness.models.known import TIMM, Backbone, known_backbones, plain_blocks
@@ -54,7 +54,7 @@ def timm_backbone(model: str) -> Backbone:
         patch_bias=vit.patch_embed.proj.bias is not None,
         pre_norm=hasattr(getattr(vit, "norm_pre", None), "weight"),
     )
-    unlisted = sum(p.numel() for p in vit.parameters()) - FullConfig().encoder_parameters(shape)
+    unlisted = sum(p.numel() for p in vit.parameters()) - shape.parameters
     return Backbone(
         name=TIMM + model,
         shape=shape,
@@ -208,7 +208,7 @@ def added_parameters(config: MethodConfig, name: str, *, image_size: int | None 
 
 def encoder_parameters(name: str, *, image_size: int | None = None) -> int:
     """All parameters of the image encoder, SAM's neck included."""
-    return FullConfig().encoder_parameters(backbone_shape(name, image_size)) + backbone(name).unlisted_parameters
+    return backbone_shape(name, image_size).parameters + backbone(name).unlisted_parameters
 
 
 def total_parameters(

@@ -179,25 +179,4 @@ class FullConfig(MethodConfig):
         return 0
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        dim, side = shape.dim, shape.image_size // shape.patch
-        blocks = sum(_block_parameters(shape, block) for block in shape.blocks)
-        patches = shape.projection_taps + (shape.embedded if shape.patch_bias else 0)
-        embedding = sum(convolution.parameters for convolution in shape.stem) or patches
-        rows = side**2 if shape.learnt_positions is None else shape.learnt_positions
-        positions = (rows + shape.positioned_prefix + shape.prefix_tokens) * shape.embedded
-        neck_layers = sum(taps for taps, _ in shape.neck_taps) + shape.neck_biases + shape.neck_scales
-        norms = 2 * dim * (shape.final_norm + shape.pre_norm)
-        return embedding + positions + blocks + neck_layers + norms
-
-
-def _block_parameters(shape: BackboneShape, block: BlockShape) -> int:
-    dim, entering, hidden = block.dim, block.entering, block.mlp_dim
-    attention = 3 * entering * dim + dim * dim + dim + (3 * dim if shape.qkv_bias else 0)
-    parallel = entering * dim + dim if block.inputs else 0
-    mlp = 2 * dim * hidden + dim + hidden
-    norms_and_scales = 2 * (entering + dim) + (2 * dim if shape.layer_scale else 0)
-    span = block.window or shape.image_size // shape.patch * block.scale
-    # Both axes learn one vector a distance, or every head one number a pair of distances.
-    relative = {"axes": 2 * (2 * span - 1) * (dim // block.heads), "distances": block.heads * span**2, "": 0}
-    convolutions = sum(convolution.parameters for convolution in block.convolutions)
-    return attention + parallel + mlp + norms_and_scales + relative[shape.relative_positions] + convolutions
+        return shape.parameters

@@ -8,11 +8,7 @@ table against peft.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, make_dataclass
 from functools import cache, reduce
 from importlib import import_module
@@ -193,56 +189,16 @@ def peft_version() -> str:
 
 
 def count(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
-    """Trained parameters of a tuner on layers (name, inputs, outputs): as injected into bare ones, in a process of its own where
-    torch is not loaded, and then remembered on disk by peft's version.
+    """Trained parameters of a tuner on layers (name, inputs, outputs): as peft injects it into bare ones. Loads torch and peft.
 
     Raises:
         MethodError: peft refuses the options on these layers, or is not installed.
     """
-    request = json.dumps([peft_version(), tuner, options, layers], sort_keys=True)
-    found = _counted(request)
-    if isinstance(found, str):
-        raise MethodError(found)
-    return found
+    peft_version()
+    return _counted(tuner, json.dumps(options, sort_keys=True), tuple(layers))
 
 
 @cache
-def _counted(request: str) -> int | str:
-    """The answer to a request of `count`: the number, or why there is none."""
-    if "torch" in sys.modules:
-        number: int = import_module("harness.methods.peft").trained_parameters(*json.loads(request)[1:])
-        return number
-    remembered = _remembered()
-    if request not in remembered:
-        child = _child()
-        with suppress(BrokenPipeError):
-            print(request, file=child.stdin, flush=True)
-        answer = child.stdout.readline() if child.stdout else ""
-        if not answer:
-            last = ((child.stderr.read() if child.stderr else "").strip().splitlines() or ["no message"])[-1]
-            return f"peft's parameters cannot be counted: {last}"
-        remembered[request] = json.loads(answer)
-        with suppress(OSError):
-            _FILE.parent.mkdir(parents=True, exist_ok=True)
-            new = _FILE.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(remembered))
-            new.replace(_FILE)
-    return remembered[request]
-
-
-@cache
-def _child() -> subprocess.Popen[str]:
-    """Counts one request a line, until this process ends: to load torch and peft, which takes seconds, once is enough."""
-    command, pipe = [sys.executable, "-W", "ignore", "-m", "harness.methods.peft"], subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
-_FILE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "peft-counts.json"
-
-
-def _remembered() -> dict[str, int | str]:
-    try:
-        found = json.loads(_FILE.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _counted(tuner: str, options: str, layers: tuple[tuple[str, int, int], ...]) -> int:
+    number: int = import_module("harness.methods.peft").trained_parameters(tuner, json.loads(options), layers)
+    return number

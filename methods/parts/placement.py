@@ -179,6 +179,30 @@ class BackboneShape:
         """Scales of the neck's norms; a pyramid has none."""
         return 0 if self.pyramid else 2 * self.neck_dim
 
+    @property
+    def parameters(self) -> int:
+        """Of the whole encoder: of what its checkpoint learnt."""
+        dim, side = self.dim, self.image_size // self.patch
+        patches = self.projection_taps + (self.embedded if self.patch_bias else 0)
+        embedding = sum(convolution.parameters for convolution in self.stem) or patches
+        rows = side**2 if self.learnt_positions is None else self.learnt_positions
+        positions = (rows + self.positioned_prefix + self.prefix_tokens) * self.embedded
+        neck_layers = sum(taps for taps, _ in self.neck_taps) + self.neck_biases + self.neck_scales
+        norms = 2 * dim * (self.final_norm + self.pre_norm)
+        return embedding + positions + sum(map(self._of_block, self.blocks)) + neck_layers + norms
+
+    def _of_block(self, block: BlockShape) -> int:
+        dim, entering, hidden = block.dim, block.entering, block.mlp_dim
+        attention = 3 * entering * dim + dim * dim + dim + (3 * dim if self.qkv_bias else 0)
+        parallel = entering * dim + dim if block.inputs else 0
+        mlp = 2 * dim * hidden + dim + hidden
+        norms_and_scales = 2 * (entering + dim) + (2 * dim if self.layer_scale else 0)
+        span = block.window or self.image_size // self.patch * block.scale
+        # Both axes learn one vector a distance, or every head one number a pair of distances.
+        relative = {"axes": 2 * (2 * span - 1) * (dim // block.heads), "distances": block.heads * span**2, "": 0}
+        convolutions = sum(convolution.parameters for convolution in block.convolutions)
+        return attention + parallel + mlp + norms_and_scales + relative[self.relative_positions] + convolutions
+
     def require_one_width(self, method: str, what: str) -> None:
         """Raise `MethodError` for an encoder whose blocks differ in width or map."""
         if len({(block.dim, block.scale) for block in self.blocks}) > 1:

@@ -72,6 +72,41 @@ assert 'torch' not in sys.modules
     assert all(line.startswith("error: ") for line in lines)
 
 
+def test_verbs_that_only_read_load_neither_torch_nor_peft(tmp_path: Path) -> None:
+    """Of committed records, among them rows of a search, of a tuner of peft and of a study."""
+    records = tmp_path / "records"
+    records.mkdir()
+    kept = 0
+    for file in sorted((RESULTS / "records").glob("*.json")):
+        if kept < 8 and re.search(r'"method": "(naslora|naspclora|convlora|peft/vera)"', file.read_text("utf-8")):
+            shutil.copy(file, records)
+            kept += 1
+    assert kept == 8
+    key = next(records.iterdir()).stem
+    at = ["--results", str(tmp_path)]
+    words = [
+        ["--help"], ["status", *at], ["show", key, *at], ["tables", *at], ["records", "check", str(tmp_path)],
+        ["protocols", "list"], ["settings"], ["data", "list"],
+    ]  # fmt: skip
+    code = f"""
+import sys
+from harness.__main__ import main
+for line in {words!r}:
+    try:
+        done = main(line)
+    except SystemExit as stop:
+        done = stop.code
+    print(done, {{'torch', 'peft'}} & sys.modules.keys(), line, file=sys.stderr)
+"""
+    done = python("-c", code)
+    lines = [line for line in done.stderr.splitlines() if " set() " in line or "{" in line]
+    assert len(lines) == len(words), done.stderr
+    for line in lines:
+        assert line.startswith(("0 set() ", "1 set() ")), (
+            line
+        )  # these records have no sidecar files, which the check names
+
+
 def test_version_names_the_running_copy(tmp_path: Path, monkeypatch) -> None:
     shown = python("-m", "harness", "--version", cwd=tmp_path).stdout
     assert re.fullmatch(rf"sam-peft [\d.]+(, commit [0-9a-f]{{12}}( with changes)?)?, in {REPOSITORY}\n", shown)

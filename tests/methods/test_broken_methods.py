@@ -241,7 +241,6 @@ class _StartsWithNaN(_Added):
     ("method", "word"),
     [
         (_NotIdentity, "declares identity at init"),
-        (_DeclaresDeviationFalsely, "there is none"),
         (_StartsWithNaN, "not finite"),
         (_CountsWrong, "the closed form says"),
         (_TrainsNothing, "nothing in the encoder trains"),

@@ -53,7 +53,8 @@ def test_a_block_and_its_gradients_equal_the_published_ones(backbone: str, index
         method=Convpass, config=ConvpassConfig(hidden=HIDDEN, scale=SCALE, sites=sites), backbone=backbone
     )
     segmenter, method = case.attached()
-    block, plain = segmenter.encoder.blocks[index], case.plain().encoder.blocks[index]
+    block: Any = segmenter.encoder.blocks[index]
+    plain: Any = case.plain().encoder.blocks[index]
     assert isinstance(block, BypassedBlock)
     dim = case.shape.blocks[index].dim
     torch.manual_seed(1)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness.methods.configs import FullConfig
 from harness.methods.configs.baselines import AdapterConfig, AdaptFormerConfig, LSTConfig, SAMAdapterConfig, VPTConfig
 from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig, SAMedConfig
 from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
@@ -92,7 +91,7 @@ def test_lora_on_vit_h_with_its_decoder_trains_the_published_four_million() -> N
 
 @pytest.mark.parametrize("backbone", known_backbones())
 def test_full_counts_every_encoder_of_the_catalogue(backbone: str) -> None:
-    assert FullConfig().encoder_parameters(backbone_shape(backbone)) == encoder_parameters(backbone)
+    assert method_config_class("full")().encoder_parameters(backbone_shape(backbone)) == encoder_parameters(backbone)
 
 
 def test_every_site_is_counted() -> None:

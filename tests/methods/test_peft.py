@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import subprocess
-import sys
 from functools import lru_cache
 from typing import Any
 
@@ -236,29 +233,6 @@ def test_singular_vectors_are_held_near_orthogonal() -> None:
         torch.linalg.norm((p @ p.T if p.shape[0] < p.shape[1] else p.T @ p) - torch.eye(min(p.shape))) for p in factors
     ]
     torch.testing.assert_close(before, 0.5 * torch.stack(off).mean())
-
-
-def test_counts_share_one_process_load_no_torch_here_and_are_remembered(tmp_path: Any) -> None:
-    shape = backbone_shape("tiny")
-    options: dict[str, dict[str, Any]] = {"lokr": {"r": 2}, "lora": {"r": 4}, "vera": {"r": 8}}
-    code = (
-        "import sys, subprocess; from harness.methods.configs.peft import config_of; from harness.models.catalog import backbone_shape\n"
-        "started = []\n"
-        "sys.addaudithook(lambda event, _: started.append(event) if event == 'subprocess.Popen' else None)\n"
-        f"for name, options in {options}.items(): print(config_of(name)(**options).encoder_parameters(backbone_shape('tiny')))\n"
-        "print(len(started), 'torch' in sys.modules)"
-    )
-    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
-
-    def counted() -> list[str]:
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    expected = [str(config_of(name)(**chosen).encoder_parameters(shape)) for name, chosen in options.items()]
-    assert counted() == [*expected, "1", "False"]
-    file = tmp_path / "sam-peft-harness" / "peft-counts.json"
-    file.write_text(json.dumps(dict.fromkeys(json.loads(file.read_text()), 7)))
-    assert counted() == ["7", "7", "7", "0", "False"]
 
 
 TEXTS = [
