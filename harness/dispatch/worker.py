@@ -77,6 +77,8 @@ def work(starts: Sequence[Start], *, stop: StopSignals, patience_s: float = floa
         held = []
         for start in waiting:
             outcome = "elsewhere" if stop else _persist(start, stop=stop)
+            if outcome == "crashed":  # its GPU failed, or it had to stop: no other run is started here
+                return outcomes | {outcome}
             if outcome == "elsewhere":
                 held.append(start)
             else:

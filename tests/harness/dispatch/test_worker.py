@@ -134,7 +134,8 @@ def test_a_child_that_crashed_is_restarted_until_it_is_given_up(tmp_path, task, 
 
 
 def test_a_run_whose_gpu_failed_is_requeued_and_not_restarted_on_the_same_node(tmp_path, task, supervised):
-    sweep = submitted(tmp_path, [make_job(tmp_path)])
+    jobs = [make_job(tmp_path, seed=seed) for seed in range(2)]
+    sweep = submitted(tmp_path, jobs, arrays=(Array(first=0, runs=2, per_task=2, job="7"),))
     started(tmp_path).release("killed", "exit status 1 on node7: CUDA error: uncorrectable ECC error encountered")
     seen = supervised("crashed")
     worker.main([str(sweep.folder), "--array", "0"])
