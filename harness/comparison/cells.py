@@ -15,6 +15,9 @@ from harness.archive.schema import Record
 from harness.comparison.names import Metric, metric
 from harness.protocols.keys import content_hash, hashed_rules
 
+ALL = "all"
+"""The split of all test images, where a benchmark has several test splits."""
+
 CONFLICT = "CONFLICT"
 """The code of runs that are not of one kind: one seed has two scores, or the rules differ, as where some runs have a tuned
 ``decoder_lr``."""
@@ -26,12 +29,13 @@ compared with the best, and has no interval on a leaderboard."""
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Benchmark, test split and metric. ``title``: of the benchmark; ``note``: on its data."""
+    """Benchmark, test split and metric. ``title``: of the benchmark; ``part``: what titles say of the split; ``note``: on its data."""
 
     benchmark: str
     split: str
     metric: str
     title: str = ""
+    part: str = ""
     note: str = ""
 
     @cached_property
@@ -46,7 +50,11 @@ class Column:
     @property
     def name(self) -> str:
         """``Trans10K-v1 easy mIoU``"""
-        return " ".join([self.title, *([self.split] if self.split != "test" else []), self.measure.title])
+        return " ".join(filter(None, [self.title, self.part, self.measure.title]))
+
+    def parts(self, record: Record) -> list[str]:
+        """The test splits of a record whose images it holds."""
+        return list(record.tested) if self.split == ALL else [self.split]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +129,18 @@ class Cell:
 def outcome(runs: Sequence[Record], column: Column, model: str) -> tuple[float | None, str, Record | None]:
     """What the runs of one row and seed give a cell: the score; OK, or why there is none or it does not count; and the run that it is
     of. A run that ended well counts before one that failed."""
+    ended = [record for record in runs if record.code == "OK"]
     scored = []
-    for record in (record for record in runs if record.code == "OK"):
+    for record in ended:
         value = record.scores.get(model, {}).get(column.split, {}).get(column.metric)
         if value is not None and math.isfinite(value):
             scored.append((value, record))
     if scored:
         value, record = scored[0]
         return value, "OK" if all(other == value for other, _ in scored) else CONFLICT, record
-    ended = [record for record in runs if record.code == "OK"] or list(runs)
-    if not ended:
+    if not runs:
         return None, MISSING, None
-    return None, "NO_SCORE" if runs[-1].code == "OK" else str(runs[-1].code), ended[0]
+    return None, "NO_SCORE" if runs[-1].code == "OK" else str(runs[-1].code), (ended or list(runs))[0]
 
 
 def under_other_rules(records: Sequence[Record]) -> set[int]:

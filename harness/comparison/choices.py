@@ -63,8 +63,9 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
     frame = runs.assign(
         validation=[math.nan if record is None else _validation(record) for record in runs["record"]],
         rules=[content_hash(hashed_rules(run.rules)) for run in runs["run"]],
-        **{name: [_orderable(run.method_config[name]) for run in runs["run"]] for name in grid},
     )
+    for name in grid:
+        frame[name] = [_orderable(run.method_config[name]) for run in runs["run"]]
     within = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "benchmark", "seed"]
     return runs.loc[choose_runs(frame, grid, within=within).index]
 

@@ -55,16 +55,18 @@ class Grid:
     def cells(self) -> Mapping[tuple[str, Column], Cell]:
         """The pivot of its scores: (row, column) -> cell."""
         found: dict[tuple[str, ...], list[Any]] = {}
-        for line in self.scores.itertuples(index=False):
-            found.setdefault((line.row, line.benchmark, line.split, line.metric), []).append(line)
+        for line in self.scores.to_dict("records"):
+            found.setdefault(tuple(line[name] for name in CELL), []).append(line)
         cells = {}
         for column in self.columns:
             for row in self.rows:
                 lines = found.get((row, column.benchmark, column.split, column.metric), [])
                 cells[row, column] = Cell(
-                    row=row, column=column, values={line.seed: line.value for line in lines if not math.isnan(line.value)},
-                    codes={line.seed: line.code for line in lines if line.code != "OK"},
-                    blank=any(line.blank for line in lines), test_share=max((line.test_share for line in lines), default=0.0),
+                    row=row, column=column,
+                    values={line["seed"]: line["value"] for line in lines if not math.isnan(line["value"])},
+                    codes={line["seed"]: line["code"] for line in lines if line["code"] != "OK"},
+                    blank=any(line["blank"] for line in lines),
+                    test_share=max((line["test_share"] for line in lines), default=0.0),
                 )  # fmt: skip
         return cells
 
@@ -199,23 +201,19 @@ class Grid:
     def tidy(self) -> pd.DataFrame:
         """Its scores with the method and options of each row. No two lines of frames that are put together are alike but for their value:
         the rules, the checkpoint and the split of the data are in them."""
-        of = self.rows
-        blank = {(cell.row, c.benchmark, c.split, c.metric) for (_, c), cell in self.cells.items() if cell.blank}
+        blank = self.scores.groupby(CELL, sort=False)["blank"].transform("any")
+        rows = [self.rows[str(row)] for row in self.scores["row"]]
         lines = self.scores.assign(
-            method=[of[row].method for row in self.scores["row"]],
-            options=[
-                ", ".join(f"{name}={value}" for name, value in sorted(of[row].options.items()))
-                for row in self.scores["row"]
-            ],
+            method=[row.method for row in rows],
+            options=[", ".join(f"{name}={value}" for name, value in sorted(row.options.items())) for row in rows],
+            code=self.scores["code"].mask((self.scores["code"] == "OK") & blank, "BLANK"),
             backbone=self.backbone, protocol=self.protocol, checkpoint=self.checkpoint,
-            code=[
-                "BLANK" if line.code == "OK" and (line.row, line.benchmark, line.split, line.metric) in blank else line.code
-                for line in self.scores.itertuples(index=False)
-            ],
         )  # fmt: skip
         return lines[list(TIDY)]
 
 
+CELL = ["row", "benchmark", "split", "metric"]
+"""What a cell is of: columns of `Grid.scores`."""
 TIDY = (
     *(
         "row",

@@ -48,6 +48,14 @@ class Leaderboard:
         """Benchmark -> the column that is compared."""
         return self.grid.first_columns
 
+    def beside(self, benchmark: str) -> list[Column]:
+        """The columns of its metric on parts of the test images, which rank nothing."""
+        first = self.columns[benchmark]
+        alike = (
+            column for column in self.grid.columns if (column.benchmark, column.metric) == (benchmark, first.metric)
+        )
+        return [column for column in alike if column != first]
+
     @cached_property
     def _ran(self) -> list[str]:
         return [row for row in self.grid.rows if self.grid.records_of(row)]

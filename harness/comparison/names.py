@@ -114,6 +114,18 @@ SCORE_TITLES = {
 }
 
 
+BACKBONE_TITLES = {
+    "mobile_sam": "MobileSAM",
+    "vit_b": "SAM ViT-B",
+    "vit_l": "SAM ViT-L",
+    "vit_h": "SAM ViT-H",
+}
+
+
+def backbone_title(name: str) -> str:
+    return BACKBONE_TITLES.get(name, name)
+
+
 def method_title(name: str) -> str:
     """The title of a method in tables; one that is not known here has its own name. One of peft's tuners (``peft/miss``) names the
     library where a method of this repository has the same name."""

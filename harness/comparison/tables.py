@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import Archive, weights_of
 from harness.archive.schema import Record, Run, content_hash, same_data
-from harness.comparison.cells import CONFLICT, Column, outcome, under_other_rules
+from harness.comparison.cells import ALL, CONFLICT, Column, outcome, under_other_rules
 from harness.comparison.grid import Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.studies import Study
+
+
+UNTRAINED = "untrained"
+"""The test split of images of the training part on which nothing trained (a card's ``test_given_first``)."""
 
 
 def grids(
@@ -189,23 +193,24 @@ def _scores(
                 yield {
                     "row": row, "model": model, "benchmark": column.benchmark, "split": column.split, "metric": column.metric,
                     "seed": seed, "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
-                    "blank": any(r.foreground.get(column.split, 1.0) < 0.1 for r in here),
-                    "test_share": max((_test_share(r, column.split) for r in here), default=0.0),
+                    "blank": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.parts(r)),
+                    "test_share": max((_test_share(r, column) for r in here), default=0.0),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip
 
 
-def _test_share(record: Record, split: str) -> float:
+def _test_share(record: Record, column: Column) -> float:
     """Images tested over images trained on where every seed has its own split, else 0."""
     trained = record.counts.get("train") if record.run.rules.get("split_follows_seed") else 0
-    return record.tested.get(split, 0) / trained if trained else 0.0
+    return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 
 def _columns(
     benchmark: str, runs: Sequence[Run], records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]
 ) -> Iterator[Column]:
-    """The columns of one benchmark by split and metric."""
+    """The columns of one benchmark by split and metric. Where images that nothing trained on are tested beside the given ones, all of them
+    lead, and the official ones follow."""
     scored: dict[str, set[str]] = {}
     for record in records:
         for split, scores in record.scores.get("best", {}).items():
@@ -218,17 +223,22 @@ def _columns(
         names = tuple(study.table.metrics)
     else:
         names = shown_metrics(benchmark, runs, scored=known)
+    parts: Mapping[str, str] = {"test": ""}
     if study is not None and benchmark in study.table.splits:
         splits = study.table.splits[benchmark]
-    elif "all" in scored or (not scored and benchmark == "trans10k_v1"):
-        splits = ("all",)
+    elif UNTRAINED in scored:
+        splits = (ALL, *sorted(scored.keys() - {ALL, UNTRAINED}))
+        parts = {"test": "official"}
+    elif ALL in scored or (not scored and benchmark == "trans10k_v1"):
+        splits = (ALL,)
     else:
         splits = tuple(sorted(scored)) or ("test",)
     title = benchmark_title(benchmark, runs)
     note = ", ".join(sorted({run.data_note for run in runs if run.data_note}))
     for split in splits:
         for name in names:
-            yield Column(benchmark=benchmark, split=split, metric=name, note=note, title=title)
+            part = parts.get(split, split)
+            yield Column(benchmark=benchmark, split=split, metric=name, note=note, title=title, part=part)
 
 
 def _titles(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

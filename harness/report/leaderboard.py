@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness.archive.archive import MISSING
@@ -24,8 +24,8 @@ def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
     numbers = []
     for board in boards:
         tidy = board.grid.tidy()
-        kept = {(column.benchmark, column.split, column.metric) for column in board.columns.values()}
-        shown = [column in kept for column in zip(tidy["benchmark"], tidy["split"], tidy["metric"], strict=True)]
+        first = [(column.benchmark, column.metric) for column in board.columns.values()]
+        shown = [column in first for column in zip(tidy["benchmark"], tidy["metric"], strict=True)]
         numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
     drawn = [_table(board, study) for board in boards]
     return Page(
@@ -35,24 +35,28 @@ def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
 
 
 def _table(board: Leaderboard, study: Study) -> Table:
-    titles = [
-        *([] if board.leading else ["mean Δ"]),
-        *(title for column in board.columns.values() for title in (f"{column.name} (%)", f"{column.title} Δ")),
-        *("encoder params (M)", "step time ×", "memory ×", "merges"),
-    ]
+    titles = ["verdict"] if board.leading else ["mean Δ", "verdict"]
+    for name, column in board.columns.items():
+        titles += [f"{column.name} (%)", f"{column.title} Δ", *(f"{other.name} (%)" for other in board.beside(name))]
+    titles += ["encoder params (M)", "all trained (M)", "step time ×", "memory ×", "merges"]
     names = ", ".join(board.columns[name].title for name in board.complete)
     setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
     below = [
         f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
         f" hold for all rows of a column at once (max-T; the spread of runs is {SPREADS[board.spread]})."
-        + ("" if board.leading else f" Mean: over {names}, complete for all rows."),
+        + ("" if board.leading else f" Mean: over {names}, complete for all rows.")
+        + " Verdict: better or worse where the interval leaves out 0.",
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left.",
     ]
+    if any(map(board.beside, board.columns)):
+        below.append(
+            "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
+        )
     below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
     return Table(
         heading=board.grid.title, above=[*([study.note] if study.note else []), *rules_in_words(board.grid)],
-        columns=heads("method", *titles, words=["merges"]), rows=[_line(board, row) for row in board.rows], below=below,
+        columns=heads("method", *titles, words=["verdict", "merges"]), rows=[_line(board, row) for row in board.rows], below=below,
     )  # fmt: skip
 
 
@@ -60,11 +64,12 @@ def _line(board: Leaderboard, row: str) -> list[Value]:
     def change(benchmark: str) -> Value:
         return "baseline" if row == board.baseline else board.difference(row, benchmark)
 
-    line: list[Value] = [row, *([] if board.leading else [change("")])]
+    line: list[Value] = [row, *([] if board.leading else [change("")]), board.verdict(row, board.leading) or None]
     for name in board.columns:
         line += [Score(cell=board.cell(row, name)), change(name)]
-    encoder = board.parameters(row)
-    line.append(Number(value=None if encoder is None else encoder / 1e6, form=".3f"))
+        line += [Score(cell=board.grid.cells[row, column]) for column in board.beside(name)]
+    for count in (board.parameters(row), board.parameters(row, "trainable")):
+        line.append(Number(value=None if count is None else count / 1e6, form=".3f"))
     for ratio in (board.ratio(row, "time"), board.ratio(row, "memory")):
         line.append(Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None)
     return [*line, board.merges(row) or None]
@@ -80,58 +85,62 @@ def write_between_marks(page: Path, text: str) -> None:
     page.write_text(f"{before}{MARKS[0]}{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
-def as_block(board: Leaderboard, rows: Sequence[str], benchmarks: Sequence[str]) -> str:
-    """A markdown table for other pages: the mean difference to the baseline where there is one, else the difference on each benchmark
-    named; scores; costs."""
-    mean, titles = not board.leading, [board.columns[name].name for name in benchmarks]
-    change = f"difference to {board.baseline}"
-    scored = [f"mean {change}", *titles] if mean else [head for title in titles for head in (title, change)]
-    heads = ["method", *scored, "encoder parameters", "step time", "merges"]
-    table = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 2)}---|"]
-
-    def difference_of(row: str, name: str) -> str:
-        found = board.difference(row, name)
-        return with_interval(found) if found else "" if row == board.baseline else "–"
-
-    for row in rows:
-        cells = [difference_of(row, "")] if mean else []
-        for name in benchmarks:
-            cell = board.cell(row, name)
-            score = (
-                f"{percent(cell.mean)} ± {percent(cell.sd or 0)}" if cell.values else cell.code.replace(MISSING, "–")
-            )
-            cells.append(score + " (collapsed)" * cell.collapsed)
-            cells += [] if mean else [difference_of(row, name)]
-        time, trained = board.ratio(row, "time"), board.parameters(row)
-        step = "–" if time is None else "1×" if row == board.baseline else f"{time.value:.2f}×"
-        cells += ["–" if trained is None else short_number(trained), step, board.merges(row) or "–"]
-        table.append(f"| {' | '.join([row, *cells])} |")
-    return "\n".join(table)
+BLOCKS = ("better", "not distinguishable", "worse", "")
+"""The order of rows in a block; those without an interval stand last."""
 
 
-def summary(board: Leaderboard, *, most: int = 0, whole: str = "") -> str:
-    """A block of the best rows, ``most`` in all (0: every one), with the baseline and the last two among them; then what they say.
-    ``whole``: the address of the whole table, for the link to it."""
-    rows, shown = board.rows, _benchmarks(board)
-    kept = {*rows[: most - 3], *rows[-2:], board.baseline} if 0 < most < len(rows) else set(rows)
-    below = [f"**{sentence(board, name)}**" for name in dict.fromkeys([board.leading, *shown])]
-    for name in shown:
-        count = sum(bool(board.cell(row, name).values) for row in rows)
-        below += [f"{board.columns[name].name} has {count} of {len(rows)} rows so far."] if count < len(rows) else []
-    if missing := len(rows) - len(kept):
-        between = "1 row between these is" if missing == 1 else f"{missing} rows between these are"
-        below.append(f"{between} in the [whole table]({whole}).")
+def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) -> str:
+    """A markdown table for other pages: in three blocks by verdict the difference to the baseline, scores, parameters and costs.
+
+    Args:
+        named: rows that are always shown, as the baseline is.
+        most: how many of each block are shown besides; 0 for all. The others are counted.
+    """
+    device = f" ({board.session.comparability.device})" if board.session else ""
+    titles = [f"Δ to {board.baseline}", "verdict", *(column.name for column in board.columns.values())]
+    titles += ["trained in the encoder", "in all", f"step time{device}", "memory", "merges"]
+    lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
+    for verdict in BLOCKS:
+        rows = [row for row in board.rows if _block(board, row) == verdict]
+        shown = [row for row in rows if not most or row in rows[:most] or row in (board.baseline, *named)]
+        lines += [f"| {' | '.join([row, *_cells(board, row)])} |" for row in shown]
+        if left := len(rows) - len(shown):
+            lines.append(f"| *and {left} more* |  | {verdict} |{' |' * (len(titles) - 2)}")
+    return "\n".join(lines)
+
+
+def _block(board: Leaderboard, row: str) -> str:
+    return "not distinguishable" if row == board.baseline else board.verdict(row, board.leading)
+
+
+def _cells(board: Leaderboard, row: str) -> list[str]:
+    found, is_baseline = board.difference(row, board.leading), row == board.baseline
+    cells = [
+        "baseline" if is_baseline else with_interval(found) if found else "–",
+        board.verdict(row, board.leading) or ("" if is_baseline else "no interval"),
+    ]
+    for name in board.columns:
+        cell = board.cell(row, name)
+        score = (
+            f"{percent(cell.mean)} ± {percent(cell.sd or 0)}" if cell.values else cell.code.replace(MISSING, "–") or "–"
+        )
+        cells.append(score + " (collapsed)" * cell.collapsed)
+    for count in (board.parameters(row), board.parameters(row, "trainable")):
+        cells.append("–" if count is None else short_number(count))
+    for ratio in (board.ratio(row, "time"), board.ratio(row, "memory")):
+        cells.append("–" if ratio is None else "1×" if is_baseline else f"{ratio.value:.2f}×")
+    return [*cells, board.merges(row) or "–"]
+
+
+def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, whole: str = "") -> str:
+    """A block (`as_block`), and what it says below it. ``whole``: the address of the whole table, for the link to it."""
+    shown = dict.fromkeys([board.leading, *board.columns])
+    below = [f"**{sentence(board, name)}**" for name in shown]
+    for name in board.columns:
+        count = sum(bool(board.cell(row, name).values) for row in board.rows)
+        below += [f"{board.columns[name].name} has {count} of {len(board.rows)} rows so far."] * (
+            count < len(board.rows)
+        )
+    below += [f"All rows are in the [whole table]({whole})."] if whole else []
     below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
-    return "\n".join([as_block(board, [row for row in rows if row in kept], shown), "", " ".join(below)])
-
-
-def _benchmarks(board: Leaderboard) -> list[str]:
-    """Those on which at least a fifth of the rows have a score."""
-    counts = {name: sum(bool(board.cell(row, name).values) for row in board.rows) for name in board.columns}
-    return [name for name, count in counts.items() if 5 * count >= len(board.rows)]
-
-
-def first_ten(board: Leaderboard) -> str:
-    """A block of the ten best rows, with the baseline among them, on the benchmarks of the mean, else on the first."""
-    best = board.rows[:10] if board.baseline in board.rows[:10] else [*board.rows[:9], board.baseline]
-    return as_block(board, best, _benchmarks(board)[:1] if board.leading else board.complete)
+    return "\n".join([as_block(board, named=named, most=most), "", " ".join(below)])

@@ -115,7 +115,7 @@ def _heading(column: Column, columns: Sequence[Column]) -> str:
     title = column.title
     if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
         title += f" ({column.note})"
-    title += f" {column.split}" if column.split != "test" else ""
+    title += f" {column.part}" if column.part else ""
     return f"{title} {column.measure.heading}"
 
 

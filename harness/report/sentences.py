@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.comparison.cells import Column
 from harness.comparison.differences import Difference, over_images, simultaneous
 from harness.comparison.grid import Grid
 from harness.comparison.leaderboard import Leaderboard
-from harness.comparison.names import UNTUNED
-from harness.system.text import counted, first_of
+from harness.comparison.names import UNTUNED, backbone_title
+from harness.system.text import counted
 
 
 def named(board: Leaderboard, benchmark: str) -> str:
@@ -33,12 +35,32 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
         )
         for which in ("better", "worse")
     )
-    count = f"{len(better) or 'none'} of {len(judged)} {'rows' if len(judged) > 1 else 'row'} with an interval"
-    text = f"{what}: {count} {'is' if len(better) < 2 else 'are'} significantly better than {board.baseline}"
-    if better:
-        text += f", {'most of all ' if len(better) > 1 else ''}{better[0]} ({with_interval(judged[better[0]])} points)"
-    text = f"{text}, and {len(worse) or 'none'} {'is' if len(worse) < 2 else 'are'} worse"
-    return f"{text} ({first_of(worse)})." if worse else f"{text}."
+    alike = len(judged) - len(better) - len(worse)
+    said = [f"{listed(better) or 'no row'} {'beat' if len(better) > 1 else 'beats'} {board.baseline}"]
+    said += [f"{alike} row{'s' * (alike > 1)} cannot be told apart from it"] if alike else []
+    said += [f"{listed(worse)} {'are' if len(worse) > 1 else 'is'} worse"] if worse else []
+    return f"{what} ({setting(board, benchmark)}): {'; '.join(said)}."
+
+
+def setting(board: Leaderboard, benchmark: str = "") -> str:
+    """``MobileSAM, 256 px, 1,200 updates, 400 training images, 4 seeds``, as far as all runs share them."""
+    records = [r for row in board.rows for r in board.grid.records_of(row, benchmark) if r.code == "OK"]
+    facts = {
+        "px": [r.run.rules.get("image_size") for r in records],
+        "updates": [r.budget["weight_updates"] for r in records if r.budget.get("weight_updates")],
+        "training images": [r.counts.get("train") for r in records],
+    }
+    shared = {name: values[0] for name, values in facts.items() if len(set(values)) == 1 and values[0]}
+    seeds = len({record.run.seed for record in records})
+    words = [f"{number:,.0f} {name}" for name, number in shared.items()]
+    return ", ".join([backbone_title(board.grid.backbone), *words, f"{seeds} seed{'s' * (seeds > 1)}"])
+
+
+def listed(names: Sequence[str], *, most: int = 6) -> str:
+    """``A, B and C``"""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
 
 
 def _without_interval(board: Leaderboard, benchmark: str) -> str:
@@ -80,7 +102,8 @@ def gain(grid: Grid, column: Column) -> str:
     over = "its test images, and other seeds may differ" if difference.over == "images" else difference.over
     points = f"{with_interval(difference)} points, {seeds}, "
     points += "no interval" if difference.low is None else f"95 % interval over {over}"
-    images = max((record.tested.get(column.split, 0) for record in grid.records), default=0)
+    tested = [[record.tested.get(part, 0) for part in column.parts(record)] for record in grid.records]
+    images = max(map(sum, tested), default=0)
     if difference.low is None or difference.n < LEAST_SEEDS or images < LEAST_IMAGES:
         return (
             f"{column.name}: {best} is higher than {other} on these {counted(images, 'image')}: {points}; a verdict needs"
@@ -98,10 +121,6 @@ def with_interval(difference: Difference) -> str:
     # A bound below zero keeps its sign when it rounds to zero, since the verdict depends on it.
     bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
     return f"{difference.mean:+z.1f}{bounds}"
-
-
-def axis_label(column: Column) -> str:
-    return f"{column.name} (%)"
 
 
 def caption(board: Leaderboard) -> str:

@@ -18,7 +18,7 @@ from harness.comparison.names import benchmark_rank
 from harness.report import figures, masks, sentences
 from harness.report.formats import as_spreadsheet
 from harness.report.runs import command_of
-from harness.report.style import COLUMN, inline, styled
+from harness.report.style import COLUMN, PAGE, inline, styled
 from harness.system.text import printable
 
 WRITTEN = 'name="generator" content="sam-peft report"'
@@ -40,7 +40,8 @@ def site(
     first = boards[0]
     files = file_names(boards)
     with styled():
-        picture = _picture("pareto", figures.pareto(first), figures.pareto(first, width=0.95 * COLUMN, height=3.6))
+        whole, narrow = (figures.differences(first, first.leading, width=width) for width in (PAGE, COLUMN))
+        picture = _picture("leaderboard", whole, narrow)
         costs = _picture("cost", figures.cost(first))
         parts = {name: [_part(b, name, photographs) for b in boards if name in b.columns] for name in files}
     shared = {"title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files}}
@@ -69,7 +70,7 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
     leading = board.columns[benchmark]
     columns = [c for c in board.grid.columns if c.benchmark == benchmark and c != leading]
     drawn = (
-        ("differences", figures.differences(board, [benchmark])), ("curves", figures.curves(board, benchmark)),
+        ("differences", figures.differences(board, benchmark)), ("curves", figures.curves(board, benchmark)),
         ("alpha", figures.alpha(board, benchmark)),
     )  # fmt: skip
     name = hashlib.sha256(f"{board.grid.title} {benchmark}".encode()).hexdigest()[:8]

@@ -14,15 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.archive.archive import Archive
-from harness.comparison import Column, Difference, Grid, grids, leaderboards
-from harness.report.figures import pareto
-from harness.report.leaderboard import first_ten, summary, write_between_marks
+from harness.comparison import Column, Difference, Grid, Leaderboard, grids, leaderboards
+from harness.report.figures import differences
+from harness.report.leaderboard import as_block, summary, write_between_marks
 from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
 from harness.statistics import average_of
 from harness.studies import load_study
 
-ROWS = 10
-"""How many of them are on the page of findings."""
+LEADERBOARD = "leaderboard-short"
+NAMED = (
+    "NAS-LoRA",
+    "NAS-LoRA r=8, all linears",
+    "Conv-LoRA",
+    "LoRA r=8, all linears",
+    "LoRA r=23, all linears",
+    "Decoder alone",
+    "Zero-shot",
+)
+"""Rows of the leaderboard that pages always show."""
+ROWS = 4
+"""How many others of each verdict are on the page of findings."""
 STUDIES = Path(__file__).parent / "studies"
 MODELS = {"mobile_sam": "MobileSAM", "timm/vit_small_patch14_dinov2": "ViT-S"}
 QUESTION = (
@@ -152,6 +163,20 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         path.write_bytes(encoded(figure, "svg", title="NAS-LoRA − LoRA", caption="Differences by model and benchmark."))
 
 
+def board(archive: Archive) -> Leaderboard:
+    study = load_study(LEADERBOARD)
+    return leaderboards(grids(archive, study=study), study)[0]
+
+
+def blocks(leaders: Leaderboard) -> dict[str, str]:
+    """Page -> its leaderboard, between two marks."""
+    whole = f"../results/tables/{LEADERBOARD}.md"
+    return {
+        "docs/findings.md": summary(leaders, named=NAMED, most=ROWS, whole=whole),
+        "README.md": as_block(leaders, named=NAMED, most=2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -160,20 +185,17 @@ def main() -> None:
     archive = Archive(options.results)
     of = list(lines(archive))
     mean = mean_of(averaged(of))
-    study = load_study("leaderboard-short")
-    leaders = leaderboards(grids(archive, study=study), study)[0]
+    leaders = board(archive)
     print(summary(leaders) + "\n")
     print(table(of, mean))
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:
         figures = options.docs / "figures"
-        write_between_marks(
-            options.docs / "findings.md", summary(leaders, most=ROWS, whole=f"../results/tables/{study.name}.md")
-        )
-        write_between_marks(options.docs.parent / "README.md", first_ten(leaders))
+        for page, text in blocks(leaders).items():
+            write_between_marks(options.docs.parent / page, text)
         draw(of, mean, figures / "answer.svg")
         with styled():
-            if made := pareto(leaders):
+            if made := differences(leaders, leaders.leading, width=PAGE):
                 (figures / "leaderboard.svg").write_bytes(encoded(made[0], "svg", title="Leaderboard", caption=made[1]))
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from harness.archive.archive import Archive
 from harness.models.checkpoint import read_tensors
+from harness.report.sentences import with_interval
 from tests.values import REPOSITORY, RESULTS
 
 
@@ -28,11 +29,7 @@ def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> None:
     import answer
 
-    leaders = answer.board(Archive(RESULTS))
-    for page, text in {
-        "docs/findings.md": answer.summary(leaders, most=answer.ROWS),
-        "README.md": answer.first_ten(leaders),
-    }.items():
+    for page, text in answer.blocks(answer.board(Archive(RESULTS))).items():
         whole = (REPOSITORY / page).read_text(encoding="utf-8")
         assert text in whole, "new records: python results/analysis/answer.py --docs docs"
 
@@ -63,12 +60,12 @@ def test_recommendations_give_differences_of_the_leaderboard() -> None:
     assert differences
     assert times
     said = {
-        answer.with_interval(difference)
-        for row in leaders.standings
+        with_interval(difference)
+        for row in leaders.rows
         for name in ("", *leaders.columns)
-        if (difference := answer.against(row, name))
+        if (difference := leaders.difference(row, name))
     }
-    said |= {"1×", *(f"{row.time.value:.2f}×" for row in leaders.standings if row.time)}
+    said |= {"1×", *(f"{time.value:.2f}×" for row in leaders.rows if (time := leaders.ratio(row, "time")))}
     assert {*differences, *times} - said == set()
 
 

@@ -13,9 +13,9 @@ from harness.archive.archive import Archive
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison import grids, leaderboards
 from harness.report import masks
-from harness.report.figures import alpha, cost, draw, front, pareto
+from harness.report.figures import alpha, cost, differences, draw
 from harness.report.sentences import short_number
-from harness.report.style import COLUMN, encoded, inline, styled
+from harness.report.style import encoded, inline, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
 from tests.values import RESULTS, there
@@ -35,44 +35,28 @@ def made(root: Path, **changes: Any) -> Any:
 
 def test_runs_with_scores_and_curves_give_their_figures(tmp_path: Path) -> None:
     drawn = {name: caption for name, _, caption in draw(made(tmp_path))}
-    assert drawn.keys() == {"pareto", "differences", "curves-kvasir"}
+    assert drawn.keys() == {"differences-kvasir", "curves-kvasir"}
     assert all("hash aaaa0000aaaa0000" in caption for caption in drawn.values())
 
 
-@pytest.mark.parametrize(("size", "least"), [({}, 30), ({"width": COLUMN, "height": 3.6}, 26)])
-def test_of_thirty_rows_points_have_names_and_no_two_overlap(tmp_path: Path, size: Any, least: int) -> None:
-    rng = np.random.default_rng(0)
-    records = [
-        record(
-            0.7 + 0.02 * shift,
-            config={"rank": rank},
-            changed={"rank": rank},
-            parameters={"encoder": count, "trainable": count},
-        )
-        for rank, shift, count in zip(
-            range(1, 31), rng.normal(size=30), (10 ** rng.uniform(3.5, 5.5, 30)).astype(int).tolist(), strict=True
-        )
-    ]
-    store_of(tmp_path, records)
+def test_rows_with_a_collapsed_run_have_an_open_mark_and_rows_like_the_baseline_a_shade(tmp_path: Path) -> None:
+    rows = {
+        "lora": (0.7, 0.71, 0.69),
+        "full": (0.72, 0.73, 0.1),
+        "decoder": (0.69, 0.71, 0.7),
+        "bitfit": (0.3, 0.31, 0.29),
+    }
+    store_of(tmp_path, [record(v, method=m, seed=seed) for m, values in rows.items() for seed, v in enumerate(values)])
     with styled():
-        figure, _ = there(pareto(leaderboards(grids(Archive(tmp_path)))[0], **size))
+        figure, caption = there(differences(leaderboards(grids(Archive(tmp_path)))[0], "kvasir"))
         figure.draw_without_rendering()
-        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) >= least
-    across = [a.width + b.width - max(a.x1, b.x1) + min(a.x0, b.x0) for a, b in itertools.combinations(boxes, 2)]
-    along = [a.height + b.height - max(a.y1, b.y1) + min(a.y0, b.y0) for a, b in itertools.combinations(boxes, 2)]
-    assert not [pair for pair in zip(across, along, strict=True) if min(pair) > 2], "by more than two dots"
-
-
-def test_rows_with_a_collapsed_run_are_crossed_in_the_picture(tmp_path: Path) -> None:
-    for name, lost in (("sound", 0.71), ("collapsed", 0.1)):
-        rows = {"lora": (0.7, 0.71, 0.69), "full": (0.72, 0.73, lost)}
-        records = [record(v, method=m, seed=seed) for m, values in rows.items() for seed, v in enumerate(values)]
-        store_of(tmp_path / name, records)
-        with styled():
-            figure, caption = there(pareto(leaderboards(grids(Archive(tmp_path / name)))[0]))
-        crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
-        assert (len(crosses), "Crossed" in caption) == ((1, True) if name == "collapsed" else (0, False))
+    ax = figure.axes[0]
+    faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert (faces.count("none"), len(faces), len(ax.patches)) == (1, 3, 1)
+    assert "Shaded" in caption
+    assert "Open" in caption
+    labels = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(labels)), "names touch nothing"
 
 
 def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) -> None:
@@ -90,18 +74,6 @@ def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
     found = [board for key in keys for board in leaderboards(grids(archive, runs=runs[runs["key"] == key]))]
     names = {name.partition("-")[0] for board in found for name, _, _ in draw(board)}
     assert {"curves", "alpha"} <= names
-
-
-@pytest.mark.parametrize(
-    ("points", "expected"),
-    [
-        ({"a": (1, 1), "b": (2, 2), "c": (3, 1.5)}, ["a", "b"]),
-        ({"a": (1, 1), "b": (1, 2)}, ["b"]),
-        ({"a": (1, 1), "b": (2, 1)}, ["a"]),
-    ],
-)
-def test_the_front_has_what_no_other_beats_in_both(points: Any, expected: list[str]) -> None:
-    assert front(points) == expected
 
 
 def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:

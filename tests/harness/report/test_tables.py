@@ -193,8 +193,10 @@ def test_a_leaderboard_is_one_table_and_lists_rows_that_did_not_run() -> None:
     collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
     page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *collapsed], study=board)
     table = rows(page)
-    assert table["LoRA"] == ["81.0 ± 1.0 (3)", "baseline", "MISSING (0/3)", "baseline", "0.111", "1.00", "1.00", "–"]
-    assert table["Decoder alone"][:2] == ["67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
+    assert table["LoRA"] == [
+        "–", "81.0 ± 1.0 (3)", "baseline", "MISSING (0/3)", "baseline", "0.111", "3.616", "1.00", "1.00", "–",
+    ]  # fmt: skip
+    assert table["Decoder alone"][:3] == ["–", "67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
     assert "Not run: BitFit." in page
     assert page.count("| method |") == 1
     assert page_of_study(Archive(Path("nowhere")), board).numbers is None
@@ -211,6 +213,25 @@ def test_a_leaderboard_has_a_mean_with_its_interval_once_all_rows_have_two_sets(
     assert table["Decoder alone"][at].startswith("+1.00 [")
     assert table["BitFit"][at].startswith("+2.00 [")
     assert list(table)[1] == "BitFit", "ordered by the mean"
+
+
+def test_all_test_images_rank_by_the_model_of_the_study_and_the_official_ones_stand_beside() -> None:
+    table = {"kind": "leaderboard", "baseline": "lora", "scores": ["last"], "metrics": ["iou"]}
+    board = study(benchmarks=["kvasir"], entries=["lora", "full"], table=table)
+
+    def run(method: str, every: float, official: float, seed: int) -> Any:
+        last = {"all": {"iou": every}, "test": {"iou": official}, "untrained": {"iou": 0.9}}
+        best = {name: {"iou": 0.1} for name in last}
+        return record(method=method, seed=seed, scores={"best": best, "last": last}, counts={"test": 2, "untrained": 8})
+
+    runs = [run(*scores, seed) for seed in range(3) for scores in (("lora", 0.6, 0.8), ("full", 0.7 + seed / 100, 0.5))]
+    page = render(runs, study=board)
+    found = rows(page)
+    assert found["method"][:4] == ["verdict", "Kvasir-SEG all IoU (%)", "Kvasir-SEG Δ", "Kvasir-SEG official IoU (%)"]
+    assert list(found)[1:] == ["Full fine-tuning", "LoRA"]
+    assert found["LoRA"][:4] == ["–", "60.0 ± 0.0 (3)", "baseline", "80.0 ± 0.0 (3)"]
+    assert found["Full fine-tuning"][:2] == ["better", "71.0 ± 1.0 (3)"]
+    assert "Official: the given test images" in page
 
 
 def test_a_leaderboard_fits_a_terminal_and_codes_stand_below_numbers() -> None:
@@ -242,7 +263,7 @@ def test_a_row_whose_runs_failed_is_shown_as_that_and_not_as_one_that_did_not_ru
     board = study(benchmarks=["kvasir"], entries=["lora", "decoder"], table={"kind": "leaderboard", "baseline": "lora"})
     failed = [record(seed=seed, method="decoder", code="DIVERGED") for seed in range(3)]
     page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *failed], study=board)
-    assert rows(page)["Decoder alone"][:2] == ["DIVERGED (0/3)", "–"]
+    assert rows(page)["Decoder alone"][1:3] == ["DIVERGED (0/3)", "–"]
     assert "Not run" not in page
 
 
