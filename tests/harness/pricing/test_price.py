@@ -15,6 +15,7 @@ from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.dispatch.target import Target, target_of
 from harness.methods.configs.lowrank import LoRAConfig
+from harness.models import attention_choice
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
 from harness.planning.plan import Plan, plan
@@ -77,6 +78,16 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
         for where, device in ((ON_GPU, gpu()), (Target(executor="inline"), cpu(1))):
             seconds = run_flops(run, shape, images) / device.flops[1] + (START_SECONDS if where is ON_GPU else fixed)
             assert hours(price(made, tmp_path, where=where)) == pytest.approx(seconds / 3600)
+
+
+def test_a_plan_counts_on_the_attention_that_this_gpu_chose_before(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pricing, "gpu_name", lambda device: "NVIDIA H100")
+    made = planned(tmp_path)
+    (unknown,) = price(made, None, where=ON_GPU)
+    kinds = {("NVIDIA H100", "bf16"): {"global": "math"}}
+    monkeypatch.setattr(attention_choice, "remembered", lambda _, gpu, precision, **__: kinds[gpu, precision])
+    (known,) = price(made, None, where=ON_GPU)
+    assert known.peak_memory_bytes > 3 * unknown.peak_memory_bytes
 
 
 def hours(prices: Sequence[RunForecast]) -> float:
