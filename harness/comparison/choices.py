@@ -6,7 +6,7 @@ The choice is part of a replicate, so that intervals over seeds hold its noise, 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import Record, content_hash
@@ -84,6 +84,6 @@ def _validation(record: Record) -> float:
     return metric(name).sign * value
 
 
-def _orderable(value: Any) -> Hashable:
+def _orderable(value: Any) -> Any:
     """Numbers as they are, all else as text."""
     return value if isinstance(value, int | float) else str(value)
