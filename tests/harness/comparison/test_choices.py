@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +14,8 @@ from harness.planning.request import PlannedRow
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
 
-GRID = {"lr": [1e-4, 1e-3, 1e-2]}
+GRID: dict[str, list[float]] = {"lr": [1e-4, 1e-3, 1e-2]}
+OTHER: list[float | str] = [0.5, 0.4, 0.3]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list
             "seed": seed, "lr": rate, "code": outcome if isinstance(outcome, str) else "OK",
             "validation": math.nan if isinstance(outcome, str) else outcome,
         }
-        for seed, of_seed in {1: outcomes, 2: [0.5, 0.4, 0.3]}.items()
+        for seed, of_seed in ((1, outcomes), (2, OTHER))
         for outcome, rate in zip(of_seed, GRID["lr"], strict=False)
     ]  # fmt: skip
     frame = pd.DataFrame(lines[::-1])
@@ -45,7 +47,7 @@ def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list
 
 
 def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_better_low(tmp_path) -> None:
-    def records(**rules: float) -> list[Record]:
+    def records(**rules: Any) -> list[Record]:
         rates = [PlannedRow(method="lora", options={"lr": rate}) for rate in (1e-4, 1e-3, 1e-1)]
         jobs = plan_of(tmp_path, *rates, **rules).jobs
         scores = [{"last": {"val": {"ber": value}}} for value in (0.3, 0.2, 0.1)]
