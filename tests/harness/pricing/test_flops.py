@@ -65,6 +65,17 @@ def test_augmented_images_pass_a_frozen_encoder_in_every_epoch() -> None:
     assert augmented - kept == pytest.approx((10 - 2) * IMAGES.train)
 
 
+def test_a_frozen_encoder_encodes_no_more_images_than_training_sees() -> None:
+    shape = backbone_shape("tiny")
+    head = decoder_flops(shape, image_size=128)
+    five, six = (
+        made(method="decoder", rules={"cache_embeddings": True, "flip": 0.5, "epoch_images": count}).run
+        for count in (5, 6)
+    )
+    more = run_flops(six, shape, IMAGES) - run_flops(five, shape, IMAGES)
+    assert more == pytest.approx(10 * (forward_flops(five, shape) - head + 3 * head))
+
+
 @pytest.mark.parametrize("name", ["vit_b", "vit_h"])
 def test_closed_form_flops_are_those_of_segment_anythings_encoder(name: str) -> None:
     """Counted operation by operation on the meta device; what is left out (relative positions) is under a percent."""

@@ -166,9 +166,14 @@ def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, t
     for seed, environment, basis in (
         (0, {"device": "cpu B x8", "threads": "2"}, "nothing measured; at 0.09 TFLOP/s on 2 CPU cores"),
         (1, {"device": "NVIDIA H100"}, "nothing measured; at 0.09 TFLOP/s on 2 CPU cores"),
+        (3, here, "nothing measured; at 0.09 TFLOP/s on 2 CPU cores"),  # zero-shot: a start, and no training
         (2, here, "1 record of the same shape"),
     ):
-        write(tmp_path, made, counts, seed=seed, environment=environment)
+        method = {"method": "zeroshot", "method_config": {}} if seed == 3 else {}
+        write(tmp_path, made, counts, seed=seed, environment=environment, **method)
+        if method:
+            (tested,) = (record for record in RecordStore(tmp_path) if record.run.method == "zeroshot")
+            RecordStore(tmp_path).write(replace(tested, cost={"stage_testing_s": 9.0}))
         assert price(made, tmp_path, where=where)[0].time_basis == basis
 
 
