@@ -55,6 +55,10 @@ def require_plain(name: str, path: Path) -> None:
         raise DatasetError(f"{shown} has a control character or bytes that are no UTF-8 in its name; rename it")
 
 
+Tested = Literal["published", "given", "carved"]
+"""Which images are tested: those that others published, those that the data or a list give, or, without a test split, some carved out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Splits:
     """The pairs of every split, in a fixed order; ``val`` is never taken from a test split."""
@@ -66,8 +70,9 @@ class Splits:
     rule: str  # how the splits were made, such as `official`; goes into the record
     note: str = ""  # what a table must say about the data ("352 px copy")
     left_out: tuple[Path, ...] = ()  # files without a partner, which the rule counts
-    test_carved: bool = False  # the data set has no test split of its own
+    tested: Tested = "given"
     lists: Mapping[Path, str] = field(default_factory=dict)  # of pairs and of splits that were read -> how, in words
+    generated: bool = False  # the images are generated
 
     def __post_init__(self) -> None:
         if taken := {"train", "val"} & self.test.keys():
@@ -93,6 +98,7 @@ class DataOptions:
 
     Args:
         split_seed: seed of splits that are carved.
+        split_follows_seed: whether that is the seed of the run, as words on the splits then say.
         split_rule: ``default``, ``carved``, or a benchmark's own word (cvc612: ``pranet``; isic2017: ``val-as-test``; camo:
             ``camo+cod10k``).
         group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
@@ -103,11 +109,16 @@ class DataOptions:
     """
 
     split_seed: int = 0
+    split_follows_seed: bool = False
     split_rule: str = "default"
     mask_255_only: bool = False
     group: str = ""
     category: str = ""
     invert: bool | None = None
+
+    @property
+    def seed_in_words(self) -> str:
+        return "the run's seed" if self.split_follows_seed else f"seed {self.split_seed}"
 
 
 class Benchmark(ABC):

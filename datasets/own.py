@@ -51,6 +51,7 @@ class OwnBenchmark(FolderBenchmark):
     source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or a folder of images a class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
+    test_part = "given"
     mask_rule = "two levels"
     mask_colour = "any"
     folders = ()
@@ -147,8 +148,10 @@ class OwnBenchmark(FolderBenchmark):
             return arranged._replace(rule=f"{arranged.rule}{more}")
         seed, count = self.options.split_seed, splitting.share(len(parts["train"]), self.test_fraction)
         train, tested = splitting.carve(parts["train"], count=count, seed=seed, group=self.group)
-        rule = f"given val; test carved (seed {seed}, {len(tested)} of train by {self.carved_by}){more}"
-        return Arranged(train, parts["val"], {"test": tested}, rule, test_carved=True)
+        rule = (
+            f"given val; test carved ({self.options.seed_in_words}, {len(tested)} of train by {self.carved_by}){more}"
+        )
+        return Arranged(train, parts["val"], {"test": tested}, rule, "carved")
 
     def group(self, pair: Pair) -> str:
         """What the first bracket of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""

@@ -17,7 +17,7 @@ from harness.datasets.own import BINARY
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
 from harness.datasets.preparing.unpacking import Progress
 from harness.datasets.readers.decoding import colours_of, kinds_of, listed, object_values
-from harness.datasets.readers.folder_benchmark import CARVED, SAMPLE_MARKER, SAMPLE_NOTE, FolderBenchmark
+from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.readers.pairing import name_key
 
 Status = Literal["passed", "warned", "failed", "skipped"]
@@ -156,7 +156,7 @@ def _left_lying(splits: Splits, root: Path) -> Verdict:
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
     note = f" ({splits.note})" if splits.note else ""
-    if (root / SAMPLE_MARKER).exists() or splits.note == SAMPLE_NOTE:
+    if splits.generated:
         return Verdict("counts", "warned", "a generated sample, not the published benchmark")
     counts = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
     published = dict(benchmark.sizes_to_expect(splits.layout))

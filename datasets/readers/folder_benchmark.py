@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits, Tested
 from harness.datasets.readers import decoding, splitting
 from harness.datasets.readers.layouts import Layout, plain_folder_name, recognise, subfolders
 from harness.datasets.readers.opening import stored_size
@@ -69,6 +69,8 @@ class FolderBenchmark(Benchmark):
     """What is foreground in a binary mask, see `harness.datasets.readers.decoding.read_binary`; ``mask_colour`` likewise."""
     mask_colour: ClassVar[decoding.Colour | Literal["any"] | None] = None
     whose_splits: ClassVar[str] = "official"
+    test_part: ClassVar[Tested] = "published"
+    """A test part of the data."""
     """Splits that come with the files, in the words of the rule."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
@@ -144,7 +146,7 @@ class FolderBenchmark(Benchmark):
         images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
         self._refuse_missing(pairs, root=root)
-        train, val, test, rule, test_carved, lists = self.arrange(pairs, root=root, layout=layout)
+        train, val, test, rule, tested, lists = self.arrange(pairs, root=root, layout=layout)
         splits = {"train": train, "val": val, **test}
         for name, part in splits.items():
             if not part:
@@ -158,7 +160,7 @@ class FolderBenchmark(Benchmark):
         generated = (root / SAMPLE_MARKER).exists()
         note = SAMPLE_NOTE if generated else ", ".join(self.notes(every, layout=layout, parts=pairs))
         made = Splits(train=train, val=val, test=test, layout=layout.name, rule=rule, note=note)
-        return replace(made, left_out=images + masks, test_carved=test_carved, lists=lists)
+        return replace(made, left_out=images + masks, generated=generated, tested=tested, lists=lists)
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         """Parts -> (train, val, test splits, rule): official parts stay, the missing are carved, val from train."""
@@ -168,14 +170,14 @@ class FolderBenchmark(Benchmark):
             tests, vals = (splitting.share(len(rest), part) for part in (self.test_fraction, self.val_fraction))
             rest, tested = splitting.carve(rest, count=tests, seed=seed, group=self.group)
             train, val = splitting.carve(rest, count=vals, seed=seed, group=self.group)
-            rule = f"carved (seed {seed}, {len(tested)} test and {len(val)} val by {self.carved_by})"
-            return Arranged(train, val, {"test": tested}, rule, test_carved=True)
+            rule = f"carved ({self.options.seed_in_words}, {len(tested)} test and {len(val)} val by {self.carved_by})"
+            return Arranged(train, val, {"test": tested}, rule, "carved")
         test = {name: pairs for name, pairs in parts.items() if name not in ("train", "val")}
         whose = _WHOSE_SPLITS.get(layout.name, self.whose_splits)
         if parts.get("val"):
-            return Arranged(parts["train"], parts["val"], test, whose)
+            return Arranged(parts["train"], parts["val"], test, whose, self.test_part)
         train, val, rule = self.carve_val(parts["train"])
-        return Arranged(train, val, test, f"{whose} test; {rule}")
+        return Arranged(train, val, test, f"{whose} test; {rule}", self.test_part)
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
@@ -185,7 +187,8 @@ class FolderBenchmark(Benchmark):
             return None
         train, val, rule = self.carve_val([pair for pair in pairs if name_key(pair.stem) not in listed])
         there = str(len(tested)) if len(tested) == len(listed) else f"{len(tested)} of its {len(listed)}"
-        return Arranged(train, val, {"test": tested}, f"PraNet's test images by stem ({there}); {rule}")
+        words = f"PraNet's test images by stem ({there}); {rule}"
+        return Arranged(train, val, {"test": tested}, words, "published")
 
     def carve_val(self, pairs: Sequence[Pair]) -> tuple[Pairs, Pairs, str]:
         """Validation from training images, as (train, val, rule in words)."""
@@ -194,7 +197,11 @@ class FolderBenchmark(Benchmark):
             raise DatasetError(f"the train split of {self.title} is empty; {self.mend}")
         count = splitting.share(len(pairs), self.val_fraction)
         train, val = splitting.carve(pairs, count=count, seed=seed, group=self.group)
-        return train, val, f"val carved (seed {seed}, {len(val)} of {len(pairs)} train images by {self.carved_by})"
+        return (
+            train,
+            val,
+            f"val carved ({self.options.seed_in_words}, {len(val)} of {len(pairs)} train images by {self.carved_by})",
+        )
 
     def group(self, pair: Pair) -> str:
         return splitting.own_stem(pair)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from harness.datasets.base import DatasetError, Pair
+from harness.datasets.base import DatasetError, Pair, Tested
 from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, name_key
 
@@ -25,13 +25,13 @@ Pairs = tuple[Pair, ...]
 
 
 class Arranged(NamedTuple):
-    """The splits, the rule that made them in words, whether that rule carved the test images, and the lists that were read."""
+    """The splits, the rule that made them in words, which images are tested, and the lists that were read."""
 
     train: Pairs
     val: Pairs
     test: dict[str, Pairs]
     rule: str
-    test_carved: bool = False
+    tested: Tested = "given"
     lists: Mapping[Path, str] = MappingProxyType({})
 
 

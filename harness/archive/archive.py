@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.files import ImageTable, all_image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore
+from harness.archive.older import with_plans
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.models.known import SAME_WEIGHTS
@@ -149,38 +150,13 @@ RUN = (
 )
 """Columns of every frame but ``costs``. ``options`` are the changes to the protocol's configuration of the method. ``code`` is OK or why
 a run has no scores. ``manifest`` is the hash of its split."""
-MADE_FROM = ("split_rule", "data_note", "data_fingerprint", "checkpoint")
+MADE_FROM = ("origin", "split", "split_rule", "data_note", "data_fingerprint", "checkpoint")
 """Labels of a run that say from what its record was made."""
 
 
 def weights_of(checkpoint: str) -> str:
     """The fingerprint under which tables put the runs of a checkpoint: one for all files of the same weights."""
     return SAME_WEIGHTS.get(checkpoint, checkpoint)
-
-
-def with_plans(records: Sequence[Record]) -> list[Record]:
-    """The records, of which older ones do not say what their sweep planned: a row on the benchmark of its run, with all seeds that such
-    records have there under the same rules."""
-    seeds: dict[tuple[str, ...], set[int]] = {}
-    for run in (record.run for record in records if not record.run.planned_seeds):
-        seeds.setdefault(_same_sweep(run), set()).add(run.seed)
-    return [
-        record
-        if record.run.planned_seeds
-        else replace(
-            record,
-            run=replace(
-                record.run,
-                planned_seeds=sorted(seeds[_same_sweep(record.run)]),
-                planned_benchmarks=[record.run.benchmark],
-            ),
-        )
-        for record in records
-    ]
-
-
-def _same_sweep(run: Run) -> tuple[str, ...]:
-    return run.protocol_hash, run.backbone, run.checkpoint, run.benchmark
 
 
 def identity(run: Run) -> str:

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
-from harness.archive.schema import SCHEMA_VERSION, Record, Run, counted_updates, largest
+from harness.archive.older import filled
+from harness.archive.schema import SCHEMA_VERSION, Record, Run, largest
 from harness.check import escaped, from_json, is_plain
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import checked_name, read_regular
@@ -164,6 +165,7 @@ class _File(Record):
     budget: dict[str, Amount] = field(default_factory=dict)
     counts: dict[str, Number] = field(default_factory=dict)
     available: dict[str, Number] = field(default_factory=dict)
+    ignored: dict[str, Number] = field(default_factory=dict)
     foreground: dict[str, Amount] = field(default_factory=dict)
     attempts: Count = 1
 
@@ -217,8 +219,7 @@ def parse(data: bytes) -> Record:
         )
     if seal_holds(data) is False:
         raise ValueError("its seal does not fit: a score or another field was edited after it was written")
-    if not record.budget:  # older records have it in their histories
-        record.budget.update(counted_updates(record.history))
+    record = filled(record)
     if is_plain(data):
         return record
     # The key is a hash of these, so they stay as they are.

@@ -14,14 +14,12 @@ from harness.protocols.keys import first_backbone as first_backbone
 from harness.protocols.keys import hashed_options, hashed_rules
 from harness.system.text import limited_to
 
-SCHEMA_VERSION = 2
-"""Version of a record's file. 1: α history inside the JSON. 2: α history in the sidecar file ``<key>.architecture.csv``."""
+SCHEMA_VERSION = 3
+"""Version of a record's file (`harness.archive.older` reads the earlier ones). 2: α history in the sidecar file
+``<key>.architecture.csv``. 3: the origin of the data and of the test images, and counts of ignored images, as fields."""
 
 KEY_VERSION = 1
 """Version of what `Run.key` hashes. It changes only when the same content gives another result."""
-
-IGNORED = " ignored"
-"""Follows a split's name in `Record.counts`, for its images whose every pixel is ignored."""
 
 Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
 """Outcome of a run: OK, or the reason code of its failure."""
@@ -36,7 +34,7 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 
 
 LABELS = (
-    "variant", "protocol", "protocol_hash", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
+    "variant", "protocol", "protocol_hash", "origin", "split", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
     "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
 )  # fmt: skip
 """Fields of a run that do not determine its result."""
@@ -47,17 +45,10 @@ CONTENT = "content-"
 of sizes alone."""
 
 
-def same_data(first: str, second: str) -> bool:
-    """Whether two fingerprints may be of the same files: by contents, or by sizes where one is older. An empty one fits any."""
-    if not first or not second:
-        return True
-    if first.startswith(CONTENT) and second.startswith(CONTENT):
-        return first.split("-")[1] == second.split("-")[1]
-    return first.rpartition("-")[2] == second.rpartition("-")[2]
-
-
-SAMPLES = "generated samples"
-"""`Run.data_note` where the harness wrote the images itself, for a card with ``data: sample``."""
+Origin = Literal["files", "generated", "generated-files"]
+"""Of images: files; what the harness wrote for a card with ``data: sample``; or such images in a folder that was given."""
+TestImages = Literal["", "published", "given", "carved"]
+"""Which images are tested: those that others published, those that the data or a list give, or some carved out; empty if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +68,8 @@ class Run:
         rules: the card resolved for this benchmark (per-benchmark overrides applied).
         seed: seed of data order, head and method.
         manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
+        origin: of its images; it ranks nothing unless they are ``files``.
+        split: which images are tested.
         split_rule: how the splits were made, in words.
         data_note: a note on the data, which tables show.
         data_fingerprint: hash of the contents of the files that the manifest names; of their sizes in older records, empty in the
@@ -102,6 +95,8 @@ class Run:
     seed: int
     manifest: str
     split_rule: str
+    origin: Origin = "files"
+    split: TestImages = ""
     data_note: str = ""
     data_fingerprint: str = ""
     tuning: dict[str, Any] = field(default_factory=dict)
@@ -118,8 +113,8 @@ class Run:
 
     @property
     def is_generated(self) -> bool:
-        """Whether the harness wrote its images itself."""
-        return self.data_note == SAMPLES
+        """Whether its images are generated, so that it ranks nothing."""
+        return self.origin != "files"
 
     @cached_property
     def key(self) -> str:
@@ -158,7 +153,8 @@ class Record:
         architecture: α history: one entry an epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split. Under a rule ``prompt`` also ``unprompted``: test images without
-            an object to point out. ``SPLIT ignored``: images left out of a test split, as every pixel of their masks is ignored.
+            an object to point out.
+        ignored: test split -> images that it leaves out, as every pixel of their masks is ignored, where there are any.
         available: images of each split before the protocol's limits; empty in older records.
         foreground: test split -> mean share of foreground that the best checkpoint predicts, over that of the masks; near 0 the
             predictions are almost empty. Missing in older records, and for several classes.
@@ -187,6 +183,7 @@ class Record:
     merge: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     available: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
     foreground: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 1
@@ -208,14 +205,9 @@ class Record:
         return {name: limited_to(self.available.get(name, count), count) for name, count in used.items()}
 
     @property
-    def ignored(self) -> dict[str, int]:
-        """Test split -> number of images that it leaves out, where there are any."""
-        return {name.removesuffix(IGNORED): count for name, count in self.counts.items() if name.endswith(IGNORED)}
-
-    @property
     def tested(self) -> dict[str, int]:
         """Test split -> number of images that are scored."""
-        no_test = {"train", "val", "unprompted", *(split + IGNORED for split in self.ignored)}
+        no_test = {"train", "val", "unprompted"}
         return {
             split: count - self.ignored.get(split, 0) for split, count in self.counts.items() if split not in no_test
         }

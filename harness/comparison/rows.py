@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import identity
+from harness.archive.older import options_with_later
 from harness.archive.schema import Run, chosen_from
 from harness.comparison.choices import chosen_of
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
-from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules, options_with_later
+from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules
 from harness.registry import of_config
 from harness.studies import Row, Study, choices_of, grid_of
 

@@ -105,10 +105,6 @@ def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}
 
 
-PUBLISHED_SPLITS = ("official", "AutoGluon's", "PraNet's")
-"""How split rules with published test images begin (`harness.datasets.base.Splits.rule`)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """The set-up of one paper's numbers apart from its card; ``test_images``: benchmark -> images in its test splits, where known."""
@@ -120,7 +116,7 @@ class Setup:
     def departures(self, record: Record, *, card: str) -> list[str]:
         """What of a run differs from the set-up: backbone, weights, test images, rules."""
         run, published = record.run, self.test_images.get(record.run.benchmark)
-        is_published = run.split_rule.startswith(PUBLISHED_SPLITS) and not run.data_note
+        is_published = run.split == "published" and not run.data_note
         same = {
             "backbone": run.backbone == self.backbone,
             "weights": run.checkpoint == self.checkpoint,

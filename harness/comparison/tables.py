@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import Archive, weights_of
-from harness.archive.schema import Record, Run, content_hash, same_data
+from harness.archive.older import same_data
+from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.cells import ALL, CONFLICT, Column, outcome, under_other_rules
 from harness.comparison.grid import Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics

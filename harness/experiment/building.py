@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.archive.schema import Run, same_data
+from harness.archive.older import same_data
+from harness.archive.schema import Run
 from harness.check import from_mapping
 from harness.contract.start import attach_checked
 from harness.datasets.base import Benchmark, DatasetError, Pair

@@ -268,6 +268,7 @@ class Experiment:
             budget=trained.budget,
             merge=merges,
             counts={**record.counts, **self.scoring.exceptions},
+            ignored=dict(self.scoring.ignored),
             foreground=self.scoring.foreground,
             environment=record.environment | {name: words for name, words in begun.items() if words},
         )

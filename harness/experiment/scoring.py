@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.archive.schema import IGNORED, Run
+from harness.archive.schema import Run
 from harness.evaluation.conventions import OF_TASK
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
@@ -78,7 +78,7 @@ class Scoring:
         self._run, self._cache, self._stop = run, cache, stop
         self._embeddings: EmbeddingCache | None = None
         self.unprompted: set[tuple[str, str]] = set()
-        self._ignored: dict[str, int] = {}
+        self.ignored: dict[str, int] = {}
         self.foreground: dict[str, float] = {}
         """As `harness.archive.schema.Record.foreground`."""
 
@@ -138,7 +138,7 @@ class Scoring:
                 if share is not None:
                     self.foreground.setdefault(name, share)  # the best checkpoint is tested first
                 if ignored:
-                    self._ignored[name] = len(ignored)
+                    self.ignored[name] = len(ignored)
             together.merge(scorers[name])
         # Scores on generated images rank nothing anyway.
         if not (blank or self._run.is_generated) and together.is_blank():
@@ -175,11 +175,10 @@ class Scoring:
 
     @property
     def exceptions(self) -> dict[str, int]:
-        """How many test images of a split were left out, and how many had no object for a prompt, by their names in records."""
-        counts = {split + IGNORED: count for split, count in self._ignored.items()}
-        if self._rules.prompt != "none":
-            counts["unprompted"] = sum(split in self._data.tests for split, _ in self.unprompted)
-        return counts
+        """How many test images had no object for a prompt, by their name in records."""
+        if self._rules.prompt == "none":
+            return {}
+        return {"unprompted": sum(split in self._data.tests for split, _ in self.unprompted)}
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
         """A function from inputs (B, 3, S, S) uint8, and what `inputs_of` gives besides of each, to scores.

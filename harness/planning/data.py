@@ -40,6 +40,7 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
     with_cod10k = benchmark == "camo" and rules.quirks.camo_train == "released"
     return DataOptions(
         split_seed=rules.split_seed,
+        split_follows_seed=rules.split_follows_seed,
         split_rule="camo+cod10k" if with_cod10k else rules.split_rule,
         group=rules.group,
         category=rules.category,
@@ -96,7 +97,7 @@ def _every(splits: Splits) -> list[Pair]:
 
 def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:
     """``content-``, a hash of the stems and contents of every image and mask, and one of stems and sizes in bytes, which is all that
-    older records know (`harness.archive.schema.same_data` compares both). Contents are read once (`content_hashes`).
+    older records know (`harness.archive.older.same_data` compares both). Contents are read once (`content_hashes`).
 
     Args:
         folds: of all pairs together, whatever the split.
@@ -189,7 +190,7 @@ def network_images(
 
     def picture_of(record: Record, split: str, stem: str) -> Any:
         run, rules = record.run, json.dumps(record.run.rules, sort_keys=True)
-        opened = tested(run.benchmark, rules, run.manifest, known(run.key), generated=run.is_generated)
+        opened = tested(run.benchmark, rules, run.manifest, known(run.key), generated=run.origin == "generated")
         if opened is None or (pair := opened[1].get((split, stem))) is None:
             return None
         side = int(run.rules["image_size"])

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import SAMPLES, Run, content_hash, same_data
+from harness.archive.older import same_data
+from harness.archive.schema import Origin, Run, TestImages, content_hash
 from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look
@@ -202,8 +203,9 @@ class Files:
     root: Path = Path()
     manifest: str = ""
     fingerprint: str = ""
+    origin: Origin = "files"
+    split: TestImages = ""
     split_rule: str = ""
-    test_carved: bool = False
     note: str = ""
     odd: tuple[str, ...] = ()
 
@@ -383,6 +385,8 @@ def _jobs(
             rules={**row_rules, "split_seed": seed} if row_rules.get("split_follows_seed") else row_rules,
             seed=seed,
             manifest=files.manifest,
+            origin=files.origin,
+            split=files.split,
             split_rule=files.split_rule,
             data_note=files.note,
             data_fingerprint=files.fingerprint,
@@ -430,16 +434,17 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
         root=root.absolute(),
         manifest=manifest_hash(splits, folds=folds),
         fingerprint=contents,
-        test_carved=splits.test_carved,
-        split_rule=splits.rule.replace(f"seed {rules.split_seed}", "the run's seed") if folds else splits.rule,
-        note=SAMPLES if generated else splits.note,
+        origin="generated" if generated else "generated-files" if splits.generated else "files",
+        split=splits.tested,
+        split_rule=splits.rule,
+        note="generated samples" if generated else splits.note,
         odd=odd,
     )
 
 
 def without_untrained(rules: Protocol, name: str, files: Files) -> Protocol:
     """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then."""
-    if is_own(name) and rules.test_untrained and not files.test_carved:
+    if is_own(name) and rules.test_untrained and files.split != "carved":
         return replace(rules, test_untrained=False)
     return rules
 

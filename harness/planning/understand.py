@@ -391,7 +391,7 @@ def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) ->
 def data_folder(run: Run, settings: Settings | None, *, given: Path | None, results: Path) -> Path | None:
     """The folder of a finished run's benchmark: ``given``; else the generated samples of a run on them, as far as they are still
     there; else what ``settings`` name."""
-    if given is None and run.is_generated:
+    if given is None and run.origin == "generated":
         samples = results / "sample-data" / run.benchmark
         return samples if samples.is_dir() else None
     if given is not None or settings is None:

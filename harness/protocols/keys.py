@@ -130,7 +130,7 @@ def hashed_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hashed_options(method: str, config: Mapping[str, Any], *, cut: Mapping[str, Any]) -> dict[str, Any]:
-    unchanged = {**CUT_OPTIONS, **_default_options(method), **cut}
+    unchanged = {**CUT_OPTIONS, **default_options(method), **cut}
     return _hashed(first_names(config), first=FIRST_OPTIONS.get(method, ()), unchanged=unchanged, cut=cut)
 
 
@@ -163,13 +163,6 @@ def with_later(rules: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def options_with_later(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for a record's method configuration."""
-    first = FIRST_OPTIONS.get(method, ())
-    later = {name: value for name, value in _default_options(method).items() if name not in first}
-    return {**CUT_OPTIONS, **later, **first_names(config)}
-
-
 def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     """A record's rules without those that are gone. Raises UsageError: one of them had another value than its constant."""
     for name in rules.keys() & CUT_RULES.keys():
@@ -197,7 +190,7 @@ def _defaults() -> dict[str, Any]:
 
 
 @cache
-def _default_options(method: str) -> dict[str, Any]:
+def default_options(method: str) -> dict[str, Any]:
     """Of a built-in method; nothing of any other."""
     if method not in {**built_in.BUILTIN, **built_in.TUNERS}:
         return {}

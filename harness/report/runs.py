@@ -96,6 +96,7 @@ def _about(record: Record) -> Iterator[str]:
         "rules": card_named + rules,
         "parameters": ", ".join(f"{name} {count:,}" for name, count in record.parameters.items()),
         "images": ", ".join(f"{name} {count}" for name, count in {**record.counts, **record.limits}.items())
+        + "".join(f", {name} ignored {count}" for name, count in record.ignored.items())
         + (f" ({run.data_note})" if run.data_note else ""),
         "finished": ", ".join(part for part in (record.finished, where, starts + begun_by(record)) if part),
     }
@@ -242,7 +243,7 @@ def command_of(records: Iterable[Record]) -> str:
         return ""
     run = runs[0]
     generated = run.rules.get("data") == "sample"  # unless a folder was given
-    own = bool(run.rules.get("own_classes")) or (generated and not run.is_generated)
+    own = bool(run.rules.get("own_classes")) or (generated and run.origin != "generated")
     by_label = not run.changed and run.variant.startswith(
         f"{run.method}["
     )  # older records do not say what they changed

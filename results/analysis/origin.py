@@ -63,7 +63,7 @@ class ImageOrigin(Benchmark):
                 images = [(f"{name}/{pair.stem}", pair.image) for pair in splits.parts[split]]
                 of_split += [Pair(stem=stem, image=image, mask=image, label=label) for stem, image in images]
         notes = [f"{name} {part.note}" for name, part in parts.items() if part.note]
-        generated = all(part.note == SAMPLE_NOTE for part in parts.values())
+        generated = all(part.generated for part in parts.values())
         return Splits(
             train=tuple(pairs["train"]),
             val=tuple(pairs["val"]),
@@ -71,6 +71,7 @@ class ImageOrigin(Benchmark):
             layout="roots",
             rule="; ".join(f"{name}: {part.rule}" for name, part in parts.items()),
             note=SAMPLE_NOTE if generated else ", ".join(notes),
+            generated=generated,
         )
 
     def group(self, pair: Pair) -> str:

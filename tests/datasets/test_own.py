@@ -336,7 +336,7 @@ def test_a_list_is_read_in_usual_encodings_and_with_usual_separators(tmp_path, s
     _, splits = opened(tmp_path)
     assert {pair.stem for pair in splits.parts[split]} == set(STEMS[:4])
     assert [*splits.lists.values()] == [name.format(split)]
-    assert splits.test_carved is (split == "val")
+    assert splits.tested == ("carved" if split == "val" else "given")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -392,7 +392,7 @@ def test_what_looks_like_a_split_and_is_not_used_stops_a_run(tmp_path: Path, wor
 
 def test_a_split_that_is_not_used_may_be_carved_over(tmp_path: Path) -> None:
     NOT_USED["splits.json is named as a split"](tmp_path)
-    assert opened(tmp_path, split_rule=CARVED)[1].test_carved
+    assert opened(tmp_path, split_rule=CARVED)[1].tested == "carved"
 
 
 def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_committed_runs_on_benchmarks_test_what_their_cards_say_today(committed:
         assert card is not None
         tested = {name: card[name] for name in ("split_rule", "test_limit", "test_untrained", "test_given_first")}
         if (tested["split_rule"], tested["test_limit"]) == (run.rules["split_rule"], run.rules["test_limit"]):
-            resolved = without_untrained(from_rules({**run.rules, **tested}), run.benchmark, Files(test_carved=False))
+            resolved = without_untrained(from_rules({**run.rules, **tested}), run.benchmark, Files(split="published"))
             planned += replace(run, rules=as_rules(resolved)).key == run.key
     assert planned > 300
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from harness.archive.files import sealed
 from harness.archive.store import RecordStore
 from harness.cli.records import main
 from harness.planning.plan import earlier
@@ -55,10 +56,32 @@ def test_records_of_schema_1_are_read(tmp_path: Path) -> None:
     assert (reread.architecture, reread.run, reread.run.key) == (ALPHA, new.run, new.key)
 
 
+@pytest.mark.parametrize(
+    ("rule", "note", "origin", "split"),
+    [
+        ("official test; val carved (seed 0, 3 of 29 train images by hashed stem)", "", "files", "published"),
+        ("carved (seed 0, 7 test and 4 val by hashed stem)", "generated samples", "generated", "carved"),
+        ("given val; test carved (seed 0, 9 of train by hashed stem)", "generated sample", "generated-files", "carved"),
+        ("lists in splits/ (800/100/100)", "352 px copy", "files", "given"),
+    ],
+)
+def test_records_of_schema_2_say_in_words_what_are_fields_now(tmp_path: Path, rule, note, origin, split) -> None:
+    store = RecordStore(tmp_path)
+    path = store.write(record(split_rule=rule, data_note=note))
+    old = json.loads(path.read_text(encoding="utf-8"))
+    old["schema_version"] = 2
+    old["counts"] |= {"test ignored": 3}
+    del old["run"]["origin"], old["run"]["split"], old["ignored"]
+    path.write_bytes(sealed(old))
+    (reread,) = store.summaries()[0]
+    assert (reread.run.origin, reread.run.split, reread.ignored) == (origin, split, {"test": 3})
+    assert (reread.counts, reread.tested) == ({"train": 20, "val": 4, "test": 8}, {"test": 5})
+
+
 def test_a_record_of_a_later_schema_is_refused_and_not_misread(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     path = store.write(record())
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 99'))
     records, problems = store.summaries()
     assert records == []
     assert "schema_version 99" in problems[path]

@@ -120,7 +120,7 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         {"LoRA": "10.0 (1)"},
     ),
     "generated images rank nothing": (
-        three(0.10, data_note="generated samples") + three(0.05, method="decoder", data_note="generated samples"),
+        three(0.10, origin="generated") + three(0.05, method="decoder", origin="generated"),
         {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "6.0 ± 1.0 (3)"},
     ),
     "almost empty masks have a code with the number, and rank nothing": (

@@ -162,7 +162,7 @@ SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val
 
 def real(run: Run) -> Run:
     """The same run, as if its images were photographs."""
-    return replace(run, data_note="")
+    return replace(run, origin="files")
 
 
 def test_the_hub_reads_base_model_data_set_and_scores(results: Path) -> None:

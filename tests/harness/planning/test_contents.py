@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.archive.schema import CONTENT, same_data
+from harness.archive.older import same_data
+from harness.archive.schema import CONTENT
 from harness.datasets.base import Pair, Splits
 from harness.planning.data import content_hashes, data_fingerprint
 from harness.protocols.keys import content_hash

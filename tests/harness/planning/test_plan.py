@@ -215,7 +215,7 @@ def test_images_of_a_finished_run_come_from_its_samples_or_from_the_folder_of_th
     job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
     pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
     generated = replace(record(), run=job.run)
-    files = replace(generated, run=replace(job.run, data_note=""))
+    files = replace(generated, run=replace(job.run, origin="files"))
     of_image, side = ("test", pair.stem), job.run.rules["image_size"]
     assert there(network_images(samples)(generated, *of_image)).shape == (side, side, 3)
     assert network_images(tmp_path)(generated, *of_image) is None
@@ -235,7 +235,7 @@ def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_take
     monkeypatch.setenv("SAM_PEFT_SETTINGS", "none")
     job = planned(samples, tmp_path, benchmarks=("kvasir",)).jobs[0]
     pair = open_data(job.run, Path(job.dataset_root)).tests["test"].pairs[0]
-    files = replace(record(), run=replace(job.run, data_note=""))
+    files = replace(record(), run=replace(job.run, origin="files"))
     write_samples("kvasir", tmp_path / "other", images=31, size=32)
     (tmp_path / "empty").mkdir()
     right = samples / "sample-data" / "kvasir"

@@ -211,7 +211,7 @@ def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: 
     for made in (planned(tmp_path, dataset_roots={"kvasir": data}), planned(tmp_path)):
         before = price(made, tmp_path / "nothing", where=ON_GPU)
         few = {"train": 1, "val": 1, "test": 1}
-        write(tmp_path, made, few, backbone="tiny", data_note="generated samples")
+        write(tmp_path, made, few, backbone="tiny", origin="generated")
         write(tmp_path, made, few, backbone="tiny", seed=1, manifest="another")
         write(tmp_path, made, few, backbone="tiny", seed=2, rules={**made.jobs[0].run.rules, "train_limit": 1})
         assert price(made, tmp_path, where=ON_GPU) == before

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from harness.archive.archive import Archive
-from harness.archive.schema import SAMPLES
 from harness.cli.report import is_redistributable, main
 from harness.comparison import grids, leaderboards
 from harness.report.sentences import sentence
@@ -122,7 +121,7 @@ EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
         ),
         ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "too few seeds"]),
         ([*runs("lora", **EMPTY), *runs("full", shift=0.1, **EMPTY)], ["almost empty", "nothing is ranked"]),
-        (runs("lora", data_note=SAMPLES), ["generated", "rank nothing"]),
+        (runs("lora", origin="generated"), ["generated", "rank nothing"]),
     ],
 )
 def test_the_sentence_says_what_differs_from_the_baseline(tmp_path: Path, records: list[Any], words: list[str]) -> None:
@@ -154,7 +153,7 @@ def test_words_of_a_record_are_text_on_a_page(tmp_path: Path) -> None:
     [
         ({"benchmark": "isic2017"}, True),  # CC0
         ({"benchmark": "camo"}, False),
-        ({"benchmark": "camo", "data_note": SAMPLES}, True),
+        ({"benchmark": "camo", "origin": "generated"}, True),
         ({"benchmark": "pets", "rules": {"own_classes": ["background", "cat"]}}, True),
         ({"benchmark": "of-a-plug-in"}, False),
     ],

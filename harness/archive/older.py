@@ -1,0 +1,80 @@
+"""What records of earlier schemas do not say, filled in when they are read; no other module knows how they say it.
+
+Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.archive.schema import CONTENT, SCHEMA_VERSION, Origin, Record, Run, TestImages, counted_updates
+from harness.protocols.keys import CUT_OPTIONS, FIRST_OPTIONS, default_options, first_names
+
+_GENERATED = "generated sample"
+"""How the note on generated data begins."""
+_PUBLISHED = ("official", "AutoGluon's", "PraNet's")
+"""How the rule of a split with published test images begins."""
+_IGNORED = " ignored"
+"""Follows a split's name in the counts, for its images whose every pixel is ignored."""
+
+
+def filled(record: Record) -> Record:
+    """The record as the present schema has it."""
+    if record.schema_version >= SCHEMA_VERSION:
+        return record
+    run = record.run
+    ignored = {name.removesuffix(_IGNORED): count for name, count in record.counts.items() if name.endswith(_IGNORED)}
+    return replace(
+        record,
+        run=replace(run, origin=_origin(run), split=_split(run.split_rule)),
+        counts={name: count for name, count in record.counts.items() if not name.endswith(_IGNORED)},
+        ignored=ignored,
+        budget=record.budget or counted_updates(record.history),
+    )
+
+
+def _origin(run: Run) -> Origin:
+    if run.data_note == f"{_GENERATED}s":
+        return "generated"
+    return "generated-files" if run.data_note.startswith(_GENERATED) else "files"
+
+
+def _split(rule: str) -> TestImages:
+    if rule.startswith(_PUBLISHED):
+        return "published"
+    return "carved" if rule.startswith("carved") or "test carved" in rule else "given"
+
+
+def with_plans(records: Sequence[Record]) -> list[Record]:
+    """The records, of which the oldest do not say what their sweep planned: a row on the benchmark of its run, with all seeds that such
+    records have there under the same rules."""
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for run in (record.run for record in records if not record.run.planned_seeds):
+        seeds.setdefault(_same_sweep(run), set()).add(run.seed)
+
+    def planned(run: Run) -> Run:
+        return replace(run, planned_seeds=sorted(seeds[_same_sweep(run)]), planned_benchmarks=[run.benchmark])
+
+    return [each if each.run.planned_seeds else replace(each, run=planned(each.run)) for each in records]
+
+
+def _same_sweep(run: Run) -> tuple[str, ...]:
+    return run.protocol_hash, run.backbone, run.checkpoint, run.benchmark
+
+
+def same_data(first: str, second: str) -> bool:
+    """Whether two fingerprints may be of the same files: by contents, or by sizes where one is older. An empty one fits any."""
+    if not first or not second:
+        return True
+    if first.startswith(CONTENT) and second.startswith(CONTENT):
+        return first.split("-")[1] == second.split("-")[1]
+    return first.rpartition("-")[2] == second.rpartition("-")[2]
+
+
+def options_with_later(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's method configuration with the options that came later or are gone, at the values that they had."""
+    first = FIRST_OPTIONS.get(method, ())
+    later = {name: value for name, value in default_options(method).items() if name not in first}
+    return {**CUT_OPTIONS, **later, **first_names(config)}
