@@ -1,6 +1,9 @@
 """What is compared: one method, one file. Importing this package imports no torch; classes load when used."""
 
-from typing import NamedTuple
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 
 class MethodEntry(NamedTuple):
@@ -61,3 +64,18 @@ def reason_left_out(name: str) -> str:
     from harness.methods.configs.peft import LEFT_OUT
 
     return LEFT_OUT.get(name.removeprefix("peft/"), "") if name.startswith("peft/") else ""
+
+
+@cache
+def default_options(name: str) -> dict[str, Any]:
+    """Every option of a built-in method, or of a tuner of peft, with its default as JSON has it; empty for any other name.
+
+    Keys of runs stand on these files and not on the classes, which a test holds against them.
+    """
+    from harness.methods.configs.peft import TUNERS as TABLE
+
+    built_in: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "defaults.json").read_text("utf-8"))
+    if (tuner := name.removeprefix("peft/")) == name or tuner not in TABLE:
+        return built_in.get(name, {})
+    options = {option: value[0] if isinstance(value, list) else value for option, value in TABLE[tuner].options.items()}
+    return {"lr": None, "blocks": "all", "sites": "q,k,v", **options}

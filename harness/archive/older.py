@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.archive.schema import CONTENT, SCHEMA_VERSION, Origin, Record, Run, TestImages, counted_updates
-from harness.protocols.keys import CUT_OPTIONS, FIRST_OPTIONS, default_options, first_names
+from harness.methods import default_options
+from harness.protocols.keys import CUT_OPTIONS, FIRST_OPTIONS, first_names
 
 _GENERATED = "generated sample"
 """How the note on generated data begins."""

@@ -17,10 +17,9 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from harness import methods as built_in
+from harness.methods import default_options
 from harness.models.known import IMAGENET, RENAMED
 from harness.protocols.card import Protocol
-from harness.registry import method_config_class
 from harness.system.errors import UsageError, shortened
 
 EXECUTION_ONLY = ("checkpoint_minutes", "keep_masks", "tune", "normalisation")
@@ -187,14 +186,6 @@ def first_backbone(name: str) -> str:
 @cache
 def _defaults() -> dict[str, Any]:
     return {name: _plain(value) for name, value in asdict(Protocol(name="x")).items()}
-
-
-@cache
-def default_options(method: str) -> dict[str, Any]:
-    """Of a built-in method; nothing of any other."""
-    if method not in {**built_in.BUILTIN, **built_in.TUNERS}:
-        return {}
-    return {name: _plain(value) for name, value in asdict(method_config_class(method)()).items()}
 
 
 def _plain(value: Any) -> Any:

@@ -59,11 +59,11 @@ def test_a_block_and_its_gradients_equal_the_published_ones(backbone: str, index
     dim = case.shape.blocks[index].dim
     torch.manual_seed(1)
     published = {half: Published(dim) for half in sites.split(",")}
-    pairs = []
+    pairs: list[tuple[Any, Any]] = []
     for half, theirs in published.items():
         ours: Any = block.bypasses[half]
-        for own, other in ((ours.down, theirs.down), (ours.convolution, theirs.conv), (ours.up, theirs.up)):
-            pairs += [(own.weight, other.weight), (own.bias, other.bias)]
+        layers: Any = ((ours.down, theirs.down), (ours.convolution, theirs.conv), (ours.up, theirs.up))
+        pairs += [(getattr(a, part), getattr(b, part)) for a, b in layers for part in ("weight", "bias")]
     with torch.no_grad():
         for own, other in pairs:
             own.copy_(0.3 * torch.randn_like(own))
