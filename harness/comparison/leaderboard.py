@@ -80,8 +80,12 @@ class Leaderboard:
         if self.leading:
             first = self.on(self.leading)
             return [*first, *(row for row in self._ran if row not in first)]
-        of = {row: self.difference(row) for row in self._ran}
-        return sorted(self._ran, key=lambda row: 0.0 if (found := of[row]) is None else -found.mean)
+
+        def rank(row: str) -> tuple[bool, float]:
+            found = self.difference(row)
+            return found is None and row != self.baseline, -found.mean if found else 0.0
+
+        return sorted(self._ran, key=rank)
 
     def on(self, benchmark: str) -> list[str]:
         """The rows that were planned on a benchmark and have a run, best first by their scores, those with a gap last."""

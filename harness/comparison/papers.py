@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import statistics as stats
+from harness.archive.schema import Record
 from harness.check import from_mapping
 from harness.comparison.cells import Cell, Column
 from harness.comparison.differences import Difference
 from harness.comparison.grid import Grid
 from harness.comparison.rows import is_row
-from harness.comparison.rules import Setup
+from harness.protocols.compare import card as card_of
+from harness.protocols.compare import from_card
 from harness.registry import method_config
 from harness.system.yaml_files import read_yaml
 
@@ -68,6 +70,27 @@ class Published:
         return Difference.of(
             stats.to_printed(ours, float(self.value), spread=spread, is_sd=is_sd, runs=int(self.runs or 0))
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The set-up of one paper's numbers apart from its card; ``test_images``: benchmark -> images in its test splits, where known."""
+
+    backbone: str
+    checkpoint: str
+    test_images: dict[str, int] = field(default_factory=dict)
+
+    def departures(self, record: Record, *, card: str) -> list[str]:
+        """What of a run differs from the set-up: backbone, weights, test images, rules."""
+        run, published = record.run, self.test_images.get(record.run.benchmark)
+        is_published = run.split == "published" and not run.data_note
+        same = {
+            "backbone": run.backbone == self.backbone,
+            "weights": run.checkpoint == self.checkpoint,
+            "test images": is_published and published is not None and sum(record.tested.values()) in (0, published),
+            "rules": not from_card(run.rules, card_of(card, run.benchmark) or {}),
+        }
+        return [name for name, is_same in same.items() if not is_same]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from harness.comparison.cells import ALL, CONFLICT, Column, outcome, under_other
 from harness.comparison.grid import Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
-from harness.comparison.rules import HEADED, card, from_card, headed, overrides, overrides_in_words, shared
+from harness.protocols.compare import HEADED, card, from_card, headed, overrides_in_words, shared
 from harness.protocols.keys import with_later
 from harness.studies import Row
 
@@ -246,10 +246,10 @@ def _titles(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """``title`` and ``overrides`` of each table. A title names what differs from the card; equal ones also have what tells them apart."""
     titles, said = [], []
     for table in tables:
-        records = [record for record in table["runs"].sort_values("key")["record"] if record is not None]
-        changed = overrides(records)
+        runs = list(table["runs"].sort_values("key")["run"])
+        changed = _overrides(runs)
         everywhere = shared(list((changed or {}).values()))
-        words = headed([name for name in HEADED if name in everywhere], records[0].run.rules) if everywhere else ""
+        words = headed([name for name in HEADED if name in everywhere], runs[0].rules) if everywhere else ""
         titles.append(f"{table['protocol']} · {table['backbone']}" + (f" · {words}" if words else ""))
         said.append(None if changed is None else overrides_in_words(changed or {}))
     for apart in (_rules_and_weights, _data):
@@ -258,6 +258,19 @@ def _titles(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             title + apart(table) if title in twice else title for title, table in zip(titles, tables, strict=True)
         ]
     return [{"title": title, "overrides": words} for title, words in zip(titles, said, strict=True)]
+
+
+def _overrides(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]] | None:
+    """Benchmark -> how its runs' rules differ from their card's; None where their card is not known."""
+    changed: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        if run.benchmark in changed:
+            continue
+        rules = card(run.protocol, run.benchmark)
+        if rules is None:
+            return None
+        changed[run.benchmark] = from_card(run.rules, rules)
+    return changed
 
 
 def _rules_and_weights(table: Mapping[str, Any]) -> str:

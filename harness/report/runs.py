@@ -14,7 +14,7 @@ from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.flags import MEANINGS, alpha_code, begun_by, search_start
-from harness.comparison.rules import Difference, card, differences, from_card, in_words
+from harness.protocols.compare import Difference, card, differences, from_card, in_words
 from harness.protocols.keys import hashed_options
 from harness.registry import BENCHMARKS, METHODS, operation_names
 from harness.report.formats import Number, Table, Value, fitted, heads

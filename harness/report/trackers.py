@@ -15,7 +15,7 @@ from typing import Any, get_args
 from harness.archive.archive import Archive, Kind, epoch_numbers, frame
 from harness.archive.masks import MASKS, read_masks
 from harness.archive.schema import Record
-from harness.comparison.rules import flat
+from harness.protocols.compare import flat
 from harness.registry import operation_names
 from harness.report.formats import as_spreadsheet
 from harness.system.errors import UsageError, os_reason

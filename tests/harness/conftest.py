@@ -24,7 +24,7 @@ def _card(request: pytest.FixtureRequest) -> None:
     if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report"):
         from tests.harness.report.sample import known_card
 
-        request.getfixturevalue("monkeypatch").setattr("harness.comparison.rules.card_rules", known_card)
+        request.getfixturevalue("monkeypatch").setattr("harness.protocols.compare.card_rules", known_card)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, record
 
-RULES = "harness.comparison.rules.card_rules"
+RULES = "harness.protocols.compare.card_rules"
 """Where tables find the harness's own cards."""
 MARKS = {"": "", "best": " *", "tied": " ≈"}
 

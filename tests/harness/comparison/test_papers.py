@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from harness.comparison.names import BENCHMARK_ORDER, METRICS, PAPER_METRICS
-from harness.comparison.papers import FOLDER, MARKS, Claim, Papers, Published, Side
-from harness.comparison.rules import Setup
+from harness.comparison.papers import FOLDER, MARKS, Claim, Papers, Published, Setup, Side
 from harness.models.catalog import known_backbones
 from harness.protocols.load import card_rules
 from harness.registry import METHODS, method_config

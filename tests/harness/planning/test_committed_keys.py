@@ -11,11 +11,11 @@ import pytest
 
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
-from harness.comparison.rules import NOT_THERE, from_card
 from harness.planning import plan as planning
 from harness.planning.data import Images
 from harness.planning.plan import Files, Pretrained, plan
 from harness.planning.request import PlannedRow, Request
+from harness.protocols.compare import NOT_THERE, from_card
 from harness.protocols.keys import current_rules
 from harness.protocols.load import card_names, card_rules
 from harness.registry import BENCHMARKS, add_own_of, load_plugin

@@ -11,7 +11,6 @@ import pytest
 
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.rules import from_card
 from harness.datasets.base import DatasetError
 from harness.datasets.samples import write_samples
 from harness.dispatch.target import target_of
@@ -22,6 +21,7 @@ from harness.planning.data import Images, limited, network_images
 from harness.planning.plan import Plan, plan
 from harness.planning.request import PlannedRow, Request, with_options
 from harness.pricing import parameter_rows, plan_text, price
+from harness.protocols.compare import from_card
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of

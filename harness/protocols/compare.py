@@ -1,12 +1,10 @@
-"""The rules of runs against those of their protocol's card and of a paper's set-up, in words."""
+"""The rules of a run against those of its protocol's card or of another run, and in words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from harness.archive.schema import Record
 from harness.protocols.keys import PIXELS, hashed_rules, with_later
 from harness.protocols.load import card_rules
 
@@ -75,19 +73,6 @@ def each_in_words(difference: Difference) -> list[str]:
     return [f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items()]
 
 
-def overrides(records: Iterable[Record]) -> dict[str, Difference] | None:
-    """Benchmark -> how its runs' rules differ from their card's; None where their card is not known."""
-    changed: dict[str, Difference] = {}
-    for run in (record.run for record in records):
-        if run.benchmark in changed:
-            continue
-        rules = card(run.protocol, run.benchmark)
-        if rules is None:
-            return None
-        changed[run.benchmark] = from_card(run.rules, rules)
-    return changed
-
-
 def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
     """Differences that all benchmarks share, then the others with the benchmark's name; empty where nothing differs."""
     everywhere = shared(list(by_benchmark.values()))
@@ -103,27 +88,6 @@ def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
     """The entries that all of them have."""
     first, *others = differences or [{}]
     return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """The set-up of one paper's numbers apart from its card; ``test_images``: benchmark -> images in its test splits, where known."""
-
-    backbone: str
-    checkpoint: str
-    test_images: dict[str, int] = field(default_factory=dict)
-
-    def departures(self, record: Record, *, card: str) -> list[str]:
-        """What of a run differs from the set-up: backbone, weights, test images, rules."""
-        run, published = record.run, self.test_images.get(record.run.benchmark)
-        is_published = run.split == "published" and not run.data_note
-        same = {
-            "backbone": run.backbone == self.backbone,
-            "weights": run.checkpoint == self.checkpoint,
-            "test images": is_published and published is not None and sum(record.tested.values()) in (0, published),
-            "rules": not from_card(run.rules, card_rules(card, run.benchmark) or {}),
-        }
-        return [name for name, is_same in same.items() if not is_same]
 
 
 HEADED: Mapping[str, Callable[[Any], str]] = {
