@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.archive.archive import identity, trials_among, with_plans
+from harness.archive.archive import identity, trials_among
+from harness.archive.older import with_plans
 from harness.comparison import Grid, grids, rows
 from harness.comparison.rows import is_row
 from harness.report.formats import Score, text_of

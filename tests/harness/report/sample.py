@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.archive.archive import Archive, Shares, frame_of_plan, with_plans
+from harness.archive.archive import Archive, Shares, frame_of_plan
 from harness.archive.measured import Comparability, CostRecord
+from harness.archive.older import with_plans
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison import Grid, grids
