@@ -73,7 +73,7 @@ def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) ->
         colour = {"better": BETTER, "worse": WORSE}.get(verdict, GREY)
         if verdict == "not distinguishable":
             ax.axhspan(at - 0.5, at + 0.5, color=GREY, alpha=0.12, linewidth=0)
-        if verdict:
+        if found.low is not None and found.high is not None:
             ax.plot([found.low, found.high], [at, at], color=colour, linewidth=1.3, solid_capstyle="butt")
         beyond = "<" if found.mean < low else ">" if found.mean > high else "o"
         ax.plot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from harness.comparison.cells import Column
 from harness.comparison.differences import Difference, over_images, simultaneous
@@ -45,7 +46,7 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
 def setting(board: Leaderboard, benchmark: str = "") -> str:
     """``MobileSAM, 256 px, 1,200 updates, 400 training images, 4 seeds``, as far as all runs share them."""
     records = [r for row in board.rows for r in board.grid.records_of(row, benchmark) if r.code == "OK"]
-    facts = {
+    facts: dict[str, list[Any]] = {
         "px": [r.run.rules.get("image_size") for r in records],
         "updates": [r.budget["weight_updates"] for r in records if r.budget.get("weight_updates")],
         "training images": [r.counts.get("train") for r in records],

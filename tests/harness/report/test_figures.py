@@ -121,5 +121,5 @@ def test_the_panels_of_cost_draw_time_and_memory() -> None:
         ],
     )
     figure, _ = there(cost(leaderboards(grids(MadeUp(records, costs=[measured])))[0]))
-    drawn = [[float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes]
+    drawn = [[np.asarray(line.get_xdata())[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes]
     assert drawn == [[pytest.approx(0.5)], [pytest.approx(0.25)]]
