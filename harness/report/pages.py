@@ -12,7 +12,7 @@ from harness.archive.archive import Archive, frame_of_plan
 from harness.archive.schema import Record, Run
 from harness.comparison.papers import Papers
 from harness.comparison.rows import baseline_of, is_row, row_name
-from harness.comparison.tables import grids
+from harness.comparison.tables import grids, has_rules_of
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.leaderboard import leaderboard_page
 from harness.report.scores import score_page
@@ -165,6 +165,8 @@ def finished_table(
         return text, None
     pages = pages_below(archive)
     say_skipped(pages.skipped)
+    if planned and not any(has_rules_of(run, planned) for run in runs):
+        planned = None  # a page of the study would not show runs under other rules
     of_study = pages_below(archive, study=planned).files(results) if planned else {}
     write_files({**pages.files(results), **of_study})
     return text, results / "tables" / f"{planned.name if planned else runs[0].protocol}{SUFFIX['markdown']}"

@@ -226,8 +226,10 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
 def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
     made = plan_of(tmp_path, "lora", samples=samples)
     finish(tmp_path, made)
-    text, _ = finished_table(runs_of(made), tmp_path, study="main")
+    text, page = finished_table(runs_of(made), tmp_path, study="main")
+    assert there(page).name == "demo.md", "the study's own page does not show them"
     assert "| LoRA |" in text
+    assert "| LoRA |" in there(page).read_text()
     assert "90.0 (1)" in text
     assert "MISSING" not in text
     assert "Leaf" not in text
