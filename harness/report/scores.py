@@ -70,7 +70,7 @@ def score_page(
         tables.append(scores)
         if study and baseline_of(study):
             tables += difference_tables(grid, baseline_of(study))
-        if study and papers and grid.protocol in {study.protocol, *papers.setups}:
+        if papers:
             tables += paper_tables(grid, papers)
     title = study.title if study else ", ".join(dict.fromkeys(grid.protocol for grid in page_grids)) or "no records"
     generated = bool(page_grids) and all(grid.is_generated for grid in page_grids)
