@@ -117,6 +117,7 @@ REFUSED = {
     ),  # they need blocks of one width
     *((family, "zeroshot") for family, changes in FAMILIES.items() if changes.get("backbones") == ("tiny_timm",)),
     ("classes", "zeroshot"),
+    ("sam 2", "convpass"),  # attention changes width or map
 }
 
 
