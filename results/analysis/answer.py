@@ -146,13 +146,9 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         ax.axvline(0, color=INK, linewidth=0.6)
         for height, (_, d) in enumerate(shown):
             colour = BETTER if (d.low or 0) > 0 else WORSE if (d.high or 0) < 0 else GREY
-            ax.plot(
-                [d.low, d.high],
-                [height, height],
-                color=colour,
-                linewidth=3 if d is mean else 1.5,
-                solid_capstyle="butt",
-            )
+            if d.low is not None and d.high is not None:
+                width = 3 if d is mean else 1.5
+                ax.plot([d.low, d.high], [height, height], color=colour, linewidth=width, solid_capstyle="butt")
             ax.plot([d.mean], [height], color=colour, marker="o")
         ax.set_xlim(low, high)
         ax.set_yticks(range(len(shown)), [name for name, _ in shown])
