@@ -394,8 +394,17 @@ def start(planned: Plan, request: Request, how: How, *, spent: float, later: int
 def carry_out(planned: Plan, request: Request, how: How, *, later: int = 0) -> Outcome:
     from harness.dispatch.run_jobs import run_jobs
 
-    options = {"command": how.command, "wait": how.wait, "retry": how.retry, "cancel": how.cancel}
-    return run_jobs(planned, how.where, results=request.results, later=later, **options)
+    where, results = how.where, request.results
+    return run_jobs(
+        planned,
+        where,
+        results=results,
+        later=later,
+        command=how.command,
+        wait=how.wait,
+        retry=how.retry,
+        cancel=how.cancel,
+    )
 
 
 def _left(budget: float, spent: Iterable[float]) -> float:

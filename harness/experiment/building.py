@@ -133,7 +133,7 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
 
     train, val = chosen(splits.train, rules.train_limit, "train"), chosen(splits.val, rules.val_limit, "val")
     available = {name: len(pairs) for name, pairs in splits.parts.items()}
-    tests = dict(splits.test)
+    tests: dict[str, Sequence[Pair]] = dict(splits.test)
     if rules.test_untrained:
         seen = {benchmark.group(pair) for pair in (*train, *val)}
         untrained = tuple(pair for pair in splits.train if benchmark.group(pair) not in seen)

@@ -241,8 +241,9 @@ def _require_texts(request: Request) -> None:
         "cache": [request.cache],
     }
     for what, paths in named.items():
-        for path in filter(None, paths):
-            require_text(path, what=what)
+        for path in paths:
+            if path:
+                require_text(path, what=what)
 
 
 def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def asked(run: Run) -> dict[str, Any]:
 
 
 def row(run: Run) -> dict[str, Any]:
-    first = FIRST_DEFAULTS.get(run.protocol, {}) if run.method in ("naslora", "naspclora") else {}
+    first: Mapping[str, Any] = FIRST_DEFAULTS.get(run.protocol, {}) if run.method in ("naslora", "naspclora") else {}
     return {"method": run.method, "options": {**first, **run.changed}}
 
 

@@ -120,8 +120,8 @@ def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) ->
     rows = tuple(PlannedRow(method=name) for name in ("lora", "convlora", "decoder"))
     where: dict[str, Any] = {"protocol": "nas-lora", "backbones": ("vit_h",), "results": tmp_path}
     made = plan(Request(rows=rows, benchmarks=("kvasir",), **where))
-    rows = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
-    assert rows == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
+    counted = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
+    assert counted == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
     assert "3,997,056" in plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
 
 
