@@ -168,6 +168,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name, stand in {
         "harness.models.build.require_checkpoint": lambda *_: None,
+        **dict.fromkeys(
+            (f"harness.{name}.published_file" for name in ("models.published", "planning.plan", "planning.understand")),
+            lambda *_: Path("WEIGHTS"),
+        ),
         "harness.planning.plan.read_tensors": lambda *_: None,
         "harness.costing.instruments.used_by_others": lambda *_: "",
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
