@@ -111,7 +111,7 @@ def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
         return dense_flops(decoder, dim=shape.dim, tokens=side * side)
     layers = 2.0 * side * side * dim * (dim // 2) * (4 * 2 + 2)
     upscaling = 2.0 * side * side * (4 * dim * (dim // 4) + 16 * (dim // 4) * (dim // 8))
-    finer = 2.0 * side * side * dim * (4 * (dim // 4) + 16 * (dim // 8)) if shape.pyramid else 0.0
+    finer = 2.0 * side * side * dim * (4 * (dim // 4) + 16 * (dim // 8)) if shape.pyramid or shape.upscaled else 0.0
     return layers + upscaling + finer
 
 

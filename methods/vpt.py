@@ -37,12 +37,12 @@ class PromptedAttention(nn.Module):
         self.over_maps = over_maps
         self._norm = [norm]  # in a list, so that it is not registered a second time under another name
 
-    def forward(self, tokens: Tensor, **options: object) -> Tensor:
+    def forward(self, tokens: Tensor, *positions: object, **options: object) -> Tensor:
         prefix = self._norm[0](self.prompts)[None]
         if self.over_maps:
-            return self.attn(tokens, prefix=prefix)
+            return self.attn(tokens, *positions, prefix=prefix)
         joined = torch.cat([prefix.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
-        return self.attn(joined, **options)[:, prefix.shape[1] :]
+        return self.attn(joined, *positions, **options)[:, prefix.shape[1] :]
 
 
 class VPT(Method):
@@ -60,6 +60,7 @@ class VPT(Method):
             bound = math.sqrt(6 / (3 * patch**2 + target.entering))
             prompts = (2 * torch.rand(self.config.tokens, target.entering, generator=self.generator) - 1) * bound
             prompts = prompts.to(next(norm.parameters()).device)
-            attn = target.block.get_submodule("attn")
+            name = target.path("qkv").partition(".")[0]
+            attn = target.block.get_submodule(name)
             prompted = PromptedAttention(attn, norm=norm, prompts=prompts, over_maps=target.layout.kind == "map")
-            target.block.register_module("attn", prompted)
+            target.block.register_module(name, prompted)

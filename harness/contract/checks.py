@@ -125,7 +125,7 @@ def finite_under_autocast(subject: ContractCase) -> None:
     segmenter, method = subject.trained()
     given: set[torch.dtype] = set()
     for name, module in segmenter.encoder.named_modules():
-        if name.endswith(".attn.qkv"):
+        if name.endswith((".attn.qkv", ".attention.qkv")):
             module.register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = subject.loss(segmenter, method)

@@ -18,16 +18,17 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from harness.methods.parts.placement import BackboneShape
-from harness.models.catalog import backbone, backbone_shape, require_stands
+from harness.models.catalog import SAM3_NEEDS, backbone, backbone_shape, require_stands
 from harness.models.checkpoint import read_shapes, read_tensors, require_match
 from harness.models.decoders import Decoder, Task
 from harness.models.known import Backbone
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
-from harness.models.original_sam import DECODER, ENCODER, PROMPTS, SAM_ENCODERS, prompt_encoder_of, published
+from harness.models.original_sam import DECODER, ENCODER, PROMPTS, prompt_encoder_of, published
 from harness.models.sam2 import PlainSAM2Decoder, SAM2Encoder, SAM2MaskDecoder, is_memory
-from harness.models.sam_encoder import SAMEncoder, resize_state, sam_neck
+from harness.models.sam_encoder import BlockEncoder, SAMEncoder, resize_state, sam_neck
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
 from harness.models.tiny_vit import TinyViTEncoder
+from harness.system.errors import UsageError
 
 _TOKEN_NOISE = 0.02
 _POSITION_STD = 0.02
@@ -140,10 +141,18 @@ def _sam_parts(
     **way: bool,
 ) -> _Parts:
     """Without a checkpoint of random weights; ``way``: how the encoder computes."""
-    kind = TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
+    kind = (
+        _sam3_encoder()
+        if shape.upscaled
+        else TinyViTEncoder
+        if shape.stem
+        else SAM2Encoder
+        if shape.pyramid
+        else SAMEncoder
+    )
     plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
-    def build() -> tuple[SAM_ENCODERS, PromptEncoder, MaskDecoder]:
+    def build() -> tuple[BlockEncoder, PromptEncoder, MaskDecoder]:
         return kind(shape, **way), prompt_encoder_of(entry, shape), plain(entry.decoder)
 
     if checkpoint is None:
@@ -153,20 +162,30 @@ def _sam_parts(
         return encoder, prompts, decoder, None
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
+    parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
     state = read(checkpoint)
     if shape.pyramid:
         state = {key: tensor for key, tensor in state.items() if not is_memory(key)}
+    state = encoder.from_published(state, [part + key for part, module in parts for key in module.state_dict()])
     inside = {key.removeprefix(ENCODER): tensor for key, tensor in state.items() if key.startswith(ENCODER)}
     state = {**state, **{ENCODER + key: tensor for key, tensor in resize_state(inside, shape).items()}}
     unused = {ENCODER + key for key in encoder.unused()}
     state = {key: tensor for key, tensor in state.items() if key not in unused}
-    parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
     names = {module: {key: published(encoder, part, key) for key in module.state_dict()} for part, module in parts}
     expected = {names[module][key]: tensor for module in names for key, tensor in module.state_dict().items()}
     require_match(state, expected, path=checkpoint, backbone=entry.name)
     for module, keys in names.items():
         module.load_state_dict({key: state[name].float() for key, name in keys.items()}, strict=True, assign=True)
     return encoder, prompts, decoder, None
+
+
+def _sam3_encoder() -> type[BlockEncoder]:
+    """Raises UsageError: transformers has no SAM 3."""
+    try:
+        from harness.models.sam3 import SAM3Encoder
+    except ImportError as error:
+        raise UsageError(SAM3_NEEDS) from error
+    return SAM3Encoder
 
 
 def _neckless_parts(

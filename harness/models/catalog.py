@@ -121,9 +121,14 @@ def resolve_backbone(name: str) -> str:
     return backbone(name).name
 
 
+SAM3_NEEDS = "SAM 3 is built of transformers' own modules, from release 5.0 on: pip install 'sam-peft-harness[sam3]'"
+
+
 def require_stands(decoder: Decoder, name: str) -> None:
-    """Raises UsageError: the decoder does not work on the backbone ``name``."""
+    """Raises UsageError: the decoder does not work on the backbone ``name``, or the backbone needs a library that is not here."""
     entry = backbone(name)
+    if entry.shape.upscaled and find_spec("transformers") is None:
+        raise UsageError(SAM3_NEEDS)
     if decoder != "sam" and entry.shape.neck_dim:
         raise UsageError(
             f"decoder={decoder} stands on a plain ViT of timm, not on {entry.name}; "

@@ -2,8 +2,9 @@
 
 ``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643). ``mobile_sam`` is MobileSAM
 (2306.14289), TinyViT under SAM's own neck and decoder. ``sam2_hiera_*`` carry the numbers of facebookresearch/sam2's configurations of
-SAM 2.1 (2408.00714). ``tiny`` is a SAM small enough for tests and demos, with everything the large ones have: windows that need
-padding, global blocks, relative positions; ``tiny_timm``, ``tiny_dinov3``, ``tiny_mobile_sam`` and ``tiny_sam2`` are as small.
+SAM 2.1 (2408.00714). ``sam3`` is the image path of SAM 3's tracker (2511.16719). ``tiny`` is a SAM small enough for tests and demos,
+with everything the large ones have: windows that need padding, global blocks, relative positions; ``tiny_timm``, ``tiny_dinov3``,
+``tiny_mobile_sam``, ``tiny_sam2`` and ``tiny_sam3`` are as small.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RGB = tuple[float, float, float]
 IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in [0, 1] that SAM, SAM 2, MobileSAM, DINOv2 and DINOv3 were trained with."""
 HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-"""The same of timm's ``vit_*_patch16_*`` (augreg)."""
+"""The same of timm's ``vit_*_patch16_*`` (augreg), and of SAM 3."""
 
 
 def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvolution, ...]:
@@ -164,6 +165,30 @@ def _sam2(size: str, *, dim: int = 96, heads: int = 1, coarse: int = 7, **stages
     return Backbone(name=f"sam2_hiera_{size}", shape=shape, decoder=DecoderShape(finer_maps=True))
 
 
+def _sam3(
+    name: str, *, patch: int, image_size: int, neck_dim: int, coarse: int, decoder: DecoderShape, **blocks: Any
+) -> Backbone:
+    """SAM 3's trunk and its tracker's neck.
+
+    Args:
+        coarse: side of the learnt map of positions, which is repeated over the image.
+        blocks: see `plain_blocks`.
+    """
+    shape = BackboneShape(
+        blocks=plain_blocks(**blocks),
+        patch=patch,
+        neck_dim=neck_dim,
+        prefix_tokens=0,
+        image_size=image_size,
+        relative_positions="",
+        learnt_positions=coarse**2,
+        patch_bias=False,
+        pre_norm=True,
+        upscaled=True,
+    )
+    return Backbone(name=name, shape=shape, decoder=replace(decoder, finer_maps=True), pixels=HALF)
+
+
 def _timm(
     model: str,
     *,
@@ -219,6 +244,33 @@ def known_backbones() -> dict[str, Backbone]:
         _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
         _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
         _sam2("large", dim=144, heads=2, depths=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
+        _sam3(
+            "sam3",
+            patch=14,
+            image_size=1008,
+            neck_dim=256,
+            coarse=24,
+            decoder=_SAM_DECODER,
+            dim=1024,
+            depth=32,
+            heads=16,
+            mlp_dim=4736,
+            window=24,
+            global_blocks=(7, 15, 23, 31),
+        ),
+        _sam3(
+            "tiny_sam3",
+            patch=16,
+            coarse=3,
+            decoder=_TINY_DECODER,
+            **small,
+            dim=64,
+            depth=4,
+            heads=2,
+            mlp_dim=192,
+            window=3,
+            global_blocks=(1, 3),
+        ),
         Backbone(name="tiny_sam2", shape=replace(tiny_hiera, **small), decoder=replace(_TINY_DECODER, finer_maps=True)),
     ]
     for size, (dim, depth, heads) in _SIZES.items():

@@ -11,21 +11,23 @@ from harness.models.catalog import backbone, backbone_shape
 from harness.models.known import Backbone
 from harness.models.mask_decoder import plain_mask_decoder
 from harness.models.sam2 import SAM2Encoder, published_name
-from harness.models.sam_encoder import SAMEncoder
+from harness.models.sam_encoder import BlockEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
-from harness.models.tiny_vit import TinyViTEncoder
 
 ENCODER, PROMPTS, DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
 """Beginnings of the names in a checkpoint of SAM."""
-SAM_ENCODERS = SAMEncoder | TinyViTEncoder | SAM2Encoder
-"""Encoders that a published checkpoint holds together with their prompt encoder and mask decoder."""
 
 
-def published(encoder: SAM_ENCODERS, part: str, name: str) -> str:
+def published(encoder: BlockEncoder, part: str, name: str) -> str:
     """The full name that tensor ``name`` of ``part`` (one of the beginnings above) has in checkpoints of the encoder's family."""
     if part == ENCODER:
         return part + encoder.published(name)
     return published_name(part + name) if isinstance(encoder, SAM2Encoder) else part + name
+
+
+def is_of_sam(encoder: nn.Module) -> bool:
+    """Whether it is the encoder of a SAM, as a checkpoint of its family holds it."""
+    return isinstance(encoder, BlockEncoder) and encoder.of_sam
 
 
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
@@ -59,13 +61,14 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """The complete segmenter under segment_anything's names: it loads strictly into `plain_sam` at the segmenter's image size.
 
-    MobileSAM and SAM 2 have the names of their own code and load into its modules (of SAM 2 without the memory).
+    MobileSAM and SAM 2 have the names of their own code and load into its modules (of SAM 2 without the memory); SAM 3 those of the Hub's
+    ``facebook/sam3``, which `Sam3TrackerModel` of transformers loads.
 
     Raises:
         ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
             method that is not merged. A plain SAM can hold none of them.
     """
-    if not isinstance(segmenter.encoder, SAM_ENCODERS):
+    if not is_of_sam(segmenter.encoder):
         raise ValueError("only SAM's own backbones save as a SAM checkpoint")
     assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
@@ -88,7 +91,7 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     )
     named = {published(plain, part, key): tensor for part, state in parts for key, tensor in state.items()}
     named |= {ENCODER + key: tensor for key, tensor in segmenter.encoder.unused().items()}
-    return {key: tensor.detach().clone() for key, tensor in named.items()}
+    return {key: tensor.detach().clone() for key, tensor in plain.to_published(named).items()}
 
 
 def prompt_encoder_of(entry: Backbone, shape: BackboneShape) -> PromptEncoder:

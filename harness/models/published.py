@@ -85,6 +85,7 @@ MODELS = {
     "sam2_hiera_small": "facebook/sam2.1-hiera-small",
     "sam2_hiera_base_plus": "facebook/sam2.1-hiera-base-plus",
     "sam2_hiera_large": "facebook/sam2.1-hiera-large",
+    "sam3": "facebook/sam3",
 }
 """Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
 LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0")
@@ -128,7 +129,8 @@ def hf_name(name: str) -> str:
         name: of a tensor or a module in segment_anything's ``Sam``.
     """
     head, separator, rest = name.partition(".layers.")
-    if separator and ("output_hypernetworks_mlps." in head or head.endswith("iou_prediction_head")):
+    heads = "iou_prediction_head", "pred_obj_score_head"
+    if separator and ("output_hypernetworks_mlps." in head or head.endswith(heads)):
         index, _, leaf = rest.partition(".")
         return f"{head}.{_MLP[index]}.{leaf}"
     for old, new in _PARTS:

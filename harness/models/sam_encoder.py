@@ -3,6 +3,9 @@ that methods can read; and what all image encoders here have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import ClassVar
+
 import torch
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
@@ -25,6 +28,8 @@ class BlockEncoder(nn.Module):
 
     blocks: nn.ModuleList
     neck: nn.Module
+    of_sam: ClassVar[bool] = True
+    """Whether published checkpoints hold it together with its prompt encoder and mask decoder."""
 
     def __init__(self, shape: BackboneShape, *, activation_checkpointing: bool) -> None:
         super().__init__()
@@ -51,6 +56,14 @@ class BlockEncoder(nn.Module):
     def published(self, name: str) -> str:
         """The name of a tensor in the checkpoints of the encoder's family."""
         return name
+
+    def from_published(self, state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of a checkpoint whose family cuts them otherwise (SAM 3), as far as they are ``names`` here."""
+        return state
+
+    def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A whole segmenter's tensors as the checkpoints of the encoder's family cut them; undone by `from_published`."""
+        return state
 
     def unused(self) -> dict[str, Tensor]:
         """Tensors of published checkpoints that nothing here uses, by their names."""

@@ -152,8 +152,8 @@ class SAMSegmenter(Segmenter):
             return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1) if self.mask_decoder.ends_boxes else sparse
         # segment_anything assigns by label, which a GPU waits for and a traced graph cannot hold. Here all points are on the object.
         encoded = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
-        on_object = (encoded + encoder.point_embeddings[1].weight).to(encoded.dtype)
-        return torch.cat([on_object, no_point.to(encoded.dtype)], dim=1)
+        on_object = encoded + encoder.point_embeddings[1].weight
+        return torch.cat([on_object, no_point.to(on_object.dtype)], dim=1)
 
     def _decoded(self, parts: Sequence[Tensor], sparse: Sequence[Tensor | None] = ()) -> tuple[Tensor, Tensor]:
         """Masks and their tokens of embeddings that are decoded part by part, each with its prompts where there are any."""

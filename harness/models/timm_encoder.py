@@ -70,6 +70,7 @@ class TimmEncoder(BlockEncoder):
         activation_checkpointing: see `BlockEncoder`.
     """
 
+    of_sam = False
     gives_class_token = False
     """Whether what comes out is the class token instead of the patches."""
 

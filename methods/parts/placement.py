@@ -103,6 +103,8 @@ class BackboneShape:
         patch_kernel: side in pixels of the patch projection's kernel, 0 where it is ``patch``, without overlap.
         pyramid: the neck reads the last map of every stage (SAM 2) and not that of the last block alone. ``learnt_positions``
             are then those of a coarse map and, repeated over the image, those of one window of the first block.
+        upscaled: the neck makes maps two and four times finer of the last one (SAM 3), next to one at its size. ``learnt_positions`` are
+            then those of a small map that is repeated over the image.
     """
 
     blocks: tuple[BlockShape, ...]
@@ -122,6 +124,7 @@ class BackboneShape:
     pre_norm: bool = False
     patch_kernel: int = 0
     pyramid: bool = False
+    upscaled: bool = False
 
     @property
     def depth(self) -> int:
@@ -167,17 +170,28 @@ class BackboneShape:
         """Weights of each convolution of the neck, and how many times finer than the last map it acts."""
         if self.pyramid:
             return tuple((block.dim * self.neck_dim, block.scale) for block in self.stage_ends)
+        if self.upscaled:
+            once, twice, kernel = self.dim // 2, self.dim // 4, 9 * self.neck_dim**2
+            first, second = (
+                (4 * self.dim * once, 1),
+                (4 * once * twice, 2),
+            )  # transposed, so that they act where they read
+            levels = (self.dim, 1), (once, 2), (twice, 4)
+            projections = ((width * self.neck_dim + kernel, scale) for width, scale in levels)
+            return (first, first, second, *projections)
         return (self.dim * self.neck_dim, 1), (9 * self.neck_dim**2, 1)
 
     @property
     def neck_biases(self) -> int:
-        """Biases of the neck: a pyramid's are its convolutions', else those of two norms."""
+        """Biases of the neck: those of its convolutions in SAM 2 and SAM 3, else of two norms."""
+        if self.upscaled:
+            return 2 * (self.dim // 2) + self.dim // 4 + 6 * self.neck_dim
         return self.neck_dim * (len(self.stages) if self.pyramid else 2)
 
     @property
     def neck_scales(self) -> int:
-        """Scales of the neck's norms; a pyramid has none."""
-        return 0 if self.pyramid else 2 * self.neck_dim
+        """Scales of the neck's norms; those of SAM 2 and SAM 3 have none."""
+        return 0 if self.pyramid or self.upscaled else 2 * self.neck_dim
 
     @property
     def parameters(self) -> int:

@@ -1,8 +1,8 @@
-"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of TinyViT and of SAM 2.
+"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of TinyViT, of SAM 2 and of SAM 3.
 
 A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
-*token layout* knows how the tokens that reach a site become a feature map: SAM, TinyViT and Hiera (SAM 2) hand over (B', h, w, C),
-one window or the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
+*token layout* knows how the tokens that reach a site become a feature map: SAM, TinyViT, SAM 2 and SAM 3 hand over (B', h, w, C), one
+window or the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from harness.methods.parts.placement import BackboneShape, MethodError, parse_blocks
 
 _PATHS = {
-    "norm1": ("norm1", "attn.norm"),
-    "norm2": ("norm2", "mlp.norm"),
-    "qkv": ("attn.qkv",),
-    "proj": ("attn.proj",),
+    "norm1": ("norm1", "attn.norm", "layer_norm1"),
+    "norm2": ("norm2", "mlp.norm", "layer_norm2"),
+    "qkv": ("attn.qkv", "attention.qkv"),
+    "proj": ("attn.proj", "attention.o_proj"),
     "mlp_in": ("mlp.lin1", "mlp.fc1"),
     "mlp_out": ("mlp.lin2", "mlp.fc2"),
 }
@@ -190,7 +190,7 @@ class BlockSite:
         """The module path of ``site`` inside the block, such as ``attn.qkv``."""
         for path in _PATHS[site]:
             parent, _, leaf = path.rpartition(".")
-            owner = self.block.get_submodule(parent) if parent else self.block
+            owner = getattr(self.block, parent, None) if parent else self.block
             if hasattr(owner, leaf):
                 return path
         children = ", ".join(name for name, _ in self.block.named_children())

@@ -51,6 +51,7 @@ REFUSED = {
     "tiny_dinov3": {"ssf": "no bias at q, k and v"},
     "tiny_mobile_sam": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width"},
     "tiny_sam2": {"lst": "one ladder", "samadapter": "one embedding", "rein": "one width", "convpass": "width or map"},
+    "tiny_sam3": {"ssf": "no bias at its patch projection"},
 }
 OF_TRUNK = ("identity", "gradient", "count", "merge")
 """The clauses that depend on a trunk."""
@@ -100,6 +101,9 @@ def _clauses(
         *_clauses(_on("tiny_sam2"), backbone="tiny_sam2", checks=OF_TRUNK),
         *_clauses(SEE_MAPS, backbone="tiny_sam2", checks=OF_MAPS, fast=()),
         *_clauses([("naslora", {"sites": "q,v,proj", "scope": "image"})], backbone="tiny_sam2", checks=HEART),
+        *_clauses(_on("tiny_sam3"), backbone="tiny_sam3", checks=OF_TRUNK),
+        *_clauses([*SEE_MAPS, ("lst", {}), ("convpass", {})], backbone="tiny_sam3", checks=OF_MAPS, fast=()),
+        *_clauses([("ssf", {"outside": False}), ("lora", {"sites": "q,v"})], backbone="tiny_sam3", checks=HEART),
         *_clauses(
             [("naslora", {"scope": "image"})], backbone="tiny_mobile_sam", checks=(*OF_TRUNK, "batch", "autocast")
         ),
