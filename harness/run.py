@@ -226,8 +226,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.archive.store import require_writable
     from harness.dispatch.target import target_of
     from harness.planning.data import sample_writer
-    from harness.planning.plan import look
-    from harness.planning.tuning import planned_steps
+    from harness.planning.plan import setting_of
+    from harness.planning.tuning import plan_steps
     from harness.planning.understand import understand
 
     with stages() as report:
@@ -246,8 +246,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         else:
             require_writable(request.results)
         samples = sample_writer(request.results, instead=instead)
-        setting = look(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
-        steps = planned_steps(request, tuning.steps if tuning else (), setting)
+        setting = setting_of(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
+        steps = plan_steps(request, tuning.steps if tuning else (), setting)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
         return show(steps, how) if how.plan else carry_out_steps(steps, setting, how)
@@ -292,7 +292,7 @@ def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
         UsageError: something is missing for any of them, or what `start` says.
     """
     from harness.archive.store import RecordStore
-    from harness.planning.tuning import choose, label_finished, planned_steps, without_lost
+    from harness.planning.tuning import label_finished, plan_steps, with_choices, without_lost
 
     missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
     if len(steps) > 1 and missing and not how.cancel:
@@ -314,9 +314,9 @@ def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
                 what = "are on their way" if outcome.submitted else "have no result"
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
                 return 0 if outcome.submitted else 1
-        request = choose(step)
+        request = with_choices(step)
         if trials:
-            steps = planned_steps(request, tunings, setting)
+            steps = plan_steps(request, tunings, setting)
     (last,) = steps
     label_finished(last.planned, RecordStore(last.request.results))
     outcome, _ = start(last.planned, last.request, how, spent=spent)

@@ -159,7 +159,7 @@ def weights_of(checkpoint: str) -> str:
     return SAME_WEIGHTS.get(checkpoint, checkpoint)
 
 
-def identity(run: Run) -> str:
+def row_identity(run: Run) -> str:
     """A hash that the runs of one row of a table share: of method and options. Tuned options count by name, not by the chosen value."""
     tuned = run.tuning.get("grid", {})
     options = {
@@ -181,7 +181,7 @@ def trials_among(records: Iterable[Record]) -> set[str]:
         if run.tuning and "chosen" not in run.tuning:
             trials.add(record.key)
         elif run.tuning.get("seeds"):
-            group = (run.protocol_hash, run.backbone, run.checkpoint, run.benchmark, identity(run))
+            group = (run.protocol_hash, run.backbone, run.checkpoint, run.benchmark, row_identity(run))
             tuned.setdefault(group, []).append(record)
     for alike in tuned.values():
         planned = [

@@ -22,7 +22,7 @@ from harness.archive.files import (
 )
 from harness.archive.masks import MASKS, read_masks
 from harness.archive.measured import CostStore
-from harness.archive.parser import load
+from harness.archive.parser import load_record
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.system.errors import UsageError, os_reason
@@ -42,7 +42,7 @@ def checked(path: Path) -> Record:
     Raises:
         ValueError, with one line: the record or a sidecar file cannot be read, was edited, is gone, or belongs to another record.
     """
-    record = load(path)
+    record = load_record(path)
     if seal_holds(read_regular(path, largest=LARGEST_RECORD)) is None:
         raise ValueError("it has no seal, so an edited number would not show; run it again")
     for name, file in sidecars_of(path).items():

@@ -195,7 +195,7 @@ def refuse_unread(path: Path, error: Exception) -> None:
         ) from cause
 
 
-def load(path: Path) -> Record:
+def load_record(path: Path) -> Record:
     """The record in one file; the α history of schema 2 stays in its sidecar file. Raises ValueError: no readable record, one that was
     edited, or a copy under a name that is not its key."""
     record = parse(read_regular(path, largest=LARGEST_RECORD))

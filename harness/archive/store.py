@@ -23,7 +23,7 @@ from harness.archive.files import (
     sidecars_of,
 )
 from harness.archive.masks import MASKS
-from harness.archive.parser import load, refuse_unread
+from harness.archive.parser import load_record, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import write_atomically
@@ -126,7 +126,7 @@ class RecordStore:
         """The record, or why its file is none; None without a file. Raises Unread, as `find`."""
         path = self.path(key)
         try:
-            return load(path) if os.path.lexists(path) else None
+            return load_record(path) if os.path.lexists(path) else None
         except ValueError as error:
             refuse_unread(path, error)
             return str(error)
@@ -135,7 +135,7 @@ class RecordStore:
         """Whole records in the order of their keys; `summaries` reports unreadable files."""
         for path in self.files():
             with suppress(ValueError):
-                yield self._whole(load(path))
+                yield self._whole(load_record(path))
 
     def summaries(self) -> tuple[list[Record], dict[Path, str]]:
         """Records without their histories, in the order of their keys; and unreadable files with the reason."""
@@ -152,7 +152,7 @@ class RecordStore:
             if wanted is not None and path.stem not in wanted:
                 continue
             try:
-                ended[path.stem] = record = load(path)
+                ended[path.stem] = record = load_record(path)
             except ValueError as error:
                 if surely:
                     refuse_unread(path, error)

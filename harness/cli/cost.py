@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     from harness.models.decoders import LABELLING
     from harness.models.published import weights_file
     from harness.planning.request import configured, split_overrides, with_options
-    from harness.planning.understand import all_methods, expand, parse_row, require_rows
+    from harness.planning.understand import all_methods, parse_row, require_rows, split_words
     from harness.protocols.load import for_backbone, load_protocol
 
     general, by_method = split_overrides(parse_assignments(arguments.set))
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     protocol = for_backbone(card, backbone)
     backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
-    compared = [parse_row(word) for word in expand(arguments.methods, all_methods())]
+    compared = [parse_row(word) for word in split_words(arguments.methods, all_methods())]
     require_rows(by_method, compared)
     rows = [configured(row, protocol) for row in with_options(compared, by_method)]
     for row in rows:

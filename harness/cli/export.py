@@ -142,12 +142,12 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         report("loading torch and peft")
         from safetensors.torch import save
 
-        from harness.experiment.adopting import folded
+        from harness.experiment.adopting import merged_adapter
         from harness.models.published import weights_file
 
         backbone = resolve_backbone(arguments.backbone)
         checkpoint = weights_file(arguments.checkpoint, backbone)
-        state, changed = folded(arguments.adopt, backbone=backbone, checkpoint=checkpoint)
+        state, changed = merged_adapter(arguments.adopt, backbone=backbone, checkpoint=checkpoint)
         with writing_to(f"--out {arguments.out}"):
             write_atomically(arguments.out, save(state))
     print(

@@ -62,14 +62,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _figures(folder: Path, boards: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
     from harness.report.figures import draw
-    from harness.report.style import FORMATS, encoded
+    from harness.report.style import FORMATS, encoded_figure
 
     count = 0
     for number, board in enumerate(boards, start=1):
         for name, figure, caption in draw(board, pictures):
             stem = name if len(boards) == 1 else f"table-{number}-{name}"
             for form in FORMATS:
-                write_file(folder / f"{stem}.{form}", encoded(figure, form, title=stem, caption=caption), what="figure")
+                write_file(
+                    folder / f"{stem}.{form}", encoded_figure(figure, form, title=stem, caption=caption), what="figure"
+                )
             write_file(folder / f"{stem}.txt", f"{board.grid.title}. {caption}\n", what="caption")
             count += 1
     if not count:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness.archive.archive import identity
+from harness.archive.archive import row_identity
 from harness.archive.older import options_with_later
 from harness.archive.schema import Run, chosen_from
 from harness.comparison.choices import chosen_of
@@ -37,7 +37,7 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     """
     tables = list(runs.groupby(SAME_RULES, sort=True).ngroup())
     own: list[Run] = list(runs["run"])
-    groups = [(table, identity(run)) for table, run in zip(tables, own, strict=True)]
+    groups = [(table, row_identity(run)) for table, run in zip(tables, own, strict=True)]
     names = [row_name(run, tuned=run.tuning.get("grid", {})) for run in own]
     best: dict[tuple[int, str, str], tuple[int, str]] = {}  # the best tried choice, by row and benchmark
     for group, run in zip(groups, own, strict=True):

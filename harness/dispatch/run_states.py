@@ -15,7 +15,7 @@ from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
 from harness.check import read_as
 from harness.dispatch.attempts import Attempt, attempts, log_path, silent_s, state_folder
-from harness.dispatch.sweeps import CANCELLED, NamedRun, Sweep, named, read_sweeps, settles
+from harness.dispatch.sweeps import CANCELLED, NamedRun, Sweep, names_of_run, read_sweeps, settles
 from harness.system.files import write_atomically
 from harness.system.text import counted
 
@@ -150,7 +150,7 @@ def survey(
 
 def _of_record(record: Record) -> RunState:
     return RunState(
-        **named(record.run, key=record.key),
+        **names_of_run(record.run, key=record.key),
         state=record.code,
         message=record.message,
         attempts=record.attempts,
@@ -177,7 +177,7 @@ def _state_of(
     task = queued.job if queued else f"{job}_{slot[1]}" if slot and job else ""
     if record is not None and settles(record, replaces=run.replaces):
         log = log_path(folder, record.attempts) if record.attempts else None
-        return replace(_of_record(record), **named(run), sweep=sweep.id, task=task, log=log)
+        return replace(_of_record(record), **names_of_run(run), sweep=sweep.id, task=task, log=log)
     starts = []
     try:
         starts = attempts(folder)
@@ -189,7 +189,7 @@ def _state_of(
     number = last.number if last else record.attempts if record else 0
     progress = _progress(folder, since=last.started) if state == RUNNING and last else _Progress(stage="")
     return RunState(
-        **named(run),
+        **names_of_run(run),
         state=state,
         message=message,
         attempts=number,

@@ -57,7 +57,7 @@ class NamedRun:
 _NAMES = tuple(field.name for field in fields(NamedRun) if field.name != "key")
 
 
-def named(run: Run | NamedRun, *, key: str = "") -> dict[str, Any]:
+def names_of_run(run: Run | NamedRun, *, key: str = "") -> dict[str, Any]:
     """The fields of `NamedRun`. ``key`` where it is known: that of a `Run` is computed from all its rules."""
     return {"key": key or run.key} | {name: getattr(run, name) for name in _NAMES}
 
@@ -222,10 +222,10 @@ def create_sweep(results: Path, jobs: Sequence[Job], *, executor: str, allowed: 
         starts, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
         before = starts[-1].number if starts else 0
         planned = PlannedRun(
-            **named(job.run),
+            **names_of_run(job.run),
             before=before,
             limit=before + allowed,
-            replaces=fingerprint(standing) if standing is not None else "",
+            replaces=record_fingerprint(standing) if standing is not None else "",
             job=job.as_json(),
         )
         lines.append(json.dumps(asdict(planned)) + "\n")
@@ -263,10 +263,10 @@ def sweep_of(results: Path, key: str) -> Sweep | None:
 
 def settles(record: Record, *, replaces: str) -> bool:
     """Whether a record makes another start needless: a success, or a failure other than the one to be replaced."""
-    return record.code == "OK" or fingerprint(record) != replaces
+    return record.code == "OK" or record_fingerprint(record) != replaces
 
 
-def fingerprint(record: Record) -> str:
+def record_fingerprint(record: Record) -> str:
     """A hash that differs between the records of two endings of one run; no clocks of two machines are compared."""
     return content_hash([record.code, record.attempts, record.finished])
 

@@ -1,6 +1,6 @@
 """An adapter that Hugging Face peft trained on transformers' ``SamModel``, folded into SAM's weights.
 
-The result is a model for predictions (`adopted`), or the weights of a whole checkpoint (`folded`), which is compared by ``--methods
+The result is a model for predictions (`adopted`), or the weights of a whole checkpoint (`merged_adapter`), which is compared by ``--methods
 zeroshot --checkpoint FILE``.
 """
 
@@ -71,9 +71,9 @@ def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
     """The model of an adapter, as a run of ``zeroshot`` at the backbone's own image size.
 
     Raises:
-        UsageError: as `folded`.
+        UsageError: as `merged_adapter`.
     """
-    state, _ = folded(folder, backbone=backbone, checkpoint=checkpoint)
+    state, _ = merged_adapter(folder, backbone=backbone, checkpoint=checkpoint)
     name = "adopted"
     add_own(name, BINARY)
     size = backbone_shape(backbone).image_size
@@ -95,7 +95,9 @@ def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
     return Adopted(run=run, state=state)
 
 
-def folded(folder: Path, *, backbone: str, checkpoint: Path | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def merged_adapter(
+    folder: Path, *, backbone: str, checkpoint: Path | None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """SAM's weights with the adapter in ``folder`` folded in, under segment_anything's names, and the layers that it changes.
 
     Args:

@@ -125,7 +125,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-class Pyramid(nn.Module):
+class TokenPyramid(nn.Module):
     """(B, d, h, w) to maps at a quarter, half, one and two patches a side: d/4, d/2, d and d channels.
 
     Args:
@@ -151,7 +151,7 @@ class Pyramid(nn.Module):
 class _Maps(nn.Module):
     """A backbone as transformers' pixel-level module calls one; its input are features already."""
 
-    def __init__(self, pyramid: Pyramid) -> None:
+    def __init__(self, pyramid: TokenPyramid) -> None:
         super().__init__()
         self.pyramid = pyramid
 
@@ -189,7 +189,7 @@ class Mask2FormerDecoder(nn.Module):
         }
         config = Mask2FormerConfig(backbone_config=SwinConfig(**stand_in), **numbers)
         self.model = Mask2FormerForUniversalSegmentation(config)
-        pyramid = Pyramid(dim)
+        pyramid = TokenPyramid(dim)
         pixels = Mask2FormerPixelDecoder(config, feature_channels=pyramid.channels)
         with torch.no_grad():
             pixels.apply(self.model._init_weights)

@@ -37,12 +37,12 @@ def parameters(run: Run) -> tuple[int, int, int]:
     benchmark = BENCHMARKS.get(run.benchmark)
     head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": decoder_of(run)}
     head["mask_tokens"] = int(run.rules["mask_tokens"])
-    encoder = encoder_parameters(run.method, run.method_config, backbone, image_size=size)
+    encoder = trained_in_encoder(run.method, run.method_config, backbone, image_size=size)
     total = total_parameters(backbone, image_size=size, **head) + added_parameters(config, backbone, image_size=size)
     return encoder, encoder + trained_in_decoder(config, backbone, **head), total
 
 
-def encoder_parameters(method: str, options: Mapping[str, Any], backbone: str, *, image_size: int) -> int:
+def trained_in_encoder(method: str, options: Mapping[str, Any], backbone: str, *, image_size: int) -> int:
     """How many of the encoder's parameters a method's configuration trains; counted once. Raises what its closed form raises."""
     return _encoder_parameters(method, json.dumps(options, sort_keys=True), backbone, image_size)
 

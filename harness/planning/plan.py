@@ -1,6 +1,6 @@
 """From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
 
-`look` finds what all steps of a command share: the card, checkpoints and data. `plan` expands rows under it and matches the runs with
+`setting_of` finds what all steps of a command share: the card, checkpoints and data. `plan` expands rows under it and matches the runs with
 earlier records. Torch is imported only to look into a checkpoint, so planning a thousand runs takes a second.
 """
 
@@ -115,14 +115,14 @@ def plan(
     """Every run of a request, matched with earlier records.
 
     Args:
-        setting: of `look`, whose benchmarks include the request's; made here if None.
-        prepare_samples: see `look`.
+        setting: of `setting_of`, whose benchmarks include the request's; made here if None.
+        prepare_samples: see `setting_of`.
 
     Raises:
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
-    setting = setting or look(request, prepare_samples=prepare_samples)
+    setting = setting or setting_of(request, prepare_samples=prepare_samples)
     with stages() as report:
         report("planning")
         rows = [configured(row, setting.protocol) for row in request.rows]
@@ -227,7 +227,7 @@ class Setting:
     files: Mapping[str, Files]
 
 
-def look(
+def setting_of(
     request: Request, *, also_on: Sequence[str] = (), prepare_samples: Callable[[str], Path] | None = None
 ) -> Setting:
     """The card of a request, its checkpoints and its data.

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.archive.schema import Run
 from harness.methods.parts.placement import MethodError
-from harness.planning.memory import encoder_parameters
+from harness.planning.memory import trained_in_encoder
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config, method_config_class
 from harness.settings import CACHE_GIB
@@ -133,7 +133,7 @@ class ConfiguredRow(PlannedRow):
             UsageError: the closed form of a plug-in fails.
         """
         try:
-            encoder_parameters(self.method, asdict(self.config), backbone, image_size=image_size)
+            trained_in_encoder(self.method, asdict(self.config), backbone, image_size=image_size)
         except (UsageError, MethodError):
             raise
         except Exception as error:  # a plug-in may raise anything

@@ -116,7 +116,7 @@ class Step:
         return replace(self, planned=matched(self.planned, self.request.results))
 
 
-def planned_steps(request: Request, tunings: Sequence[Tuning], setting: Setting) -> list[Step]:
+def plan_steps(request: Request, tunings: Sequence[Tuning], setting: Setting) -> list[Step]:
     """Trials and the runs after them, each step planned once. Raises UsageError: see `plan_trials`, and `harness.planning.plan.plan`."""
     store, steps = RecordStore(request.results), list[Step]()
     for tuning in tunings:
@@ -184,7 +184,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     return planned, trials
 
 
-def choose(step: Step) -> Request:
+def with_choices(step: Step) -> Request:
     """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. The records of trials
     get the choice as a label. Raises UsageError: no value of a row has a score."""
     assert step.tuning is not None

@@ -45,7 +45,7 @@ def all_methods() -> list[str]:
     return [name for name in usable(METHODS) if method_config_class(name).trains]
 
 
-def expand(text: str, everything: list[str]) -> list[str]:
+def split_words(text: str, everything: list[str]) -> list[str]:
     """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``. Raises UsageError: a bracket is not
     closed."""
     if text.count("[") != text.count("]"):
@@ -136,10 +136,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     of_cluster = {key.removeprefix("cluster."): typed.pop(key) for key in list(typed) if key.startswith("cluster.")}
     rules, options = split_overrides(typed)
     rows, of_study = _rows(arguments.methods, study, options, backbone=arguments.backbone)
-    named = (
-        _benchmarks(arguments.datasets, settings) if arguments.datasets else (study.benchmarks if study else (), {}, [])
-    )
-    benchmarks, folders, own = named
+    benchmarks, folders, own = study.benchmarks if study else (), dict[str, Path](), list[str]()
+    if arguments.datasets:
+        benchmarks, folders, own = _benchmarks(arguments.datasets, settings)
     for given, example in ((rows, "--methods lora,naslora"), (benchmarks, "--datasets all")):
         if not given:
             raise UsageError(f"give {example} (or --study NAME for a whole table; --help lists everything)")
@@ -150,12 +149,6 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     protocol, note = _card(chosen, settings, has_files=has_files)
     card = load_protocol(protocol, {**of_study, **rules})
     _add_own(own, folders, card)
-    if card.data == "sample" and arguments.data:
-        raise UsageError(
-            f"--data has no effect with the protocol {protocol}, whose images are generated; take another"
-            " --protocol, or say which folders count with --datasets NAME=DIR"
-        )
-    of_settings = {} if arguments.data or card.data == "sample" else named_table(settings, "datasets", dataset_name)
     request = Request(
         rows=rows,
         benchmarks=benchmarks,
@@ -166,28 +159,43 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         if study and "decoder" not in rules
         else {},  # the command line's word instead of several
         seeds=parse_seeds(arguments.seeds) if arguments.seeds is not None else study.seeds if study else (0,),
-        data_root=arguments.data or settings.data,
-        dataset_roots={**of_settings, **folders},  # a folder of the command line beats all that settings say of data
         checkpoints=checkpoints,
-        results=arguments.results or settings.results,
-        plugins=tuple(str(path.absolute()) for path in arguments.plugin),
-        cache=settings.cache,
-        cache_gib=settings.cache_gib,
-        skip_missing=arguments.skip_missing,
+        **_places(arguments, settings, folders, card),
     )
     _require_texts(request)
-    of_rows = bool(arguments.methods or arguments.set)
     tuning = tuning_of(
         request,
         card,
         study=study,
-        of_rows=of_rows,
+        of_rows=bool(arguments.methods or arguments.set),
         grids=arguments.tune,
         seeds=arguments.tune_seeds,
         on=arguments.tune_on,
     )
     _require_benchmarks(rules, {*request.benchmarks, *(tuning.on if tuning else ())})
     return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
+
+
+def _places(
+    arguments: argparse.Namespace, settings: Settings, folders: Mapping[str, Path], card: Protocol
+) -> dict[str, Any]:
+    """Where a request reads and writes. ``folders``: those of benchmarks that the command line names."""
+    generated = card.data == "sample"
+    if generated and arguments.data:
+        raise UsageError(
+            f"--data has no effect with the protocol {card.name}, whose images are generated; take another"
+            " --protocol, or say which folders count with --datasets NAME=DIR"
+        )
+    of_settings = {} if arguments.data or generated else named_table(settings, "datasets", dataset_name)
+    return {
+        "data_root": arguments.data or settings.data,
+        "dataset_roots": {**of_settings, **folders},  # a folder of the command line beats all that settings say of data
+        "results": arguments.results or settings.results,
+        "plugins": tuple(str(path.absolute()) for path in arguments.plugin),
+        "cache": settings.cache,
+        "cache_gib": settings.cache_gib,
+        "skip_missing": arguments.skip_missing,
+    }
 
 
 def _rows(
@@ -199,7 +207,7 @@ def _rows(
         options: of ``--set``: method -> field -> value.
         backbone: of the command line; a study may have rules of its own under it.
     """
-    words = expand(methods, all_methods()) if methods else ()
+    words = split_words(methods, all_methods()) if methods else ()
     if study is None:
         if not words:
             return (), {}
@@ -274,7 +282,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     names: list[str] = []
     folders: dict[str, Path] = {}
     known = [name for name in usable(BENCHMARKS) if not is_own(name)]
-    for word in expand(words, known):
+    for word in split_words(words, known):
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)
@@ -330,7 +338,7 @@ def tuning_of(
     return Tuning(
         grids={name: values for name, values in tried.items() if name not in fixed},
         seeds=parse_seeds(seeds, name="--tune-seeds") if seeds else study.tune_seeds if study else (0,),
-        on=tuple(expand(on, list(request.benchmarks))) if on else study.tune_on if study else (),
+        on=tuple(split_words(on, list(request.benchmarks))) if on else study.tune_on if study else (),
         known={} if card.decoder_lr is None else {"decoder_lr": [card.decoder_lr]},
     )
 

@@ -37,7 +37,7 @@ def flat(rules: Rules) -> dict[str, Any]:
     return values
 
 
-def differences(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
+def differing_rules(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
     """Rules in which the two differ; one that is missing is `NOT_THERE`."""
     first, second = flat(ours), flat(theirs)
     return {
@@ -48,7 +48,7 @@ def differences(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
 
 
 def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
-    """`differences` of a run from its card.
+    """`differing_rules` of a run from its card.
 
     Some differences do not count. Planning gives a budget of epochs under a card with one of updates where both are the same run. A card
     cannot hold the classes of one's own data, or a split's seed that is the run's. It may leave the normalisation to the backbone.
@@ -56,7 +56,7 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     by_backbone = ours.get("normalisation") == "backbone"
     return {
         name: pair
-        for name, pair in differences(ours, of_card).items()
+        for name, pair in differing_rules(ours, of_card).items()
         if name != "own_classes"
         and not (name == "split_seed" and ours.get("split_follows_seed"))
         and not (name in PIXELS and by_backbone and of_card.get(name) is None)
@@ -64,7 +64,7 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def in_words(difference: Difference) -> str:
+def differing_in_words(difference: Difference) -> str:
     """``epochs 1 instead of 40, image_size 128 instead of 1024``"""
     return ", ".join(each_in_words(difference))
 
@@ -76,11 +76,11 @@ def each_in_words(difference: Difference) -> list[str]:
 def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
     """Differences that all benchmarks share, then the others with the benchmark's name; empty where nothing differs."""
     everywhere = shared(list(by_benchmark.values()))
-    parts = [in_words(everywhere)] if everywhere else []
+    parts = [differing_in_words(everywhere)] if everywhere else []
     for benchmark, difference in by_benchmark.items():
         own = {name: pair for name, pair in difference.items() if everywhere.get(name) != pair}
         if own:
-            parts.append(f"{in_words(own)} on {benchmark}")
+            parts.append(f"{differing_in_words(own)} on {benchmark}")
     return "; ".join(parts)
 
 

@@ -14,7 +14,7 @@ from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.flags import MEANINGS, alpha_code, begun_by, search_start
-from harness.protocols.compare import Difference, card, differences, from_card, in_words
+from harness.protocols.compare import Difference, card, differing_in_words, differing_rules, from_card
 from harness.protocols.keys import hashed_options
 from harness.registry import BENCHMARKS, METHODS, operation_names
 from harness.report.formats import Number, Table, Value, fitted, heads
@@ -86,7 +86,11 @@ def _wrapped(text: str, *, words: bool) -> list[str]:
 def _about(record: Record) -> Iterator[str]:
     run, changed = record.run, _changed(record)
     card_named = f"{run.protocol}, hash {run.protocol_hash}: "
-    rules = "no card of this name here to compare with" if changed is None else in_words(changed) or "as the card says"
+    rules = (
+        "no card of this name here to compare with"
+        if changed is None
+        else differing_in_words(changed) or "as the card says"
+    )
     where = ", ".join(record.environment[name] for name in ("device", "host") if record.environment.get(name))
     starts = f"{record.attempts} start{'s' if record.attempts != 1 else ''}"
     facts = {
@@ -177,7 +181,7 @@ Pair = tuple[Any, Any]
 
 
 def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
-    """``differences`` of two runs and of their environments; their ``scores`` in % and ``cost``, where either has them."""
+    """``differing_rules`` of two runs and of their environments; their ``scores`` in % and ``cost``, where either has them."""
 
     def pairs(of_first: Mapping[str, Any], of_second: Mapping[str, Any]) -> dict[str, Pair]:
         return {name: (of_first.get(name), of_second.get(name)) for name in {**of_first, **of_second}}
@@ -187,7 +191,7 @@ def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
         "outcome": (first.code, second.code),
         **{name: (getattr(first.run, name), getattr(second.run, name)) for name in IDENTITY},
         **{f"option {name}": pair for name, pair in options.items()},
-        **{f"rule {name}": pair for name, pair in differences(first.run.rules, second.run.rules).items()},
+        **{f"rule {name}": pair for name, pair in differing_rules(first.run.rules, second.run.rules).items()},
         **{name: (first.environment.get(name), second.environment.get(name)) for name in MADE_WITH},
     }
     scores = [

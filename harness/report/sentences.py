@@ -37,9 +37,9 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
         for which in ("better", "worse")
     )
     alike = len(judged) - len(better) - len(worse)
-    said = [f"{listed(better) or 'no row'} {'beat' if len(better) > 1 else 'beats'} {board.baseline}"]
+    said = [f"{enumerated(better) or 'no row'} {'beat' if len(better) > 1 else 'beats'} {board.baseline}"]
     said += [f"{alike} row{'s' * (alike > 1)} cannot be told apart from it"] if alike else []
-    said += [f"{listed(worse)} {'are' if len(worse) > 1 else 'is'} worse"] if worse else []
+    said += [f"{enumerated(worse)} {'are' if len(worse) > 1 else 'is'} worse"] if worse else []
     return f"{what} ({setting(board, benchmark)}): {'; '.join(said)}."
 
 
@@ -57,7 +57,7 @@ def setting(board: Leaderboard, benchmark: str = "") -> str:
     return ", ".join([backbone_title(board.grid.backbone), *words, f"{seeds} seed{'s' * (seeds > 1)}"])
 
 
-def listed(names: Sequence[str], *, most: int = 6) -> str:
+def enumerated(names: Sequence[str], *, most: int = 6) -> str:
     """``A, B and C``"""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"

@@ -87,7 +87,7 @@ def cut(label: str, most: int) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
-def encoded(figure: Figure, form: Format, *, title: str, caption: str) -> bytes:
+def encoded_figure(figure: Figure, form: Format, *, title: str, caption: str) -> bytes:
     """The bytes of a figure's file, without date or machine; equal figures give equal bytes."""
     metadata: dict[str, dict[str, Any]] = {
         "svg": {"Date": None, "Title": title, "Description": caption},

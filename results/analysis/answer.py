@@ -17,7 +17,7 @@ from harness.archive.archive import Archive
 from harness.comparison import Column, Difference, Grid, Leaderboard, grids, leaderboards
 from harness.report.figures import differences
 from harness.report.leaderboard import as_block, summary, write_between_marks
-from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded, limits, new_figure, styled
+from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded_figure, limits, new_figure, styled
 from harness.statistics import average_of
 from harness.studies import load_study
 
@@ -156,7 +156,9 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         ax.tick_params(axis="y", length=0)
         ax.grid(visible=True, axis="x")
         ax.set_xlabel("NAS-LoRA − LoRA, points (95 % confidence intervals)")
-        path.write_bytes(encoded(figure, "svg", title="NAS-LoRA − LoRA", caption="Differences by model and benchmark."))
+        path.write_bytes(
+            encoded_figure(figure, "svg", title="NAS-LoRA − LoRA", caption="Differences by model and benchmark.")
+        )
 
 
 def board(archive: Archive) -> Leaderboard:
@@ -192,7 +194,9 @@ def main() -> None:
         draw(of, mean, figures / "answer.svg")
         with styled():
             if made := differences(leaders, leaders.leading, width=PAGE):
-                (figures / "leaderboard.svg").write_bytes(encoded(made[0], "svg", title="Leaderboard", caption=made[1]))
+                (figures / "leaderboard.svg").write_bytes(
+                    encoded_figure(made[0], "svg", title="Leaderboard", caption=made[1])
+                )
 
 
 if __name__ == "__main__":

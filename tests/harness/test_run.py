@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from harness.datasets import samples
-from harness.planning.understand import all_methods, expand, parse_row
+from harness.planning.understand import all_methods, parse_row, split_words
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch import standin
@@ -243,13 +243,13 @@ def test_ctrl_c_in_a_first_run_prints_how_to_continue(number: int, code: int, tm
 
 
 def test_methods_with_options_in_brackets() -> None:
-    assert expand("lora[rank=6,sites='q,v'],all", ["a", "b"]) == ["lora[rank=6,sites='q,v']", "a", "b"]
+    assert split_words("lora[rank=6,sites='q,v'],all", ["a", "b"]) == ["lora[rank=6,sites='q,v']", "a", "b"]
     assert parse_row("lora[rank=[3]]").options == {"rank": ["3"]}  # which the method's configuration refuses
     entry = parse_row("lora[rank=6,sites='q,v']")
     assert entry.method == "lora"
     assert entry.options == {"rank": "6", "sites": "q,v"}
     with pytest.raises(UsageError, match="not closed"):
-        expand("lora[rank=6", [])
+        split_words("lora[rank=6", [])
 
 
 FIRST = """

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.archive.parser import load
+from harness.archive.parser import load_record
 from harness.experiment.building import attached_segmenter, open_data
 from harness.run import main
 
@@ -52,7 +52,7 @@ def record(results: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def by_hand(results: Path) -> ByHand:
     (path,) = (results / "records").glob("*.json")
-    run = load(path).run
+    run = load_record(path).run
     segmenter, _ = attached_segmenter(run, task="binary", num_classes=2, checkpoint=None)
     (stems,) = (results / "records").glob("*.images.csv")
     scored = [line.split(",")[:3] for line in stems.read_text(encoding="utf-8").splitlines()[1:]]

@@ -14,7 +14,7 @@ import pytest
 
 from harness.archive import schema
 from harness.archive.files import sealed
-from harness.archive.parser import load
+from harness.archive.parser import load_record
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.cli import status, tables
@@ -133,7 +133,7 @@ def test_a_bad_record_is_one_line_in_every_verb_and_no_number(tmp_path, says, ca
 def test_a_layout_of_another_tool_does_not_break_the_seal(tmp_path: Path) -> None:
     path = changed(tmp_path, lambda content: None, forged=False)
     assert len(path.read_text(encoding="utf-8").splitlines()) == 1
-    assert load(path) == record(seed=0)
+    assert load_record(path) == record(seed=0)
 
 
 @pytest.mark.parametrize("content", [b"[" * 200_000, b'{"run":' * 200_000, b'{"a": ' + b"9" * 10_000 + b"}"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.archive import identity, trials_among
+from harness.archive.archive import row_identity, trials_among
 from harness.archive.older import with_plans
 from harness.comparison import Grid, grids, rows
 from harness.comparison.rows import is_row
@@ -218,7 +218,7 @@ def test_records_under_an_options_older_value_share_a_row_with_those_under_its_n
         record(method="convlora", seed=seed, config={**CONVLORA, "gate": gate, **more})
         for seed, gate, more in ((0, "intended", {}), (1, "switch", {"expert_bias": "uniform"}))
     )
-    assert identity(older.run) == identity(newer.run)
+    assert row_identity(older.run) == row_identity(newer.run)
     assert all(is_row(r.run, {"gate": gate}) for r in (older, newer) for gate in ("switch", "intended"))
     assert not is_row(older.run, {"gate": "released"})
 

@@ -23,7 +23,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
 from harness.dispatch.supervise import STARTED, Start, StopSignals, exceeded_memory, last_words, log_line, supervise
-from harness.dispatch.sweeps import fingerprint
+from harness.dispatch.sweeps import record_fingerprint
 from harness.system.errors import out_of_memory
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
@@ -96,7 +96,7 @@ def test_only_the_failure_that_is_to_be_replaced_is_restarted(tmp_path, experime
     failure = written(job, "OOM", finished="2026-01-01T00:00:00Z")
     assert started(job, replaces="another") == "finished"  # another process settled it since
     assert starts(tmp_path, job.run.key) == []
-    assert started(job, replaces=fingerprint(failure)) == "finished"
+    assert started(job, replaces=record_fingerprint(failure)) == "finished"
     assert record_of(tmp_path, job.run.key).code == "OK"
 
 

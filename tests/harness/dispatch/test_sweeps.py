@@ -20,10 +20,10 @@ from harness.dispatch.sweeps import (
     PYTHON_OPTIONS,
     WORKER,
     Array,
-    fingerprint,
     freeze,
     read_sweep,
     read_sweeps,
+    record_fingerprint,
     settles,
 )  # fmt: skip
 from harness.system.errors import UsageError
@@ -41,7 +41,7 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
     assert read.runs == whole.runs
     assert [read.job(line) for line in (0, 1)] == jobs
     assert [(run.before, run.limit, run.replaces) for run in read.runs] == [
-        (1, 11, ""), (0, 10, fingerprint(failure))
+        (1, 11, ""), (0, 10, record_fingerprint(failure))
     ]  # fmt: skip
     assert (read.lease_s, read.results, read.environment["snapshot"]) == (30.0, tmp_path, "abc")
     assert read.names == [f"harness-{read.id}-0"]
@@ -110,11 +110,11 @@ def test_control_characters_are_escaped_and_numbers_out_of_range_refused(tmp_pat
 def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replaced(tmp_path):
     run = make_job(tmp_path).run
     failure = Record(run=run, key=run.key, code="OOM", finished="2026-01-01T00:00:00Z", attempts=1)
-    assert not settles(failure, replaces=fingerprint(failure))
+    assert not settles(failure, replaces=record_fingerprint(failure))
     changes = ({"code": "ERROR"}, {"attempts": 2}, {"finished": "x"})
-    assert all(settles(replace(failure, **change), replaces=fingerprint(failure)) for change in changes)
+    assert all(settles(replace(failure, **change), replaces=record_fingerprint(failure)) for change in changes)
     success = replace(failure, code="OK")
-    assert settles(success, replaces=fingerprint(success))
+    assert settles(success, replaces=record_fingerprint(success))
 
 
 def test_the_same_code_is_frozen_once_and_other_code_apart(tmp_path, monkeypatch):

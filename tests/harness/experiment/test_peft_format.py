@@ -19,7 +19,7 @@ from transformers import SamConfig, SamModel
 
 from harness.archive.schema import Run
 from harness.cli import export, predict
-from harness.experiment.adopting import folded
+from harness.experiment.adopting import merged_adapter
 from harness.experiment.exporting import calibration_images
 from harness.experiment.trained import load_adapter, of_results
 from harness.methods.peft import split
@@ -162,7 +162,7 @@ def test_what_an_adapter_says_of_single_layers_holds_as_in_peft(results: Path, t
     _trained_elsewhere(results, tmp_path, config)
     plain = _plain_hf(finished(results, "lora"))
     expected = PeftModel.from_pretrained(plain, tmp_path / "adapter").merge_and_unload().state_dict()
-    state, changed = folded(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors")
+    state, changed = merged_adapter(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors")
     for name, tensor in state.items():
         torch.testing.assert_close(tensor, expected[hf_name(name)], atol=1e-6, rtol=1e-6, msg=name)
     before = load_file(tmp_path / "start.safetensors")
@@ -178,7 +178,7 @@ def test_links_as_in_the_hubs_cache_lead_to_the_adapter(results: Path, tmp_path:
         (tmp_path / "adapter" / name).rename(tmp_path / f"blob{number}")
         (snapshot / name).symlink_to(f"../blob{number}")
     (link := tmp_path / "link").symlink_to(snapshot)
-    state, changed = folded(link, backbone="tiny", checkpoint=tmp_path / "start.safetensors")
+    state, changed = merged_adapter(link, backbone="tiny", checkpoint=tmp_path / "start.safetensors")
     assert len(changed) == 4
     assert state.keys() == plain_sam("tiny").state_dict().keys()
 
@@ -249,7 +249,7 @@ def test_a_damaged_adapter_is_refused_in_one_line(results: Path, tmp_path: Path,
     _trained_elsewhere(results, tmp_path, LoraConfig(**QKV))
     change(tmp_path / "adapter")
     with pytest.raises(UsageError, match=word) as caught:
-        folded(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors")
+        merged_adapter(tmp_path / "adapter", backbone="tiny", checkpoint=tmp_path / "start.safetensors")
     assert "\n" not in str(caught.value)
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(results: Path, tmp
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     for name, word in (("tiny", "other.safetensors"), ("mobile_sam", "mobile_sam is none of them")):
         with pytest.raises(UsageError, match=word):
-            folded(tmp_path / "adapter", backbone=name, checkpoint=tmp_path / "other.safetensors")
+            merged_adapter(tmp_path / "adapter", backbone=name, checkpoint=tmp_path / "other.safetensors")
 
 
 @ELSEWHERE
@@ -331,7 +331,7 @@ def test_a_folder_that_is_no_adapter_of_sam_is_one_line(tmp_path: Path, config: 
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
         save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UsageError, match=word) as caught:
-        folded(tmp_path, backbone="tiny", checkpoint=None)
+        merged_adapter(tmp_path, backbone="tiny", checkpoint=None)
     assert "\n" not in str(caught.value)
 
 

@@ -240,7 +240,7 @@ def test_grids_that_fit_nothing_are_refused_before_anything_runs(tuned: Any, cap
 
 def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as submitting:
-        submitting.setattr(Work, "__call__", lambda *_: Outcome(submitted=True, failed={}))
+        submitting.setattr(Work, "__call__", lambda *_, **__: Outcome(submitted=True, failed={}))
         assert tuned(best_at(1e-3))[0] == 0
     assert "3 trials are on their way; repeat the command to continue" in capsys.readouterr().err
     assert not (tmp_path / "tables").exists()

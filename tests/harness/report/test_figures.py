@@ -15,7 +15,7 @@ from harness.comparison import grids, leaderboards
 from harness.report import masks
 from harness.report.figures import alpha, cost, differences, draw
 from harness.report.sentences import short_number
-from harness.report.style import encoded, inline, styled
+from harness.report.style import encoded_figure, inline, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
 from tests.values import RESULTS, there
@@ -62,7 +62,9 @@ def test_rows_with_a_collapsed_run_have_an_open_mark_and_rows_like_the_baseline_
 def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) -> None:
     first, second = (list(draw(made(tmp_path / name))) for name in ("a", "b"))
     for (name, figure, caption), (_, other, _) in zip(first, second, strict=True):
-        assert encoded(figure, "svg", title=name, caption=caption) == encoded(other, "svg", title=name, caption=caption)
+        assert encoded_figure(figure, "svg", title=name, caption=caption) == encoded_figure(
+            other, "svg", title=name, caption=caption
+        )
         assert "currentColor" in inline(figure, name=name)
         assert "<metadata" not in inline(figure, name=name)
 
