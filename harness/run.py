@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -239,18 +238,28 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     where = target_of(arguments.executor, workers=arguments.workers, cluster=cluster, cluster_overrides=overrides)
     how = How(where=where, **{name: getattr(arguments, name) for name in How.__dataclass_fields__ if name != "where"})
     request, tuning = understood.request, understood.tuning
-    with ExitStack() as stack:
-        instead = None
-        if how.plan:  # which writes nothing below the results folder
-            instead = Path(stack.enter_context(TemporaryDirectory(prefix="harness-plan-")))
-        else:
-            require_writable(request.results)
+
+    def planned(instead: Path | None) -> tuple[Setting, list[Step]]:
         samples = sample_writer(request.results, instead=instead)
         setting = setting_of(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
-        steps = plan_steps(request, tuning.steps if tuning else (), setting)
+        return setting, plan_steps(request, tuning.steps if tuning else (), setting)
+
+    with TemporaryDirectory(
+        prefix="harness-plan-"
+    ) as folder:  # a plan, and a command that is refused, write no results
+        if not how.plan:
+            require_writable(request.results)
+        foresee = how.plan or (tuning is not None and not how.cancel)
+        setting, steps = planned(Path(folder) if foresee else None)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
-        return show(steps, how) if how.plan else carry_out_steps(steps, setting, how)
+        if how.plan:
+            return show(steps, how)
+        if foresee and (missing := dict.fromkeys(line for step in steps for line in step.planned.missing)):
+            raise UsageError(_missing(list(missing)))
+        if foresee and any(files.origin == "generated" for files in setting.files.values()):
+            setting, steps = planned(None)
+        return carry_out_steps(steps, setting, how)
 
 
 def show(steps: Sequence[Step], how: How) -> int:
@@ -286,17 +295,10 @@ def show(steps: Sequence[Step], how: How) -> int:
 
 
 def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
-    """Run the trials that have no result yet, then the runs with what was chosen; print their table.
-
-    Raises:
-        UsageError: something is missing for any of them, or what `start` says.
-    """
+    """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
     from harness.planning.tuning import label_finished, plan_steps, with_choices, without_lost
 
-    missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
-    if len(steps) > 1 and missing and not how.cancel:
-        raise UsageError(_missing(list(missing)))
     tunings, spent = [step.tuning for step in steps if step.tuning is not None], 0.0
     while steps[0].tuning is not None:
         step, *steps = steps
