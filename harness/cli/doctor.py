@@ -5,15 +5,17 @@ It prints what each method can do by the contract of methods, on a tiny SAM and 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness.check import parse_assignments
-from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, verb
+from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, require_effect, verb
 from harness.methods import TUNERS
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.decoders import DECODERS
@@ -50,6 +52,20 @@ def parser() -> CommandParser:
         help="test a GPU instead: a step of every method against the CPU's, attention, rates (docs/gpu.md)",
     )
     p.add_argument(
+        "--accept",
+        action="store_true",
+        help="with --device: find out in less than an hour whether runs on this machine are right; the same command goes on where it ended",
+    )
+    p.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="with --accept: a folder of benchmarks, to measure how fast their images are fed (default: generated ones)",
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="FILE", help="with --accept: what was found, as JSON (default: gpu.json)"
+    )
+    p.add_argument(
         "--decoder",
         default="sam",
         choices=DECODERS,
@@ -80,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         print(line, file=sys.stderr)
     names = chosen_methods(arguments.methods)
     options = method_options(arguments.set, names)
+    if arguments.accept:
+        return _accept(arguments, names)
+    require_effect(arguments, "data", "out", without="without --accept")
     if arguments.device:
         return _examine_gpu(resolve_backbone(arguments.backbone or "vit_b"), names, as_json=arguments.json)
 
@@ -133,6 +152,33 @@ def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
         examined = examine_gpu(backbone=backbone, methods=names, report=report)
     print(json.dumps(examined, indent=1) if as_json else gpu_page(examined))
     return 1 if examined["failures"] else 0
+
+
+def _accept(arguments: argparse.Namespace, names: Sequence[str]) -> int:
+    """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
+    if not arguments.device:
+        raise UsageError("--accept accepts a GPU; add --device cuda")
+    with stages() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
+        report("loading torch")
+        from harness.accept import Machine, accept, benchmark_below
+        from harness.contract.gpu import require_gpu
+
+        backbones = [resolve_backbone(arguments.backbone)] if arguments.backbone else ["vit_b", "vit_h"]
+        methods = [*names, *TUNERS] if arguments.methods == "all" else names
+        machine = Machine(
+            device=require_gpu(),
+            backbones=backbones,
+            methods=methods,
+            data=arguments.data,
+            results=Path(folder),
+            report=report,
+        )
+        benchmark_below(arguments.data)
+        right = True
+        for line, part_is_right in accept(machine, arguments.out or Path("gpu.json")):
+            print(line, flush=True)
+            right &= part_is_right
+    return 0 if right else 1
 
 
 def _examine_file(path: Path, backbone: str) -> int:

@@ -33,6 +33,7 @@ from harness.models.attention_choice import apply_choice, choose
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone as known
 from harness.models.catalog import backbone_shape
+from harness.models.decoders import Decoder, Task
 from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config
@@ -170,10 +171,11 @@ def facts(device: torch.device) -> dict[str, Any]:
     }
 
 
-def steps_of(name: str, device: torch.device) -> list[Finding]:
+def steps_of(name: str, device: torch.device, *, backbone: str = "tiny", decoder: Decoder = "sam") -> list[Finding]:
     """A step of a method in every precision."""
     try:
-        case = ContractCase(method=METHODS.get(METHODS.resolve(name)), config=method_config(name, {}))
+        method = METHODS.get(METHODS.resolve(name))
+        case = ContractCase(method=method, config=method_config(name, {}), backbone=backbone, decoder=decoder)
         loss, gradient = _step(case, torch.device("cpu"), "fp32")
     except Exception as error:
         return [Finding(name=name, where="fp32", failed=f"on the CPU: {_reason(error)}")]
@@ -193,14 +195,16 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
     segmenter.to(device).train()
     method.generator.manual_seed(SEED)
     torch.manual_seed(SEED)
-    rules = Protocol(name="doctor", precision=precision, lr=1e-3)  # type: ignore[arg-type]
+    rules = Protocol(name="doctor", precision=precision, lr=1e-3, decoder=case.decoder)  # type: ignore[arg-type]
     if not method.config.trains:
         with torch.no_grad(), autocast(rules, device):
             masks = segmenter(case.images.to(device)).masks.float().cpu().double().flatten()
             return float(masks.norm()), masks
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16", init_scale=2.0**8)
-    training = replace(_training(method, rules, device), scaler=scaler)
+    training = replace(_training(method, rules, device, labels=case.labels), scaler=scaler)
     batch, loss, gradients = _batch(case.images.to(device), case.targets.to(device)), 0.0, list[Tensor]()
+    if case.labels:
+        batch = replace(batch, targets=batch.targets[:, :1, :1])
     for roles in dict.fromkeys(
         roles for epoch in range(rules.epochs) for step in (0, 1) for roles in training.passes(epoch=epoch, step=step)
     ):
@@ -214,8 +218,9 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
     return loss, torch.cat(gradients)
 
 
-def _training(method: Method, rules: Protocol, device: torch.device) -> TrainingStep:
-    return TrainingStep.of(method, rules, task="binary", num_classes=2, device=device)
+def _training(method: Method, rules: Protocol, device: torch.device, *, labels: bool = False) -> TrainingStep:
+    task: Task = "classification" if labels else "binary"
+    return TrainingStep.of(method, rules, task=task, num_classes=2, device=device)
 
 
 def _batch(images: Tensor, targets: Tensor) -> Batch:

@@ -134,19 +134,19 @@ def _config_of(method: str, options: str) -> MethodConfig:
         return PlacedConfig()
 
 
-def with_less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> str:
-    """Which settings bring a run within the memory of the GPU that it did not fit.
+def less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> list[tuple[dict[str, Any], float]]:
+    """Settings that lower the memory of a run that did not fit, each with the bytes that it then needs.
 
     Args:
         available: bytes of the GPU. The run needed more, so its forecast is at least this, and those of other settings scale with it.
         kinds: see `activation_bytes`.
     """
+    rules = run.rules
 
-    def of(rules: dict[str, Any]) -> float:
-        return training_bytes(replace(run, rules=rules), kinds)
+    def of(change: Mapping[str, Any]) -> float:
+        return training_bytes(replace(run, rules={**rules, **change}), kinds)
 
-    rules, forecast = run.rules, of(run.rules)
-    needed = max(forecast, available)
+    scale = max(1.0, available / of({}))
     batch = int(rules.get("batch_size", 1))
     images = batch * int(rules.get("accumulate", 1))
     # At most half of a batch, in as many passes as keep the images of an update: 5 become 5 of 1, not 2 of 2.
@@ -156,16 +156,19 @@ def with_less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = N
     shape = backbone_shape(run.backbone)
     others = {attention_of(run, shape, block, kinds) for block in shape.blocks} - {"widened"}
     widened = {"attention": "widened"} if others and rules.get("fused_attention", True) else {}
-    expected: dict[str, float] = {}
-    for change in filter(
-        None, (widened, *(widened | more for more in (recomputed, halved, recomputed | halved) if more))
-    ):
-        words = " ".join(f"--set {name}={str(value).lower()}" for name, value in change.items())
-        expected[words] = needed * of({**rules, **change}) / forecast
+    further = (widened | more for more in (recomputed, halved, recomputed | halved) if more)
+    return [(change, scale * of(change)) for change in (widened, *further) if change]
+
+
+def with_less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> str:
+    """Which settings of `less_memory` bring a run within the memory of the GPU that it did not fit."""
+    needed, changes = max(training_bytes(run, kinds), available), less_memory(run, available=available, kinds=kinds)
     fitting = [
-        f"{words} (about {size / 2**30:.1f} GiB)" for words, size in expected.items() if size <= ROOM * available
+        f"{' '.join(f'--set {name}={str(value).lower()}' for name, value in change.items())} (about {size / 2**30:.1f} GiB)"
+        for change, size in changes
+        if size <= ROOM * available
     ]
-    least = min([needed, *expected.values()])
+    least = min([needed, *(size for _, size in changes)])
     problem = f"it needs about {needed / 2**30:.1f} GiB or more, and this GPU has {available / 2**30:.1f}"
     if fitting:
         return (

@@ -70,15 +70,19 @@ def here() -> str:
 
 
 class Gpu:
-    """The device of this process. ``waits``: (kind, file:line) -> how often, in ``thread``, the one that launches kernels."""
+    """The device of this process. ``waits``: (kind, file:line) -> how often, in ``thread``, the one that launches kernels. ``refuses``:
+    as in torch's ``set_sync_debug_mode("error")``, a wait is an error."""
 
     def __init__(self) -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
+        self.refuses = False
         self.thread = threading.get_ident()
 
     def wait(self, kind: str) -> None:
         if threading.get_ident() == self.thread:
             self.waits[kind, here()] += 1
+            if self.refuses and kind != "synchronize":  # which torch does not refuse
+                raise RuntimeError("called a synchronizing CUDA operation")
 
     def up(self, x: Tensor, *, non_blocking: bool = False) -> Tensor:
         """A copy of ``x`` on the device."""
@@ -355,4 +359,5 @@ def _cuda() -> dict[str, Any]:
         "reset_peak_memory_stats": None, "manual_seed": None, "manual_seed_all": None,
     }  # fmt: skip
     said = {name: (lambda *_, answer=answer, **__: answer) for name, answer in answers.items()}
+    said["set_sync_debug_mode"] = lambda mode: setattr(GPU, "refuses", mode == "error")
     return {**said, "synchronize": lambda *_: GPU.wait("synchronize"), "Event": _Event}

@@ -23,8 +23,20 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so_in_one_line(says: Callable[..., str]) -> None:
-    assert "run this where there is a GPU" in says(doctor.main, "--device", "cuda", code=2)
+@pytest.mark.parametrize("accept", [[], ["--accept"]])
+def test_without_a_gpu_it_says_so_in_one_line(accept: list[str], says: Callable[..., str]) -> None:
+    assert "run this where there is a GPU" in says(doctor.main, "--device", "cuda", *accept, code=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (["--accept"], "--device cuda"),
+        (["--out", "gpu.json"], "--accept"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(given: list[str], word: str, says: Callable[..., str]) -> None:
+    assert word in says(doctor.main, *given, code=2)
 
 
 @pytest.mark.parametrize("methods", ["zeroshot,convlora", pytest.param("all", marks=pytest.mark.slow)])

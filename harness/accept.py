@@ -1,0 +1,342 @@
+"""Whether a machine's GPU is fit for runs, in parts that are each *right* or *not right*: `sam-peft doctor --device cuda --accept`.
+
+What a part found stays in a file, so that the same command goes on after an interruption. A part is a function that returns what it
+measured, and a line for each thing that is not right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.archive.schema import Record, content_hash
+from harness.contract.gpu import LIMITS, examine_gpu, facts, steps_of
+from harness.costing.measure import build_subject
+from harness.costing.session import Session, release
+from harness.datasets.base import DatasetError
+from harness.datasets.samples import write_samples
+from harness.dispatch.sweeps import contents_of_command
+from harness.experiment.building import first_images, open_data
+from harness.experiment.environment import Stages, one_line
+from harness.experiment.experiment import run_experiment
+from harness.experiment.exporting import export
+from harness.experiment.scoring import Scoring
+from harness.experiment.trained import of_results
+from harness.models.attention_choice import choose
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
+from harness.models.decoders import DECODERS
+from harness.models.segmenter import probabilities
+from harness.planning.memory import ROOM, less_memory, training_bytes
+from harness.planning.plan import plan
+from harness.planning.request import Job, PlannedRow, Request, configured
+from harness.protocols.load import from_rules
+from harness.registry import BENCHMARKS
+from harness.system.errors import UsageError, device_fault
+from harness.system.files import write_atomically
+from harness.training.feeding import normalise
+from harness.training.outcome import Interrupted, StopRequest
+
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    "lora": {}, "naslora": {"search_start_epoch": 0}, "convlora": {}, "full": {}, "decoder": {},
+}  # fmt: skip
+"""The methods whose steps are measured, with options; a cell searches from the first step."""
+WAITS = ("convlora",)
+"""Of these, those whose steps wait for the GPU by design (docs/gpu.md)."""
+RULES: Mapping[str, Any] = {
+    "precision": "bf16", "epochs": 2, "epoch_images": 16, "batch_size": 4, "val_limit": 4, "test_limit": 4, "keep_masks": 0,
+    "cache_embeddings": False,
+}  # fmt: skip
+"""Of every run: two epochs of four steps."""
+STOPPED_AFTER = 6
+"""Steps, in the middle of the second epoch."""
+OFF_TIME, OFF_MEMORY, OFF_SCORE = 0.25, 0.1, 1e-3
+"""How far a step's seconds and its peak may be from the plan's, relative; and scores and probabilities from the processor's."""
+
+Findings = tuple[dict[str, Any], list[str]]
+"""What a part measured, and what is not right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is accepted, and with what.
+
+    Args:
+        backbones: whose steps are measured; runs train the first.
+        methods: examined on a tiny SAM.
+        data: a folder of benchmarks, whose images are fed to the GPU; None for generated ones.
+        results: of the runs.
+        report: called with what is done now.
+    """
+
+    device: torch.device
+    backbones: Sequence[str]
+    methods: Sequence[str]
+    data: Path | None
+    results: Path
+    report: Callable[[str], None]
+
+    def job(
+        self, method: str = "lora", *, backbone: str = "", task: str = "binary", data: Path | None = None, **rules: Any
+    ) -> Job:
+        """A run of a method of `ROWS` from random weights, on a benchmark below ``data`` or on generated images."""
+        backbone = backbone or self.backbones[0]
+        size = backbone_shape(backbone).image_size
+
+        def samples(name: str) -> Path:
+            write_samples(name, self.results / "samples", size=size)
+            return self.results / "samples"
+
+        request = Request(
+            rows=(PlannedRow(method=method, options=ROWS[method]),),
+            benchmarks=(benchmark_below(data, task),),
+            protocol="demo",
+            overrides={"image_size": size, "data": "files" if data else "sample", **RULES, **rules},
+            backbones=(backbone,),
+            checkpoints={"": Path("none")},
+            data_root=data,
+            results=self.results,
+        )
+        (job,) = plan(request, prepare_samples=samples).jobs
+        return job
+
+
+def benchmark_below(data: Path | None, task: str = "binary") -> str:
+    """The first benchmark of a task, of those in a folder if one is given. Raises UsageError: there is none."""
+    for name in (name for name in BENCHMARKS.names() if BENCHMARKS.get(name).task == task):
+        with suppress(DatasetError):
+            if data is not None:
+                BENCHMARKS.get(name)().locate(data)
+            return name
+    raise UsageError(
+        f"--data {data}: no benchmark of a {task} task is there; sam-peft data list says where to get each"
+    )
+
+
+def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
+    """Do what the file ``out`` does not hold of this machine and this code. Gives a line for each part, and whether it is right."""
+    code = {name: hashlib.sha256(content).hexdigest() for name, content in contents_of_command().items()}
+    identity = {
+        "machine": {"host": platform.node(), **facts(machine.device)},
+        "code": content_hash(code),
+        "asked": {
+            "backbones": list(machine.backbones),
+            "methods": list(machine.methods),
+            "data": str(machine.data or ""),
+        },
+    }
+    held = _held(out, identity)
+    for number, (title, part) in PARTS.items():
+        if number not in held:
+            machine.report(f"{number}. {title}")
+            begun = time.monotonic()
+            try:
+                found, wrong = part(machine)
+            except Exception as error:  # the other parts still want their turn
+                if device_fault(error):
+                    yield f"{number}. {title}: not right: {one_line(error)}; the same command goes on here", False
+                    return
+                found, wrong = {}, [one_line(error)]
+            release()
+            held[number] = {
+                "title": title,
+                "wrong": wrong,
+                "seconds": round(time.monotonic() - begun, 1),
+                "found": found,
+            }
+            write_atomically(out, json.dumps({**identity, "parts": held}, indent=1) + "\n")
+        wrong = held[number]["wrong"]
+        yield f"{number}. {title}: {'not right: ' + '; '.join(wrong) if wrong else 'right'}", not wrong
+
+
+def _held(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts in the file, if they are of this identity."""
+    try:
+        content = json.loads(out.read_text(encoding="utf-8"))
+        same = {name: content[name] for name in identity} == identity
+        return dict(content["parts"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def examined(machine: Machine) -> Findings:
+    """Every method and every tuner of peft in every precision, attention and rates; and LoRA under every decoder."""
+    found = examine_gpu(backbone=machine.backbones[0], methods=machine.methods, report=machine.report)
+    wrong = list(found["failures"])
+    for decoder in DECODERS[1:]:
+        steps = steps_of("lora", machine.device, backbone="tiny_timm", decoder=decoder)
+        wrong += [f"lora under {decoder}, {step.where}: {step.text}" for step in steps if not step.right]
+    return found, wrong
+
+
+def free_of_waits(machine: Machine) -> Findings:
+    """Steps of which none makes the processor wait for the GPU, but those of `WAITS`; the first of each makes kernels and moments."""
+    found, wrong = dict[str, str](), list[str]()
+    for method in ROWS:
+        session, _ = _session(machine, method, machine.backbones[0])
+        subject = build_subject(session.rows[0], session)
+        subject.clock = time.perf_counter  # the session's own waits
+        try:
+            for kind in subject.shares():
+                subject.step(kind)
+                with _no_wait(machine.device):
+                    subject.step(kind)
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            found[method] = _line_of(error)
+        finally:
+            subject.close()
+        if method in found and method not in WAITS:
+            wrong.append(f"a step of {method} waits at {found[method]}")
+    return {"waits": found}, wrong
+
+
+@contextmanager
+def _no_wait(device: torch.device) -> Iterator[None]:
+    torch.cuda.synchronize(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _line_of(error: Exception) -> str:
+    """The innermost line of this package in an error's traceback."""
+    root, steps = Path(__file__).parent, traceback.extract_tb(error.__traceback__)
+    step = [step for step in steps if Path(step.filename).is_relative_to(root)][-1]
+    return f"{Path(step.filename).relative_to(root.parent)}:{step.lineno}"
+
+
+def _session(machine: Machine, method: str, backbone: str) -> tuple[Session, Job]:
+    """A session of one method, and the run that a plan would price."""
+    job = machine.job(method, backbone=backbone)
+    rules = from_rules(job.run.rules)
+    row = configured(PlannedRow(method=method, options=ROWS[method]), rules)
+    session = Session(rows=(row,), backbone=backbone, checkpoint=None, protocol=rules, device=machine.device)
+    return session, job
+
+
+def requeued(machine: Machine) -> Findings:
+    """A run that gets the signal of a requeue in the middle of an epoch and is started again, against one that is left alone."""
+    found, wrong = dict[str, Any](), list[str]()
+    for precision in ("bf16", "fp16"):
+        job = machine.job(precision=precision)
+        whole = _right(run_experiment(replace(job, results=f"{job.results}/left-alone")))
+        if not _interrupted(job):
+            wrong.append(f"{precision}: the run ended before it got the signal")
+        resumed = _right(run_experiment(job))
+        losses = [[entry["loss"] for entry in record.history] for record in (whole, resumed)]
+        off = max(abs(x - y) / max(abs(x), 1e-12) for x, y in zip(*losses, strict=True))
+        found[precision] = {"losses": losses, "deviation": off}
+        if not off <= LIMITS[precision][0]:
+            wrong.append(f"{precision}: losses after the requeue deviate by {off:.1e}")
+    return found, wrong
+
+
+def _right(record: Record) -> Record:
+    """Raises RuntimeError: the run failed."""
+    if record.code != "OK":
+        raise RuntimeError(f"a run of {record.run.variant} ended as {record.code}: {record.message}")
+    return record
+
+
+def _interrupted(job: Job) -> bool:
+    """Whether a run stops at the signal that a job gets before its time is up."""
+    stop, steps = StopRequest(), 0
+
+    def report(content: Mapping[str, Any]) -> None:
+        nonlocal steps
+        steps += content.get("kind") == "step"
+        if steps == STOPPED_AFTER and not stop.requested:
+            signal.raise_signal(signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, lambda *_: stop.request())
+    try:
+        run_experiment(job, progress=report, stop=stop)
+    except Interrupted:
+        return True
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    return False
+
+
+def out_of_memory(machine: Machine) -> Findings:
+    """A run that asks for more memory than there is; then one with each of the settings that its advice says to fit."""
+    backbone, total = machine.backbones[-1], torch.cuda.get_device_properties(machine.device).total_memory
+
+    def job(images: int, **rules: Any) -> Job:
+        return machine.job(backbone=backbone, **{"epochs": 1, "epoch_images": images, "batch_size": images, **rules})
+
+    images = 2 * RULES["batch_size"]
+    while training_bytes(job(images).run) < 1.2 * total:
+        images *= 2
+    failed = run_experiment(job(images))
+    release()
+    found: dict[str, Any] = {"images": images, "code": failed.code, "advice": failed.message}
+    if failed.code != "OOM":
+        return found, [f"a batch of {images} images should find no room, and ended as {failed.code}: {failed.message}"]
+    run = job(images).run
+    rules, shape = from_rules(run.rules), backbone_shape(backbone)
+    sizes: Any = {"batch": images, "image_size": rules.image_size, "precision": rules.precision}
+    kinds = choose(shape, rules.attention, device=machine.device, **sizes)
+    changes = less_memory(run, available=total, kinds=kinds)
+    tried = {
+        json.dumps(change): run_experiment(job(images, **change)) for change, size in changes if size <= ROOM * total
+    }
+    found["tried"] = {change: record.code for change, record in tried.items()}
+    wrong = [f"{change} was advised and ends as {each.code}" for change, each in tried.items() if each.code != "OK"]
+    return found, wrong if tried else [f"no setting is advised: {failed.message}"]
+
+
+def on_the_processor(machine: Machine) -> Findings:
+    """One trained model on the GPU and on the processor: its scores; its probabilities, and those of its merged and exported forms."""
+    job = machine.job(precision="fp32")
+    run, rules, record = job.run, from_rules(job.run.rules), _right(run_experiment(job))
+    trained, data, processor = (
+        of_results(Path(job.results), run.key),
+        open_data(run, Path(job.dataset_root)),
+        torch.device("cpu"),
+    )
+    unmerged, (split, source) = trained.segmenter(None)[0], next(iter(data.tests.items()))
+    scoring = Scoring(data, rules, device=processor, stages=Stages(), report=lambda _: None, run=run)
+    there, here = record.scores["best"][split], scoring.test(unmerged, stage="test")[0][split]
+    off = {f"score {name}": abs(value - here[name]) for name, value in there.items() if not math.isnan(value)}
+    file = Path(job.results) / "exported.pth"
+    _, merged, _ = export(trained, out=file)
+    exported = build_segmenter(run.backbone, task="binary", image_size=rules.image_size, checkpoint=file)
+    images = normalise(first_images(source, RULES["batch_size"]), rules.pixels)
+    expected = _probabilities(unmerged, images, processor)
+    for name, model in {"unmerged": unmerged, "merged": merged, "exported": exported}.items():
+        off[name] = float((_probabilities(model, images, machine.device) - expected).abs().max())
+    return off, [f"{name} differs by {by:.1e}" for name, by in off.items() if not by <= OFF_SCORE]
+
+
+@torch.no_grad()
+def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
+    """(B, S, S), on the CPU."""
+    return probabilities(model.to(device).eval()(images.to(device)), tuple(images.shape[-2:])).cpu()
+
+
+Part = Callable[[Machine], Findings]
+PARTS: Mapping[str, tuple[str, Part]] = {
+    "1": ("a step of every method, attention, rates", examined),
+    "3": ("no step waits for the GPU", free_of_waits),
+    "5": ("a requeue in the middle of an epoch", requeued),
+    "6": ("advice where memory is short", out_of_memory),
+    "7": ("the same scores on the processor", on_the_processor),
+}

@@ -1,0 +1,147 @@
+"""`sam-peft doctor --device cuda --accept` on the pretended GPU: its parts, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness import accept
+from harness.cli import doctor
+from harness.contract import gpu
+from harness.datasets.samples import write_samples
+from harness.models.decoders import DECODERS
+from harness.planning.memory import training_bytes
+from harness.system.errors import UsageError
+from tests.rehearsal.device import pretended
+from tests.rehearsal.test_faults import left_on_the_processor, planted, read_as_a_number
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accept.Machine:
+    small = {"batch_size": 2, "epoch_images": 8, "image_size": 64, "val_limit": 2, "test_limit": 2}
+    monkeypatch.setattr(accept, "RULES", {**accept.RULES, **small})
+    device, report = torch.device("cuda", 0), lambda _: None
+    return accept.Machine(
+        device=device, backbones=["tiny"], methods=["lora"], data=None, results=tmp_path, report=report
+    )
+
+
+def test_steps_under_every_decoder_are_examined(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "SCORED", 4)
+    monkeypatch.setattr(gpu, "PHOTOGRAPHS", 2)
+    with pretended():
+        found, wrong = accept.examined(machine)
+        assert wrong == []
+        assert found["rates"]["step"] > 0
+        planted(monkeypatch, left_on_the_processor)
+        wrong = accept.examined(machine)[1]
+    assert {decoder for decoder in DECODERS if any(f"under {decoder}, bf16" in line for line in wrong)} == {
+        *DECODERS[1:]
+    }
+
+
+def test_images_to_feed_are_those_of_the_first_benchmark_that_is_there(machine: accept.Machine, tmp_path: Path) -> None:
+    assert machine.job().run.is_generated
+    write_samples("kvasir", tmp_path / "data")
+    there = machine.job(data=tmp_path / "data").run
+    assert (there.benchmark, there.is_generated) == ("kvasir", False)
+    with pytest.raises(UsageError, match="no benchmark of a multiclass task"):
+        accept.benchmark_below(tmp_path, "multiclass")
+
+
+def test_waits_of_a_step_are_found(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accept, "ROWS", {"lora": {}, "convlora": {}})
+    with pretended():
+        found, wrong = accept.free_of_waits(machine)
+        assert wrong == []
+        assert found["waits"].keys() == {"convlora"}
+        planted(monkeypatch, read_as_a_number)
+        (line,) = accept.free_of_waits(machine)[1]
+    assert line.startswith("a step of lora waits at harness/")
+
+
+def test_a_requeue_changes_no_loss(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended():
+        found, wrong = accept.requeued(machine)
+        assert wrong == []
+        assert all(seen["deviation"] == 0 for seen in found.values())
+
+
+def test_scores_on_the_processor_are_those_of_the_gpu(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended():
+        found, wrong = accept.on_the_processor(machine)
+        assert wrong == []
+        assert found.keys() > {"score dice", "unmerged", "merged", "exported"}
+        monkeypatch.setattr(accept, "OFF_SCORE", -1.0)
+        assert len(accept.on_the_processor(machine)[1]) == len(found)
+
+
+TOKENS = 36
+"""Of an image in tiny's padded windows at 64 px."""
+
+
+@pytest.mark.parametrize(("room", "ends"), [(8, "OK"), (2, "OOM")])
+def test_advice_after_too_large_a_batch_is_tried(room, ends, machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_room_for_few(x: Tensor) -> Tensor:
+        if x[..., 0].numel() > room * TOKENS:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+    planted(monkeypatch, with_room_for_few)
+    of_sixteen = training_bytes(machine.job(batch_size=16).run)
+    properties = SimpleNamespace(total_memory=int(of_sixteen / 1.5))
+    with pretended(), patch.object(torch.cuda, "get_device_properties", lambda _: properties):
+        found, wrong = accept.out_of_memory(machine)
+    assert (found["images"], found["code"]) == (16, "OOM")
+    assert {*found["tried"].values()} == {ends}
+    assert [line.rpartition(" ")[2] for line in wrong] == [code for code in found["tried"].values() if code != "OK"]
+
+
+def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def part(name: str, *wrong: str, error: Exception | None = None) -> tuple[str, accept.Part]:
+        def examine(_: accept.Machine) -> accept.Findings:
+            begun.append(name)
+            if error is not None:
+                raise error
+            return {"name": name}, list(wrong)
+
+        return name, examine
+
+    def lines() -> list[str]:
+        with pretended():
+            return [line for line, _ in accept.accept(machine, tmp_path / "gpu.json")]
+
+    failing = part("c", error=RuntimeError("CUDA error: unspecified launch failure"))
+    monkeypatch.setattr(accept, "PARTS", {"1": part("a"), "2": part("b", "slow", "full"), "3": failing})
+    first = lines()
+    assert first[:2] == ["1. a: right", "2. b: not right: slow; full"]
+    assert "launch failure" in first[2]
+    monkeypatch.setattr(accept, "PARTS", {**accept.PARTS, "3": part("d", error=ValueError("odd"))})
+    assert lines() == [*first[:2], "3. d: not right: odd"]
+    assert begun == ["a", "b", "c", "d"]
+    assert lines()[2] == "3. d: not right: odd"
+    monkeypatch.setattr(accept, "contents_of_command", lambda: {"other": b"code"})
+    lines()
+    assert begun == ["a", "b", "c", "d", "a", "b", "d"]
+
+
+def test_the_command_prints_parts_and_ends_with_1_where_one_is_not_right(tmp_path, monkeypatch, capsys) -> None:
+    parts = {"1": ("a", lambda machine: ({}, [])), "2": ("b", lambda machine: ({}, ["odd"]))}
+    monkeypatch.setattr(accept, "PARTS", parts)
+    command = ["--device", "cuda", "--accept", "--out", str(tmp_path / "gpu.json")]
+    with pretended():
+        assert doctor.main(command) == 1
+        assert capsys.readouterr().out == "1. a: right\n2. b: not right: odd\n"
+        monkeypatch.setattr(accept, "PARTS", {"1": parts["1"]})
+        assert doctor.main(command) == 0
+    held = json.loads((tmp_path / "gpu.json").read_text())
+    assert held["machine"]["gpu"] == "Pretended GPU"
+    assert held["parts"]["2"]["wrong"] == ["odd"]
