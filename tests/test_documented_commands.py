@@ -187,6 +187,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.experiment.trained.of_results": lambda *_: None,
         "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),
         "harness.cli.predict.request_of": lambda *_: request,
-        "harness.experiment.predicting.predict": lambda *_, **__: None,
+        "harness.experiment.predicting.predict": lambda *_, **__: 0,
     }.items():
         monkeypatch.setattr(name, stand)

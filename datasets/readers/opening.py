@@ -76,6 +76,12 @@ def stored_size(path: Path) -> tuple[int, int]:
     return image.size
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """As `stored_size`, with the EXIF orientation applied."""
+    with _opened(path) as image:
+        return image.size[::-1] if orientation(image) >= 5 else image.size
+
+
 def _opened(path: Path) -> Image.Image:
     """The image, not decoded yet."""
     require_file(path)

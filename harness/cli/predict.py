@@ -1,14 +1,16 @@
-"""``sam-peft predict``: write masks or labels of your own images, by a run or an adapter."""
+"""``sam-peft predict``: write masks or labels of your own images, by a run, an adapter, or a published SAM with boxes and points."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.cli.command import add_plugins, add_results, add_run, command, load_own_plugins, results_of, verb
 from harness.cli.find import find_run
-from harness.models.catalog import resolve_backbone
+from harness.experiment.pointed import Pointed, given_on_command_line, read_prompts
+from harness.models.catalog import backbone, resolve_backbone
 from harness.models.published import require_file_or_word, weights_file
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
@@ -20,9 +22,10 @@ def parser() -> argparse.ArgumentParser:
         "predict",
         __doc__,
         epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette. A classifier writes labels.csv with "
-        "each image's label and probabilities. sam-peft data score scores masks.",
+        "each image's label and probabilities. sam-peft data score scores masks. Without --run and --adapter, --backbone and --checkpoint "
+        "name a published SAM, which needs boxes or points. Repeating the command continues where it stopped.",
     )
-    model = p.add_mutually_exclusive_group(required=True)
+    model = p.add_mutually_exclusive_group()
     add_run(model)
     model.add_argument(
         "--adapter",
@@ -30,9 +33,42 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a file of sam-peft export --adapter-only, or the folder of an adapter that peft trained on transformers' SamModel",
     )
-    p.add_argument("--backbone", metavar="NAME", help="the backbone of an adapter's folder (default: vit_b)")
+    p.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="of an adapter's folder (default: vit_b), or of a published SAM without a run",
+    )
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
-    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the masks, empty or new")
+    p.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the masks: empty, new, or begun by this command",
+    )
+    pointed = p.add_argument_group(
+        "objects", "pixels of the image from its upper left; each object has a mask in DIR/objects too"
+    )
+    pointed.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="X0,Y0,X1,Y1",
+        help="a box around an object of the one image; repeatable",
+    )
+    pointed.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        metavar="X,Y[,0]",
+        help="a point on the one object, with ,0 beside it; repeatable, also with one --box",
+    )
+    pointed.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="CSV (image,x0,y0,x1,y1,points) or JSON, one line an object of any of the images",
+    )
     p.add_argument("--overlay", action="store_true", help="also write DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also write DIR/probabilities: .npy of float32")
     p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
@@ -53,8 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
     require_file_or_word(arguments.checkpoint)
-    if arguments.backbone and not (arguments.adapter and arguments.adapter.is_dir()):
-        raise UsageError("--backbone is for an adapter's folder; a run and an exported adapter name theirs")
+    objects = given_on_command_line(arguments.box, arguments.point)
+    _require_model(arguments, pointed=bool(objects or arguments.prompts))
     if arguments.adapter and not arguments.adapter.exists():
         raise UsageError(
             f"--adapter {arguments.adapter}: no such file or folder; give what sam-peft export --adapter-only or peft wrote"
@@ -68,34 +104,75 @@ def main(argv: list[str] | None = None) -> int:
         from harness.experiment.environment import own_device
         from harness.experiment.predicting import predict
 
-        request = request_of(arguments)
+        request = request_of(arguments, objects)
     with bars() as move:
-        predict(request, device=own_device(), progress=lambda done: move("predicting", done, len(request.images)))
+        move_to = lambda done: move("predicting", done, len(request.images))  # noqa: E731
+        there = predict(request, device=own_device(), progress=move_to)
     what = "labels" if request.trained.task == "classification" else "masks"
-    by = f"run {request.trained.run.key}" if arguments.run or arguments.adapter.is_file() else str(arguments.adapter)
-    print(f"{request.out}: {what} of {len(request.images)} images by {by}")
+    if arguments.run or (arguments.adapter and arguments.adapter.is_file()):
+        by = f"run {request.trained.run.key}"
+    else:
+        by = str(arguments.adapter or f"{request.trained.run.backbone} of {request.checkpoint}")
+    before = f", {there} were there already" if there else ""
+    print(f"{request.out}: {what} of {len(request.images) - there} images by {by}{before}")
     return 0
 
 
-def request_of(arguments: argparse.Namespace) -> Any:
+def _require_model(arguments: argparse.Namespace, *, pointed: bool) -> None:
+    """Raises UsageError: no model, or options that do not fit each other."""
+    if arguments.prompts and (arguments.box or arguments.point):
+        raise UsageError("--prompts FILE holds all objects; leave out --box and --point")
+    if arguments.run is not None or arguments.adapter:
+        if arguments.backbone and not (arguments.adapter and arguments.adapter.is_dir()):
+            raise UsageError("--backbone is for an adapter's folder; a run and an exported adapter name theirs")
+        return
+    if not arguments.backbone:
+        raise UsageError(
+            "give --run KEY or --adapter PATH; or for a SAM without a run --backbone NAME, --checkpoint FILE and boxes or points"
+        )
+    if arguments.results:
+        raise UsageError("--results is the folder of --run; leave it out with --backbone")
+    if not pointed:
+        raise UsageError("a SAM without a run needs to be shown its objects: give --box, --point or --prompts FILE")
+    if (entry := backbone(arguments.backbone)).timm_model:
+        raise UsageError(f"--backbone {entry.name} has no mask decoder of its own; train one, and give --run")
+
+
+def request_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> Any:
     """The request; torch is loaded here."""
     from harness.experiment.predicting import Predict, find_images
-    from harness.experiment.trained import Trained, adapter, of_results
+    from harness.experiment.trained import Trained, adapter, of_results, published_sam
     from harness.planning.understand import checkpoint_of
 
-    results, settings = results_of(arguments), load_settings()
-    if arguments.adapter and arguments.adapter.is_dir():
-        from harness.experiment.adopting import adopted
+    images, prompts = find_images(arguments.images), {}
+    if arguments.prompts:
+        prompts = read_prompts(arguments.prompts, images)
+    elif objects:
+        if len(images) != 1:
+            raise UsageError(
+                f"--box and --point are pixels of one image, and --images names {len(images)}; give --prompts FILE"
+            )
+        prompts = {images[0]: tuple(objects)}
 
-        backbone = resolve_backbone(arguments.backbone or "vit_b")
-        weights = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(backbone)
+    results, settings = results_of(arguments), load_settings()
+    if arguments.run is None and not (arguments.adapter and arguments.adapter.is_file()):
+        name = resolve_backbone(arguments.backbone or "vit_b")
+        weights = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(name)
         if weights is None:
             raise UsageError(
                 f"--adapter {arguments.adapter} is folded into the weights that it was trained on; give them with --checkpoint FILE"
+                if arguments.adapter
+                else f"--backbone {name} without a run: give its weights with --checkpoint FILE"
             )
         checkpoint: Path | None
-        checkpoint = file = weights_file(weights, backbone)
-        trained: Trained = adopted(arguments.adapter, backbone=backbone, checkpoint=file)
+        checkpoint = file = weights_file(weights, name)
+        trained: Trained
+        if arguments.adapter:
+            from harness.experiment.adopting import adopted
+
+            trained = adopted(arguments.adapter, backbone=name, checkpoint=file)
+        else:
+            trained = published_sam(name, file)
     else:
         trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
         checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
@@ -103,9 +180,10 @@ def request_of(arguments: argparse.Namespace) -> Any:
     return Predict(
         trained=trained,
         checkpoint=checkpoint,
-        images=find_images(arguments.images),
+        images=images,
         out=arguments.out,
         overlay=arguments.overlay,
         probabilities=arguments.probabilities,
         batch=arguments.batch,
+        prompts=prompts,
     )

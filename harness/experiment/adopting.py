@@ -24,20 +24,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from harness.archive.schema import Run
-from harness.datasets.own import BINARY
-from harness.experiment.trained import Trained, trained_segmenter
+from harness.experiment.trained import Trained, published_sam, trained_segmenter
 from harness.methods.base import Method
 from harness.methods.configs.peft import TUNERS
-from harness.models.catalog import backbone_shape
 from harness.models.checkpoint import read_tensors, require_match
-from harness.models.fingerprints import fingerprint
 from harness.models.original_sam import plain_sam
 from harness.models.published import hf_name
 from harness.models.segmenter import Segmenter
-from harness.protocols.card import Protocol
-from harness.protocols.load import as_rules, for_backbone, protocol_hash
-from harness.registry import add_own
 from harness.system.errors import UsageError, shortened
 from harness.system.files import read_regular
 
@@ -74,24 +67,7 @@ def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
         UsageError: as `merged_adapter`.
     """
     state, _ = merged_adapter(folder, backbone=backbone, checkpoint=checkpoint)
-    name = "adopted"
-    add_own(name, BINARY)
-    size = backbone_shape(backbone).image_size
-    rules = for_backbone(Protocol(name=name, image_size=size, own_classes=BINARY), backbone)
-    run = Run(
-        method="zeroshot",
-        method_config={"lr": None},
-        variant=str(folder),
-        benchmark=name,
-        backbone=backbone,
-        checkpoint=fingerprint(checkpoint),
-        protocol=name,
-        protocol_hash=protocol_hash(rules),
-        rules=as_rules(rules),
-        seed=0,
-        manifest="",
-        split_rule="",
-    )
+    run = published_sam(backbone, checkpoint, label=str(folder)).run
     return Adopted(run=run, state=state)
 
 

@@ -1,46 +1,53 @@
-"""Masks or labels of a user's images by a trained model. Read `predict` downwards.
+"""Masks or labels of a user's images by a trained model, or by a published SAM that boxes and points show the objects. Read `predict`
+downwards.
 
-An image is treated as a test image is: upright RGB, bicubic to the network's square input, scores resized bilinear to the image's own
-size. So a mask's scores are those of the run's record, if that was scored at the images' own size.
+By a run an image is treated as a test image is: upright RGB, bicubic to the network's square input, scores resized bilinear to the
+image's own size. So a mask's scores are those of the run's record, if that was scored at the images' own size. A published SAM sees it
+as its authors' predictor does (`harness.experiment.framing`).
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from harness.datasets.base import Sample, require_plain
+from harness.datasets.base import require_plain
 from harness.datasets.readers.decoding import read_image
 from harness.datasets.readers.opening import stored_size
 from harness.datasets.readers.pairing import image_files, name_key
-from harness.evaluation.resize import resize_bilinear
-from harness.experiment.scoring import class_scores
+from harness.experiment.framing import Array, AsInRuns, AsPublished, Floats, Framing
+from harness.experiment.pointed import Pointed, require_on_images
 from harness.experiment.trained import Trained
+from harness.models.sam_encoder import SAMEncoder
+from harness.models.segmenter import Prompts, SegmenterOutput
+from harness.models.tiny_vit import TinyViTEncoder
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, os_reason, writing_to
-from harness.system.files import write_atomically
+from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
 from harness.training.device import autocast
-from harness.training.feeding import normalise
-from harness.training.images import to_input
 
-OVERLAYS, PROBABILITIES, LABELS = "overlays", "probabilities", "labels.csv"
-
-Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+OVERLAYS, PROBABILITIES, OBJECTS, LABELS = "overlays", "probabilities", "objects", "labels.csv"
+NOTE = "predictions.json"
+"""In the folder: of which model, images and options its files are, so that the same command continues and no other does."""
+STARTED = "labels.csv.started"
+"""The rows of `LABELS` so far; gone when all are there."""
+LARGEST = 1 << 28
+"""Bytes of the two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +57,11 @@ class Predict:
     Args:
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
         images: files, as `find_images` gives them.
-        out: folder of the masks, empty or new.
+        out: folder of the masks: empty, new, or begun by an equal request.
         overlay: write the image with the contours of its mask.
         probabilities: write float32 arrays at the image's size.
         batch: images a forward pass.
+        prompts: the objects of every image; empty without prompts.
     """
 
     trained: Trained
@@ -63,6 +71,7 @@ class Predict:
     overlay: bool = False
     probabilities: bool = False
     batch: int = 4
+    prompts: Mapping[Path, Sequence[Pointed]] = field(default_factory=dict)
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -86,126 +95,282 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return files
 
 
-def predict(request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> None:
-    """Write the mask of every image, each file whole or not at all, into a folder that is empty or new, so that no file is replaced.
+def predict(request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
+    """Write the mask of every image that has none, each file whole or not at all, into a folder that is empty or new, or that an equal
+    request began.
 
     A classifier gives `LABELS` instead: image, label, and the probability of every class.
 
     Args:
         progress: is given how many images are done.
 
+    Returns:
+        How many images were done before.
+
     Raises:
-        UsageError: the folder holds something, or cannot be written.
+        UsageError: the folder holds something else, or cannot be written, or prompts do not fit the model or their image.
         DatasetError: an image cannot be read. The masks of those before it stay.
     """
     out, run = request.out, request.trained.run
     labels = request.trained.task == "classification"
     if labels and (request.overlay or request.probabilities):
         raise UsageError(f"--overlay and --probabilities are for masks; run {run.key} gives {LABELS}")
-    _require_empty(out)
-    if (prompt := run.rules.get("prompt", "none")) != "none":
-        say(f"run {run.key} was trained with prompts ({prompt}); without one it looks for objects by itself")
+    _check_prompts(request)
+    note = _note(request)
+    begun = _is_begun(out, note)
+    rows = _started(out) if labels and begun else []
+    there = {row[0] for row in rows}
+    waiting = [
+        image for image in request.images if image.name not in there and not (begun and _is_done(request, image))
+    ]
+    before = done = len(request.images) - len(waiting)
+    if not waiting and (not labels or (out / LABELS).exists()):
+        return before
     segmenter, _ = request.trained.segmenter(request.checkpoint)
     segmenter.to(device)
-    done = 0
+    framing = _framing(request, segmenter)
     names = BENCHMARKS.get(run.benchmark).class_names
-    rows: list[list[str]] = []
+    with writing_to(f"--out {out}"):
+        write_atomically(out / NOTE, note)
+    progress(done)
     with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
         pending: list[Future[None]] = []
-        for batch in _scored(request, segmenter, device=device):
+        for batch in _scored(request, segmenter, waiting, framing=framing, device=device):
             _finish(pending, out)  # bounds what waits in memory
             done += len(batch)
             if labels:
-                rows += [
+                new = [
                     [path.name, names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
-                    for path, _, score in batch
+                    for path, _, (score, *_) in batch
                 ]
+                rows += new
+                pending = [writers.submit(_add_rows, out / STARTED, new)]
             else:
-                pending = [writers.submit(write_masks, request, *each) for each in batch]
+                pending = [writers.submit(write_masks, request, framing, *each) for each in batch]
             progress(done)
         _finish(pending, out)
     if labels:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["image", "label", *names], *rows])
         with writing_to(f"--out {out}"):
-            write_atomically(out / LABELS, text.getvalue())
+            write_atomically(out / LABELS, _csv([["image", "label", *names], *rows]))
+            (out / STARTED).unlink(missing_ok=True)
+    return before
 
 
 def _finish(pending: list[Future[None]], out: Path) -> None:
-    with writing_to(f"--out {out}", then="; finished masks stay"):
+    with writing_to(f"--out {out}", then="; finished masks stay, and the same command continues"):
         for each in pending:
             each.result()
 
 
-def _require_empty(out: Path) -> None:
-    """Raises UsageError: anything is there already, perhaps the images themselves."""
+def _check_prompts(request: Predict) -> None:
+    """Say where prompts and training differ. Raises UsageError: prompts for a model that takes none, or that are not on their image."""
+    run = request.trained.run
+    trained_with = str(run.rules.get("prompt", "none"))
+    if not request.prompts:
+        if trained_with != "none":
+            say(f"run {run.key} was trained with prompts ({trained_with}); without one it looks for objects by itself")
+        return
+    if request.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
+        raise UsageError(f"boxes and points are for SAM's decoder and one foreground, and run {run.key} has another")
+    if trained_with == "none" and not request.trained.published:
+        say(f"run {run.key} was trained without prompts; it may follow them less than the SAM that it started from")
+    require_on_images(request.prompts)
+
+
+def _note(request: Predict) -> str:
+    """The content of `NOTE`."""
+
+    def digest(what: object) -> str:
+        return hashlib.blake2b(repr(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+    files = [(image, image.stat()) for image in request.images]
+    images = [(os.path.realpath(image), found.st_size, found.st_mtime_ns) for image, found in files]
+    given = [[(each.box, each.points) for each in request.prompts.get(image, ())] for image in request.images]
+    note = {
+        "model": {"run": request.trained.run.key, "state": request.trained.digest},
+        "images": {"count": len(images), "digest": digest(images)},
+        "options": {"overlay": request.overlay, "probabilities": request.probabilities},
+        "prompts": digest(given) if request.prompts else "",
+    }
+    return json.dumps(note, indent=1) + "\n"
+
+
+def _is_begun(out: Path, note: str) -> bool:
+    """Whether an equal request began the folder; else it is empty or new, so that no file of the user's is replaced.
+
+    Raises:
+        UsageError: it holds anything else, perhaps the images themselves.
+    """
     try:
-        full = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        if not (out / NOTE).exists():
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise UsageError(f"--out {out} is not empty; choose a folder that is empty or new")
+            return False
+        there, wanted = json.loads(read_regular(out / NOTE, largest=LARGEST)), json.loads(note)
+        if linked := [name for name in (OVERLAYS, PROBABILITIES, OBJECTS) if (out / name).is_symlink()]:
+            raise UsageError(
+                f"--out {out}: {linked[0]} is a link, which is not followed; choose a folder that is empty or new"
+            )
     except OSError as error:
         raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
-    if full:
-        raise UsageError(f"--out {out} is not empty; choose a folder that is empty or new")
+    except UsageError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--out {out}: {NOTE} cannot be read ({error}); choose a folder that is empty or new"
+        ) from error
+    other = [name for name in wanted if not isinstance(there, dict) or there.get(name) != wanted[name]]
+    if other:
+        raise UsageError(
+            f"--out {out} was begun with other {' and '.join(other)}; repeat that command, or choose a folder that is empty or new"
+        )
+    return True
+
+
+def _is_done(request: Predict, image: Path) -> bool:
+    return all(file.is_file() and not file.is_symlink() for file in _outputs(request, image))
 
 
 def _outputs(request: Predict, image: Path) -> list[Path]:
-    """The files of one image."""
+    """The files of one image, the mask last."""
+    count = len(request.prompts.get(image, ()))
+    objects = [request.out / OBJECTS / f"{image.stem}_{number}.png" for number in range(1, count + 1)]
     overlay = [request.out / OVERLAYS / f"{image.stem}.png"] if request.overlay else []
     arrays = [request.out / PROBABILITIES / f"{image.stem}.npy"] if request.probabilities else []
-    return [*arrays, *overlay, request.out / f"{image.stem}.png"]
+    return [*objects, *arrays, *overlay, request.out / f"{image.stem}.png"]
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _add_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    with open(descriptor, "a", encoding="utf-8") as file:
+        file.write(_csv(rows))
+
+
+def _started(out: Path) -> list[list[str]]:
+    """The whole rows that a classifier left; a line that was cut short is gone."""
+    path = out / (LABELS if (out / LABELS).exists() else STARTED)
+    if not path.exists():
+        return []
+    try:
+        text = read_regular(path, largest=LARGEST).decode()
+    except ValueError as error:
+        raise UsageError(
+            f"--out {out}: {path.name} cannot be read ({error}); choose a folder that is empty or new"
+        ) from error
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        with writing_to(f"--out {out}"):
+            write_atomically(path, whole)
+    return list(csv.reader(io.StringIO(whole)))[1 if path.name == LABELS else 0 :]
+
+
+def _framing(request: Predict, segmenter: Any) -> Framing:
+    rules = from_rules(request.trained.run.rules)
+    if request.trained.published:
+        return AsPublished(rules, padded=isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder))
+    classes = BENCHMARKS.get(request.trained.run.benchmark).num_classes
+    return AsInRuns(rules, num_classes=classes, labels=request.trained.task == "classification")
+
+
+Scored = tuple[Path, Array, list[Floats]]
+"""An image's path, its pixels (H, W, 3), and scores: of all, then of each of its objects (`Framing.scores`)."""
 
 
 @torch.no_grad()
-def _scored(request: Predict, segmenter: Any, *, device: torch.device) -> Iterator[list[tuple[Path, Array, Floats]]]:
-    """Batches of path, pixels (H, W, 3) and scores (S, S), (C, S, S) or of labels (C, 1, 1); the next batch is read meanwhile.
+def _scored(
+    request: Predict, segmenter: Any, images: Sequence[Path], *, framing: Framing, device: torch.device
+) -> Iterator[list[Scored]]:
+    """Batches of images; the next batch is read meanwhile.
 
     Raises:
         UsageError: scores that are not finite; as a mask they would be background.
     """
-    run = request.trained.run
-    rules, num_classes = from_rules(run.rules), BENCHMARKS.get(run.benchmark).num_classes
-    side = 1 if request.trained.task == "classification" else rules.image_size
+    rules, size = from_rules(request.trained.run.rules), request.batch
 
     def read(paths: Sequence[Path]) -> tuple[list[Array], Tensor]:
         pixels = [read_image(path) for path in paths]
-        inputs = [to_input(Sample(image=image, mask=image[..., 0]), rules.image_size)[:3] for image in pixels]
-        return pixels, torch.from_numpy(np.stack(inputs))
+        return pixels, torch.stack([framing.tensor(each) for each in pixels])
 
-    images, size = request.images, request.batch
     chunks = [images[start : start + size] for start in range(0, len(images), size)]
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
-        coming = reader.submit(read, chunks[0])
+        coming = reader.submit(read, chunks[0]) if chunks else None
         for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+            assert coming is not None
             pixels, inputs = coming.result()
             if following:
                 coming = reader.submit(read, following)
             with autocast(rules, device):
-                output = segmenter(normalise(inputs.to(device), rules.pixels))
-            scores = class_scores(output, side=side, num_classes=num_classes).float().cpu().numpy()
-            for path, score in zip(chunk, scores, strict=True):
-                if not np.isfinite(score).all():
+                if request.prompts:
+                    embeddings = segmenter.encode(inputs.to(device)).split(1)
+                    outputs = [
+                        _of_objects(segmenter, embedding, request.prompts[path], image=image, framing=framing)
+                        for embedding, path, image in zip(embeddings, chunk, pixels, strict=True)
+                    ]
+                    scores = [list(framing.scores(output).float().cpu().numpy()) for output in outputs]
+                else:
+                    scores = [[each] for each in framing.scores(segmenter(inputs.to(device))).float().cpu().numpy()]
+            for path, each in zip(chunk, scores, strict=True):
+                if not all(np.isfinite(score).all() for score in each):
                     raise UsageError(f"{path}: the model's scores are not finite, so it has no mask; use another run")
             yield list(zip(chunk, pixels, scores, strict=True))
 
 
-def write_masks(request: Predict, path: Path, pixels: Array, scores: Floats) -> None:
-    """All files of one image, from its pixels (H, W, 3) and scores (S, S) or (C, S, S)."""
-    resized = resize_bilinear(scores, pixels.shape[:2])
-    if scores.ndim == 3:
-        mask = resized.argmax(axis=0).astype(np.uint8)
-    else:
-        mask = (resized > from_rules(request.trained.run.rules).evaluation.threshold).astype(np.uint8)
-    for file in _outputs(request, path):
-        content = io.BytesIO()
-        if file.suffix == ".npy":
-            np.save(content, resized)
-        elif file.parent == request.out / OVERLAYS:
-            Image.fromarray(overlay(pixels, mask)).save(content, format="PNG")
+def _of_objects(
+    segmenter: Any, embedding: Tensor, objects: Sequence[Pointed], *, image: Array, framing: Framing
+) -> SegmenterOutput:
+    """Masks (1 + n, 1, h, w) of an image with the ``embedding`` (1, ...): of all its objects, the largest logit of each position, and then
+    of every object."""
+    size = image.shape[:2]
+    scale = np.divide(framing.inside(size), size)[::-1]  # of x and y
+
+    def scaled(places: Sequence[Sequence[float]]) -> Tensor:
+        return torch.from_numpy((np.array(places, dtype=np.float64) * scale).astype(np.float32)).to(embedding.device)
+
+    masks = []
+    for each in objects:
+        prompts = Prompts(image=torch.zeros(1, dtype=torch.long))
+        if each.box is not None:
+            prompts = prompts._replace(boxes=scaled([each.box[:2], each.box[2:]]).reshape(1, 4))
+        if each.points:
+            labels = torch.tensor([[point[2] for point in each.points]], device=embedding.device)
+            prompts = prompts._replace(points=scaled([point[:2] for point in each.points])[None], labels=labels)
+        masks.append(segmenter.prompted(embedding, prompts).masks)
+    return SegmenterOutput(torch.cat([torch.cat(masks).amax(dim=0, keepdim=True), *masks]), None)
+
+
+def write_masks(request: Predict, framing: Framing, path: Path, pixels: Array, scores: Sequence[Floats]) -> None:
+    """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: of all, then of each object."""
+    size, (whole, *objects) = pixels.shape[:2], scores
+    *others, file = _outputs(request, path)
+    for target, score in zip(others, objects, strict=False):  # which come first
+        _write_png(target, framing.restored(score, size)[1] * np.uint8(255))
+    probabilities, mask = framing.restored(whole, size)
+    for target in others[len(objects) :]:
+        if target.suffix == ".npy":
+            content = io.BytesIO()
+            np.save(content, probabilities)
+            write_atomically(target, content.getvalue())
         else:
-            picture = Image.fromarray(mask * np.uint8(255) if scores.ndim == 2 else mask)
-            if scores.ndim == 3:  # class indices, in colours
-                picture.putpalette(palette().reshape(-1).tolist())
-            picture.save(content, format="PNG")
-        write_atomically(file, content.getvalue())
+            _write_png(target, overlay(pixels, mask))
+    if probabilities.ndim == 3:
+        _write_png(file, mask, colours=palette())
+    else:
+        _write_png(file, mask * np.uint8(255))
+
+
+def _write_png(path: Path, pixels: Array, *, colours: Array | None = None) -> None:
+    """``colours``: of class indices, (256, 3)."""
+    picture, content = Image.fromarray(pixels), io.BytesIO()
+    if colours is not None:
+        picture.putpalette(colours.reshape(-1).tolist())
+    picture.save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def palette() -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,22 @@ from torch import Tensor
 
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore, finished_run
+from harness.datasets.own import BINARY
 from harness.experiment.building import attached_segmenter
 from harness.experiment.number_code import has_changed
 from harness.methods import ALIASES
 from harness.methods.base import Method
+from harness.models.catalog import backbone_shape
 from harness.models.checkpoint import read_tensors
 from harness.models.decoders import Task
 from harness.models.fingerprints import fingerprint
 from harness.models.segmenter import Segmenter
-from harness.registry import BENCHMARKS, METHODS, add_own_of, canonical_spelling
+from harness.protocols.card import Protocol
+from harness.protocols.load import as_rules, for_backbone, protocol_hash
+from harness.registry import BENCHMARKS, METHODS, add_own, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
 from harness.system.streams import say
+from harness.training.cache import bytes_of
 from harness.training.checkpoint import BEST, read_state
 
 METADATA = "sam-peft-harness"
@@ -31,10 +37,20 @@ METADATA = "sam-peft-harness"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A run and what it trained. ``state``: the method's own and the trained tensors of the best checkpoint."""
+    """A run and what it trained. ``state``: the method's own and the trained tensors of the best checkpoint. ``published``: it is no run
+    but the weights that its authors published, and takes images as their predictor does."""
 
     run: Run
     state: Mapping[str, Tensor]
+    published: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Hash of the state."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self.state.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + bytes_of(tensor))
+        return digest.hexdigest()
 
     @property
     def task(self) -> Task:
@@ -67,6 +83,35 @@ class Trained:
             raise UsageError(
                 f"--checkpoint {checkpoint} is not the file that run {run.key} started from: its fingerprint is {needed}"
             )
+
+
+def published_sam(backbone: str, checkpoint: Path, *, label: str = "") -> Trained:
+    """A SAM as its checkpoint is, without training: a run of ``zeroshot`` at the backbone's own image size.
+
+    Args:
+        backbone: one of SAM's own.
+        checkpoint: its weights.
+        label: what is shown in place of the method.
+    """
+    name = "adopted"
+    add_own(name, BINARY)
+    size = backbone_shape(backbone).image_size
+    rules = for_backbone(Protocol(name=name, image_size=size, own_classes=BINARY), backbone)
+    run = Run(
+        method="zeroshot",
+        method_config={"lr": None},
+        variant=label or "zeroshot",
+        benchmark=name,
+        backbone=backbone,
+        checkpoint=fingerprint(checkpoint),
+        protocol=name,
+        protocol_hash=protocol_hash(rules),
+        rules=as_rules(rules),
+        seed=0,
+        manifest="",
+        split_rule="",
+    )
+    return Trained(run=run, state={}, published=True)
 
 
 def load_adapter(file: Path | str, *, checkpoint: Path | str | None = None) -> tuple[Segmenter, Method]:

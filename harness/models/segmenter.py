@@ -40,13 +40,15 @@ class Prompts(NamedTuple):
 
     Args:
         image: (P,) index in the batch of the image that each prompt is for, ascending, on the CPU.
-        boxes: (P, 4) left, top, right, bottom in pixels of the network's input; None where points are given.
-        points: (P, k, 2) x and y of k points on the object; None where boxes are given.
+        boxes: (P, 4) left, top, right, bottom in pixels of the network's input; None where only points are given.
+        points: (P, k, 2) x and y of k points; None where only boxes are given.
+        labels: (P, k) of the points, 1 on the object and 0 beside it; None where all are on it and no box is given.
     """
 
     image: Tensor
     boxes: Tensor | None = None
     points: Tensor | None = None
+    labels: Tensor | None = None
 
 
 PROMPTS_AT_ONCE = 16
@@ -144,12 +146,12 @@ class SAMSegmenter(Segmenter):
     def _sparse(self, prompts: Prompts) -> Tensor:
         """(P, n, D): the tokens of every prompt."""
         encoder = self.prompt_encoder
-        given = prompts.boxes if prompts.points is None else prompts.points
-        assert given is not None
-        no_point = encoder.not_a_point_embed.weight.expand(given.shape[0], 1, -1)
-        if prompts.points is None:
-            sparse, _ = encoder(points=None, boxes=prompts.boxes, masks=None)
-            return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1) if self.mask_decoder.ends_boxes else sparse
+        no_point = encoder.not_a_point_embed.weight.expand(len(prompts.image), 1, -1)
+        if prompts.points is None or prompts.labels is not None:
+            points = None if prompts.points is None else (prompts.points, prompts.labels)
+            sparse, _ = encoder(points=points, boxes=prompts.boxes, masks=None)
+            ends = prompts.boxes is not None and self.mask_decoder.ends_boxes
+            return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1) if ends else sparse
         # segment_anything assigns by label, which a GPU waits for and a traced graph cannot hold. Here all points are on the object.
         encoded = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
         on_object = encoded + encoder.point_embeddings[1].weight

@@ -148,7 +148,15 @@ def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, caps
     assert f"labels of 3 images by run {record.key}" in capsys.readouterr().out
     before = _rows(tmp_path / "cat")
     assert predict.main([*words, "--images", str(pets / "cat" / "00.png"), "--out", str(tmp_path / "cat")]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "other images" in capsys.readouterr().err
+    assert _rows(tmp_path / "cat") == before
+    whole = (tmp_path / "cat" / "labels.csv").read_text()
+    (tmp_path / "cat" / "labels.csv").unlink()  # as if it had been killed while it wrote the second row
+    (tmp_path / "cat" / "labels.csv.started").write_text(whole.partition("\n")[2][:-20].rpartition("\n")[0] + "\n02.p")
+    assert predict.main([*words, "--images", str(pets / "cat"), "--out", str(tmp_path / "cat")]) == 0
+    assert "labels of 1 images" in (said := capsys.readouterr().out)
+    assert "2 were there already" in said
+    assert [path.name for path in sorted((tmp_path / "cat").iterdir())] == ["labels.csv", "predictions.json"]
     assert _rows(tmp_path / "cat") == before
     assert (
         predict.main([*words, "--images", str(pets), str(pets / "cat"), "--out", str(tmp_path / "x"), "--overlay"]) == 2

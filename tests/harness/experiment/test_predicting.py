@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from harness.archive.schema import Record
@@ -143,6 +145,72 @@ def test_a_folder_that_holds_anything_is_refused_and_stays(binary: Finished, tmp
         assert predict.main([*binary.model, *words]) == 2, words
         assert f"--out {folder}" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """The command ends as by Ctrl-C when so many images have gone through the network."""
+
+    def move(what: str, done: int, total: int) -> None:
+        if done >= images:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "bars", lambda: nullcontext(move))
+
+
+def test_the_same_command_continues_where_it_was_stopped(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
+    options, out = ["--overlay", "--batch", "1"], tmp_path / "out"
+    assert binary.predict(tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patched:
+        stop_after(patched, 3)
+        assert binary.predict(out, *options) != 0
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    count = len(list(binary.images.iterdir()))
+    assert 2 <= len(before) < count
+    capsys.readouterr()
+    assert binary.predict(out, *options) == 0
+    said = capsys.readouterr().out
+    assert f"masks of {count - len(before)} images" in said
+    assert f"{len(before)} were there already" in said
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    files = {path.relative_to(tmp_path / "whole"): path.read_bytes() for path in (tmp_path / "whole").rglob("*.png")}
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.png")} == files
+    assert binary.predict(out, *options) == 0
+    assert f"{count} were there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("other", "named"), [
+    ("images", "other images"), ("touched", "other images"), ("options", "other options"), ("prompts", "other prompts"),
+    ("model", "other model"), ("note", "cannot be read"), ("link", "is a link"),
+])  # fmt: skip
+def test_another_command_does_not_continue_a_folder(binary: Finished, tmp_path, capsys, other: str, named: str) -> None:
+    image, out = tmp_path / "photo.png", tmp_path / "out"
+    Image.open(next(binary.images.iterdir())).save(image)
+    words = [*binary.model, "--images", str(image), "--out", str(out)]
+    assert predict.main(words) == 0
+    if other == "images":
+        image.rename(tmp_path / "second.png")
+        words[-3] = str(tmp_path / "second.png")
+    elif other == "touched":
+        os.utime(image, ns=(1, 1))
+    elif other == "model":
+        file = tmp_path / "adapter.safetensors"
+        assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
+        with safe_open(file, "pt") as opened:
+            run, state = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        save_file({name: tensor + 1 for name, tensor in state.items()}, file, metadata=run)
+        words = ["--adapter", str(file), *words[-4:]]
+    elif other == "note":
+        (out / "predictions.json").write_text("[" * 200_000)
+    elif other == "link":
+        (tmp_path / "elsewhere").mkdir()
+        (out / "overlays").symlink_to(tmp_path / "elsewhere")
+    words += {"options": ["--overlay"], "prompts": ["--box", "1,1,9,9"]}.get(other, [])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert predict.main(words) == 2
+    *_, line = capsys.readouterr().err.splitlines()  # a box where none was trained with is remarked on
+    assert named in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:

@@ -1,19 +1,36 @@
-"""A run under prompts: its record and its table, and masks by it without any."""
+"""A run under prompts: its record and its table; and objects that a user points out, to a run and to a published SAM."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from segment_anything import SamPredictor
+from segment_anything.modeling import Sam
 
 from harness.archive.schema import Record
 from harness.cli import predict, tables
+from harness.datasets.readers.decoding import read_image
+from harness.evaluation.resize import resize_bilinear
 from harness.experiment.experiment import run_experiment
+from harness.experiment.framing import AsPublished
+from harness.experiment.trained import of_results
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone, backbone_shape
+from harness.models.mask_decoder import plain_mask_decoder
+from harness.models.original_sam import plain_sam, prompt_encoder_of, sam_state_dict
+from harness.models.segmenter import Prompts, probabilities
 from harness.planning.request import Job
 from harness.protocols.keys import hashed_rules
-from harness.protocols.load import as_rules, load_protocol
+from harness.protocols.load import as_rules, from_rules, load_protocol
+from harness.training.feeding import normalise
 from tests.harness.planned import job_of
+from tests.values import REPOSITORY
 
 SMALL = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 3}
 
@@ -62,3 +79,161 @@ def test_masks_without_prompts_come_with_a_warning(done: tuple[Job, Record], tmp
     assert predict.main(words) == 0
     assert "trained with prompts (box)" in capsys.readouterr().err
     assert Image.open(tmp_path / "out" / "photo.png").size == (160, 100)
+
+
+def photo(folder: Path, name: str = "photo.png", *, width: int = 160, height: int = 100) -> Path:
+    path = folder / name
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def refusal(words: list[Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that ends with 2."""
+    capsys.readouterr()
+    assert predict.main(list(map(str, words))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+BOXED = {"box": [0, 0, 80, 50]}
+DOTTED = {"points": [[16, 10], [80, 50, 0]]}
+SCALED = [
+    {"boxes": torch.tensor([[0.0, 0, 64, 64]])},
+    {"points": torch.tensor([[[12.8, 12.8], [64, 64]]]), "labels": torch.tensor([[1, 0]])},
+]
+
+
+@pytest.mark.parametrize(("given", "kinds"), [
+    (["--box", "0,0,80,50"], [0]),
+    (["--point", "16,10", "--point", "80,50,0"], [1]),
+    ([{"image": "photo.png", **BOXED}, {"image": "photo.png", **DOTTED}], [0, 1]),
+    ("image;x0;y0;x1;y1;points\nphoto.png;0;0;80;50;\nphoto.png;;;;;16,10 80,50,0\n", [0, 1]),
+], ids=["box", "points", "JSON", "CSV"])  # fmt: skip
+def test_a_run_gets_boxes_and_points_in_pixels_of_the_file(done, tmp_path, given, kinds) -> None:
+    job, _ = done
+    image, (side, rules) = photo(tmp_path), (128, from_rules(job.run.rules))
+    if isinstance(given, str) or kinds == [0, 1]:
+        file = tmp_path / ("given.csv" if isinstance(given, str) else "given.json")
+        file.write_text(given if isinstance(given, str) else json.dumps(given))
+        given = ["--prompts", str(file)]
+    words = ["--run", job.run.key, "--results", job.results, "--images", str(image), "--out", str(tmp_path / "out")]
+    assert predict.main([*words, *given, "--probabilities"]) == 0
+    segmenter, _ = of_results(Path(job.results), job.run.key).segmenter(None)
+    shown = Image.fromarray(read_image(image)).resize((side, side), Image.Resampling.BICUBIC)
+    pixels = normalise(torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy())[None], rules.pixels)
+    with torch.no_grad():
+        outputs = [segmenter(pixels, Prompts(image=torch.zeros(1, dtype=torch.long), **SCALED[kind])) for kind in kinds]
+        merged = outputs[0]._replace(masks=torch.cat([output.masks for output in outputs]).amax(0, keepdim=True))
+        all_of_them = [probabilities(output, (side, side))[0].numpy() for output in (*outputs, merged)]
+    *objects, whole = (resize_bilinear(each, (100, 160)) for each in all_of_them)
+    assert np.array_equal(np.load(tmp_path / "out" / "probabilities" / "photo.npy"), whole)
+    assert len(list((tmp_path / "out" / "objects").iterdir())) == len(kinds)
+    for number, expected in enumerate(objects, start=1):
+        mask = np.asarray(Image.open(tmp_path / "out" / "objects" / f"photo_{number}.png"))
+        assert np.array_equal(mask, np.uint8(255) * (expected > rules.evaluation.threshold))
+
+
+def logits_of(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> list[np.ndarray]:
+    """Of every object of the one image at its own size, then of all."""
+    seen: list[torch.Tensor] = []
+    whole = AsPublished.logits
+    monkeypatch.setattr(AsPublished, "logits", lambda *given: seen.append(whole(*given)) or seen[-1])
+    assert predict.main(words) == 0
+    return [each.numpy() for each in seen]
+
+
+@pytest.mark.parametrize(("width", "height"), [(160, 100), (75, 120), (90, 90)], ids=["wide", "high", "square"])
+def test_a_sam_without_a_run_gives_what_its_own_predictor_gives(tmp_path, monkeypatch, width, height) -> None:
+    state = sam_state_dict(build_segmenter("tiny", task="binary", head_seed=3))
+    torch.save(state, tmp_path / "sam.pth")
+    sam = plain_sam("tiny")
+    sam.load_state_dict(state, strict=True)
+    predictor, image = SamPredictor(sam), photo(tmp_path, width=width, height=height)
+    predictor.set_image(read_image(image))
+    box, points = [10, 20, 60, 85], [[30, 40, 1], [50, 60, 0]]
+    objects = [{"box": box}, {"points": points}, {"points": points[:1]}, {"box": box, "points": points}]
+    (tmp_path / "given.jsonl").write_text("\n".join(json.dumps({"image": "photo.png", **each}) for each in objects))
+    words = ["--backbone", "tiny", "--checkpoint", str(tmp_path / "sam.pth"), "--images", str(image)]
+    prompts = ["--prompts", str(tmp_path / "given.jsonl"), "--out", str(tmp_path / "out")]
+    *found, _ = logits_of(monkeypatch, words + prompts)
+    assert len(found) == len(objects)
+    for number, (each, logits) in enumerate(zip(objects, found, strict=True), start=1):
+        dots: Any = np.array(each.get("points", []), dtype=float)
+        given = {"point_coords": dots[:, :2], "point_labels": dots[:, 2]} if len(dots) else {}
+        given |= {"box": np.array(each["box"])} if "box" in each else {}
+        mask, _, _ = predictor.predict(**given, multimask_output=False, return_logits=True)
+        np.testing.assert_allclose(logits, mask[0], atol=1e-4, rtol=0, err_msg=str(each))
+        written = np.asarray(Image.open(tmp_path / "out" / "objects" / f"photo_{number}.png"))
+        assert np.array_equal(written, np.uint8(255) * (logits > 0))
+
+
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared: MobileSAM's weights and Kvasir-SEG")
+def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tmp_path, monkeypatch) -> None:
+    weights, shape = SHARED / "weights" / "mobile_sam.fp16.safetensors", backbone_shape("mobile_sam")
+    image = next(iter(sorted((SHARED / "data" / "Kvasir-SEG" / "images").iterdir())))
+    truth = np.asarray(Image.open(image.parents[1] / "masks" / image.name).convert("L")) > 127
+    rows, columns = np.nonzero(truth)
+    box = [int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())]
+    segmenter: Any = build_segmenter("mobile_sam", task="binary", checkpoint=weights).eval()
+    segmenter.encoder.img_size = shape.image_size
+    entry = backbone("mobile_sam")
+    decoder, prompt_encoder = plain_mask_decoder(entry.decoder), prompt_encoder_of(entry, shape)
+    decoder.load_state_dict(segmenter.mask_decoder.plain_state())
+    prompt_encoder.load_state_dict(segmenter.prompt_encoder.state_dict())
+    predictor = SamPredictor(Sam(segmenter.encoder, prompt_encoder, decoder).eval())
+    predictor.set_image(read_image(image))
+    expected, _, _ = predictor.predict(box=np.array(box), multimask_output=False, return_logits=True)
+    words = ["--backbone", "mobile_sam", "--checkpoint", str(weights), "--images", str(image), "--out"]
+    found, whole = logits_of(monkeypatch, [*words, str(tmp_path / "out"), "--box", ",".join(map(str, box))])
+    np.testing.assert_allclose(found, expected[0], atol=1e-4, rtol=0)
+    assert np.array_equal(found, whole)
+    dice = 2 * (truth & (found > 0)).sum() / (truth.sum() + (found > 0).sum())
+    assert dice > 0.8
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    (["--box", "1,2,3"], "left,top,right,bottom"),
+    (["--box", "80,10,10,50"], "left and top the smaller"),
+    (["--point", "a,b"], "a point is x,y"),
+    (["--point", "1,2,3"], "0 after them"),
+    (["--box", "10,10,161,50"], "160 x 100"),
+    (["--point", "3,-1"], "160 x 100"),
+    (["--box", "1,1,9,9", "--box", "2,2,9,9", "--point", "3,3"], "--prompts FILE"),
+    (["--box", "1,1,9,9", "--prompts", "x.csv"], "leave out --box"),
+    (["--images", "FOLDER", "--box", "1,1,9,9"], "pixels of one image"),
+    ("photo.png,1,1,9,9", "columns image"),
+    ("image,x0,y0,x1,y1\nphoto.png,1,1,9", "object 1: a box is"),
+    ("image,x0,y0,x1,y1\nphoto.png,1,1,9,9\nother.png,1,1,9,9", "object 2 is of other.png"),
+    ("image,x0,y0,x1,y1\nelsewhere/photo.png,1,1,9,9", "--images does not name"),
+    ("image,x0,y0,x1,y1\nphoto.png,,,,", "neither box nor points"),
+    ("image,x0,y0,x1,y1\n", "no object of"),
+])  # fmt: skip
+def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(done, tmp_path, capsys, given, reason):
+    job, _ = done
+    (folder := tmp_path / "two").mkdir()
+    photo(folder, "a.png"), photo(folder, "b.png")
+    if isinstance(given, str):
+        (tmp_path / "given.csv").write_text(given)
+        given = ["--prompts", tmp_path / "given.csv"]
+    given = [folder if word == "FOLDER" else word for word in given]
+    words = ["--run", job.run.key, "--results", job.results, "--out", tmp_path / "out", "--images", photo(tmp_path)]
+    assert reason in refusal([*words, *given], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sam_without_a_run_says_what_it_needs(tmp_path, capsys) -> None:
+    torch.save({}, tmp_path / "sam.pth")
+    words = ["--images", photo(tmp_path), "--out", tmp_path / "out"]
+    box = ["--box", "1,1,9,9"]
+    for more, reason in (
+        (box, "--backbone NAME"),
+        (["--backbone", "tiny", *box], "--checkpoint FILE"),
+        (["--backbone", "tiny", "--checkpoint", tmp_path / "sam.pth"], "--box, --point or --prompts"),
+        (["--backbone", "tiny_timm", "--checkpoint", tmp_path / "sam.pth", *box], "no mask decoder"),
+    ):
+        assert reason in refusal([*words, *more], capsys)
+    assert not (tmp_path / "out").exists()
