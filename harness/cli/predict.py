@@ -109,10 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         move_to = lambda done: move("predicting", done, len(request.images))  # noqa: E731
         there = predict(request, device=own_device(), progress=move_to)
     what = "labels" if request.trained.task == "classification" else "masks"
-    if arguments.run or (arguments.adapter and arguments.adapter.is_file()):
-        by = f"run {request.trained.run.key}"
-    else:
-        by = str(arguments.adapter or f"{request.trained.run.backbone} of {request.checkpoint}")
+    of_run = arguments.run or (arguments.adapter and arguments.adapter.is_file())
+    by = f"run {request.trained.run.key}" if of_run else str(arguments.adapter or arguments.backbone)
     before = f", {there} were there already" if there else ""
     print(f"{request.out}: {what} of {len(request.images) - there} images by {by}{before}")
     return 0
