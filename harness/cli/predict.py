@@ -106,8 +106,9 @@ def main(argv: list[str] | None = None) -> int:
 
         request = request_of(arguments, objects)
     with bars() as move:
-        move_to = lambda done: move("predicting", done, len(request.images))  # noqa: E731
-        there = predict(request, device=own_device(), progress=move_to)
+        there = predict(
+            request, device=own_device(), progress=lambda done: move("predicting", done, len(request.images))
+        )
     what = "labels" if request.trained.task == "classification" else "masks"
     of_run = arguments.run or (arguments.adapter and arguments.adapter.is_file())
     by = f"run {request.trained.run.key}" if of_run else str(arguments.adapter or arguments.backbone)
