@@ -27,7 +27,7 @@ from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
-from harness.models.original_sam import SAM_ENCODERS, sam_state_dict
+from harness.models.original_sam import is_of_sam, sam_state_dict
 from harness.models.published import CARD, MODELS, card_of, hf_name
 from harness.models.sam2 import is_memory
 from harness.models.sam_encoder import SAMEncoder
@@ -169,7 +169,7 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
 
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> None:
     """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
-    if not isinstance(segmenter.encoder, SAM_ENCODERS):
+    if not is_of_sam(segmenter.encoder):
         raise UsageError(f"{run.backbone} is no SAM backbone; use --adapter-only")
     if form == "peft" and not isinstance(segmenter.encoder, SAMEncoder):
         raise UsageError(
