@@ -7,13 +7,16 @@ measured, and a line for each thing that is not right.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
+import os
 import platform
 import signal
+import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +24,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-from harness.archive.schema import Record, content_hash
+from harness.archive.schema import Record, Run, content_hash
 from harness.contract.gpu import LIMITS, examine_gpu, facts, steps_of
-from harness.costing.measure import build_subject
+from harness.costing.measure import build_subject, measure
 from harness.costing.session import Session, release
 from harness.datasets.base import DatasetError
 from harness.datasets.samples import write_samples
+from harness.dispatch.run_jobs import LocalExecutor, make_executor
+from harness.dispatch.run_states import RUNNING, RunState
 from harness.dispatch.sweeps import contents_of_command
+from harness.dispatch.target import target_of
 from harness.experiment.building import first_images, open_data
 from harness.experiment.environment import Stages, one_line
 from harness.experiment.experiment import run_experiment
@@ -43,6 +51,7 @@ from harness.models.segmenter import probabilities
 from harness.planning.memory import ROOM, less_memory, training_bytes
 from harness.planning.plan import plan
 from harness.planning.request import Job, PlannedRow, Request, configured
+from harness.pricing import gpu, step_seconds
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, device_fault
@@ -61,8 +70,14 @@ RULES: Mapping[str, Any] = {
     "cache_embeddings": False,
 }  # fmt: skip
 """Of every run: two epochs of four steps."""
+FED: Mapping[str, Any] = {"epoch_images": 160, "val_limit": 40, "test_limit": 1}
+"""Of runs whose images are fed to the GPU while it is watched."""
+QUEUED: Mapping[str, Any] = {"epochs": 200, "select_every": 10}
+"""Of runs in a queue: minutes of training."""
+ROUNDS = 5
 STOPPED_AFTER = 6
 """Steps, in the middle of the second epoch."""
+LEAST_BUSY = 0.9
 OFF_TIME, OFF_MEMORY, OFF_SCORE = 0.25, 0.1, 1e-3
 """How far a step's seconds and its peak may be from the plan's, relative; and scores and probabilities from the processor's."""
 
@@ -78,7 +93,7 @@ class Machine:
         backbones: whose steps are measured; runs train the first.
         methods: examined on a tiny SAM.
         data: a folder of benchmarks, whose images are fed to the GPU; None for generated ones.
-        results: of the runs.
+        results: folder of the runs here, and in ``shared`` of those on ``cluster``, a profile's name or empty for none.
         report: called with what is done now.
     """
 
@@ -87,6 +102,8 @@ class Machine:
     methods: Sequence[str]
     data: Path | None
     results: Path
+    shared: Path
+    cluster: str
     report: Callable[[str], None]
 
     def job(
@@ -115,11 +132,12 @@ class Machine:
 
 
 def benchmark_below(data: Path | None, task: str = "binary") -> str:
-    """The first benchmark of a task, of those in a folder if one is given. Raises UsageError: there is none."""
-    for name in (name for name in BENCHMARKS.names() if BENCHMARKS.get(name).task == task):
+    """The benchmark of a task with the most classes, of those in a folder if one is given. Raises UsageError: there is none."""
+    kinds = {name: BENCHMARKS.get(name) for name in BENCHMARKS.names() if BENCHMARKS.get(name).task == task}
+    for name in sorted(kinds, key=lambda name: -kinds[name].num_classes):
         with suppress(DatasetError):
             if data is not None:
-                BENCHMARKS.get(name)().locate(data)
+                kinds[name]().locate(data)
             return name
     raise UsageError(
         f"--data {data}: no benchmark of a {task} task is there; sam-peft data list says where to get each"
@@ -138,8 +156,10 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
             "data": str(machine.data or ""),
         },
     }
-    held = _held(out, identity)
-    for number, (title, part) in PARTS.items():
+    held, parts = _held(out, identity), dict(PARTS)
+    if machine.cluster:
+        parts[f"8 ({machine.cluster})"] = ("two runs through the queue, one of them requeued", queued)
+    for number, (title, part) in parts.items():
         if number not in held:
             machine.report(f"{number}. {title}")
             begun = time.monotonic()
@@ -179,6 +199,36 @@ def examined(machine: Machine) -> Findings:
     for decoder in DECODERS[1:]:
         steps = steps_of("lora", machine.device, backbone="tiny_timm", decoder=decoder)
         wrong += [f"lora under {decoder}, {step.where}: {step.text}" for step in steps if not step.right]
+    return found, wrong
+
+
+def as_planned(machine: Machine) -> Findings:
+    """Seconds and allocated peak of steps, against those that a plan states; and whether the allocator does what it was told."""
+    found, wrong, speed = dict[str, Any](), list[str](), gpu(torch.cuda.get_device_name(machine.device))
+    for backbone, method in itertools.product(machine.backbones, ROWS):
+        machine.report(f"steps of {method} on {backbone}")
+        session, run = _session(machine, method, backbone)
+        try:
+            (cost,) = measure(session).methods
+        except UsageError as error:  # it finds no room, say
+            wrong.append(f"{method} on {backbone}: {error}")
+            continue
+        planned = {"seconds": step_seconds(run, speed), "bytes": training_bytes(run, session.attention)}
+        there = {
+            "seconds": statistics.median(cost.step_seconds["total"]),
+            "bytes": float(cost.memory_bytes["allocated"]),
+        }
+        found[f"{method} on {backbone}"] = {"planned": planned, "measured": there}
+        wrong += [
+            f"{method} on {backbone}: {there[name]:.3g} {name} a step, planned {planned[name]:.3g}"
+            for name, off in (("seconds", OFF_TIME), ("bytes", OFF_MEMORY))
+            if abs(there[name] / planned[name] - 1) > off
+        ]
+        release()
+    told = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
+    found["allocator"] = torch.cuda.memory._snapshot()["allocator_settings"]
+    if "expandable_segments:True" in told and not found["allocator"].get("expandable_segments"):
+        wrong.append(f"the allocator does not follow {told.strip()}")
     return found, wrong
 
 
@@ -222,13 +272,76 @@ def _line_of(error: Exception) -> str:
     return f"{Path(step.filename).relative_to(root.parent)}:{step.lineno}"
 
 
-def _session(machine: Machine, method: str, backbone: str) -> tuple[Session, Job]:
+def _session(machine: Machine, method: str, backbone: str) -> tuple[Session, Run]:
     """A session of one method, and the run that a plan would price."""
-    job = machine.job(method, backbone=backbone)
-    rules = from_rules(job.run.rules)
+    run = machine.job(method, backbone=backbone).run
+    rules = from_rules(run.rules)
     row = configured(PlannedRow(method=method, options=ROWS[method]), rules)
-    session = Session(rows=(row,), backbone=backbone, checkpoint=None, protocol=rules, device=machine.device)
-    return session, job
+    session = Session(
+        rows=(row,), backbone=backbone, checkpoint=None, protocol=rules, device=machine.device, rounds=ROUNDS
+    )
+    return session, run
+
+
+class Busy:
+    """Watches a run: ``shares`` of the time in which the GPU computed, in ``training`` and ``evaluation`` of its second epoch."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, float] = {}
+        self._doing, self._begun = "", 0.0
+
+    def __call__(self, content: Mapping[str, Any]) -> None:
+        kind = content.get("kind", content["stage"])
+        if self._doing and kind in ("validation", "epoch"):
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - self._begun
+            self._profile.stop()
+            self.shares[self._doing], self._doing = busy_seconds(_kernels(self._profile)) / seconds, ""
+        second = content.get("epoch") == 2
+        starts = {"validation": "evaluation"} if "training" in self.shares else {"step": "training"} if second else {}
+        if kind in starts and not self._doing and starts[kind] not in self.shares:
+            self._doing, self._profile = starts[kind], profile(activities=[ProfilerActivity.CUDA])
+            self._profile.start()
+            self._begun = time.perf_counter()
+
+
+def _kernels(profiled: Any) -> list[tuple[int, int]]:
+    """When kernels and copies began and ended, in nanoseconds."""
+    events = profiled.profiler.kineto_results.events()
+    on_gpu = (event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation())
+    return [(event.start_ns(), event.end_ns()) for event in on_gpu]
+
+
+def busy_seconds(spans: Iterable[tuple[int, int]]) -> float:
+    """Seconds that are in at least one of the spans, which are in nanoseconds."""
+    total, until = 0, 0
+    for begin, end in sorted(spans):
+        total += max(0, end - max(begin, until))
+        until = max(until, end)
+    return total / 1e9
+
+
+def kept_busy(machine: Machine) -> Findings:
+    """The share of the time in which the GPU computes: in LoRA's training, and in evaluation of one class and of several."""
+    found, wrong = dict[str, Any](), list[str]()
+    for task in ("binary", "multiclass"):
+        data, watch = machine.data, Busy()
+        try:
+            benchmark_below(data, task)
+        except UsageError:  # other tasks are there
+            data = None
+        job = machine.job(task=task, data=data, **FED)
+        record = run_experiment(job, progress=watch)
+        if record.code not in ("OK", "BLANK"):  # a start from random weights may see nothing in photographs
+            _right(record)
+        found[task] = {
+            "benchmark": job.run.benchmark,
+            "images": "generated" if data is None else str(data),
+            **watch.shares,
+        }
+        if watch.shares["training"] < LEAST_BUSY:
+            wrong.append(f"the GPU is busy for {watch.shares['training']:.0%} of training on {job.run.benchmark}")
+    return found, wrong
 
 
 def requeued(machine: Machine) -> Findings:
@@ -332,10 +445,35 @@ def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
     return probabilities(model.to(device).eval()(images.to(device)), tuple(images.shape[-2:])).cpu()
 
 
+def queued(machine: Machine) -> Findings:
+    """Two runs through a cluster's queue, of which the first that trains is requeued."""
+    shared = replace(machine, results=machine.shared.absolute())
+    jobs = [shared.job(method, **QUEUED) for method in ("lora", "decoder")]
+    executor, again = make_executor(target_of(cluster=machine.cluster), results=shared.results), ""
+    assert not isinstance(executor, LocalExecutor)
+    executor.submit(jobs)
+
+    def requeue(runs: Mapping[str, RunState]) -> None:
+        nonlocal again
+        training = [run for run in runs.values() if run.state == RUNNING and run.task and run.done]
+        if training and not again:
+            again = training[0].key
+            executor.slurm.ask(["scontrol", "requeue", training[0].task])
+
+    ended = executor.wait(on_change=requeue)
+    found = {key: {"state": run.state, "attempts": run.attempts} for key, run in ended.items()}
+    wrong = [f"run {key} ended as {run.state}: {run.message}" for key, run in ended.items() if run.state != "OK"]
+    if not again or ended[again].attempts < 2:
+        wrong.append("no run was started again after a requeue")
+    return found, wrong
+
+
 Part = Callable[[Machine], Findings]
 PARTS: Mapping[str, tuple[str, Part]] = {
     "1": ("a step of every method, attention, rates", examined),
+    "2": ("steps as fast and as large as planned", as_planned),
     "3": ("no step waits for the GPU", free_of_waits),
+    "4": ("the GPU is kept busy", kept_busy),
     "5": ("a requeue in the middle of an epoch", requeued),
     "6": ("advice where memory is short", out_of_memory),
     "7": ("the same scores on the processor", on_the_processor),

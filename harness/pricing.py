@@ -328,6 +328,14 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
     return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), (kind, *shape))
 
 
+def step_seconds(run: Run, device: Device) -> float:
+    """Seconds of a training step on a GPU where nothing is measured, all of its passes together."""
+    passes = config_of(run).passes(epochs=int(run.rules["epochs"]), of_updates=False)
+    speed = device.flops[run.rules["precision"] != "fp32"]
+    computed = int(run.rules["batch_size"]) * step_flops(run, backbone_shape(run.backbone)) / speed
+    return passes * max(UPDATE_SECONDS, computed)
+
+
 def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
     """Seconds of a run on one device, and their basis."""
     work = run_flops(run, backbone_shape(run.backbone), images)

@@ -62,6 +62,7 @@ def parser() -> CommandParser:
         metavar="DIR",
         help="with --accept: a folder of benchmarks, to measure how fast their images are fed (default: generated ones)",
     )
+    p.add_argument("--cluster", metavar="NAME", help="with --accept: send two runs through this cluster's queue, too")
     p.add_argument(
         "--out", type=Path, metavar="FILE", help="with --accept: what was found, as JSON (default: gpu.json)"
     )
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     options = method_options(arguments.set, names)
     if arguments.accept:
         return _accept(arguments, names)
-    require_effect(arguments, "data", "out", without="without --accept")
+    require_effect(arguments, "data", "cluster", "out", without="without --accept")
     if arguments.device:
         return _examine_gpu(resolve_backbone(arguments.backbone or "vit_b"), names, as_json=arguments.json)
 
@@ -158,24 +159,25 @@ def _accept(arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
     if not arguments.device:
         raise UsageError("--accept accepts a GPU; add --device cuda")
+    out = arguments.out or Path("gpu.json")
     with stages() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
         report("loading torch")
         from harness.accept import Machine, accept, benchmark_below
         from harness.contract.gpu import require_gpu
 
-        backbones = [resolve_backbone(arguments.backbone)] if arguments.backbone else ["vit_b", "vit_h"]
-        methods = [*names, *TUNERS] if arguments.methods == "all" else names
         machine = Machine(
             device=require_gpu(),
-            backbones=backbones,
-            methods=methods,
+            backbones=[resolve_backbone(arguments.backbone)] if arguments.backbone else ["vit_b", "vit_h"],
+            methods=[*names, *TUNERS] if arguments.methods == "all" else names,
             data=arguments.data,
             results=Path(folder),
+            shared=out.with_suffix(".runs"),
+            cluster=arguments.cluster or "",
             report=report,
         )
         benchmark_below(arguments.data)
         right = True
-        for line, part_is_right in accept(machine, arguments.out or Path("gpu.json")):
+        for line, part_is_right in accept(machine, out):
             print(line, flush=True)
             right &= part_is_right
     return 0 if right else 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -15,8 +17,11 @@ from harness import accept
 from harness.cli import doctor
 from harness.contract import gpu
 from harness.datasets.samples import write_samples
+from harness.dispatch.run_states import QUEUED, RUNNING, RunState, ShowStates
+from harness.dispatch.sweeps import named
 from harness.models.decoders import DECODERS
 from harness.planning.memory import training_bytes
+from harness.planning.request import Job
 from harness.system.errors import UsageError
 from tests.rehearsal.device import pretended
 from tests.rehearsal.test_faults import left_on_the_processor, planted, read_as_a_number
@@ -27,9 +32,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accept.Machine:
     small = {"batch_size": 2, "epoch_images": 8, "image_size": 64, "val_limit": 2, "test_limit": 2}
     monkeypatch.setattr(accept, "RULES", {**accept.RULES, **small})
     device, report = torch.device("cuda", 0), lambda _: None
-    return accept.Machine(
-        device=device, backbones=["tiny"], methods=["lora"], data=None, results=tmp_path, report=report
-    )
+    folders = {"data": None, "results": tmp_path, "shared": tmp_path / "shared"}
+    return accept.Machine(device=device, backbones=["tiny"], methods=["lora"], cluster="", report=report, **folders)
 
 
 def test_steps_under_every_decoder_are_examined(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +84,75 @@ def test_scores_on_the_processor_are_those_of_the_gpu(machine: accept.Machine, m
         assert found.keys() > {"score dice", "unmerged", "merged", "exported"}
         monkeypatch.setattr(accept, "OFF_SCORE", -1.0)
         assert len(accept.on_the_processor(machine)[1]) == len(found)
+
+
+def test_steps_are_held_against_the_plan(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accept, "ROWS", {"naslora": {"search_start_epoch": 0}})
+    monkeypatch.setattr(accept, "ROUNDS", 1)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    settings = {"allocator_settings": {"expandable_segments": False}}
+    with pretended(), patch.object(torch.cuda.memory, "_snapshot", lambda: settings):
+        found, wrong = accept.as_planned(machine)
+        assert [line.partition(":")[0] for line in wrong[:2]] == ["naslora on tiny"] * 2
+        assert "expandable_segments" in wrong[2]
+        planned = found["naslora on tiny"]["measured"]
+        monkeypatch.setattr(accept, "step_seconds", lambda run, device: planned["seconds"])
+        monkeypatch.setattr(accept, "OFF_TIME", 100.0)
+        monkeypatch.setattr(accept, "training_bytes", lambda run, kinds: planned["bytes"])
+        settings["allocator_settings"]["expandable_segments"] = True
+        assert accept.as_planned(machine)[1] == []
+
+
+def test_time_in_several_kernels_at_once_counts_once() -> None:
+    assert accept.busy_seconds([(0, 4), (6, 8), (1, 2), (7, 9)]) == pytest.approx(7e-9)
+
+
+@pytest.mark.parametrize(("seconds", "right"), [(0.0, False), (1e6, True)])
+def test_the_busy_share_is_that_of_the_second_epoch(seconds, right, machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles: list[Any] = []
+
+    class Profile(SimpleNamespace):
+        def start(self) -> None:
+            profiles.append(self)
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(accept, "profile", Profile)
+    monkeypatch.setattr(accept, "_kernels", lambda _: [(0, int(seconds * 1e9))])
+    monkeypatch.setattr(accept, "FED", {"epoch_images": 4})
+    with pretended():
+        found, wrong = accept.kept_busy(machine)
+    assert (wrong == []) is right
+    assert [seen["benchmark"] for seen in found.values()][1] == "trans10k_v2"
+    assert all(seen.keys() >= {"training", "evaluation"} for seen in found.values())
+    assert len(profiles) == 4
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_one_of_two_runs_in_the_queue_is_requeued(attempts, machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    class Queue:
+        slurm = SimpleNamespace(ask=asked.append)
+
+        def submit(self, jobs: list[Job]) -> None:
+            self.runs = {job.run.key: job.run for job in jobs}
+
+        def wait(self, *, on_change: ShowStates) -> dict[str, RunState]:
+            def states(state: str, **seen: Any) -> dict[str, RunState]:
+                return {key: RunState(**named(run), state=state, **seen) for key, run in self.runs.items()}
+
+            on_change(states(QUEUED))
+            on_change(states(RUNNING, task="7_0", done=0.1))
+            on_change(states(RUNNING, task="7_0", done=0.2))
+            return states("OK", attempts=attempts)
+
+    monkeypatch.setattr(accept, "make_executor", lambda target, results: Queue())
+    found, wrong = accept.queued(replace(machine, cluster="gpu"))
+    assert asked == [["scontrol", "requeue", "7_0"]]
+    assert len(found) == 2
+    assert bool(wrong) is (attempts == 1)
 
 
 TOKENS = 36
