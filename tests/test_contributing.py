@@ -70,5 +70,7 @@ def test_the_site_and_the_index_lead_to_every_page() -> None:
     assert {page for page in pages if f"]({page})" not in index} == set()
 
 
-def test_the_page_of_public_names_is_what_the_source_says() -> None:
-    assert runpy.run_path(str(REPOSITORY / "docs/api.py"))["page"]() == (REPOSITORY / "docs/api.md").read_text()
+@pytest.mark.parametrize("name", ["api", "gpu"])
+def test_the_page_is_what_the_source_says(name: str) -> None:
+    """Signatures of public names; estimates of the plan."""
+    assert runpy.run_path(str(REPOSITORY / f"docs/{name}.py"))["page"]() == (REPOSITORY / f"docs/{name}.md").read_text()
