@@ -58,9 +58,9 @@ def grids(
         runs, alike = rows(runs), ["table"]
     else:
         runs = rows_of_study(runs if given else where(runs, partial(has_rules_of, study=study)), study)
-        decoders = [with_later(run.rules)["decoder"] for run in runs["run"]]
+        apart = {rule: [with_later(run.rules)[rule] for run in runs["run"]] for rule in ("decoder", "prompt")}
         hashes = [run.protocol_hash if given or _card_of(study, run) is None else "" for run in runs["run"]]
-        runs, alike = runs.assign(decoder=decoders, hash=hashes), ["backbone", "checkpoint", "decoder", "hash"]
+        runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
         _content(copy, archive, study=study, metrics=metrics)
         for _, here in runs.groupby(alike, sort=False)
@@ -96,6 +96,11 @@ def has_rules_of(run: Run, study: Study) -> bool:
         if decoder not in study.decoders:
             return False
         of_study |= {"decoder": decoder, **study.decoders[decoder]}
+    if study.prompts:
+        prompt = with_later(run.rules)["prompt"]
+        if prompt not in study.prompts:
+            return False
+        of_study |= {"prompt": prompt}
     of_card = _card_of(study, run)
     wanted = {**(run.rules if of_card is None else of_card), **of_study}
     free = {"budget", *(name for name in study.tune if "." not in name)}

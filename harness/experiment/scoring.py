@@ -220,15 +220,18 @@ class Scoring:
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 
-    def inputs_of(self, source: ImageSource, index: int) -> tuple[Tensor, Coordinates | None, Tensor | None]:
-        """What `predictor` takes of one image: (3, S, S) uint8, its prompts where the rules have any, and its embedding where a cache has
-        it. Images are read in threads, and the cache with them."""
+    def inputs_of(
+        self, source: ImageSource, index: int, split: str
+    ) -> tuple[Tensor, Coordinates | None, Tensor | None]:
+        """What `predictor` takes of one image of a split: (3, S, S) uint8, its prompts where the rules have any, and its embedding where a
+        cache has it. Images are read in threads, and the cache with them."""
         image = torch.from_numpy(source.image(index))
         found = None if self._embeddings is None else self._embeddings.find(None, image=image)
         if self._rules.prompt == "none":
             return image, None, found
         mask, stem = source.mask_input(index), source.stem(index)
-        return image, prompts_of(mask, self._rules, self._run.seed, stem, training=False), found
+        moved = self._rules.prompt_noise if split in self._data.tests else 0.0
+        return image, prompts_of(mask, self._rules, self._run.seed, stem, moved=moved), found
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ class _Items(Sequence[Item]):
 
     def __getitem__(self, index: Any) -> Any:
         stem = self.source.stem(index)
-        image, prompts, found = self.scoring.inputs_of(self.source, index)
+        image, prompts, found = self.scoring.inputs_of(self.source, index, self.split)
         if prompts is not None and len(prompts) == 0:
             self.scoring.unprompted.add((self.split, stem))
         return stem, image, self.source.mask_native(index), prompts, found

@@ -77,7 +77,7 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
 
 
 Keys = Mapping[tuple[int, str, str, str], Sequence[str]]
-"""(number of the row in the request, benchmark, backbone, decoder) -> the keys of its runs, one a seed."""
+"""(number of the row in the request, benchmark, backbone, decoder) -> the keys of its runs, one a seed and prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +216,7 @@ class Setting:
 
     Args:
         protocol: the card as it is.
-        cards: the card under every decoder that the request names; else the card alone.
+        cards: the card under every decoder and every prompt that the request names; else the card alone.
         checkpoints: backbone -> its pretrained weights.
         files: benchmark -> its files.
     """
@@ -246,9 +246,11 @@ def setting_of(
     for name in protocol.benchmarks:
         BENCHMARKS.resolve(name)
     backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
+    by_decoder = [{**overrides, "decoder": name} for name, overrides in request.decoders.items()]
+    by_prompt = [{"prompt": name} for name in request.prompts]
     cards = [
-        load_protocol(request.protocol, {**request.overrides, **overrides, "decoder": name})
-        for name, overrides in request.decoders.items()
+        load_protocol(request.protocol, {**request.overrides, **of_decoder, **of_prompt})
+        for of_decoder, of_prompt in itertools.product(by_decoder or [{}], by_prompt or [{}])
     ]
     with stages() as report:
         if any(str(path) != "none" for path in request.checkpoints.values()):
@@ -261,7 +263,7 @@ def setting_of(
             doing = f"writing the {rules.name}'s images" if writes else "looking through images"
             report(f"{doing}: {name} ({number}/{len(names)})")
             files[name] = _files(name, rules, request, prepare_samples)
-    return Setting(protocol=protocol, cards=tuple(cards) or (protocol,), checkpoints=checkpoints, files=files)
+    return Setting(protocol=protocol, cards=tuple(cards), checkpoints=checkpoints, files=files)
 
 
 def benchmarks_of(request: Request, *further: str) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ class Request:
         rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
         backbones: override the card's, if given.
         decoders: override the card's, if given: name -> what else the card says under it.
+        prompts: override the card's, if given.
         seeds: one run a seed.
         data_root: folder that holds the benchmarks' folders, None if none was given.
         dataset_roots: benchmark -> its own folder.
@@ -75,6 +76,7 @@ class Request:
     rules: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     decoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     data_root: Path | None = None
     dataset_roots: Mapping[str, Path] = field(default_factory=dict)

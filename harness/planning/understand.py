@@ -155,6 +155,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
         protocol=protocol,
         overrides={**of_study, **rules},
         backbones=(arguments.backbone,) if arguments.backbone else study.backbones if study else (),
+        prompts=study.prompts if study and "prompt" not in rules else (),
         decoders=study.decoders
         if study and "decoder" not in rules
         else {},  # the command line's word instead of several

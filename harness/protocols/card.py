@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("clip", "weight_decay", "split_seed", "class_weight", "mask_weight", "dice_weight"), (0, 10**9)),
     **dict.fromkeys(("match_class_weight", "match_mask_weight", "match_dice_weight"), (0, 10**9)),
     "flip": (0, 1),
-    "prompt_jitter": (0, 0.5),
+    **dict.fromkeys(("prompt_jitter", "prompt_noise"), (0, 0.5)),
     "prompt_points": (1, 100),
     "keep_masks": (0, 100),
 }
@@ -82,6 +82,7 @@ class Protocol:
         prompt: ``box`` | ``points`` | ``none`` (`harness.training.prompts`): prompts for the objects of an image, from its true mask, in
             training and in tests. For SAM's decoder and one foreground.
         prompt_jitter: in training each edge of a box moves by at most this share of the box's side.
+        prompt_noise: the same in tests, so that a table shows how much a method leans on the box; validation has none.
         prompt_points: points for each object.
         flip: probability of a horizontal flip in training (0.5, code).
         augment: further changes of training images and their masks (`harness.training.augmentations`); turns the cache of embeddings off.
@@ -139,6 +140,7 @@ class Protocol:
     normalisation: Literal["card", "backbone"] = "card"
     prompt: Literal["none", "box", "points"] = "none"
     prompt_jitter: float = 0.1
+    prompt_noise: float = 0.0
     prompt_points: int = 1
     flip: float = 0.5
     augment: tuple[Literal["vertical-flip", "rotate", "scale", "colour-jitter"], ...] = ()
@@ -200,6 +202,10 @@ class Protocol:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name}={shortened(value)} must be at least {least} and at most {most}")
+        if self.prompt_noise and self.prompt != "box":
+            raise ValueError(
+                f"prompt_noise={self.prompt_noise} moves boxes, and prompt is {self.prompt}; set prompt=box"
+            )
         _check_pattern(self.group)
         if self.select_by and self.select_by not in (known := (*METRICS, *LABELS)):
             raise ValueError(f"select_by={shortened(self.select_by)} is no metric{did_you_mean(self.select_by, known)}")

@@ -92,6 +92,7 @@ def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
 
 HEADED: Mapping[str, Callable[[Any], str]] = {
     "prompt": lambda value: "no prompts" if value == "none" else f"prompt {value}",
+    "prompt_noise": lambda value: f"prompt noise {value:g}",
     "decoder": lambda value: f"decoder {value}",
     "train_limit": lambda value: f"{value} training images" if value else "all training images",
     "image_size": lambda value: f"{value} px",

@@ -132,6 +132,8 @@ def rules_in_words(grid: Grid) -> list[str]:
     if (prompt := str(grid.rules.get("prompt", "none"))) in by_prompt:
         without = max(record.counts.get("unprompted", 0) for record in grid.records)
         more = f"; {without} test images have no object and no prompt" if without else ""
+        if noise := grid.rules.get("prompt_noise", 0):
+            more = f"; in tests each edge of a box is moved by up to {noise:g} of its side{more}"
         lines.append(f"Prompts: {by_prompt[prompt]}, in training and in tests{more}")
     seeds = sorted({seed for cell in grid.cells.values() for seed in cell.planned})
     lines.append(f"Seeds: {', '.join(map(str, seeds))}")

@@ -74,6 +74,8 @@ BenchmarkNames = Annotated[tuple[BenchmarkName, ...], BeforeValidator(_several)]
 Score = Literal["best", "last", "merged-exact", "merged-conv", "merged-calibrated", "decoded"]
 Scores = Annotated[tuple[Score, ...], BeforeValidator(_several)]
 Seeds = Annotated[tuple[Annotated[StrictInt, Bound(ge=0)], ...], BeforeValidator(_as_seeds)]
+Prompt = Literal["none", "box", "points"]
+Prompts = Annotated[tuple[Prompt, ...], BeforeValidator(_several)]
 Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
 
 
@@ -140,6 +142,7 @@ class Study:
         by_backbone: further overrides under a backbone that ``--backbone`` names in place of the study's own.
         decoders: values of the card's ``decoder``, one table each: a list, or a mapping to further overrides under each
             (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
+        prompts: values of the card's ``prompt``, one table each; empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
         seeds: every run is made once a seed.
@@ -162,6 +165,7 @@ class Study:
     backbones: Texts = ()
     by_backbone: dict[str, dict[str, Any]] = field(default_factory=dict)
     decoders: Annotated[dict[str, dict[str, Any]], BeforeValidator(_as_decoders)] = field(default_factory=dict)
+    prompts: Prompts = ()
     benchmarks: BenchmarkNames = ()
     entries: tuple[Annotated[Row, BeforeValidator(_as_row), AfterValidator(_labelled)], ...] = ()
     seeds: Seeds = (0, 1, 2)
@@ -227,6 +231,8 @@ def study_from_dict(data: Any, *, name: str) -> Study:
             raise UsageError(f"{where}: by_backbone: unknown backbone {backbone!r}{did_you_mean(backbone, names)}")
     if both := sorted(study.by_backbone.keys() & set(study.backbones)):
         raise UsageError(f"{where}: by_backbone: {both[0]} is one of its backbones, whose rules are in 'set'")
+    if study.prompts and (study.tune or study.choose):
+        raise UsageError(f"{where}: prompts: options are chosen under one prompt; set it, or leave out tune and choose")
     if study.choose and any(not is_rule(name) for name in study.tune):
         raise UsageError(f"{where}: tune and choose are two ways to choose options; give one of them")
     for name in study.choose:

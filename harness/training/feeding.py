@@ -175,11 +175,12 @@ class Feeder:
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _prompts(self, epoch: int, indices: Sequence[int], turns: Sequence[int], targets: Tensor) -> Prompts | None:
-        if self._protocol.prompt == "none":
+        rules = self._protocol
+        if rules.prompt == "none":
             return None
         masks, key = zip(indices, turns, targets.numpy(), strict=True), (self._plan.seed, epoch)
         each = [
-            prompts_of(mask, self._protocol, *key, index, *([turn] if turn else []), training=True)
+            prompts_of(mask, rules, *key, index, *([turn] if turn else []), moved=rules.prompt_jitter)
             for index, turn, mask in masks
         ]
         return together(each, device=self._device)

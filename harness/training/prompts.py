@@ -29,13 +29,13 @@ Coordinates = NDArray[np.float32]
 first has its middle at 0, as segment_anything counts them."""
 
 
-def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, training: bool) -> Coordinates:
+def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, moved: float) -> Coordinates:
     """The prompts of one image under ``rules.prompt``.
 
     Args:
         mask: (S, S) class index, 255 = ignore.
         key: what random numbers depend on: the seed and the image, in training the epoch too.
-        training: whether boxes are moved (``rules.prompt_jitter``).
+        moved: each edge of a box moves by at most this share of the box's side.
     """
     parts, count = ndimage.label((mask != 0) & (mask != IGNORE), structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
@@ -53,10 +53,10 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, traini
             prompts.append(np.stack([columns[chosen], rows[chosen]], axis=1))
             continue
         box = np.array([columns.min(), rows.min(), columns.max(), rows.max()], dtype=np.float64)
-        if training and rules.prompt_jitter:
+        if moved:
             sides = np.tile(box[2:] - box[:2] + 1, 2)
-            moved = [2 * uniform(number, edge) - 1 for edge in range(4)]
-            box = np.clip(box + rules.prompt_jitter * sides * moved, 0, np.tile(mask.shape[::-1], 2) - 1)
+            shifts = np.array([2 * uniform(number, edge) - 1 for edge in range(4)])
+            box = np.clip(box + moved * sides * shifts, 0, np.tile(mask.shape[::-1], 2) - 1)
         prompts.append(box)
     shape = (0, 4) if rules.prompt == "box" else (0, rules.prompt_points, 2)
     return np.array(prompts, dtype=np.float32) if prompts else np.zeros(shape, dtype=np.float32)

@@ -127,6 +127,7 @@ def test_a_base_that_is_no_card_of_its_folder_is_one_line(base: str, message: st
         ("select_by: iuo", "did you mean 'iou'"),
         ("attention: flex", "attention"),
         ("prompt_jitter: 0.6", "at most 0.5"),
+        ("prompt_noise: 0.1", "set prompt=box"),
         ("pixel_std: [0.0, 1.0, 1.0]", "above 0"),
         ("betas: [0.9, 1.0]", "in [0, 1)"),
         ("epochs: yes", "epochs"),

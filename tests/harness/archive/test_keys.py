@@ -69,7 +69,7 @@ YOUNG_RULES = {
     "match_class_weight": None, "match_mask_weight": None, "match_dice_weight": None, "group": "", "images": "", "masks": "",
     "category": "", "own_classes": [], "task": "segmentation", "decoder": "sam", "decoder_lr": None, "test_untrained": False,
     "test_given_first": False,
-    "split_follows_seed": False, "prompt": "none", "prompt_jitter": 0.1, "prompt_points": 1, "quantise": "",
+    "split_follows_seed": False, "prompt": "none", "prompt_jitter": 0.1, "prompt_noise": 0.0, "prompt_points": 1, "quantise": "",
 }  # fmt: skip
 YOUNG_QUIRKS = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}
 YOUNG_OPTIONS = {

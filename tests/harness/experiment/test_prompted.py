@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness.archive.archive import Archive
 from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from harness.archive.schema import Record
 from harness.cli import predict, tables
+from harness.comparison.tables import grids
 from harness.datasets.readers.decoding import read_image
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.experiment import run_experiment
@@ -28,8 +30,10 @@ from harness.models.segmenter import Prompts, probabilities
 from harness.planning.request import Job
 from harness.protocols.keys import hashed_rules
 from harness.protocols.load import as_rules, from_rules, load_protocol
+from harness.studies import study_from_dict
+from harness.system.errors import UsageError
 from harness.training.feeding import normalise
-from tests.harness.planned import job_of
+from tests.harness.planned import job_of, plan_of
 from tests.values import REPOSITORY
 
 SMALL = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 3}
@@ -63,6 +67,35 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job,
     assert len(titles) == 3
     assert sum("prompt box" in title for title in titles) == sum("prompt points" in title for title in titles) == 1
     assert page.read_text().count("a box around each object of the true mask") == 1
+
+
+def test_noise_moves_the_boxes_of_tests_alone(done: tuple[Job, Record], capsys) -> None:
+    job, record = done
+    moved = run_experiment(job_of(Path(job.results), "decoder", prompt="box", prompt_noise=0.2, **SMALL))
+    assert moved.key != record.key
+    assert [each["loss"] for each in moved.history] == [each["loss"] for each in record.history]
+    assert moved.scores["best"]["val"] == record.scores["best"]["val"]
+    assert moved.scores["best"]["test"]["iou"] != record.scores["best"]["test"]["iou"]
+    assert tables.main(["--results", job.results]) == 0
+    (page,) = (Path(job.results) / "tables").glob("*.md")
+    assert any(
+        "prompt box, prompt noise 0.2" in line for line in page.read_text().splitlines() if line.startswith("## ")
+    )
+    assert "moved by up to 0.2 of its side" in page.read_text()
+
+
+def test_a_study_of_prompts_has_a_table_for_each(tmp_path: Path) -> None:
+    card = {"title": "x", "protocol": "demo", "benchmarks": ["kvasir"], "seeds": [0], "prompts": ["box", "none"]}
+    study = study_from_dict({**card, "set": SMALL, "entries": ["zeroshot"]}, name="prompts-x")
+    made = plan_of(tmp_path, "zeroshot", prompts=study.prompts, **SMALL)
+    assert [job.run.rules["prompt"] for job in made.jobs] == ["box", "none"]
+    other = job_of(tmp_path, "zeroshot", prompt="points", **SMALL)
+    records = [run_experiment(job) for job in (*made.jobs, other)]
+    found = grids(Archive(tmp_path), study=study)
+    assert len({grid.title for grid in found}) == 2
+    assert [[record.key for record in grid.records] for grid in found] == [[record.key] for record in records[:2]]
+    with pytest.raises(UsageError, match="under one prompt"):
+        study_from_dict({**card, "entries": ["lora"], "choose": {"lr": [1e-3, 1e-2]}}, name="prompts-x")
 
 
 def test_training_passes_the_prompts_to_the_decoder(done: tuple[Job, Record], tmp_path: Path) -> None:
