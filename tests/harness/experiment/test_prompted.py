@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness.archive.archive import Archive
 from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.cli import predict, tables
 from harness.comparison.tables import grids
