@@ -101,6 +101,13 @@ class Registry:
                     broken[name] = f"plug-in left out: {error}"
         return [name for name in self.names() if name not in broken], list(broken.values())
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the name is known here; that of a plug-in is once its file is loaded."""
+        try:
+            return bool(self.resolve(name))
+        except UsageError:
+            return False
+
     def resolve(self, name: str) -> str:
         """The canonical name.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.files import ImageTable, all_image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore
-from harness.archive.older import with_plans
+from harness.archive.older import same_data, with_plans
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.models.known import SAME_WEIGHTS
@@ -134,6 +134,40 @@ class Archive:
     @cached_property
     def _runs(self) -> pd.DataFrame:
         return frame(self, "runs", self._results)
+
+
+class Joined(Archive):
+    """A results folder read with another one. Of a run of equal files that both have, the other folder's record counts if it finished."""
+
+    def __init__(self, root: Path, other: Path) -> None:
+        super().__init__(root)
+        self.own, self.other = Archive(root), Archive(other)
+
+    @cached_property
+    def _others(self) -> dict[str, Record]:
+        finished = {record.key for record in self.own.records if record.code == "OK"}
+        return {r.key: r for r in self.other.records if r.code == "OK" or r.key not in finished}
+
+    @cached_property
+    def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
+        added = [
+            record
+            for record in self.own.records
+            if (standing := self._others.get(record.key)) is None
+            or not same_data(record.run.data_fingerprint, standing.run.data_fingerprint)
+        ]
+        return [*self._others.values(), *added], {**self.own.problems, **self.other.problems}
+
+    def is_own(self, record: Record) -> bool:
+        """Whether a listed record is of the first folder."""
+        return self._others.get(record.key) is not record
+
+    @property
+    def costs(self) -> list[CostRecord]:
+        return [*self.own.costs, *self.other.costs]
+
+    def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
+        return (self.own if self.is_own(record) else self.other).image_table(record, model, split)
 
 
 @lru_cache(maxsize=64)

@@ -263,13 +263,26 @@ def _plain(report: Any) -> dict[str, Any]:
         "layout": splits.layout if splits else None,
         "rule": splits.rule if splits else None,
         "note": splits.note if splits else None,
+        "fingerprint": _fingerprint(report),
         "counts": {name: len(pairs) for name, pairs in splits.parts.items()} if splits else {},
         "verdicts": [verdict._asdict() for verdict in report.verdicts],
     }
 
 
+def _fingerprint(report: Any) -> str | None:
+    """Of the files' contents, as records have it; None where they cannot be read."""
+    from harness.planning.data import data_fingerprint
+
+    try:
+        return data_fingerprint(report.splits) if report.splits else None
+    except DatasetError:  # which its verdicts say
+        return None
+
+
 def _print_check(report: Any) -> None:
     print(f"{report.benchmark} in {printable_line(str(report.root))}")
+    if files := _fingerprint(report):
+        print(f"  files   {files}")
     for verdict in report.verdicts:
         print(printable_line(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}"))
         if verdict.status != "passed":

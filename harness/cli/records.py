@@ -9,9 +9,19 @@ from harness.archive.archive import Archive
 from harness.archive.measured import CostStore
 from harness.archive.merge import checked, merge
 from harness.archive.store import RecordStore
-from harness.cli.command import CommandParser, add_results, command, results_of, subcommand, verb
+from harness.cli.command import (
+    CommandParser,
+    add_plugins,
+    add_results,
+    command,
+    load_own_plugins,
+    results_of,
+    subcommand,
+    verb,
+)
 from harness.cli.find import find_run
 from harness.report.trackers import TARGETS, export_records
+from harness.studies import load_study
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped
 from harness.system.text import printable_line
@@ -26,6 +36,12 @@ def parser() -> CommandParser:
     checking.add_argument(
         "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: the setting, else runs)"
     )
+    checking.add_argument(
+        "--study",
+        metavar="NAME",
+        help="also whether they are whole rows of this study; exit code 1 with what is missing",
+    )
+    add_plugins(checking, help="with --study: the file of a method that ran, to compare with what ran")
     merging = subcommand(
         commands, "merge", "copy from A into B what B lacks (merge A B); exit code 1 if something is left out"
     )
@@ -49,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         return _merge(arguments.folders)
     if arguments.command == "export":
         return _export(arguments)
-    return _check(results_of(arguments))
+    root = results_of(arguments)
+    return _check_rows(root, arguments) if arguments.study else _check(root)
 
 
 def _check(root: Path) -> int:
@@ -65,6 +82,24 @@ def _check(root: Path) -> int:
     for path, reason in wrong.items():
         print(f"wrong: {printable_line(str(path))}: {reason}")
     print(f"{root}: {len(codes)} records ({sum(code != 'OK' for code in codes)} of failed runs), {len(wrong)} wrong")
+    return 1 if wrong else 0
+
+
+def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
+    from harness.comparison.submission import check
+
+    study, changed = load_study(arguments.study), None
+    if not RecordStore(root).folder.is_dir():
+        raise UsageError(f"{root} holds no records (there is no folder {RecordStore(root).folder})")
+    if load_own_plugins(arguments):  # whose code needs torch
+        from harness.experiment.number_code import has_changed
+
+        changed = has_changed
+    findings = check(root, study, changed=changed)
+    for finding in findings:
+        print(f"{'wrong' if finding.wrong else 'right'}  {finding.what}: {finding.message}")
+    wrong = [finding.what for finding in findings if finding.wrong]
+    print(f"{root}: " + (f"no row of {study.name} yet: {', '.join(wrong)}" if wrong else f"ready for {study.name}"))
     return 1 if wrong else 0
 
 

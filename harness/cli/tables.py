@@ -7,11 +7,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.archive.archive import Archive
+from harness.archive.archive import Archive, Joined
+from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
 from harness.report.formats import SUFFIX, Format, as_data, write
 from harness.report.pages import files_of, pages_below
-from harness.studies import load_study
+from harness.studies import Study, load_study
 from harness.system.errors import UsageError
 from harness.system.streams import say, say_skipped, terminal_width
 
@@ -22,10 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     root = results_of(options)
     metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
     study = load_study(options.study) if options.study else None
-    prints_only = [name for name in ("metrics", "details", "json") if getattr(options, name)]
+    prints_only = [name for name in ("metrics", "details", "json", "with") if getattr(options, name)]
+    if joined := getattr(options, "with"):
+        _require_joinable(study, joined, root)
     if options.check and prints_only:
         raise UsageError(f"--{prints_only[0]} writes no page that --check could compare; leave one of the two out")
-    pages = pages_below(Archive(root), study=study, metrics=metrics, details=options.details)
+    archive = Joined(root, joined) if joined else Archive(root)
+    pages = pages_below(archive, study=study, metrics=metrics, details=options.details)
     say_skipped(pages.skipped)
     if options.json:
         print(json.dumps([as_data(make()) for make in pages.content.values()], indent=1))
@@ -60,6 +64,10 @@ def parser() -> CommandParser:
         help="a study by name (run --study list) or a YAML file (default: a page for each protocol)",
     )
     p.add_argument(
+        "--with", type=Path, metavar="DIR",
+        help="also the study's rows of this results folder, those of --results marked as yours; only prints",
+    )  # fmt: skip
+    p.add_argument(
         "--details",
         action="store_true",
         help="also parameters, updates, rates and how they were chosen, and marks of other code; only prints",
@@ -75,6 +83,16 @@ def parser() -> CommandParser:
         "--check", action="store_true", help="write nothing; exit code 1 if a table differs from its records"
     )
     return p
+
+
+def _require_joinable(study: Study | None, other: Path, root: Path) -> None:
+    """Raises UsageError: two folders cannot be shown as one."""
+    if study is None or study.table.kind == "cost":
+        raise UsageError(
+            "--with joins the rows of a study of scores; name it with --study, such as --study leaderboard"
+        )
+    if not RecordStore(other).folder.is_dir() or other.resolve() == root.resolve():
+        raise UsageError(f"--with {other}: give another results folder than --results, one that holds records")
 
 
 def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool) -> int:

@@ -67,7 +67,7 @@ def grids(
         for _, copy in here.groupby(_copies(list(here["run"])))
     ]
     tables.sort(key=lambda content: (_is_generated(content["runs"]), -len(content["rows"]), -len(content["runs"])))
-    return [Grid(**content, **title) for content, title in zip(tables, _titles(tables), strict=True)]
+    return [Grid(**content, **title) for content, title in zip(tables, _titles(tables, study), strict=True)]
 
 
 def _is_generated(runs: pd.DataFrame) -> bool:
@@ -247,15 +247,20 @@ def _columns(
             yield Column(benchmark=benchmark, split=split, metric=name, note=note, title=title, part=part)
 
 
-def _titles(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """``title`` and ``overrides`` of each table. A title names what differs from the card; equal ones also have what tells them apart."""
+def _titles(tables: Sequence[Mapping[str, Any]], study: Study | None) -> list[dict[str, Any]]:
+    """``title`` and ``overrides`` of each table. A title names what differs from the card, and files and weights other than the study's;
+    equal ones also have what tells them apart."""
     titles, said = [], []
     for table in tables:
         runs = list(table["runs"].sort_values("key")["run"])
         changed = _overrides(runs)
         everywhere = shared(list((changed or {}).values()))
         words = headed([name for name in HEADED if name in everywhere], runs[0].rules) if everywhere else ""
-        titles.append(f"{table['protocol']} · {table['backbone']}" + (f" · {words}" if words else ""))
+        titles.append(
+            f"{table['protocol']} · {table['backbone']}"
+            + (f" · {words}" if words else "")
+            + (_other_inputs(runs, study) if study else "")
+        )
         said.append(None if changed is None else overrides_in_words(changed or {}))
     for apart in (_rules_and_weights, _data):
         twice = {title for title in titles if titles.count(title) > 1}
@@ -263,6 +268,15 @@ def _titles(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             title + apart(table) if title in twice else title for title, table in zip(titles, tables, strict=True)
         ]
     return [{"title": title, "overrides": words} for title, words in zip(titles, said, strict=True)]
+
+
+def _other_inputs(runs: Sequence[Run], study: Study) -> str:
+    """What a title says of files and weights that are not the study's."""
+    other = {run.benchmark for run in runs if not same_data(run.data_fingerprint, study.data.get(run.benchmark, ""))}
+    words = [f"other files of {benchmark_title(name, runs)}" for name in sorted(other, key=benchmark_rank)]
+    wanted = {weights_of(study.weights.get(run.backbone, run.checkpoint)) for run in runs}
+    words += ["other weights"] if wanted != {weights_of(run.checkpoint) for run in runs} else []
+    return "".join(f" · {each}" for each in words)
 
 
 def _overrides(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]] | None:

@@ -8,15 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.archive.archive import Archive, frame_of_plan
+from harness.archive.archive import Archive, Joined, frame_of_plan
 from harness.archive.schema import Record, Run
 from harness.comparison.papers import Papers
-from harness.comparison.rows import baseline_of, is_row, row_name
+from harness.comparison.rows import baseline_of
+from harness.comparison.submission import rows_of, with_own_rows
 from harness.comparison.tables import grids, has_rules_of
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.leaderboard import leaderboard_page
 from harness.report.scores import score_page
-from harness.studies import Row, Study, choices_of, load_study, study_names
+from harness.studies import Row, Study, load_study, study_names
 from harness.system.errors import UsageError, did_you_mean, os_reason
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
@@ -50,8 +51,8 @@ def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown
 def pages_below(
     archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = (), details: bool = False
 ) -> Pages:
-    """The page of ``study``. Without one: a page for each protocol, the cost page if there are cost records, and the page of every study
-    that was written before.
+    """The page of ``study``, of two joined folders with the rows that the first adds. Without a study: a page for each protocol, the cost
+    page if there are cost records, and the page of every study that was written before.
 
     Args:
         metrics, details: as in `harness.report.scores.score_page`.
@@ -63,6 +64,8 @@ def pages_below(
         return Pages(content={study.name: partial(page_of_study, archive, study)}, skipped=archive.cost_problems)
     require_records(archive)
     _require_held(metrics, archive.records)
+    if study is not None and isinstance(archive, Joined):
+        study = with_own_rows(study, archive)
     if study is not None:
         content = {study.name: partial(page_of_study, archive, study, metrics=metrics, details=details)}
         return Pages(content=content, skipped=archive.problems)
@@ -113,14 +116,8 @@ def page_of_study(
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     """The study with the seeds, benchmarks, backbones, methods and protocol of ``runs``, which the command line may have replaced."""
     entries: dict[str, Row] = {}
-    free = {entry.label: choices_of(entry.method, entry.options, study.choose) for entry in study.entries}
     for run in runs:
-        fitting = [
-            entry
-            for entry in study.entries
-            if entry.method == run.method and is_row(run, entry.options, free[entry.label])
-        ]
-        for entry in fitting or [_further(run, runs, study)]:
+        for entry in rows_of(run, runs, study):
             entries.setdefault(entry.label, entry)
     order = {entry.label: number for number, entry in enumerate(study.entries)}
     rows = sorted(entries.values(), key=lambda entry: order.get(entry.label, len(order)))
@@ -134,15 +131,6 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
         seeds=tuple(sorted({run.seed for run in runs})),
         table=replace(study.table, paper=of_papers),
     )
-
-
-def _further(run: Run, runs: Sequence[Run], study: Study) -> Row:
-    """The row of a run that the study does not list; of options that it chooses only those vary that the command left open."""
-    values = [other.method_config for other in runs if other.variant == run.variant]
-    choices = choices_of(run.method, {}, study.choose)
-    free = {name for name in choices if len({str(config.get(name)) for config in values}) > 1}
-    options = {name: value for name, value in run.changed.items() if name not in free}
-    return Row(label=row_name(run, tuned=free), method=run.method, options=options)
 
 
 def finished_table(

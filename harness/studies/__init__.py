@@ -153,6 +153,8 @@ class Study:
         tune_on: benchmarks that choose for all; empty where each chooses its own.
         choose: field of the methods' configurations -> values, every one of which runs under every seed; on reading, of each seed the run
             with the best validation score counts (`choices_of`, docs/tables.md).
+        weights: backbone -> fingerprint of the weights of its rows, as records have it; rows of others are another table.
+        data: benchmark -> fingerprint of its files, as `sam-peft data check` prints it; rows of other files are another table.
         table: how the table looks.
     """
 
@@ -174,6 +176,8 @@ class Study:
     tune_seeds: Seeds = (0,)
     tune_on: BenchmarkNames = ()
     choose: dict[str, Grid] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    data: dict[BenchmarkName, str] = field(default_factory=dict)
     table: TableLayout = field(default_factory=TableLayout)
 
 
@@ -298,11 +302,13 @@ def choices_of(method: str, options: Mapping[str, Any], choose: Mapping[str, Seq
     """Option -> the values that each seed of a row chooses from; nothing for a row whose own parts do not train.
 
     A method that ``choose`` names (``full.encoder_lr``) has the grids of its name alone, any other those without a method (``lr``). An
-    option that the row sets is not chosen.
+    option that the row sets is not chosen. A plug-in's method that is not loaded, as where only its records are read, has the latter.
 
     Raises:
-        UsageError, MethodError: an unknown method, or options that it does not take.
+        UsageError, MethodError: options that the method does not take.
     """
+    if method not in METHODS:
+        return {name: list(values) for name, values in choose.items() if "." not in name and name not in options}
     config = method_config(method, options)
     if not config.trains or not (config.trains_encoder or config.freezes_decoder):
         return {}

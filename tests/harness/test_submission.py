@@ -1,0 +1,296 @@
+"""What somebody sends for a row of a study: whole and right it is shown and taken, and each fault is one line.
+
+The study is of a tiny SAM on generated images; two rates, two seeds. The row sent is of a method that the study does not list.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.archive.archive import Archive
+from harness.archive.files import read_sidecar, sidecar
+from harness.archive.schema import Record
+from harness.archive.store import RecordStore
+from harness.cli.records import main as records_verb
+from harness.cli.tables import main as tables_verb
+from harness.experiment.number_code import _of_method
+from harness.run import main as run
+from harness.studies import load_study
+from tests.values import REPOSITORY, there
+
+STUDY = """
+title: Two methods
+protocol: demo
+set: {epochs: 1, train_limit: 4, epoch_images: 4, val_limit: 2, test_limit: 4, image_size: 32, merge: []}
+benchmarks: [kvasir]
+seeds: [0, 1]
+choose: {lr: [1.0e-3, 1.0e-2]}
+entries: [{label: LoRA, method: lora}]
+data: {kvasir: FILES}
+weights: {tiny: ""}
+table: {kind: leaderboard, baseline: LoRA, metrics: [iou], scores: [last]}
+"""
+BREAKS = """
+from harness.methods.bitfit import BitFit
+from harness.methods.configs.baselines import BitFitConfig
+
+class Loose(BitFit):
+    name = "loose"
+    config_class = BitFitConfig
+
+    def parameter_groups(self):
+        groups = super().parameter_groups()
+        groups[0].named.popitem()
+        return groups
+"""
+Edit = Callable[[Path], None]
+
+
+def intake_script() -> Any:
+    path = REPOSITORY / "results/analysis/leaderboard/intake.py"
+    spec = there(importlib.util.spec_from_file_location("intake", path))
+    script = importlib.util.module_from_spec(spec)
+    there(spec.loader).exec_module(script)
+    return script
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the study's file, its committed records (``results``) and a right submission (``mine``)."""
+    root = tmp_path_factory.mktemp("board")
+    study = root / "two.yaml"
+    study.write_text(STUDY.replace("FILES", '""'), encoding="utf-8")
+    for method, results in (("lora", "results"), ("bitfit", "mine")):
+        words = ["--study", str(study), "--methods", method, "--results", str(root / results), "--executor", "inline"]
+        assert run(words) == 0
+    fingerprint = Archive(root / "mine").records[0].run.data_fingerprint
+    study.write_text(STUDY.replace("FILES", fingerprint.rpartition("-")[0]), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def mine(board: Path, tmp_path: Path) -> Path:
+    """The submission, to edit."""
+    return Path(shutil.copytree(board / "mine" / "records", tmp_path / "mine" / "records")).parent
+
+
+def edit(mine: Path, change: Callable[[Record], Record], *, images: Callable[[str], str] = str) -> None:
+    """Write every record changed, whole and sealed, as somebody would who knows how."""
+    store = RecordStore(mine)
+    texts = {old.key: read_sidecar(store.images_path(old.key), expected="").decode() for old in store}
+    made = [(change(old), images(texts[old.key])) for old in store]
+    for path in store.folder.iterdir():
+        path.unlink()
+    for new, text in made:
+        store.write(replace(new, key=new.run.key, sidecars={}), text)
+
+
+def of_run(**fields: Any) -> Edit:
+    return lambda mine: edit(mine, lambda record: replace(record, run=replace(record.run, **fields)))
+
+
+def changed_rule(mine: Path) -> None:
+    edit(mine, lambda record: replace(record, run=replace(record.run, rules={**record.run.rules, "epochs": 2})))
+
+
+def delete(which: Callable[[Record], bool]) -> Edit:
+    def without(mine: Path) -> None:
+        store = RecordStore(mine)
+        for key in [record.key for record in store if which(record)]:
+            for path in store.folder.glob(f"{key}.*"):
+                path.unlink()
+
+    return without
+
+
+def one_point_more(mine: Path) -> None:
+    def more(text: str) -> str:
+        header, first, *rest = text.splitlines(keepends=True)
+        column = header.strip().split(",").index("iou")
+        cells = first.strip().split(",")
+        cells[column] = f"{float(cells[column]) + 0.01:.6g}"
+        return "".join([header, ",".join(cells) + "\n", *rest])
+
+    edit(mine, lambda record: record, images=more)
+
+
+def one_byte_in_a_file(mine: Path) -> None:
+    path = next(sidecar(RecordStore(mine).path(record.key), "images.csv") for record in RecordStore(mine))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def seeds_of_names_swapped(mine: Path) -> None:
+    for path in RecordStore(mine).files():
+        path.write_text(path.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
+
+
+WRONG: dict[str, tuple[Edit, str]] = {
+    "changed rule": (changed_rule, "rules: epochs 2 instead of"),
+    "missing replicate": (delete(lambda record: record.run.seed == 1), "replicates: BitFit on kvasir lacks 1"),
+    "score of an image": (one_point_more, "scores: "),
+    "sidecar file": (one_byte_in_a_file, "scores: "),
+    "swapped seeds": (seeds_of_names_swapped, "scores: "),
+    "rate left out": (
+        delete(lambda record: record.run.method_config["lr"] == 0.01 and record.run.seed == 1),
+        "rates: BitFit on kvasir, seed 1, lacks lr=0.01",
+    ),
+    "rate never run": (
+        delete(lambda record: record.run.method_config["lr"] == 0.01),
+        "rates: BitFit (lr=0.001) sets lr",
+    ),
+    "other weights": (of_run(checkpoint="sha256-" + "0" * 64), "weights: sha256-000"),
+    "other files": (
+        of_run(data_fingerprint="content-0000000000000000-0000000000000000"),
+        "data: Kvasir-SEG: content-000",
+    ),
+    "code of nobody": (of_run(method="unknown"), "code: unknown is of a plug-in"),
+    "a failed run": (lambda mine: edit(mine, lambda r: replace(r, code="OOM", scores={})), "failed runs: OOM"),
+}
+
+
+def wrong_lines(text: str) -> list[str]:
+    return [line.removeprefix("wrong").strip() for line in text.splitlines() if line.startswith("wrong")]
+
+
+def test_a_right_submission_is_ready(board: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert records_verb(["check", str(mine), "--study", str(board / "two.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    whats = ["rules", "data", "weights", "replicates", "rates", "scores", "code", "failed runs"]
+    assert [line.partition(":")[0] for line in lines[:-1]] == [f"right  {what}" for what in whats]
+    assert "ready" in lines[-1]
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_submission_is_refused_with_one_line(
+    fault: str, board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, line = WRONG[fault]
+    spoil(mine)
+    assert records_verb(["check", str(mine), "--study", str(board / "two.yaml")]) == 1
+    wrong = [said for said in wrong_lines(capsys.readouterr().out) if not said.startswith("rates") or "rate" in fault]
+    assert len(wrong) == 1
+    assert wrong[0].startswith(line)
+
+
+def test_a_row_stands_among_the_committed_ones_and_nothing_is_written(
+    board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path for path in board.rglob("*"))
+    words = ["--study", str(board / "two.yaml"), "--results", str(mine), "--with", str(board / "results")]
+    assert tables_verb(words) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| BitFit", "| LoRA"))]
+    (own,) = (row for row in rows if row.startswith("| BitFit (yours) |"))
+    assert "[" in own  # its difference to the committed baseline, with an interval
+    assert any(row.startswith("| LoRA |") and "baseline" in row for row in rows)
+    assert sorted(board.rglob("*")) == before
+    assert [path.name for path in mine.iterdir()] == ["records"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data_fingerprint": "content-0000000000000000-0000000000000000"}, "other files of Kvasir-SEG"),
+        ({"checkpoint": "sha256-" + "0" * 64}, "other weights"),
+    ],
+)
+def test_rows_of_other_inputs_stand_in_a_table_of_their_own(
+    fields: dict[str, Any], words: str, board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_run(**fields)(mine)
+    study = ["--study", str(board / "two.yaml")]
+    assert tables_verb([*study, "--results", str(mine), "--with", str(board / "results")]) == 0
+    tables = capsys.readouterr().out.split("\n## ")[1:]
+    (own,) = (table for table in tables if "| BitFit" in table)
+    assert words in own.splitlines()[0]
+    assert [words in table for table in tables if "| LoRA |" in table] == [False]
+
+
+def test_a_method_that_is_not_loaded_has_its_row(board: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of_run(method="unknown", variant="unknown")(mine)
+    study = ["--study", str(board / "two.yaml")]
+    assert tables_verb([*study, "--results", str(mine), "--with", str(board / "results")]) == 0
+    assert "| unknown (yours) |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--study", "cost"], [], ["--study", "leaderboard", "--check"]])
+def test_joining_what_cannot_be_joined_is_an_error(words: list[str], board: Path, mine: Path) -> None:
+    assert tables_verb([*words, "--results", str(mine), "--with", str(board / "results")]) == 2
+
+
+def take(board: Path, mine: Path, out: Path) -> int:
+    words = ["--study", str(board / "two.yaml"), "--results", str(board / "results"), "--out", str(out)]
+    return int(intake_script().main([str(mine), *words, "--run=--executor inline"]))
+
+
+def test_the_intake_takes_a_right_submission_after_a_rerun(
+    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], unexamined: None
+) -> None:
+    assert take(board, mine, tmp_path / "out") == 0
+    assert "accepted" in capsys.readouterr().out
+    assert "BitFit (yours)" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    (again,) = (tmp_path / "out").glob("rerun-*")
+    assert {(r.run.method, r.run.seed) for r in Archive(again).records} in (
+        {("lora", s), ("bitfit", s)} for s in (0, 1)
+    )
+
+
+def test_the_intake_refuses_with_the_line_of_the_check(
+    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed_rule(mine)
+    assert take(board, mine, tmp_path / "out") == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("refused: rules: epochs 2")
+
+
+@pytest.fixture
+def loose(mine: Path) -> Iterator[Path]:
+    """A submission of a plug-in that breaks the contract, with records that name its code."""
+    from harness.registry import METHODS
+
+    path = mine / "loose.py"
+    path.write_text(BREAKS, encoding="utf-8")
+    spec = there(importlib.util.spec_from_file_location("loose_method", path))
+    module = sys.modules["loose_method"] = importlib.util.module_from_spec(spec)
+    there(spec.loader).exec_module(module)
+    code = {"numbers_method": _of_method(module.Loose, module.Loose.config_class)}
+    of_run(method="loose", variant="loose")(mine)
+    edit(mine, lambda record: replace(record, environment={**record.environment, **code}))
+    yield path
+    METHODS._loaded.pop("loose", None)
+    del sys.modules["loose_method"]
+
+
+def test_the_intake_refuses_a_method_that_breaks_the_contract(
+    loose: Path, board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert take(board, mine, tmp_path / "out") == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("refused: contract: loose")
+
+
+def test_the_code_that_was_given_must_be_what_ran(
+    loose: Path, board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = ["check", str(mine), "--study", str(board / "two.yaml")]
+    assert records_verb([*check, "--plugin", str(loose)]) == 0
+    edit(mine, lambda record: replace(record, environment={**record.environment, "numbers_method": "0" * 12}))
+    assert records_verb([*check, "--plugin", str(loose)]) == 1
+    assert "not the code that ran" in wrong_lines(capsys.readouterr().out)[-1]
+
+
+def test_a_rerun_finds_swapped_seeds_and_other_scores(board: Path, mine: Path, tmp_path: Path) -> None:
+    script, study = intake_script(), load_study(str(board / "two.yaml"))
+    again = tmp_path / "again"
+    shutil.copytree(mine / "records", again / "records")
+    delete(lambda record: record.run.seed == 1)(again)
+    script.compare(Archive(mine), Archive(again), study)
+    edit(mine, lambda record: replace(record, run=replace(record.run, seed=1 - record.run.seed)))
+    with pytest.raises(script.Refused, match="seeds were swapped"):
+        script.compare(Archive(mine), Archive(again), study)
