@@ -16,7 +16,7 @@ FAST := -m 'not slow' $(addprefix tests/,methods/parts datasets/readers harness/
 # The numeric rooms; make test-numbers runs them as a processor without AVX-512, one without AVX2 and two threads compute.
 NUMERIC = $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not slow' $(addprefix tests/,methods harness/models harness/training harness/evaluation harness/experiment/test_whole_runs.py)
 
-.PHONY: demo site leaderboard-inputs test test-slow test-numbers test-fast test-versions mutants lint docs format test-slurm clean
+.PHONY: demo site leaderboard-inputs intake test test-slow test-numbers test-fast test-versions mutants lint docs format test-slurm clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -42,6 +42,10 @@ site: $(VENV)/installed
 leaderboard-inputs: $(VENV)/installed
 	$(INSTALL) --editable '.[onnx]'
 	PYTHON=$(CURDIR)/$(BIN)/python results/analysis/leaderboard/inputs.sh build/leaderboard
+
+# What a submitted row (docs/join.md) must pass, one replicate again included: make intake DIR=results/submissions/NAME.
+intake: $(VENV)/installed
+	$(BIN)/python results/analysis/leaderboard/intake.py '$(DIR)' --run '--data build/leaderboard --checkpoint build/leaderboard/mobile_sam.safetensors'
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(if $(FILE),$(FILE),-n auto --dist loadfile -m 'not slow')
