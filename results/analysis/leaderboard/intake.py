@@ -72,8 +72,11 @@ def intake(folder: Path, study: Study, arguments: argparse.Namespace) -> None:
     again = arguments.out / f"rerun-{_digest(folder).hex()[:12]}"
     rows |= {row.label: row for row in study.entries if row.label == study.table.baseline}
     grid = ["--methods", ",".join(map(_words, rows.values())), "--datasets", benchmark, "--seeds", f"{seed},"]
-    if _run("run", *of_study, *grid, "--results", str(again), *plugins, *shlex.split(arguments.run))[0]:
-        raise Refused("rerun: a run failed here")
+    _run("run", *of_study, *grid, "--results", str(again), *plugins, *shlex.split(arguments.run))
+    made = {record.key for record in Archive(again).records}
+    own = {r.key for r in Archive(folder).records if (r.run.benchmark, r.run.seed) == (benchmark, seed)}
+    if not own <= made or len(made) == len(own):
+        raise Refused(f"rerun: not all runs of seed {seed} on {benchmark} ended here; the lines above say why")
     compare(Joined(folder, arguments.results), Archive(again), study)
 
 
