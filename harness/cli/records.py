@@ -86,7 +86,7 @@ def _check(root: Path) -> int:
 
 
 def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
-    from harness.comparison.submission import check
+    from harness.comparison.submission import check_rows
 
     study, changed = load_study(arguments.study), None
     if not RecordStore(root).folder.is_dir():
@@ -95,7 +95,7 @@ def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
         from harness.experiment.number_code import has_changed
 
         changed = has_changed
-    findings = check(root, study, changed=changed)
+    findings = check_rows(root, study, changed=changed)
     for finding in findings:
         print(f"{'wrong' if finding.wrong else 'right'}  {finding.what}: {finding.message}")
     wrong = [finding.what for finding in findings if finding.wrong]

@@ -22,7 +22,7 @@ from harness.comparison.choices import ANSWERS, as_recorded
 from harness.comparison.names import benchmark_title
 from harness.comparison.rows import is_row, row_name
 from harness.comparison.tables import has_rules_of
-from harness.protocols.compare import card, from_card, in_words
+from harness.protocols.compare import card, differing_in_words, from_card
 from harness.registry import METHODS
 from harness.studies import Row, Study, choices_of
 from harness.system.files import read_regular
@@ -74,7 +74,7 @@ class Finding:
     message: str
 
 
-def check(root: Path, study: Study, *, changed: Callable[[Record], bool] | None = None) -> list[Finding]:
+def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | None = None) -> list[Finding]:
     """Whether the records below ``root`` are whole rows of a study under its rules, from its data and its weights.
 
     Args:
@@ -123,7 +123,7 @@ def _other_rules(runs: Sequence[Run], study: Study) -> Iterator[str]:
             yield f"backbone {run.backbone} instead of {', '.join(study.backbones)}"
         else:
             rules = card(study.card or study.protocol, run.benchmark) or {}
-            yield f"{in_words(from_card(run.rules, {**rules, **study.set}))}; other rules are another table"
+            yield f"{differing_in_words(from_card(run.rules, {**rules, **study.set}))}; other rules are another table"
 
 
 def _other_data(records: Sequence[Record], study: Study) -> Iterator[str]:
