@@ -161,7 +161,7 @@ def matrix_cells(rows: Sequence[Capability]) -> tuple[dict[str, bool], list[list
             return f"broken ({len(row.failures)})"
         if row.refusal:
             return f"not on {row.backbone}"
-        return f"holds, but {', '.join(row.declared)}" if row.declared else "holds"
+        return f"holds except {', '.join(row.declared)}" if row.declared else "holds"
 
     return columns, [
         [
