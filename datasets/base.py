@@ -52,7 +52,7 @@ def require_plain(name: str, path: Path) -> None:
     """Refuse (DatasetError) an image name that is not one line of printable UTF-8, which records and tables need."""
     if _NO_TEXT.search(name):
         shown = _NO_TEXT.sub(lambda match: ascii(match[0])[1:-1], str(path))
-        raise DatasetError(f"{shown} has a control character or bytes that are no UTF-8 in its name; rename it")
+        raise DatasetError(f"{shown} has a control character or bytes that are not UTF-8 in its name; rename it")
 
 
 Tested = Literal["published", "given", "carved"]

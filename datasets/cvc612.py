@@ -27,7 +27,7 @@ FIRST_FRAMES = (
 
 
 def sequence_of(stem: str) -> int:
-    """Sequence (1 to 29) of a frame. Raises DatasetError: ``stem`` is no frame number."""
+    """Sequence (1 to 29) of a frame. Raises DatasetError: ``stem`` is not a frame number."""
     if not stem.isdigit() or not 1 <= int(stem) <= 612:
         raise DatasetError(f"CVC-ClinicDB's frames are numbered 1 to 612; {stem!r} is not, so its sequence is unknown")
     return bisect_right(FIRST_FRAMES, int(stem))

@@ -62,7 +62,7 @@ class OwnBenchmark(FolderBenchmark):
         try:
             re.compile(self.options.group)
         except re.error as error:
-            raise DatasetError(f"the group rule {self.options.group!r} is no regular expression: {error}") from error
+            raise DatasetError(f"the group rule {self.options.group!r} is not a regular expression: {error}") from error
         if self.options.group:
             self.carved_by = f"groups of {self.options.group}"  # type: ignore[misc]
 
@@ -90,7 +90,7 @@ class OwnBenchmark(FolderBenchmark):
                 for patterns, words in _CONVERTERS.items()
                 if any(next(folder.glob(pattern), None) for folder in below for pattern in patterns.split())
             )
-            raise DatasetError(f"{data_root} is no data set that {self.name} could be; {words}give {self.source}")
+            raise DatasetError(f"{data_root} is not a data set with a layout of {self.name}; {words}give {self.source}")
         root = max(pairs, key=lambda root: pairs[root])
         if len(pairs) > 1:
             listed = ", ".join(f"{root} ({count} pairs)" for root, count in pairs.items())
@@ -99,7 +99,7 @@ class OwnBenchmark(FolderBenchmark):
         if max(counts.values(), default=0) > pairs[root]:
             seen = ", ".join(f"{path.relative_to(data_root)}/ ({n})" for path, n in counts.most_common(6) if n)
             raise DatasetError(
-                f"{root} has {pairs[root]} pairs, and there are more images that would not be read: {seen}; give "
+                f"{root} has {pairs[root]} pairs, and there are further images that would not be read: {seen}; give "
                 f"{self.name}={root} if it is meant, or call the others' folders images/ and masks/, or {own_layouts.LIST_THEM}"
             )
         return root
@@ -324,7 +324,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is no readable list ({error})") from error
+        raise DatasetError(f"{path} is not a readable list ({error})") from error
     names = _checked(tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()), path)
     decoding.colours_of(names)
     return names

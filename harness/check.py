@@ -60,7 +60,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
             raise UsageError(f"{where}: {key}={shortened(repr(value))} has true or false where something else belongs")
     for key in (name for name in values if name not in endless):
         if (number := _unusable(getattr(instance, key))) is not None:
-            raise UsageError(f"{where}: {key}={shortened(number)} is no number to compute with")
+            raise UsageError(f"{where}: {key}={shortened(number)} is not a usable number")
     return instance
 
 
@@ -87,7 +87,7 @@ def read_as(path: Path, kind: type[T]) -> T:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is no plain file, too large, no JSON, or holds something else than ``kind``.
+        ValueError: it is not a regular file, is too large, is not JSON, or holds something other than ``kind``.
     """
     try:
         data = read_regular(path, largest=LARGEST)

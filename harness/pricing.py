@@ -1,4 +1,4 @@
-"""What a plan costs where it would run: hours, memory, disk, how long until it is finished, and which runs a budget pays for.
+"""The cost of a plan on its target: hours, memory, disk, time to completion, and the runs that fit a budget.
 
 Hours are counted operations divided by the speed of earlier runs on such a device, or without records by a share of the device's
 peak. Operations are in closed form, so pricing needs no torch. A multiply-add counts as two; softmax, norms and element-wise
@@ -406,7 +406,7 @@ def hesitation(planned: Plan, results: Path, *, where: Target, hours: float | No
     runs = [job.run for job in planned.pending]
     if where.profile is not None:
         if any(run.is_generated for run in runs):
-            return f"the protocol {planned.protocol.name} trains on generated images, which rank nothing; give --data DIR for --cluster"
+            return f"the protocol {planned.protocol.name} trains on generated images; give --data DIR for --cluster"
         if random := [run.backbone for run in runs if not run.checkpoint and config_of(run).trains]:
             return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
     if hours is not None:

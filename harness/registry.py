@@ -179,7 +179,7 @@ def config_fault(method: Any) -> str:
     for base in config.__mro__:
         for name, kind in inspect.get_annotations(base).items():
             if name not in known and "ClassVar" not in str(kind):
-                return f"{name} is no field of its config_class: {base.__name__} lacks @dataclass(frozen=True, kw_only=True)"
+                return f"{name} is not a field of its config_class: {base.__name__} lacks @dataclass(frozen=True, kw_only=True)"
     for field in fields(config):
         if field.default is MISSING and field.default_factory is MISSING:
             return f"the field {field.name} of its config_class has no default; give it one"
@@ -240,7 +240,7 @@ def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
     if not classes:
         return
     if dataset_name(name) != name or BENCHMARKS.is_fixed(name) or len(classes) < 2:
-        raise UsageError(f"the run names {name!r} as a data set of one's own, which it cannot be")
+        raise UsageError(f"the run names {name!r} as a data set of your own, which is not possible")
     add_own(name, [str(label) for label in classes], labels=rules.get("task") == "classification")
 
 

@@ -1,7 +1,7 @@
 """``python -m harness.run``: plan a grid of runs, run what is not finished, print the table.
 
-Read downwards: `main` parses, `run` plans every step, trials that tune rates first, and `show` prints the plans or `carry_out_steps`
-runs what is pending. The table is made from the records.
+Read downwards. `main` parses; `run` plans every step, beginning with trials that tune rates; then `show` prints the plans, or
+`carry_out_steps` runs what is pending. The table is made from the records.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class How:
     """How the runs of a command line are planned and run.
 
     Args:
-        where: they go.
-        plan: they are shown, and none is started.
-        json: what is printed is JSON.
-        budget: in device-hours, None without a limit.
-        wait, retry, cancel, yes: of a cluster's runs, and of long ones.
-        command: the command line, for the sweep's file.
-        study: whose table is printed, empty for none.
+        where: the target that executes the runs.
+        plan: print the plan and start nothing.
+        json: print JSON.
+        budget: limit in device-hours, None for no limit.
+        wait, retry, cancel, yes: the options of these names.
+        command: the command line, which the sweep's file records.
+        study: the study whose table is printed, None for none.
     """
 
     where: Target
@@ -59,7 +59,7 @@ class How:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; building it imports neither torch nor mmengine."""
+    """The parser of the command line; building it imports neither torch nor mmengine."""
     p = command(
         "run",
         __doc__,
@@ -68,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
     )
     grid = p.add_argument_group("what to compare")
     grid.add_argument(
-        "--methods", action=Once, metavar="A,B[opt=1],…", help="methods, with options in brackets; 'all' for every one"
+        "--methods",
+        action=Once,
+        metavar="A,B[opt=1],…",
+        help="methods, with options in brackets; 'all' for all built-in ones",
     )
     grid.add_argument(
         "--datasets",
@@ -124,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "--tune-on",
         action=Once,
         metavar="A,B,…",
-        help="choose one value for all benchmarks, on these (default: one for each benchmark)",
+        help="choose one value for all benchmarks, by validation on these (default: one value per benchmark)",
     )
     how = p.add_argument_group("how to run")
     how.add_argument(
@@ -132,12 +135,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print runs, parameters, prices and what is missing; start nothing (published weights are downloaded)",
     )
-    how.add_argument("--json", action="store_true", help="print the plan or the table as JSON, one object a line")
+    how.add_argument("--json", action="store_true", help="print the plan or the table as JSON, one object per line")
     how.add_argument(
         "--budget",
         type=float,
         metavar="HOURS",
-        help="run only what fits into so many device-hours; --plan shows which runs fit",
+        help="run only what fits into this many device-hours; --plan shows which runs fit",
     )
     how.add_argument(
         "--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)"
@@ -153,19 +156,19 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=None,
         metavar="N",
-        help="worker processes here (default: one a GPU, else at most four)",
+        help="worker processes on this machine (default: one per GPU, else at most four)",
     )
     how.add_argument("--wait", action="store_true", help="with --cluster: stay and show progress until all runs end")
     how.add_argument(
         "--retry",
         action=Once,
         metavar="CODES",
-        help="with --cluster: resubmit failed runs of these classes, such as oom,timeout, or all",
+        help="with --cluster: resubmit failed runs with these codes, such as oom,timeout, or all",
     )
     how.add_argument(
         "--yes",
         action="store_true",
-        help="start even if it takes months, or if its images are generated and rank nothing",
+        help="start even if it takes months, or if its images are generated, so that scores mean nothing",
     )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
@@ -199,29 +202,29 @@ def _list_studies(*, as_json: bool) -> int:
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     """Refuse options that would have no effect."""
     if arguments.budget is not None and not arguments.budget > 0:
-        raise UsageError(f"--budget {arguments.budget:g}: give device-hours above zero")
+        raise UsageError(f"--budget {arguments.budget:g}: give a number of device-hours above zero")
     if arguments.cancel and arguments.budget is not None:
         raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
     if not _cluster(arguments, settings):
         for option, why in (
-            ("wait", "here a command stays until its runs end"),
-            ("retry", "here runs that failed restart"),
-            ("cancel", "a run here is stopped with Ctrl-C"),
+            ("wait", "on this machine the command waits for its runs anyway"),
+            ("retry", "on this machine failed runs restart anyway"),
+            ("cancel", "stop a run on this machine with Ctrl-C"),
         ):
             if getattr(arguments, option):
                 raise UsageError(f"--{option} is for --cluster NAME: {why}")
     if arguments.plan and arguments.cancel:
-        raise UsageError("--plan shows and --cancel cancels; give one of them")
+        raise UsageError("--plan and --cancel contradict each other; give one of them")
 
 
 def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
-    """The cluster that runs go to; empty for this machine, which ``--executor`` and ``--workers`` choose."""
+    """The cluster that runs the grid; empty for this machine, which ``--executor`` and ``--workers`` select."""
     here = arguments.executor is not None or arguments.workers is not None
     return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """One grid of runs: its trials where rates are tuned, its runs, its table."""
+    """Plan and carry out one grid of runs: trials that tune rates, then the runs, then the table."""
     from harness.archive.store import require_writable
     from harness.dispatch.target import target_of
     from harness.planning.data import sample_writer
@@ -263,7 +266,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def show(steps: Sequence[Step], how: How) -> int:
-    """Print the plan of every step with its price, a run in the first step that has it; returns 1 where something is missing, else 0."""
+    """Print the plan and price of every step; a run is listed only in its first step. Returns 1 if something is missing, else
+    0."""
     from harness.dispatch.run_jobs import not_restarted, to_start
     from harness.pricing import plan_data, plan_text, price, within_budget
 
@@ -410,7 +414,7 @@ def carry_out(planned: Plan, request: Request, how: How, *, later: int = 0) -> O
 
 
 def _left(budget: float, spent: Iterable[float]) -> float:
-    """Device-hours that are left, just above zero where none are."""
+    """Device-hours that are left; just above zero if there are none."""
     return max(budget - sum(spent), 1e-9)
 
 

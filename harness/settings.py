@@ -52,7 +52,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.cache_gib < 1e6:
-            raise ValueError(f"cache_gib={self.cache_gib:g} is no size in GiB, such as 200; 0 keeps nothing")
+            raise ValueError(f"cache_gib={self.cache_gib:g} is not a size in GiB, such as 200; 0 caches nothing")
 
 
 CODE = frozenset({"plugins", "cluster"})
@@ -81,7 +81,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             continue
         if variable not in VARIABLES:
             near = did_you_mean(variable.removeprefix(PREFIX), VARIABLES.values())
-            raise UsageError(f"{variable} in the environment is no setting: unknown key{near}; unset it")
+            raise UsageError(f"{variable} in the environment is not a setting: unknown key{near}; unset it")
         overrides |= _values({VARIABLES[variable]: text}, base=Path(), where=variable)
     if "data" in overrides:
         values["datasets"] = {}
@@ -119,7 +119,7 @@ def trusted(settings: Settings, what: Literal["plugins", "cluster"], *, trust: b
 
 def _toml(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
-        raise UsageError(f"settings {path}: it is no file")
+        raise UsageError(f"settings {path} is not a file")
     try:
         return tomllib.loads(bounded_text(path, where=f"settings {path}", most=MOST_BYTES))
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -242,7 +242,7 @@ class Family:
         seeds: (1 + K,) variance of each row's own mean due to the seeds, the baseline's first.
         df: degrees of freedom of each of these variances.
         pooled: whether they are one estimate, from the runs of all rows.
-        images: (K, K) covariance of the differences due to the images; zeros where scores are no means over images.
+        images: (K, K) covariance of the differences due to the images; zeros where scores are not means over images.
         images_df: degrees of freedom of its variances; infinite for `MANY` images or clusters, which count as known.
     """
 
@@ -274,7 +274,7 @@ def family(
 
     Args:
         runs: (1 + K, R) score of each row's run under each seed; the same R >= 2 seeds for all.
-        images: (1 + K, R, C) score by image, of the same C images everywhere; None where a score is no mean over
+        images: (1 + K, R, C) score by image, of the same C images everywhere; None where a score is not a mean over
             images.
         clusters: as in `cluster_sums`.
         test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio

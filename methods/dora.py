@@ -76,7 +76,7 @@ class DoRA(LoRA):
     name = "dora"
     config_class = DoRAConfig
     merge_modes = ("exact",)
-    affine_updates = None  # type: ignore[assignment]  # the magnitudes rescale W as well, which is no low-rank update
+    affine_updates = None  # type: ignore[assignment]  # the magnitudes rescale W as well, which is not a low-rank update
 
     def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         adapted = super()._adapt(target, module, names)

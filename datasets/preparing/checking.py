@@ -399,7 +399,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         ]
         if broken := [fingerprint for fingerprint in looked if fingerprint.error]:
             raise DatasetError(
-                f"{benchmark.name}: {len(broken)} of {len(looked)} pairs that were looked at cannot be read; the first: "
+                f"{benchmark.name}: {len(broken)} of {len(looked)} inspected pairs cannot be read; the first: "
                 f"{broken[0].error}; replace or remove them ({whole})"
             )
         if not any(any(mask.shares[1:]) for mask in looked) and not any(

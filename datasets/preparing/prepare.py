@@ -42,12 +42,12 @@ def obtain(source: str, data_root: Path, *, progress: Progress) -> Path:
         if path.is_dir():
             raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data")
         if not path.is_file():
-            raise DatasetError(f"no archive {source}; give a file that is there, or its address (https://…)")
+            raise DatasetError(f"no archive {source}; give an existing file, or its address (https://…)")
         return path
     try:
         path = data_root / FOLDER / file_name(source)
     except ValueError as error:
-        raise DatasetError(f"{source} is no address ({error}); give one that begins with https://") from error
+        raise DatasetError(f"{source} is not an address ({error}); give one that begins with https://") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{path}.lock", timeout=0):  # two calls that append to one half-finished file would spoil it
@@ -139,7 +139,9 @@ def _stage(
     if len(roots) != 1:
         known = ", ".join(layout.name for layout in benchmark.layouts())
         names = " and ".join(str(path.relative_to(staging)) for path in roots) or "none"
-        raise DatasetError(f"the archive holds no one {benchmark.title} in a layout that is known ({known}): {names}")
+        raise DatasetError(
+            f"the archive holds no single {benchmark.title} in a layout that is known ({known}): {names}"
+        )
     for pairs in benchmark.splits(roots[0]).parts.values():
         benchmark.read(pairs[0])
     return roots[0]

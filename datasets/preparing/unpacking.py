@@ -76,7 +76,7 @@ def _is_header(block: bytes) -> bool:
 
 
 class _Budget:
-    """Writes files and counts them against the limits: what a header says is no evidence."""
+    """Writes files and counts them against the limits: what a header says is not evidence."""
 
     def __init__(self, archive: Path, target: Path, progress: Progress) -> None:
         self.archive, self.target, self.progress = archive, target, progress
@@ -125,7 +125,7 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise DatasetError(f"{archive} holds the name {name!a}, which is no UTF-8; it was refused") from error
+        raise DatasetError(f"{archive} holds the name {name!a}, which is not UTF-8; it was refused") from error
     posix = PurePosixPath(name.replace("\\", "/"))
     if posix.is_absolute() or PureWindowsPath(name).drive or ".." in posix.parts or "\0" in name or not posix.parts:
         raise DatasetError(f"{archive} holds {name!r}, which leads out of the folder; it was refused")

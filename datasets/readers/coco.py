@@ -76,7 +76,7 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
             annotations[images[_id(annotation["image_id"])]].append((categories[category], annotation))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DatasetError(f"{path} is no COCO JSON of segmentations ({reason}); export it again") from error
+        raise DatasetError(f"{path} is not a COCO JSON file of segmentations ({reason}); export it again") from error
     ordered = sorted(used, key=lambda key: (not key.isdigit(), len(key), key))
     return CocoFile(sizes, annotations, list(dict.fromkeys(categories[key] for key in ordered)))
 
@@ -84,7 +84,7 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
 def _id(value: object) -> str:
     """An id as text: programs write 7, 7.0 and "7" of one."""
     if isinstance(value, bool) or not isinstance(value, int | str | float):
-        raise ValueError(f"the id {value!r} is no number and no text")
+        raise ValueError(f"the id {value!r} is neither a number nor text")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -247,7 +247,7 @@ class CocoLayout(OwnLayout):
         names = list(load(path).images)
         for name in names:
             if name.startswith("/") or ".." in name.split("/") or not is_image(Path(name).name):
-                raise DatasetError(f"{path} names {name}, which is no image, or leads out of the folder")
+                raise DatasetError(f"{path} names {name}, which is not an image, or leads out of the folder")
         # Names are relative to the JSON, to the root, or to a folder that is named after this part before one of another: parts may
         # number their files alike.
         inner = [*subfolders(path.parent), *subfolders(root), *subfolders(root / "images")]

@@ -123,7 +123,7 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
     if image.mode == "PA":
         return np.asarray(image)[..., 0]
     if image.mode not in ("RGB", "RGBA", "LA"):
-        raise DatasetError(f"{path} has mode {image.mode}, which is no mask encoding")
+        raise DatasetError(f"{path} has mode {image.mode}, which is not a mask encoding")
     if _is_coloured(image):
         raise DatasetError(f"{path} is a colour image, not a one-channel mask; it has the colours {_colours(image)}")
     if image.format in LOSSY_FORMATS:
@@ -197,7 +197,7 @@ def read_binary(
     _refuse_pictures(values, path, third_class=lossless and rule in ("half", "index"))
     if not lossless and _MOST_LEFT_BY_COMPRESSION < (most := int(values.max(initial=0))) <= 127:
         raise DatasetError(
-            f"{path} has no value above {most}, and what is looked for is above 127 in {image.format} files; save masks as PNG"
+            f"{path} has no value above {most}, and foreground is above 127 in {image.format} files; save masks as PNG"
         )
     if not lossless or rule in ("half", "two levels"):
         if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
@@ -282,7 +282,7 @@ def colours_of(classes: Sequence[str]) -> list[Colour]:
     colours = [(int(match[1]), int(match[2]), int(match[3])) for match in found]
     if colours and (len(colours) < len(classes) or max(map(max, colours)) > 255 or len(set(colours)) < len(colours)):
         raise DatasetError(
-            f"the classes {'; '.join(classes)} have a colour each, such as crop 0,255,0, all different, the background too; or none has one"
+            f"the classes {'; '.join(classes)} need a colour each, all different, such as crop 0,255,0, the background too; or none has one"
         )
     return colours
 
@@ -430,7 +430,7 @@ def fit(image: Array, mask: Array, *, path: Path, stretched: bool = False) -> Ar
     square_copy = stretched and width == height
     if not square_copy and abs(np.log(width * mask_height / (height * mask_width))) > 0.1:
         raise DatasetError(
-            f"{path}: the image is {width}x{height}, its mask {mask_width}x{mask_height}; these are no pair"
+            f"{path}: the image is {width}x{height}, its mask {mask_width}x{mask_height}; they do not belong together"
         )
     resized = Image.fromarray(image).resize((mask_width, mask_height), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.uint8)

@@ -174,4 +174,4 @@ def _most(path: Path) -> int:
 
 
 def _damaged(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(f"{path} is no readable Parquet ({' '.join(str(error).split())}); get it again")
+    return DatasetError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())}); get it again")

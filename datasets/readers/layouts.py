@@ -190,7 +190,7 @@ def read_csv(path: Path) -> list[list[str]]:
             rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)))
         return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError, csv.Error) as error:
-        raise DatasetError(f"{path} is no readable CSV ({error}); restore it") from error
+        raise DatasetError(f"{path} is not a readable CSV file ({error}); restore it") from error
 
 
 def distinct_stems(names: Sequence[str]) -> list[str]:

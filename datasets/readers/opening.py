@@ -135,7 +135,7 @@ def _tiff(path: Path) -> Image.Image:
     known = (axes, array.ndim) == ("YX", 2) or ((axes, array.ndim) == ("YXS", 3) and array.shape[2] == 3)
     if array.dtype != np.uint8 or not array.size or not known:
         raise DatasetError(
-            f"{path} is a TIFF of {array.dtype} with axes {axes} and shape {array.shape}, which is no image of a "
+            f"{path} is a TIFF of {array.dtype} with axes {axes} and shape {array.shape}, which is not an image of a "
             "benchmark; convert it to PNG"
         )
     image = Image.fromarray(array)

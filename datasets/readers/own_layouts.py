@@ -299,7 +299,7 @@ def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], im
         splits = [split_of(word) or "" for word in words]
         if not all(splits) and (any(splits) or "split" in where.casefold()):
             raise DatasetError(
-                f"{path} has {words[splits.index('')]!r} in {where}, which is no split; correct or rename it"
+                f"{path} has {words[splits.index('')]!r} in {where}, which is not a split; correct or rename it"
             )
         if splits and all(splits):
             found[where] = splits
@@ -339,7 +339,7 @@ class ClassFolders(Layout):
         for path in subfolders(folder):
             images = image_files(path)
             if images and path.name not in self.classes:
-                raise DatasetError(f"{path} is no folder of a class ({', '.join(self.classes)}); rename or move it")
+                raise DatasetError(f"{path} is not a folder of a class ({', '.join(self.classes)}); rename or move it")
             label = self.classes.index(path.name) if images else 0
             pairs += [Pair(stem=f"{path.name}/{image.stem}", image=image, mask=image, label=label) for image in images]
         return Paired(pairs=tuple(pairs))

@@ -41,7 +41,7 @@ def is_image(name: str, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> bool:
 
 def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> list[Path]:
     """The images right below ``folder``, ordered by name so that the file system's order never matters. Raises DatasetError: the
-    folder cannot be listed, or something named as an image is no file or has an unprintable name."""
+    folder cannot be listed, or something named as an image is not a file or has an unprintable name."""
     try:
         with os.scandir(folder) as entries:
             listing = sorted((entry.name, entry.is_file()) for entry in entries if is_image(entry.name, extensions))

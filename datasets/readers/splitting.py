@@ -89,7 +89,7 @@ def read_text(path: Path) -> str:
             raise ValueError("it holds zero bytes, as UTF-16 without its mark does")
         return text
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is no readable list ({error}); save it as UTF-8") from error
+        raise DatasetError(f"{path} is not a readable list ({error}); save it as UTF-8") from error
 
 
 def read_list(path: Path, *, known: Collection[str] = ()) -> list[str]:

@@ -60,7 +60,7 @@ class Archive:
 
     @property
     def problems(self) -> dict[Path, str]:
-        """Files that are no readable record, with the reason."""
+        """Files that are not readable records, with the reason."""
         return self._summaries[1]
 
     @cached_property
@@ -74,7 +74,7 @@ class Archive:
 
     @property
     def cost_problems(self) -> dict[Path, str]:
-        """Files that are no readable cost record, with the reason."""
+        """Files that are not readable cost records, with the reason."""
         return self._sessions[1]
 
     def _read_whole(self, key: str) -> Record:
@@ -117,7 +117,7 @@ class Archive:
         ``costs``: session, setup, method, variant, quantity, part, round and value in SI units. Rounds of one session pair.
 
         Args:
-            trials: also the runs that only tuned something, which are no results (`trials_among`).
+            trials: also the runs that only tuned something, which are not results (`trials_among`).
 
         Raises:
             ValueError: a sidecar file is not what was written with its record.

@@ -69,7 +69,7 @@ def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> 
         expected: digest of the file by its record (`Record.sidecars`), empty where the record has none.
 
     Raises:
-        ValueError: it is no plain file, too large, or not the one that was written.
+        ValueError: it is not a regular file, is too large, or is not the one that was written.
     """
     data = read_regular(path, largest=largest)
     if path.suffix == PACKED:
@@ -125,7 +125,7 @@ def read_architecture(path: Path, *, expected: str = "", last: bool = False) -> 
         last: only the last epoch, which is many times faster.
 
     Raises:
-        ValueError: it is no such file, or not the one that was written.
+        ValueError: it is not such a file, or not the one that was written.
     """
     history: list[dict[str, list[float]]] = []
     widths: dict[str, int] = {}
@@ -223,7 +223,7 @@ class ImageTable:
     clusters: Mapping[str, str] = field(default_factory=dict)
 
     def scores(self, metric: str) -> NDArray[np.float64] | None:
-        """(images,); None without this metric, or where a score is no number or out of range."""
+        """(images,); None without this metric, or where a score is not a number or out of range."""
         import numpy as np
 
         try:

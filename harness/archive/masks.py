@@ -79,7 +79,7 @@ def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
 
 
 def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
-    """The masks in a file; ``expected`` as in `read_sidecar`. Raises ValueError: it is no such file, or not the one that was written."""
+    """The masks in a file; ``expected`` as in `read_sidecar`. Raises ValueError: it is not such a file, or not the one that was written."""
     import numpy as np
     from PIL import Image
 

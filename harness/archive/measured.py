@@ -199,7 +199,7 @@ class CostStore:
         return path
 
     def problems(self) -> dict[Path, str]:
-        """Files in the folder that are no readable cost record, with the reason."""
+        """Files in the folder that are not readable cost records, with the reason."""
         return self.sessions()[1]
 
     def sessions(self) -> tuple[list[CostRecord], dict[Path, str]]:
@@ -219,7 +219,7 @@ def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
         yield "its key is not the hash of its comparability: the device, the options or the like were edited"
     content = json.loads(data)
     if wrong := _first_wrong(content):
-        yield f"{wrong} is negative or no number to compute with"
+        yield f"{wrong} is negative or not a usable number"
     whole = [method.step_seconds.get("total", []) for method in record.methods]
     whole += [rounds for method in record.methods for rounds in method.inference_seconds.values()]
     if not all(1e-9 < seconds < 1e9 for rounds in whole for seconds in rounds):

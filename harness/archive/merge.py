@@ -63,7 +63,7 @@ def checked(path: Path) -> Record:
 
 
 POOLED = ("e_max", "miou", "ece")
-"""Metrics of a split that are no mean over its images (docs/metrics.md)."""
+"""Metrics of a split that are not means over its images (docs/metrics.md)."""
 
 
 def _require_means(record: Record, images: ImageScores) -> None:
@@ -80,7 +80,7 @@ def _require_means(record: Record, images: ImageScores) -> None:
 
 
 def may_be_left_out(name: str, record: Record) -> bool:
-    """Whether a sidecar file may be deleted to save space: masks are only pictures, and a run that only tuned something needs no
+    """Whether a sidecar file may be deleted to save space: masks are only illustrations, and a run that only tuned something needs no
     scores by image."""
     return name == MASKS or (bool(record.run.tuning) and "chosen" not in record.run.tuning)
 

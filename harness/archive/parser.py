@@ -32,7 +32,7 @@ def _name(text: str) -> str:
     try:
         return checked_name(text, what="name")
     except UsageError:
-        raise ValueError(f"{_short(text)} is no name") from None
+        raise ValueError(f"{_short(text)} is not a name") from None
 
 
 def _method_name(text: str) -> str:

@@ -97,7 +97,7 @@ class RecordStore:
         return path
 
     def read(self, key: str) -> Record | None:
-        """The whole record with its α history; None without a file. Raises UsageError: the file is no readable record."""
+        """The whole record with its α history; None without a file. Raises UsageError: the file is not a readable record."""
         record = self.summary(key)
         try:
             return None if record is None else self._whole(record)
@@ -112,7 +112,7 @@ class RecordStore:
         return read
 
     def find(self, key: str) -> Record | None:
-        """As `summary`, but None where the file is no readable record (`summaries` and `problem` report those). Raises Unread: the
+        """As `summary`, but None where the file is not a readable record (`summaries` and `problem` report those). Raises Unread: the
         system did not let us read the file, so its content is not known."""
         read = self._read(key)
         return None if isinstance(read, str) else read

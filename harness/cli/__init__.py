@@ -1,1 +1,1 @@
-"""The command line: one thin module a verb, what they share in `command`, their list in `verbs`."""
+"""The command line: one thin module per verb; `command` has what they share, and `verbs` lists them."""

@@ -1,4 +1,4 @@
-"""What all verbs share: names, options, help without markup, and errors as one line with exit code 2. Free of torch."""
+"""Shared by all verbs: names, options, help without markup, and errors as one line with exit code 2. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from harness.system.streams import lost_output, open_streams, say
 
 PROGRAM = "sam-peft"
 ROOT = Path(str(harness.__file__)).parents[1]
-"""The folder of the copy that is running."""
+"""The folder of the running copy."""
 
 
 def program(verb: str = "") -> str:
@@ -63,7 +63,7 @@ ELSEWHERE = {"--gpu": _GPUS, "--gpus": _GPUS, "--device": _GPUS, "--output": "--
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse whose errors are one line, with what to type in place of an unknown option."""
+    """argparse with one-line errors that suggest what to type in place of an unknown option."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -71,7 +71,7 @@ class CommandParser(argparse.ArgumentParser):
             words = unknown.split()
             instead = self._instead_of(*words)
             message = f"unknown argument {words[0]!r}{f' (did you mean {instead}?)' if instead else ''}"
-        raise UsageError(f"{message}; {self.prog} --help lists what there is")
+        raise UsageError(f"{message}; {self.prog} --help lists all arguments")
 
     def _instead_of(self, word: str, *rest: str) -> str:
         """``--set`` for a field of a protocol; else what `ELSEWHERE` has, or the nearest option."""
@@ -88,12 +88,12 @@ class CommandParser(argparse.ArgumentParser):
         return near[0] if near else ""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """argparse ignores a full disk where output is not buffered."""
+        """Print a message; argparse would ignore a full disk if output is not buffered."""
         (file or sys.stdout).write(message)
 
 
 class Once(argparse.Action):
-    """The value of a list option, which is refused where it is given twice; argparse would silently take the last."""
+    """The value of a list option, refused if given twice; argparse would silently take the last."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         before = getattr(namespace, self.dest)
@@ -107,7 +107,7 @@ class Once(argparse.Action):
 
 
 class _Words(argparse.Action):
-    """Words joined by blanks; appended to earlier ones where the option may be repeated."""
+    """Words joined by spaces; appended to earlier ones if the option may be repeated."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         before = getattr(namespace, self.dest)
@@ -123,7 +123,8 @@ def add_results(
 
 
 def results_of(arguments: argparse.Namespace) -> Path:
-    """The results folder: the command line's, else the setting's, else ``runs``. Raises UsageError: its path is no text."""
+    """The results folder: the command line's, else the setting's, else ``runs``. Raises UsageError: its path is not valid
+    text."""
     folder = Path(arguments.results or load_settings().results)
     require_text(folder, what="--results")
     return folder
@@ -176,7 +177,7 @@ def add_run(
         nargs="+",
         metavar="KEY",
         default=[] if several else None,
-        help=f"{help}: its key, the beginning of that, or words that fit no other: lora kvasir 0{several}",
+        help=f"{help}: its key, its beginning, or words that fit only one: lora kvasir 0{several}",
     )
 
 

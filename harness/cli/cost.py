@@ -41,13 +41,13 @@ def parser() -> CommandParser:
         help="pretrained weights ('published' downloads them); without it they are random, which costs the same",
     )
     p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the protocol's)")
-    p.add_argument("--batch", type=int, metavar="N", help="images a step (default: the protocol's)")
+    p.add_argument("--batch", type=int, metavar="N", help="images per step (default: the protocol's)")
     p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the protocol's")
     p.add_argument(
         "--classes",
         type=int,
         metavar="N",
-        help="measure a multi-class task with so many classes, background included (default: the binary task)",
+        help="measure a multi-class task with this many classes, background included (default: the binary task)",
     )
     p.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds (default: 9)")
     p.add_argument("--device", metavar="NAME", help="cpu or cuda:N (default: the GPU if there is one)")

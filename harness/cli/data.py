@@ -69,7 +69,7 @@ def parser() -> CommandParser:
         "--invert",
         choices=("true", "false"),
         default="",
-        help="for your own data: turn binary masks; 'false': they are right",
+        help="for your own data: invert binary masks; 'false' confirms that they are right",
     )
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
@@ -78,7 +78,7 @@ def parser() -> CommandParser:
     scoring.add_argument(
         "predictions", type=Path, help="grey images, whose levels are probabilities, or .npy in [0, 1]"
     )
-    scoring.add_argument("masks", type=Path, help="masks of the same names")
+    scoring.add_argument("masks", type=Path, help="masks with the same names")
     scoring.add_argument("--benchmark", metavar="NAME", help="use its classes and its encoding of masks")
     scoring.add_argument(
         "--num-classes",
@@ -90,13 +90,13 @@ def parser() -> CommandParser:
     scoring.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a convention of metrics, such as empty=0"
     )
-    scoring.add_argument("--partial", action="store_true", help="score only what both folders have")
+    scoring.add_argument("--partial", action="store_true", help="score only files that are in both folders")
     scoring.add_argument("--json", action="store_true", help="print JSON, with the scores of every image")
     scoring.set_defaults(run=run_score)
 
     sampling = subcommand(commands, "sample", "write generated images in the layout of the real archive")
     sampling.add_argument("name", help="benchmark; 'all' for every one")
-    _data(sampling, help="folder to write into (default: data, whatever the setting)")
+    _data(sampling, help="folder to write into (default: data, whatever the settings say)")
     sampling.add_argument("--images", type=int, default=None, metavar="N", help="number of images")
     sampling.add_argument("--size", type=int, default=None, metavar="PX", help="side of the images")
     sampling.set_defaults(run=run_sample)
@@ -229,11 +229,11 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
-    """The name of a benchmark, or of data of one's own. A folder given as NAME=DIR, or set for data of one's own, becomes
+    """The name of a benchmark or of the user's own data. The folder of own data, given as NAME=DIR or set, becomes
     ``arguments.data``.
 
     Raises:
-        UsageError: it is no benchmark, and no folder is given or set for it.
+        UsageError: it is not a benchmark, and no folder is given or set for it.
     """
     from harness.datasets.own import any_folder
     from harness.datasets.readers.hugging_face import plain_folder
@@ -248,7 +248,7 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
     where = arguments.data if folder or (of_settings and arguments.data) else of_settings
     if where is None:
         likely = did_you_mean(word, BENCHMARKS.names())
-        raise UsageError(f"{word} is no benchmark{likely}; data of your own is checked as {name}=DIR")
+        raise UsageError(f"{word} is not a benchmark{likely}; data of your own is checked as {name}=DIR")
     benchmark, arguments.data = any_folder(name, where, options)
     BENCHMARKS.add(name, benchmark)
     return name

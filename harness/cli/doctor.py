@@ -77,13 +77,13 @@ def parser() -> CommandParser:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="only print what this file is and what of it fits --backbone; 'published' downloads the backbone's own",
+        help="only print what this file is and which part of it fits --backbone; 'published' downloads the backbone's own",
     )
     p.add_argument(
         "--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method: lora.rank=8"
     )
     add_plugins(p)
-    p.add_argument("--json", action="store_true", help="print a list of objects, one a method")
+    p.add_argument("--json", action="store_true", help="print a list of objects, one per method")
     return p
 
 

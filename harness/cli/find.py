@@ -1,4 +1,4 @@
-"""The run that a user's words name."""
+"""Find the run that a user's words name."""
 
 from __future__ import annotations
 

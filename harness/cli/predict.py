@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--overlay", action="store_true", help="also write DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also write DIR/probabilities: .npy of float32")
-    p.add_argument("--batch", type=int, default=4, metavar="N", help="images a forward pass (default: 4)")
+    p.add_argument("--batch", type=int, default=4, metavar="N", help="images per forward pass (default: 4)")
     add_results(p, help="results folder of --run (default: the setting, else runs)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     add_plugins(p, help="a plug-in that the run used")

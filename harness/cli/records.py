@@ -31,7 +31,7 @@ def parser() -> CommandParser:
     p = command("records", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
     checking = subcommand(
-        commands, "check", "read every record with its sidecar files; exit code 1 if one is damaged or was edited"
+        commands, "check", "read every record and its sidecar files; exit code 1 if one is damaged or was edited"
     )
     checking.add_argument(
         "results", nargs="?", type=Path, metavar="DIR", help="results folder (default: the setting, else runs)"
@@ -43,7 +43,7 @@ def parser() -> CommandParser:
     )
     add_plugins(checking, help="with --study: the file of a method that ran, to compare with what ran")
     merging = subcommand(
-        commands, "merge", "copy from A into B what B lacks (merge A B); exit code 1 if something is left out"
+        commands, "merge", "copy what B lacks from A into B (merge A B); exit code 1 if something is left out"
     )
     merging.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="results folders; the last is written to, and may be new"

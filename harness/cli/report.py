@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     for name in pages:
         if not is_free(folder / name):
-            raise UsageError(f"--out {folder}: {name} exists and is no page of a report; name another folder")
+            raise UsageError(f"--out {folder}: {name} exists and is not a page of a report; name another folder")
     for name, text in pages.items():
         write_file(folder / name, text, what="page")
     size = sum(len(text.encode()) for text in pages.values()) / 1e6

@@ -14,7 +14,7 @@ from harness.system.streams import say
 def parser() -> CommandParser:
     epilog = f"Settings come from {HERE} of the working folder, else {user_file()}, and from variables SAM_PEFT_… (docs/start.md)."
     p = command("settings", __doc__, epilog=epilog)
-    p.add_argument("--json", action="store_true", help="print JSON, one object a setting and line")
+    p.add_argument("--json", action="store_true", help="print JSON, one object per setting and line")
     return p
 
 

@@ -19,7 +19,7 @@ def parser() -> CommandParser:
         "run",
         metavar="KEY",
         nargs="*",
-        help="a run that has a record: its key, the beginning of that, or words that fit no other: lora kvasir 0",
+        help="a run that has a record: its key, its beginning, or words that fit only one: lora kvasir 0",
     )
     p.add_argument(
         "--compare",

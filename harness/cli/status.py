@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # what --help does without
 
 WATCH_SECONDS = 5.0
 MOST = 6
-"""Runs at work, and finished ones, that have a line each."""
+"""How many running and finished runs have a line each."""
 NOT_BEGUN = "not begun"
 """The state that is shown of an interrupted run that was never started."""
 REASONS = {
@@ -68,7 +68,7 @@ def parser() -> CommandParser:
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
     add_run(shown, option="--logs", help="print the log of the last start of a run")
-    shown.add_argument("--json", action="store_true", help="print JSON, one object a run and line")
+    shown.add_argument("--json", action="store_true", help="print JSON, one object per run and line")
     p.add_argument(
         "--watch", action="store_true", help=f"refresh every {WATCH_SECONDS:.0f} seconds until all runs ended"
     )
@@ -203,7 +203,7 @@ def _cell(runs: Sequence[RunState]) -> str:
 
 
 def failures(seen: Survey, *, width: int = 0) -> str:
-    """A line for each run that is neither finished nor going to run."""
+    """A line for each run that is neither finished nor waiting to run."""
     wrong = [run for run in seen.runs.values() if run.state != FINISHED and not run.unsettled]
     if not wrong:
         return "no failed run"

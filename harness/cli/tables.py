@@ -76,7 +76,7 @@ def parser() -> CommandParser:
     form = p.add_mutually_exclusive_group()
     form.add_argument(
         "--format", choices=sorted(SUFFIX), default="markdown",
-        help="csv is tidy, a number a line (default: markdown)",
+        help="csv has one number per line (default: markdown)",
     )  # fmt: skip
     form.add_argument("--json", action="store_true", help="print pages and their numbers as JSON; write nothing")
     p.add_argument(

@@ -18,7 +18,7 @@ GROUPS = {
 
 VERBS = {name: "harness.run" if name == "run" else f"harness.cli.{name}" for names in GROUPS.values() for name in names}
 
-PEOPLE_SAY = {
+SYNONYMS = {
     **dict.fromkeys(("train", "fit", "start", "submit", "sweep", "tune", "plan", "demo", "finetune"), "run"),
     **dict.fromkeys(("eval", "evaluate", "test", "score", "metrics"), "data score"),
     **dict.fromkeys(("compare", "diff"), "show --compare"),
@@ -36,12 +36,12 @@ PEOPLE_SAY = {
     **dict.fromkeys(("card", "cards", "rules"), "protocols"),
     "studies": "run --study list",
 }
-"""Other words for a verb -> what to type."""
+"""A word that people may type instead of a verb -> what to type."""
 
 
 def instead_of(word: str) -> str:
-    """`` (did you mean X?)`` for a word that is no verb, by `PEOPLE_SAY`, else with the nearest verb."""
-    known = PEOPLE_SAY.get(word.strip("-").lower())
+    """`` (did you mean X?)`` for a word that is not a verb, from `SYNONYMS`, else the nearest verb."""
+    known = SYNONYMS.get(word.strip("-").lower())
     return f" (did you mean {known!r}?)" if known else did_you_mean(word, VERBS)
 
 

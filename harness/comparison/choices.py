@@ -76,7 +76,7 @@ def as_recorded(method: str, name: str, value: Any) -> Any:
 
 
 def _validation(record: Record) -> float:
-    """The validation score of the last state, higher is better; NaN where the run failed or its score is no number."""
+    """The validation score of the last state, higher is better; NaN where the run failed or its score is not a number."""
     if record.code != "OK":
         return math.nan
     scores = record.scores.get("last", {}).get("val", {})

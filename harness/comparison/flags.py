@@ -1,4 +1,4 @@
-"""Flags of runs beyond their scores: whether α could and did leave the uniform mixture, and which code made them."""
+"""Flags of runs beyond their scores: whether α could leave the uniform mixture and did, and which code produced a run."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def without_search(record: Record) -> str:
 
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
-    """The flag of a run whose mixture does not show what α would choose; empty for others, without α, and for a control without a
-    search. ``last`` is softmax(α) at the end of training. Older records do not hold how far α could move."""
+    """The flag of a run whose mixture says nothing about the choice of α. Empty for other runs, without α, and for a control
+    without a search. ``last`` is softmax(α) at the end of training. Older records do not hold how far α could move."""
     sizes = [len(shares) for shares in last.values() if len(shares) > 1]
     if not sizes or without_search(record):
         return ""

@@ -90,17 +90,17 @@ class Grid:
 
     @property
     def rules(self) -> Mapping[str, Any]:
-        """Those of its first run; the runs of a table share them, except for rules that a card has for one benchmark."""
+        """The rules of its first run. The runs of a table share them, except for rules that a card sets for one benchmark."""
         return self.records[0].run.rules if self.records else {}
 
     @cached_property
     def is_generated(self) -> bool:
-        """Whether all of its images are generated, so that nothing is ranked."""
+        """Whether all of its images are generated, so that no row is ranked."""
         return all(run.is_generated for run in self.runs["run"])
 
     @property
     def is_own(self) -> bool:
-        """Whether its images are a user's own."""
+        """Whether its images are the user's own."""
         return bool(self.records) and all(record.run.rules.get("own_classes") for record in self.records)
 
     @property
@@ -146,7 +146,7 @@ class Grid:
         return self._differences[pair]
 
     def best_first(self, column: Column) -> list[str]:
-        """The rows that rank, best first: those with two seeds or more, all planned ones in, and no empty masks.
+        """The ranked rows, best first: those with at least two seeds, without gaps and without empty masks.
 
         They are ordered by how many others each is ahead of on common seeds, then by mean. By the mean alone, a row that misses a
         seed which is bad for all would lead.

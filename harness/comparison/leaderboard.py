@@ -1,4 +1,4 @@
-"""Every row of a table against a baseline: a number for each benchmark, with intervals that hold for all rows at once.
+"""Every row of a table against a baseline: a difference for each benchmark, with intervals that hold for all rows at once.
 
 The cost of a row is from a session of `sam-peft cost`.
 """
@@ -49,7 +49,7 @@ class Leaderboard:
         return self.grid.first_columns
 
     def beside(self, benchmark: str) -> list[Column]:
-        """The columns of its metric on parts of the test images, which rank nothing."""
+        """The columns of its metric on parts of the test images, which do not decide the ranking."""
         first = self.columns[benchmark]
         alike = (
             column for column in self.grid.columns if (column.benchmark, column.metric) == (benchmark, first.metric)
@@ -76,7 +76,7 @@ class Leaderboard:
 
     @cached_property
     def rows(self) -> list[str]:
-        """The rows that have a run, best first; those without the score that orders them last."""
+        """The rows that have a run, best first; rows without the score that orders them come last."""
         if self.leading:
             first = self.on(self.leading)
             return [*first, *(row for row in self._ran if row not in first)]
@@ -101,7 +101,7 @@ class Leaderboard:
         return self.grid.cells[row, self.columns[benchmark]]
 
     def cells(self, row: str, benchmark: str) -> list[Cell]:
-        """The cell of a row on a benchmark; for an empty name all of its cells."""
+        """The cell of a row on a benchmark, in a list; all of its cells for an empty name."""
         return [self.cell(row, name) for name in self.columns if benchmark in ("", name)]
 
     def difference(self, row: str, benchmark: str = "") -> Difference | None:
@@ -144,7 +144,7 @@ class Leaderboard:
         return "not distinguishable" if found.is_none else "better" if found.mean > 0 else "worse"
 
     def parameters(self, row: str, part: str = "encoder") -> int | None:
-        """Trained parameters in the encoder, or all (``trainable``); None without a run."""
+        """The number of trained parameters, in the encoder or in all (``trainable``); None without a run."""
         counts = [record.parameters[part] for record in self.grid.records_of(row) if part in record.parameters]
         return max(counts, default=None)
 

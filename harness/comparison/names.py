@@ -1,4 +1,4 @@
-"""Names of metrics, methods and benchmarks in tables, and the papers' metrics of a benchmark."""
+"""Names of metrics, methods and benchmarks in tables, and the metrics that papers report for a benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.registry import BENCHMARKS, METHODS, SEGMENTED
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A column of a table, under the symbol of the literature."""
+    """A metric as a column of a table, with its symbol in the literature."""
 
     title: str
     lower_is_better: bool = False
@@ -39,7 +39,7 @@ METRICS = {
     "ber": Metric(title="BER", lower_is_better=True),
     "miou": Metric(title="mIoU"),
     "accuracy": Metric(title="Acc"),
-    "nll": Metric(title="100·NLL", lower_is_better=True),  # cells are in percent, and nats are no share
+    "nll": Metric(title="100·NLL", lower_is_better=True),  # cells are in percent, and nats are not a fraction
     "ece": Metric(title="ECE", lower_is_better=True),
 }
 

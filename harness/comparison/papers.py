@@ -1,4 +1,4 @@
-"""Published numbers with ours: values of tables, and claims such as "NAS-LoRA is better than LoRA".
+"""Published numbers next to ours: values of tables, and claims such as "NAS-LoRA is better than LoRA".
 
 ``results/paper/<paper>.csv`` has the values, one row a cell, each with its source and how sure that is (`MARKS`); an unknown cell is
 empty. ``results/paper/setups.yaml`` has the published set-ups. ``results/claims.yaml`` has the claims as differences of two rows.
@@ -81,7 +81,7 @@ class Setup:
     test_images: dict[str, int] = field(default_factory=dict)
 
     def departures(self, record: Record, *, card: str) -> list[str]:
-        """What of a run differs from the set-up: backbone, weights, test images, rules."""
+        """How a run differs from the published set-up: backbone, weights, test images, rules."""
         run, published = record.run, self.test_images.get(record.run.benchmark)
         is_published = run.split == "published" and not run.data_note
         same = {
@@ -131,7 +131,7 @@ class Papers:
 
     @classmethod
     def read(cls, folder: Path = FOLDER, claims: Path = CLAIMS) -> Papers:
-        """Those that come with the harness."""
+        """The published numbers that come with the harness."""
         setups = read_yaml(folder / "setups.yaml", what="published set-ups")
         cells = [
             Published(paper=paper, **{name: text.strip() for name, text in row.items()})  # type: ignore[arg-type]

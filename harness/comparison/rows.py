@@ -1,4 +1,4 @@
-"""The rows of tables: which runs are of one method configuration, and the name of that row.
+"""The rows of tables: which runs share a method configuration, and the name of their row.
 
 Everything here takes the frame of runs (``Archive(root).frame("runs")``: a line a run) and returns it with the columns ``table``,
 ``row`` and ``model``; pandas' groupby does the rest.
@@ -31,7 +31,8 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and ``model`` (which model
     is scored), in the order of the table.
 
-    A row is a method configuration, whatever its sweeps call it. Tuned options do not distinguish rows. Where a benchmark has runs of
+    A row is a method configuration, whatever label its sweeps gave it. Tuned options do not distinguish rows. Where a
+    benchmark has runs of
     two choices of one row, the choice from more trials is the row, one of them where both have as many; the other has its options in its
     name.
     """
@@ -99,7 +100,7 @@ def name_of(entry: Row) -> str:
 
 
 def baseline_of(study: Study) -> str:
-    """The row that a study's others are compared with; empty where there is none."""
+    """The row that a study compares the others with; empty without one."""
     return next((name_of(entry) for entry in study.entries if entry.label == study.table.baseline), "")
 
 
@@ -175,7 +176,7 @@ def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[
 
 
 def _choice(run: Run) -> str:
-    """The values of what was tuned."""
+    """The values of the tuned options."""
     return content_hash({name: run.method_config.get(name) for name in run.tuning.get("grid", {})})
 
 

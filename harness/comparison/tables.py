@@ -1,4 +1,4 @@
-"""Which runs share a table: those of equal rules, weights and data; for a study those that have its rules."""
+"""Which runs share a table: those with equal rules, weights and data; for a study, those with its rules."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def grids(
         protocol: only tables of this protocol.
         study: its rows, benchmarks and seeds, with or without records; of runs whose rules are those that the study sets and its card
             has, whatever their protocol's hash.
-        runs: only these, whatever their rules, in place of all that are no trials.
+        runs: only these, whatever their rules, in place of all that are not trials.
         metrics: the columns of every benchmark, in place of the study's or the papers' choice.
     """
     given = runs is not None
@@ -135,7 +135,7 @@ def _copies(runs: Sequence[Run]) -> list[int]:
 
 
 def _content(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a `Grid` but for its title."""
+    """The arguments of a `Grid` except its title."""
     if study is None:
         benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
         order = runs.drop_duplicates("row")
@@ -170,7 +170,7 @@ Seeds = Mapping[tuple[str, str], set[int]]
 
 
 def _planned(runs: pd.DataFrame) -> Seeds:
-    """The seeds that the sweeps of a row's runs planned, and those that ran. A trial says only what it ran."""
+    """The seeds that the sweeps of a row's runs planned, and those that ran. Of a trial only its own seed is known."""
     planned: dict[tuple[str, str], set[int]] = {}
     for row, run in zip(runs["row"], runs["run"], strict=True):
         planned.setdefault((row, run.benchmark), set()).update((run.seed, *run.planned_seeds))

@@ -1,4 +1,4 @@
-"""The starts of a run as files: who works on it, and how each start ended. Safe on NFS without a lock.
+"""The attempts of a run as files: who works on it, and how each attempt ended. Safe on NFS without a lock.
 
 ``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link). From then on
 only its owner replaces it, as a heartbeat. ``attempt.<n>.end.json`` says how the start ended. It is created once, by the owner or by
@@ -93,15 +93,15 @@ BEATS_PER_LEASE = 6
 
 
 class Held(Exception):
-    """A live process has the lease."""
+    """Raised if a live process holds the lease."""
 
 
 class Exhausted(Exception):
-    """The run is to be given up after its starts so far."""
+    """Raised if the run is given up after its attempts so far."""
 
 
 class Lost(Exception):
-    """Another process took over the lease; stop without writing anything."""
+    """Raised if another process took over the lease: stop without writing anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def log_path(folder: Path, number: int) -> Path:
 
 
 def attempts(folder: Path) -> list[Attempt]:
-    """All starts of a run, oldest first."""
+    """All attempts of a run, oldest first."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +166,7 @@ def silent_s(folder: Path, attempt: Attempt) -> float:
 
 
 def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
-    """Write how an attempt ended; the first to write it is believed."""
+    """Write how an attempt ended; the first one written counts."""
     content = {"end": end, "detail": detail, "ended": attempt.seen}
     create_exclusively(folder / f"attempt.{attempt.number}.end.json", json.dumps(content))
 
@@ -203,7 +203,7 @@ class Lease:
         Raises:
             Held: a live process has it.
             Exhausted: the run is to be given up.
-            UsageError: a file that is no attempt has the name of the next.
+            UsageError: a file that is not an attempt has the name of the next.
         """
         while True:
             earlier = attempts(folder)
@@ -220,11 +220,13 @@ class Lease:
             if create_exclusively(_path(folder, number), json.dumps(asdict(attempt))):
                 return cls(folder, attempt)
             if not any(start.number >= number for start in attempts(folder)):
-                raise UsageError(f"{_path(folder, number)} is in the way and no start of this run; move it away")
+                raise UsageError(
+                    f"{_path(folder, number)} is in the way and is not an attempt of this run; move it away"
+                )
             # Another process was faster; look once more.
 
     def beat(self) -> None:
-        """Show that the holder lives. Raises Lost: it was overtaken."""
+        """Write a heartbeat. Raises Lost: another process took over."""
         if _path(self.folder, self.attempt.number + 1).exists():
             raise Lost(f"attempt {self.attempt.number} was overtaken")
         self.attempt = replace(self.attempt, seen=time.time())

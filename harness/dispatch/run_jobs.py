@@ -1,4 +1,4 @@
-"""`run_jobs` runs a plan on a cluster or on this machine, and shows how its runs fare."""
+"""`run_jobs` runs a plan on a cluster or on this machine, and shows the state of its runs."""
 
 from __future__ import annotations
 
@@ -193,7 +193,8 @@ RETRY_CLASSES = ("oom", "timeout", "diverged", "blank", "no_data", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a plan. ``submitted``: runs go on without this process, so there is no table yet. ``failed``: key -> reason code or
+    """The outcome of a plan. ``submitted``: runs go on without this process, so there is no table yet. ``failed``: key ->
+    reason code or
     state of runs without success."""
 
     submitted: bool
@@ -240,7 +241,7 @@ def run_jobs(
     retry: str | None = None,
     cancel: bool = False,
 ) -> Outcome:
-    """Run what is not finished, or cancel it; prints where runs go and how they fare. A sweep keeps ``command``, the command line,
+    """Run what is not finished, or cancel it; prints where runs go and their state. A sweep keeps ``command``, the command line,
     and how many runs are to follow ``later``.
 
     On this machine failed runs are restarted; on a cluster only those that ``retry`` names. Interrupted runs always continue.
@@ -251,7 +252,7 @@ def run_jobs(
     chosen = make_executor(target, results=results, request=planned.request)
     if cancel:
         if isinstance(chosen, LocalExecutor):
-            raise UsageError("--cancel needs --cluster NAME; a local run is stopped with Ctrl-C")
+            raise UsageError("--cancel needs --cluster NAME; stop a local run with Ctrl-C")
         if cancelled := chosen.cancel():
             print(f"cancelled {counted(len(cancelled), 'job')}")
         else:
@@ -284,7 +285,7 @@ def run_jobs(
             raise KeyboardInterrupt(words) from interrupt
         if target.executor == "local":
             chosen.stop()
-        raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had ended") from interrupt
+        raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had already ended") from interrupt
     if line := _left_over(states):
         say(line)
     failed = {key: state.state for key, state in states.items() if state.state != "OK"}

@@ -30,7 +30,7 @@ cluster stopped its process and will let it go on.
 ``interrupted``: not begun, stopped, killed or cancelled; continues when the command is repeated."""
 
 QUIET_S = 3600.0
-"""After so long without a sign of life a sweep of another machine is taken for dead."""
+"""Seconds without a sign of life after which a sweep on another machine counts as dead."""
 
 ENDED = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -65,7 +65,7 @@ id of a forgotten job to another."""
 
 @dataclass(frozen=True, kw_only=True)
 class RunState(NamedRun):
-    """Where one run is.
+    """The state of one run.
 
     Args:
         state: a reason code of a record, or one of the words above.

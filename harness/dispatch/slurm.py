@@ -60,7 +60,7 @@ _NAMES = 1000
 
 
 class Unreachable(UsageError):
-    """The controller did not answer in time."""
+    """Raised if the controller did not answer in time."""
 
 
 class Slurm:
@@ -130,7 +130,7 @@ class Slurm:
 
 
 def user_name() -> str:
-    """Who this process runs as, as SLURM names users."""
+    """The user that this process runs as, by SLURM's name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container may have no entry for its user
@@ -141,7 +141,7 @@ class SlurmExecutor:
     """Submits job arrays, waits for them, cancels them. ``request``: identity of the grid that the command requests."""
 
     submitted = ""
-    """What was submitted last, in words."""
+    """The latest submission, in words."""
 
     def __init__(self, results: Path, profile: ClusterProfile, *, request: str = "") -> None:
         self.results = results.absolute()
@@ -360,7 +360,7 @@ exit $status
 
 
 def refusal(text: str, done: Sequence[str], *, of: int) -> str:
-    """What sbatch answered, what was submitted before that, and what to do, in one line."""
+    """One line: sbatch's answer, what was submitted before, and what to do."""
     hints = {
         "feature": "give the nodes by a feature that sinfo -o '%P %f' lists with --set cluster.constraint=NAME, or leave it out",
         **dict.fromkeys(

@@ -54,7 +54,7 @@ class StopSignals(list[int]):
 
 
 MAX_CRASHES = 3
-"""A run whose process dies so often without a reason from outside is given up."""
+"""A run is given up after its process died this often without an external reason."""
 STARTED = "harness job starts"
 """What a job script writes into its log at each start."""
 _MEMORY_LIMIT = re.compile(
@@ -132,7 +132,7 @@ class Start:
         return None
 
     def complete(self, record: Record) -> Record:
-        """Add what only the worker knows about a run to its record, just before it is written."""
+        """Add what only the worker knows about a run to its record, just before the record is written."""
         starts = attempts(self.folder)
         if starts:  # the last may still run; its hours count up to now
             starts[-1] = replace(starts[-1], seen=time.time())

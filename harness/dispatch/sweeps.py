@@ -38,7 +38,7 @@ LARGEST_JOBS = 512 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class NamedRun:
-    """What identifies a run on disk and on a screen."""
+    """The fields that identify a run on disk and on screen."""
 
     key: str
     method: str
@@ -150,7 +150,7 @@ class Sweep:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its records keep of the code."""
+        """The fields of the code that its records keep."""
         return {**self.code, "snapshot": Path(self.snapshot).name[:12]}
 
     @property
@@ -167,7 +167,7 @@ class Sweep:
             runs = tuple(from_json(PlannedRun, line) for line in data.splitlines())
             for run in runs:
                 if not re.fullmatch(r"[0-9a-f]{16}", run.key):
-                    raise ValueError(f"{run.key!r} is no key of a run")
+                    raise ValueError(f"{run.key!r} is not a key of a run")
         except ValueError as error:
             raise _unreadable(path, error) from error
         return runs if is_plain(data) else tuple(replace(escaped(run), job=run.job) for run in runs)
@@ -347,7 +347,7 @@ def contents_of_command(plugins: tuple[str, ...] = ()) -> Mapping[str, bytes]:
     files |= {_plugin(number, plugin): Path(plugin) for number, plugin in enumerate(plugins)}
     if (size := sum(path.stat().st_size for path in files.values())) > LARGEST_CODE:
         largest = max(files.values(), key=lambda path: path.stat().st_size)
-        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is no code away, such as {largest}")
+        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is not code away, such as {largest}")
     start = b"from harness.dispatch.worker import main\n\nraise SystemExit(main())\n"
     return {WORKER: start, **{name: path.read_bytes() for name, path in files.items()}}
 

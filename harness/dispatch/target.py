@@ -1,5 +1,5 @@
-"""Where runs go: this process, worker processes here, or a cluster, whose profile is YAML that is validated before anything is
-submitted. Free of torch."""
+"""The target of runs: this process, worker processes on this machine, or a cluster. A cluster's profile is YAML, validated
+before anything is submitted. Free of torch."""
 
 from __future__ import annotations
 
@@ -166,14 +166,12 @@ Executor = Literal["inline", "local", "slurm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where runs go.
-
-    Args:
-        executor: ``inline``, ``local`` or ``slurm``.
-        devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
-        workers: runs at the same time.
-        threads: of one worker.
-        profile: of the cluster; None for this machine.
+    """Where runs go. Args:
+    executor: ``inline``, ``local`` or ``slurm``.
+    devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
+    workers: runs at the same time.
+    threads: of one worker.
+    profile: of the cluster; None for this machine.
     """
 
     executor: Executor
@@ -190,10 +188,10 @@ def target_of(
     cluster: str | None = None,
     cluster_overrides: Mapping[str, Any] | None = None,
 ) -> Target:
-    """Where the options of a command line send runs.
+    """The target that the options of a command line select.
 
     Args:
-        executor: None for worker processes here, or for the cluster if one is named.
+        executor: None for worker processes on this machine, or for the cluster if one is named.
         workers: worker processes here; None for one a GPU, or one a core (at most four) on a machine without.
         cluster: name or path of a profile.
         cluster_overrides: ``--set cluster.KEY=VALUE``.

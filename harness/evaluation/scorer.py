@@ -205,7 +205,7 @@ class SplitScorer:
         return resize_bilinear(scores, mask.shape), mask
 
     def _check_scores(self, scores: NDArray) -> None:
-        """Raises ValueError where values are no scores; before resizing, which would spread a nan or hide a logit. The range of labels
+        """Raises ValueError where values are not scores; before resizing, which would spread a nan or hide a logit. The range of labels
         is checked where they count."""
         classes = self.num_classes
         if self.task == "binary":

@@ -137,7 +137,9 @@ def merged_adapter(
                 raise ValueError(f"{whole[bad]} is not finite once the adapter is folded in")
     except Exception as error:  # peft has no type of its own for what it cannot load or merge
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UsageError(f"{folder} is no adapter of {backbone} as transformers' SamModel has it: {reason}") from error
+        raise UsageError(
+            f"{folder} is not an adapter of {backbone} as transformers' SamModel has it: {reason}"
+        ) from error
     return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, changed
 
 
@@ -156,7 +158,7 @@ def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         for leaf in _leaves(value):
             if isinstance(leaf, float) and not isfinite(leaf):
-                raise UsageError(f"{folder} has {name}={leaf}, which is no number to compute with")
+                raise UsageError(f"{folder} has {name}={leaf}, which is not a usable number")
             if isinstance(leaf, str) and backtracks(leaf):
                 raise UsageError(
                     f"{folder} has the pattern {shortened(leaf)!r} in {name}, whose repeats could match for ever"
@@ -218,5 +220,5 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         # Of links, as in the Hub's cache, the file that they lead to counts.
         config = dict(json.loads(read_regular((folder / "adapter_config.json").resolve(), largest=LARGEST)))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{folder} is no folder of a peft adapter: adapter_config.json: {error}") from error
+        raise UsageError(f"{folder} is not the folder of a peft adapter: adapter_config.json: {error}") from error
     return config, read_tensors(folder / "adapter_model.safetensors")

@@ -170,7 +170,7 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> None:
     """Refuse before the work of a merge what cannot become a SAM checkpoint after it."""
     if not is_of_sam(segmenter.encoder):
-        raise UsageError(f"{run.backbone} is no SAM backbone; use --adapter-only")
+        raise UsageError(f"{run.backbone} is not a SAM backbone; use --adapter-only")
     if form == "peft" and not isinstance(segmenter.encoder, SAMEncoder):
         raise UsageError(
             f"PEFT loads into transformers' SamModel, which {run.backbone} is not; leave --peft out for a whole checkpoint, or "
@@ -198,7 +198,7 @@ def _peft(
         base: name on the Hub of the model that it belongs to, None where it has none.
 
     Raises:
-        UsageError: the method is no low-rank update of linear layers, or has cells that were not fitted.
+        UsageError: the method is not a low-rank update of linear layers, or has cells that were not fitted.
     """
     decoder = {
         f"{_PREFIX}{hf_name(f'{_DECODER}.{name}')}": tensor
@@ -210,7 +210,7 @@ def _peft(
     affine: Any = getattr(method, "affine_updates", None)
     if affine is None:
         raise UsageError(
-            f"{method.name} is no low-rank update of linear layers, which is all that PEFT's LoRA format holds; use --adapter-only"
+            f"{method.name} is not a low-rank update of linear layers, which is all that PEFT's LoRA format holds; use --adapter-only"
         )
     if method.config.freezes_decoder:
         raise UsageError(

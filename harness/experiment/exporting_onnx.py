@@ -93,7 +93,7 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
         data = _finish(traced, made, metadata)
         difference = _difference(made, rgb, expected)
         if not difference <= TOLERANCE:
-            raise UsageError(f"onnxruntime predicts otherwise, by {difference:.1e}; nothing was written")
+            raise UsageError(f"onnxruntime gives other outputs, by {difference:.1e}; nothing was written")
         for file in (*([data] if data else []), made):
             os.replace(file, out.with_name(file.name))
     return difference

@@ -79,7 +79,7 @@ def find_images(given: Sequence[Path]) -> list[Path]:
 
     Raises:
         UsageError: none, or two of one name.
-        DatasetError: a file is no image.
+        DatasetError: a file is not an image.
     """
     all_given = (file for path in given for file in (image_files(path) if path.is_dir() else [path]))
     files = list({os.path.abspath(file): file for file in all_given}.values())

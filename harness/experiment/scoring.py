@@ -140,7 +140,7 @@ class Scoring:
                 if ignored:
                     self.ignored[name] = len(ignored)
             together.merge(scorers[name])
-        # Scores on generated images rank nothing anyway.
+        # Scores on generated images do not rank methods anyway.
         if not (blank or self._run.is_generated) and together.is_blank():
             rules = self._rules
             alone = self._data.benchmark.task == "multiclass" and rules.mask_tokens == 1 and rules.decoder == "sam"

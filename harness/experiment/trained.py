@@ -139,7 +139,7 @@ def adapter(file: Path) -> Trained:
         run = TypeAdapter(dict[str, Run]).validate_json(metadata, strict=True)["run"]
     except (SafetensorError, OSError, ValidationError, KeyError) as error:
         raise UsageError(
-            f"{file} is no .safetensors file that names its run; give what sam-peft export --adapter-only wrote"
+            f"{file} is not a .safetensors file that names its run; give what sam-peft export --adapter-only wrote"
         ) from error
     _require_known(run)
     add_own_of(run.benchmark, run.rules)

@@ -21,7 +21,7 @@ from harness.system.errors import UsageError, did_you_mean
 
 @lru_cache(maxsize=64)
 def timm_backbone(model: str) -> Backbone:
-    """The entry of timm's ``model``, from one built without memory. Raises UsageError: timm has no such model, or it is no plain ViT;
+    """The entry of timm's ``model``, from one built without memory. Raises UsageError: timm has no such model, or it is not a plain ViT;
     says what it lacks."""
     import timm
     import torch
@@ -34,7 +34,7 @@ def timm_backbone(model: str) -> Backbone:
         vit: Any = timm.create_model(model, num_classes=0)
     if lacking := list(_lacking(vit)):
         raise UsageError(
-            f"'timm/{model}' is no plain ViT: it lacks {', '.join(lacking)}; try one such as "
+            f"'timm/{model}' is not a plain ViT: it lacks {', '.join(lacking)}; try one such as "
             "timm/vit_base_patch16_224 or timm/vit_base_patch16_dinov3"
         )
     block, rotary = vit.blocks[0], vit.pos_embed is None
@@ -106,7 +106,7 @@ _KNOWN = known_backbones()
 
 def backbone(name: str) -> Backbone:
     """The entry of ``name`` (hyphens and underscores, any case, are alike). Raises UsageError: unknown, with the nearest name;
-    or a timm model that is no plain ViT."""
+    or a timm model that is not a plain ViT."""
     plain = name.strip().lower().replace("-", "_")
     if plain in _KNOWN:
         return _KNOWN[plain]
@@ -131,7 +131,7 @@ def require_stands(decoder: Decoder, name: str) -> None:
         raise UsageError(SAM3_NEEDS)
     if decoder != "sam" and entry.shape.neck_dim:
         raise UsageError(
-            f"decoder={decoder} stands on a plain ViT of timm, not on {entry.name}; "
+            f"decoder={decoder} needs a plain ViT of timm, not {entry.name}; "
             f"take one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
         )
     if decoder == "class-token" and not entry.class_token:
@@ -150,14 +150,14 @@ def require_stands(decoder: Decoder, name: str) -> None:
 
 def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
     """The encoder's numbers at ``image_size`` pixels a side (its own size where None). Raises UsageError: unknown name, or a size
-    that is no multiple of the patch."""
+    that is not a multiple of the patch."""
     shape = backbone(name).shape
     if image_size is None:
         return shape
     if image_size <= 0 or image_size % shape.patch:
         below = max(image_size // shape.patch, 1) * shape.patch
         raise UsageError(
-            f"image size {image_size} is no multiple of the {shape.patch} px patch of {name}; "
+            f"image size {image_size} is not a multiple of the {shape.patch} px patch of {name}; "
             f"take its own {shape.image_size}, or {below} or {below + shape.patch}"
         )
     return replace(shape, image_size=image_size)

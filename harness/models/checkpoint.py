@@ -56,7 +56,7 @@ def family_of(tensors: Mapping[str, Tensor]) -> str:
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
     """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken apart at
-    its ``=``. Raises UsageError: the part before ``=`` is no backbone."""
+    its ``=``. Raises UsageError: the part before ``=`` is not a backbone."""
     paths: dict[str, Path] = {}
     for item in items:
         name, equals, file = item.partition("=")

@@ -26,7 +26,7 @@ def fingerprint(path: Path) -> str:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"checkpoint {path} is no file; give the path of a .pth or .safetensors file")
+            raise UsageError(f"checkpoint {path} is not a file; give the path of a .pth or .safetensors file")
         return PREFIX + file_hashes([path], what=str(path))[path]
     except OSError as error:
         reason = error.strerror

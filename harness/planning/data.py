@@ -1,4 +1,4 @@
-"""The data of a run: the switches that its rules set, the pairs of its splits, and whether the files are still the same. Also the
+"""The data of a run: the options that its rules set, the pairs of its splits, and whether the files have changed. Also the
 generated images of cards with ``data: sample``, and the images of finished runs for pages that show masks."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.system.text import limited_to
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """How many images a run trains on, validates on and tests on."""
+    """Numbers of images for training, validation and testing."""
 
     train: int
     val: int
@@ -36,7 +36,7 @@ class Images:
 
 
 def data_options(rules: Protocol, benchmark: str) -> DataOptions:
-    """The switches of a benchmark that a protocol sets."""
+    """The options of a benchmark that a protocol sets."""
     with_cod10k = benchmark == "camo" and rules.quirks.camo_train == "released"
     return DataOptions(
         split_seed=rules.split_seed,
@@ -50,7 +50,7 @@ def data_options(rules: Protocol, benchmark: str) -> DataOptions:
 
 
 def benchmark_of(name: str, rules: Protocol) -> Benchmark:
-    """A benchmark with the switches that a protocol sets."""
+    """A benchmark with the options that a protocol sets."""
     benchmark: Benchmark = BENCHMARKS.get(name)(data_options(rules, name))
     return benchmark
 
@@ -82,7 +82,8 @@ def selects_by(run: Run) -> str:
 
 
 def manifest_hash(splits: Splits, *, folds: bool = False) -> str:
-    """Hash of the stems of every split: two runs with one hash saw the same pairs, or with ``folds`` drew from the same."""
+    """Hash of the stems of every split. Two runs with the same hash used the same pairs; with ``folds`` they drew from the
+    same pairs."""
     if folds:
         return content_hash([p.stem for p in _every(splits)])
     stems = {"train": [p.stem for p in splits.train], "val": [p.stem for p in splits.val]}
@@ -91,7 +92,7 @@ def manifest_hash(splits: Splits, *, folds: bool = False) -> str:
 
 
 def _every(splits: Splits) -> list[Pair]:
-    """All pairs, in an order that no split has a say in."""
+    """All pairs, in an order that does not depend on the splits."""
     return sorted((pair for part in splits.parts.values() for pair in part), key=lambda pair: pair.stem)
 
 

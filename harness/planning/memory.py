@@ -1,5 +1,5 @@
-"""What a training step of a run keeps in memory, in closed form; and what a run that found no room could be given instead.
-Rough on purpose, and free of torch."""
+"""Estimate the memory of a training step in closed form, and the settings that would make a run fit. A rough estimate, free of
+torch."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _config_of(method: str, options: str) -> MethodConfig:
 
 
 def less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> list[tuple[dict[str, Any], float]]:
-    """Settings that lower the memory of a run that did not fit, each with the bytes that it then needs.
+    """Settings that lower the memory of a run that did not fit, each with the bytes that the run then needs.
 
     Args:
         available: bytes of the GPU. The run needed more, so its forecast is at least this, and those of other settings scale with it.

@@ -1,4 +1,4 @@
-"""From a request to frozen jobs: every name resolved, every rule validated, every missing thing known, before anything starts.
+"""From a request to frozen jobs. Names are resolved, rules validated and missing files found before anything starts.
 
 `setting_of` finds what all steps of a command share: the card, checkpoints and data. `plan` expands rows under it and matches the runs with
 earlier records. Torch is imported only to look into a checkpoint, so planning a thousand runs takes a second.
@@ -61,7 +61,7 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         except UsageError as error:  # a plan names it with all else that is missing
             return Pretrained(path=str(path), fingerprint="missing", missing=str(error))
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
     digest = fingerprint(path)
@@ -82,7 +82,7 @@ Keys = Mapping[tuple[int, str, str, str], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a command would run.
+    """The runs of a command, and what keeps them from starting.
 
     Args:
         jobs: every run of the grid once, finished ones included, in grid order.
@@ -156,8 +156,8 @@ def matched(planned: Plan, results: Path) -> Plan:
 
 
 def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dict[str, str], list[str]]:
-    """Of ``jobs`` (by key) those that are finished, the reason codes of those that failed, and a line for each record that cannot be
-    read, whose run counts as not started. Raises UsageError: a finished record was made from other files than the benchmark
+    """Match ``jobs`` (by key) with records: the finished keys, the reason codes of failed ones, and a line for each unreadable
+    record, whose run counts as not started. Raises UsageError: a finished record was made from other files than the benchmark
     has now, or a record that may be a finished one cannot be read for now."""
     store = RecordStore(results)
     finished: set[str] = set()
@@ -190,7 +190,7 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A benchmark's files, as a run describes them.
+    """What a run records about a benchmark's files.
 
     Args:
         absent: why they are not on disk, and where to get them; the other fields are empty then.
@@ -330,18 +330,18 @@ def _require_fit(
     require_stands(rules.decoder, backbone)
     if rules.prompt != "none" and (rules.decoder != "sam" or task != "binary"):
         unfit = f"not decoder={rules.decoder}" if rules.decoder != "sam" else f"{benchmark} has several classes"
-        raise UsageError(
-            f"prompt={rules.prompt} points out one foreground to SAM's decoder, and {unfit}; leave it away"
-        )
+        raise UsageError(f"prompt={rules.prompt} prompts SAM's decoder with one foreground, but {unfit}; leave it out")
     if row.config.freezes_decoder and rules.decoder != "sam":
         raise UsageError(
             f"{row.label}: only SAM's mask decoder is adapted, not decoder={rules.decoder}; use decoder=sam"
         )
     if row.config.freezes_decoder and rules.decoder_lr is not None:
-        raise UsageError(f"{row.label}: its decoder is frozen, and decoder_lr would be the adapters'; leave it away")
+        raise UsageError(
+            f"{row.label}: its decoder is frozen, and decoder_lr would apply to the adapters; leave it out"
+        )
     if row.config.trains:
         return
-    # Parts of the segmenter must not start from random numbers, but on generated images, whose numbers rank nothing anyway.
+    # Parts of the segmenter must not start from random numbers, but on generated images, whose scores do not rank methods anyway.
     reason = ""
     if rules.decoder != "sam" or not backbone_shape(backbone).neck_dim:
         reason = f"no decoder is pretrained with {backbone}; take a SAM, such as --backbone mobile_sam"
@@ -467,7 +467,7 @@ def _own_rules(name: str, rules: Protocol) -> Protocol:
 
 
 def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
-    """One line a benchmark, or one for all of them where there is no folder to look into."""
+    """One line per missing benchmark, or one for all if there is no folder to search."""
     root = request.data_root
     elsewhere = {dataset_name(name) for name in request.dataset_roots}
     shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]

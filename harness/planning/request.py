@@ -1,4 +1,5 @@
-"""A user's request, the rows of the comparison that it resolves to, and the jobs that come out: all that a worker needs."""
+"""A user's request, the rows of the comparison that it resolves to, and the resulting jobs, which hold all that a worker
+needs."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from harness.system.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRow(Row):
-    """A row of a request, with what tuning says of it.
+    """A row of a request, with the results of tuning.
 
     Args:
         method: any name of it; the row has the canonical one.
@@ -103,7 +104,7 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         elif having := [name for name in names if key in {f.name for f in fields(method_config_class(name))}]:
             whose = "lora" if "lora" in having else min(having)
             raise UsageError(
-                f"--set {key}={value}: {key} is an option of methods; say whose, such as {whose}.{key}={value}"
+                f"--set {key}={value}: {key} is an option of methods; name the method, as in {whose}.{key}={value}"
             )
         else:
             protocol[key] = value
@@ -111,7 +112,7 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def with_options(rows: Iterable[PlannedRow], options: Mapping[str, Mapping[str, Any]]) -> tuple[PlannedRow, ...]:
-    """The rows with the options of their methods (method -> field -> value); what a row says itself stands."""
+    """The rows with the options of their methods (method -> field -> value). Options that a row sets itself are kept."""
     return tuple(replace(row, options={**options.get(row.method, {}), **row.options}) for row in rows)
 
 
@@ -128,7 +129,7 @@ class ConfiguredRow(PlannedRow):
     changed: Mapping[str, Any]
 
     def require_fit(self, backbone: str, *, image_size: int) -> None:
-        """Find out now, not on a worker, whether the placement fits the backbone.
+        """Check while planning, not on a worker, that the placement fits the backbone.
 
         Raises:
             MethodError: it does not.

@@ -34,7 +34,7 @@ LOST = ("DIVERGED", "BLANK")
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Which values are tried, on which benchmarks and seeds.
+    """The values to try, and the benchmarks and seeds to try them on.
 
     Args:
         grids: field of a method's configuration -> values to try. ``lr`` is for every method that is compared,
@@ -87,7 +87,7 @@ class Trials:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Runs that are planned together: the trials of a tuning, or without one the runs with what was chosen.
+    """Runs that are planned together: the trials of a tuning, or the runs with the chosen values.
 
     Args:
         request: with what earlier steps chose; the first value of a grid stands in for a choice that is still open.
@@ -107,7 +107,7 @@ class Step:
 
     @property
     def left(self) -> list[str]:
-        """Keys of trials without an answer."""
+        """Keys of the trials that have no result yet."""
         lost = {key for key, code in self.planned.failed.items() if code in LOST}
         return [job.run.key for job in self.planned.pending if job.run.key not in lost] if self.tuning else []
 
@@ -143,7 +143,7 @@ def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _as_number(text: str) -> float | str:
-    """``1e-3`` and ``0.001`` as one value."""
+    """Normalise a value, so that ``1e-3`` equals ``0.001``."""
     try:
         return float(text)
     except ValueError:
@@ -250,7 +250,7 @@ def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[A
 
 
 def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]:
-    """What a run says of its tuning; see `harness.archive.schema.Run`."""
+    """What a run records about its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
     metric = ""
     codes: dict[str, None] = {}
@@ -291,7 +291,7 @@ def _validated(record: Record) -> float | None:
 
 
 def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
-    """Whether ``value`` is the least or the greatest of a grid of numbers; a better one may be beyond."""
+    """Whether ``value`` is at an end of a grid of numbers, so that a better one may lie outside."""
     try:
         numbers = [float(number) for number in grid]
     except (TypeError, ValueError):
@@ -315,15 +315,14 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
 
 
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
-    """Whether a run that was not chosen is only a trial.
-
-    The plain run of a row, which has no label, is none. Nor is a run that another grid or other benchmarks chose.
+    """Whether a run that was not chosen is only a trial. A row's plain run, which has no label, is not a trial. Neither is a
+    run that another grid or other benchmarks chose.
     """
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
 
 
 def tried_fields(rows: Iterable[tuple[PlannedRow, Mapping[str, Any]]]) -> set[str]:
-    """The fields that any row has a grid of, each alone (``lr``) and with its method (``lora.lr``)."""
+    """The fields for which any row has a grid, each alone (``lr``) and with its method (``lora.lr``)."""
     return {word for row, grid in rows for name in grid for word in (name, f"{row.method}.{name}")}
 
 
@@ -338,7 +337,7 @@ def _check_grids(
         if is_rule(name) and name not in RULES:
             options = {option.name for row in compared for option in fields(method_config_class(row.method))}
             raise UsageError(
-                f"--tune {name}: no method that is compared has this field, and it is no rule that can be tuned"
+                f"--tune {name}: no method that is compared has this field, and it is not a rule that can be tuned"
                 f"{did_you_mean(name, (*options, *RULES))}"
             )
         if (f"{METHODS.resolve(whose)}.{option}" if dot else option) not in used:

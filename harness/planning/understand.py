@@ -1,4 +1,4 @@
-"""Turn the words of a command line (``lora[rank=6],all``, ``--seeds 5``, ``NAME=DIR``) into a `Request`; settings stand in where
+"""Turn a command line (``lora[rank=6],all``, ``--seeds 5``, ``NAME=DIR``) into a `Request`; settings stand in where
 the command line says nothing. No torch here."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.system.files import require_text
 
 
 def usable(registry: Registry) -> list[str]:
-    """What ``all`` stands for; installed plug-ins that are broken are named on stderr and left out."""
+    """The names that ``all`` stands for; broken plug-ins are named on stderr and left out."""
     names, broken = registry.usable_names()
     for line in broken:
         print(line, file=sys.stderr)
@@ -40,13 +40,13 @@ def usable(registry: Registry) -> list[str]:
 
 
 def all_methods() -> list[str]:
-    """What ``all`` stands for: those that train something. The others need a whole pretrained segmenter, which not every
-    backbone has, and are chosen by name."""
+    """The methods that ``all`` stands for: those that train something. The others need a whole pretrained segmenter, which not
+    every backbone has, so they must be named."""
     return [name for name in usable(METHODS) if method_config_class(name).trains]
 
 
 def split_words(text: str, everything: list[str]) -> list[str]:
-    """Comma-separated words, commas inside brackets kept; ``all`` stands for ``everything``. Raises UsageError: a bracket is not
+    """Split text at commas that are not inside brackets; ``all`` stands for ``everything``. Raises UsageError: a bracket is not
     closed."""
     if text.count("[") != text.count("]"):
         raise UsageError(f"{text!r}: a bracket is not closed")
@@ -70,7 +70,7 @@ def parse_row(word: str) -> PlannedRow:
 
 
 def require_rows(options: Mapping[str, Mapping[str, Any]], rows: Sequence[PlannedRow]) -> None:
-    """Raises UsageError where options of ``--set METHOD.FIELD=VALUE`` are of no row.
+    """Raises UsageError if an option of ``--set METHOD.FIELD=VALUE`` applies to no row.
 
     Args:
         options: method -> field -> value.
@@ -87,8 +87,8 @@ def require_rows(options: Mapping[str, Mapping[str, Any]], rows: Sequence[Planne
 
 
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
-    """``5`` is seeds 0 to 4; ``0,3,7`` is those; ``7,`` is seed 7 alone. Raises UsageError: not whole numbers of at most nine
-    digits, none, one twice, or more than `MOST_SEEDS`."""
+    """``5`` means seeds 0 to 4, ``0,3,7`` these three, and ``7,`` seed 7 alone. Raises UsageError: not whole numbers of at
+    most nine digits, none, a duplicate, or more than `MOST_SEEDS`."""
     listed = "," in text
     parts = [part.strip() for part in text.removesuffix(",").split(",")]
     if all(part.isascii() and part.isdigit() and len(part) <= 9 for part in parts):
@@ -108,12 +108,12 @@ WITHOUT_DATA = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class Understood:
-    """What a command line asks for.
+    """The request of a command line, and what goes with it.
 
     Args:
         cluster_overrides: ``--set cluster.KEY=VALUE``.
-        tuning: what is tuned before, None for nothing.
-        note: a line on what was chosen by default, empty where nothing was.
+        tuning: the tuning that comes first, None without one.
+        note: a line about a default that was chosen, else empty.
     """
 
     request: Request
@@ -123,7 +123,7 @@ class Understood:
 
 
 def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
-    """The run verb's arguments as a request; settings fill in what they leave open.
+    """Turn the arguments of ``run`` into a request; settings fill in what they leave open.
 
     Args:
         arguments: of `harness.run`'s parser, its plug-ins loaded.
@@ -202,7 +202,7 @@ def _places(
 def _rows(
     methods: str | None, study: Study | None, options: Mapping[str, Mapping[str, Any]], *, backbone: str | None
 ) -> tuple[tuple[PlannedRow, ...], dict[str, Any]]:
-    """The rows with the options of ``--set``, which then are not tuned, and which names of rows show; and the rules that a study sets.
+    """The rows with the options of ``--set``, which appear in row names and are not tuned; and the rules that a study sets.
 
     Args:
         options: of ``--set``: method -> field -> value.
@@ -226,20 +226,20 @@ def _rows(
 
 
 def _checkpoints(words: list[str], settings: Settings) -> dict[str, Path]:
-    """Backbone -> its file; one of the command line for every backbone beats those of the settings."""
+    """Backbone -> its file. A file for every backbone on the command line takes precedence over the settings."""
     files = checkpoint_paths(words)
     return files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
 
 
 def _add_own(names: Iterable[str], folders: dict[str, Path], card: Protocol) -> None:
-    """Register the user's own data sets; what a folder is, its patterns and its category say with it."""
+    """Register the user's own data sets. The card's group pattern and category help to recognise a folder."""
     for name in names:
         benchmark, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
         BENCHMARKS.add(name, benchmark)
 
 
 def _require_texts(request: Request) -> None:
-    """Refuse paths that are no text, which the files of a sweep could not hold."""
+    """Refuse paths that are not valid text, since a sweep's files could not store them."""
     files = [file for file in request.checkpoints.values() if str(file) != "none" and not is_word(Path(file))]
     named: dict[str, Iterable[Path | str | None]] = {
         "--data": [request.data_root],
@@ -260,12 +260,12 @@ def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> N
     for name in (key.split(".")[1] for key in rules if key.startswith("benchmarks.")):
         if dataset_name(name) not in runs_on:
             raise UsageError(
-                f"--set benchmarks.{name}.… has no effect, nothing runs on {name}; add it to --datasets, or leave this out"
+                f"--set benchmarks.{name}.… has no effect, because nothing runs on {name}; add it to --datasets, or leave this out"
             )
 
 
 def _with_choices(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> list[PlannedRow]:
-    """A row under every value that its seeds choose from, each under the row's own name."""
+    """One copy of the row for every value that its seeds choose from, all under the row's name."""
     grid = choices_of(row.method, row.options, choose)
     return [
         replace(row, label=row.name, options={**row.options, **dict(zip(grid, values, strict=True))}) if grid else row
@@ -274,7 +274,7 @@ def _with_choices(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> list[
 
 
 def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
-    """The words of ``--datasets`` as names; the folders of those that have one, by ``NAME=DIR`` or the settings; and the names of
+    """Parse ``--datasets``: the benchmark names; their folders, where ``NAME=DIR`` or the settings give one; and the names of
     the user's own data sets.
 
     Raises:
@@ -299,7 +299,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
             raise UsageError(f"--datasets {word!r} is not NAME=DIR, such as --datasets mine=/data/mine")
         names.append(name := dataset_name(name))
         if name in folders:
-            raise UsageError(f"--datasets {word!r}: {name} has another folder on this command line; give one of them")
+            raise UsageError(f"--datasets {word!r}: {name} is given two folders; give one of them")
         folders[name] = Path(folder).expanduser()
     return tuple(names), folders, [name for name in folders if name not in known]
 
@@ -314,11 +314,11 @@ def tuning_of(
     seeds: str | None,
     on: str | None,
 ) -> Tuning | None:
-    """What is tuned before the runs, None for nothing.
+    """What is tuned before the runs; None without tuning.
 
     Args:
-        card: with what is set.
-        of_rows: of a study's grids those of rows that are compared.
+        card: the protocol with all overrides.
+        of_rows: keep only those of a study's grids that apply to a compared row.
         grids, seeds, on: of ``--tune``, ``--tune-seeds`` and ``--tune-on``; None for the study's.
 
     Raises:
@@ -327,15 +327,15 @@ def tuning_of(
     tried = _grids(grids, request, card, study, of_rows=of_rows)
     if not tried:
         if seeds or on:
-            raise UsageError("--tune-seeds and --tune-on say how to tune; say what with --tune lr=1e-4,3e-4,1e-3")
+            raise UsageError("--tune-seeds and --tune-on need a grid to tune, such as --tune lr=1e-4,3e-4,1e-3")
         return None
     if study and study.choose and (options := [name for name in tried if not is_rule(name)]):
         raise UsageError(
-            f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave --tune away"
+            f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave out --tune"
         )
     fixed = [name for name in tried if is_rule(name) and name in request.overrides]
     if fixed and grids and grids != ["card"]:
-        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} are of one rule; give one of them")
+        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} set the same rule; give only one of them")
     return Tuning(
         grids={name: values for name, values in tried.items() if name not in fixed},
         seeds=parse_seeds(seeds, name="--tune-seeds") if seeds else study.tune_seeds if study else (0,),
@@ -362,35 +362,36 @@ def _grids(
 
 
 def _of_rows(grids: Mapping[str, Sequence[Any]], rows: Sequence[PlannedRow]) -> dict[str, Sequence[Any]]:
-    """The grids of a card or a study, as far as they are of rules or of a row that is compared."""
+    """The grids of a card or a study that apply to a rule or to a compared row."""
     tried = tried_fields((row, grid_of(row.method, row.options, grids)) for row in rows)
     return {name: values for name, values in grids.items() if is_rule(name) or name in tried}
 
 
 def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:
-    """The card, and a line if it is a default."""
+    """The protocol's name, and a line that says so if it is the default."""
     if chosen or settings.protocol:
         return chosen or settings.protocol, ""
     if has_files:
         return WITH_DATA, f"no --protocol, so the protocol {WITH_DATA}: the paper's rules"
     return WITHOUT_DATA, (
-        f"no data is set, so the protocol {WITHOUT_DATA}: generated images, numbers that rank nothing; "
+        f"no data is set, so the protocol {WITHOUT_DATA}: generated images, whose scores do not rank methods; "
         "--data DIR for real ones (data in harness.toml remembers it)"
     )
 
 
 def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) -> Path | None:
-    """The pretrained weights of a finished run, those that a word stands for downloaded; None where none are set, or it used none.
+    """The pretrained weights of a finished run, downloaded if a word such as ``published`` stands for them. None if none are
+    set, or the run used none.
 
     Args:
-        given: on the command line, before what is set for the run's backbone.
+        given: the command line's checkpoint, which takes precedence over the settings.
 
     Raises:
         UsageError: a word for a run from random weights, or what `published_file` says.
     """
     if not run.checkpoint:
         if given is not None and is_word(given):
-            raise UsageError(f"run {run.key} started from random weights; leave --checkpoint {given} away")
+            raise UsageError(f"run {run.key} started from random weights; leave out --checkpoint {given}")
         return given
     path = given or named_table(settings, "checkpoints", resolve_backbone).get(run.backbone)
     if path is None or str(path) == "none":

@@ -208,7 +208,9 @@ class Protocol:
             )
         _check_pattern(self.group)
         if self.select_by and self.select_by not in (known := (*METRICS, *LABELS)):
-            raise ValueError(f"select_by={shortened(self.select_by)} is no metric{did_you_mean(self.select_by, known)}")
+            raise ValueError(
+                f"select_by={shortened(self.select_by)} is not a metric{did_you_mean(self.select_by, known)}"
+            )
         for name in ("lr", "decoder_lr", "eps", "checkpoint_minutes"):
             if (rate := getattr(self, name)) is not None and not rate > 0:
                 raise ValueError(f"{name}={rate} must be above 0")
@@ -234,6 +236,6 @@ def _check_pattern(text: str) -> None:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"group={shortened(text)} is no regular expression: {error}") from error
+        raise ValueError(f"group={shortened(text)} is not a regular expression: {error}") from error
     if len(text) > 200:
         raise ValueError(f"group={shortened(text)} must be at most 200 characters")

@@ -167,7 +167,7 @@ def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     for name in rules.keys() & CUT_RULES.keys():
         if _plain(rules[name]) != _plain(CUT_RULES[name]):
             raise UsageError(
-                f"the rule {name}={shortened(repr(rules[name]))} of this run is gone; it cannot be repeated"
+                f"the rule {name}={shortened(repr(rules[name]))} of this run no longer exists; the run cannot be repeated"
             )
     return {name: value for name, value in rules.items() if name not in CUT_RULES and name not in GONE}
 

@@ -44,7 +44,7 @@ def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
         raise UsageError(f"protocol {above[0]}: its _base_ leads back to itself")
     content = read_yaml(path, what="protocol")
     if not isinstance(content, dict):
-        raise UsageError(f"protocol {path}: it is no mapping of fields, such as epochs: 3")
+        raise UsageError(f"protocol {path} is not a mapping of fields, such as epochs: 3")
     _check_keys(content, path)
     words = content.pop(BASE, [])
     words = [words] if isinstance(words, str) else words
@@ -75,7 +75,7 @@ def _base_path(card: Path, word: str) -> Path:
     absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
     if not word.endswith((".yaml", ".yml")) or "::" in word:
         raise UsageError(
-            f"protocol {card}: _base_ {word!r} is no YAML file; a card rests on the file of a card, such as demo.yaml"
+            f"protocol {card}: _base_ {word!r} is not a YAML file; give the file of a protocol, such as demo.yaml"
         )
     if not (absolute.is_relative_to(folder) or absolute.is_relative_to(CARDS)):
         raise UsageError(f"protocol {card}: _base_ {word!r} is outside its folder; copy that protocol next to this one")
@@ -89,7 +89,7 @@ def _base_path(card: Path, word: str) -> Path:
 def _check_keys(values: Mapping[Any, Any], path: Path, *, top: bool = True) -> None:
     for key, value in values.items():
         if not isinstance(key, str):
-            raise UsageError(f"protocol {path}: the field {key!r} is no word")
+            raise UsageError(f"protocol {path}: the field {key!r} is not text")
         if top and ("." in key or (key.startswith("_") and key not in (BASE, DELETE))):
             raise UsageError(
                 f"protocol {path}: there is no field {key!r}; a table's fields stand indented below its name"

@@ -59,7 +59,8 @@ def draw(board: Leaderboard, pictures: Pictures | None = None) -> Iterator[tuple
 
 
 def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) -> tuple[Figure, str] | None:
-    """Every row's difference to the baseline, on a benchmark or in the mean (empty name); None where no row has an interval."""
+    """The figure of every row's difference to the baseline, on a benchmark or in the mean (empty name); None if no row has an
+    interval."""
     order = board.on(benchmark) if benchmark else board.rows
     points = {row: found for row in order if (found := board.difference(row, benchmark))}
     if not any(board.verdict(row, benchmark) for row in points):
@@ -102,7 +103,7 @@ def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) ->
 
 
 def cost(board: Leaderboard) -> tuple[Figure, str] | None:
-    """None where no session measured the baseline with another row."""
+    """The figure of costs; None if no session measured the baseline together with another row."""
     if board.session is None:
         return None
     times = {row: ratio for row in board.rows if row != board.baseline and (ratio := board.ratio(row, "time"))}
@@ -138,7 +139,7 @@ Curve = Mapping[int, float]
 
 
 def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Figure, str] | None:
-    """None where no run was validated twice."""
+    """The figure of validation curves; None if no run was validated twice."""
     column = board.columns[benchmark]
     order = board.on(benchmark)
     whole = {row: [board.grid.archive.whole(r.key) for r in board.grid.finished(row, benchmark)] for row in order}
@@ -187,7 +188,7 @@ def _mean_curve(runs: Sequence[Record], name: str) -> Curve:
 
 
 def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
-    """None where no run has a history of α."""
+    """The figure of α over training; None if no run has a history of α."""
     rows: dict[str, tuple[tuple[str, ...], list[list[Shares]], list[str]]] = {}
     for row in board.on(benchmark):
         runs = board.grid.finished(row, benchmark)

@@ -93,7 +93,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The content of one file.
+    """A page of tables: the content of one file.
 
     Args:
         note: a warning above all tables.

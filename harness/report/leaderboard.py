@@ -1,4 +1,4 @@
-"""A leaderboard as people see it: its page, and its table for other pages."""
+"""How a leaderboard is shown: its page, and its table for other pages."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _cells(board: Leaderboard, row: str) -> list[str]:
 
 
 def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, whole: str = "") -> str:
-    """A block (`as_block`), and what it says below it. ``whole``: the address of the whole table, for the link to it."""
+    """A block (`as_block`) with its result in a sentence below. ``whole``: the address of the whole table, for the link to it."""
     shown = dict.fromkeys([board.leading, *board.columns])
     below = [f"**{sentence(board, name)}**" for name in shown]
     for name in board.columns:

@@ -1,4 +1,4 @@
-"""Kept masks side by side: photograph, truth, and every row's prediction with its errors coloured."""
+"""Saved masks side by side: photograph, ground truth, and every row's prediction with its errors in colour."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def pages_below(
 
 
 def require_records(archive: Archive) -> None:
-    """Raises UsageError where there is no folder of records."""
+    """Raises UsageError if there is no folder of records."""
     if not archive.store.folder.is_dir():
         raise UsageError(
             f"{archive.store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
@@ -161,7 +161,7 @@ def finished_table(
 
 
 def write_files(files: Mapping[Path, str]) -> None:
-    """Raises UsageError where one cannot be written."""
+    """Write the pages below ``results/tables``. Raises UsageError: one of them cannot be written."""
     for path, text in files.items():
         try:
             write_atomically(path, text)

@@ -206,7 +206,7 @@ def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
 
 
 def compared_in_terminal(first: Record, second: Record, *, width: int) -> str:
-    """The two as A and B, with B − A where both are numbers, in lines of ``width`` characters."""
+    """The two runs as A and B, with B − A if both are numbers, in lines of ``width`` characters."""
     content = compared(first, second)
     lines = [
         f"{name}: {record.key}, {record.run.variant} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"

@@ -76,7 +76,7 @@ def score_page(
     generated = bool(page_grids) and all(grid.is_generated for grid in page_grids)
     records = [record for grid in page_grids for record in grid.records]
     return Page(
-        title=title + (": generated images, whose numbers rank nothing" if generated else ""),
+        title=title + (": generated images, whose scores do not rank methods" if generated else ""),
         note=RANKS_NOTHING if generated else "",
         tables=tables or [Table(heading=study.name if study else title, above=[NONE_YET])],
         foot=footnotes(tables, records),
@@ -105,7 +105,7 @@ def score_table(grid: Grid, *, details: bool = False) -> Table:
 
 
 def _verdicts(grid: Grid) -> list[str]:
-    """What tuning gains on one's own images, a sentence for each data set."""
+    """The gain from tuning on the user's own images, one sentence for each data set."""
     columns = grid.first_columns.values() if grid.is_own and not grid.is_generated else ()
     return [text for column in columns if (text := gain(grid, column))]
 
@@ -307,7 +307,7 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
             heading=f"{grid.title}: against the papers", level=3, columns=columns, rows=lines,
             below=[
                 "Ours − paper in points with its 95 % interval, over our seeds and the paper's runs (Welch). Set-up: what differs from the"
-                " published one (ours stands above the table of scores); where something does, this is no attempt to reproduce the number.",
+                " published one (ours stands above the table of scores); where something does, this is not a reproduction.",
                 "Marks of sources: " + "; ".join(f"{mark} {words}" for mark, words in MARKS.items()) + ".",
             ],
         )

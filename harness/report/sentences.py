@@ -1,4 +1,4 @@
-"""What a table says, in words: the sentence of a leaderboard, what tuning gains on own images, captions and short numbers."""
+"""Results in words: the sentence of a leaderboard, the gain from tuning on own images, captions and short numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     what = named(board, benchmark)
     what = what if benchmark else what.capitalize()
     if board.grid.is_generated:
-        return "These images are generated: their scores show that everything works, and rank nothing."
+        return "These images are generated: their scores show that everything works, but do not rank methods."
     if board.grid.is_own and benchmark and (text := gain(board.grid, board.columns[benchmark])):
         return text
     rows = [row for row in board.rows if not any(cell.blank for cell in board.cells(row, benchmark))]
@@ -75,7 +75,7 @@ def _without_interval(board: Leaderboard, benchmark: str) -> str:
 
 
 LEAST_SEEDS, LEAST_IMAGES = 3, 30
-"""With fewer, a table of own images says what is higher on these images, and no more."""
+"""With fewer, a table of own images only says what is higher on these images."""
 
 
 def gain(grid: Grid, column: Column) -> str:

@@ -243,16 +243,16 @@ def study_from_dict(data: Any, *, name: str) -> Study:
         _check_choice(name, where=where)
     baseline = study.table.baseline
     if baseline and baseline not in labels:
-        raise UsageError(f"{where}: table.baseline {baseline!r} is no entry{did_you_mean(baseline, labels)}")
+        raise UsageError(f"{where}: table.baseline {baseline!r} is not an entry{did_you_mean(baseline, labels)}")
     return study
 
 
 def _check_choice(name: str, *, where: str) -> None:
-    """Raises UsageError: a choice of what is no option of a method."""
+    """Raises UsageError: a choice of what is not an option of a method."""
     whose, dot, option = name.rpartition(".")
     if is_rule(name):
         raise UsageError(
-            f"{where}: choose: {name} is no option of a method; a rule is chosen with tune, or set for all"
+            f"{where}: choose: {name} is not an option of a method; a rule is chosen with tune, or set for all"
         )
     known = [each.name for each in fields(method_config_class(METHODS.resolve(whose)))] if dot else [option]
     if option not in known:

@@ -56,12 +56,12 @@ def require_text(path: Path | str, *, what: str) -> None:
     try:
         os.path.abspath(path).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{what} {path}: the bytes of this path are no UTF-8; rename it, or choose another") from None
+        raise UsageError(f"{what} {path}: the bytes of this path are not UTF-8; rename it, or choose another") from None
 
 
 def open_regular(path: Path) -> int:
     """A descriptor for reading a plain file; a link is not followed. Raises OSError: it is missing or cannot be opened. Raises
-    ValueError: it is no plain file."""
+    ValueError: it is not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
@@ -75,7 +75,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_regular(path: Path, *, largest: int) -> bytes:
-    """The content of a plain file. Raises ValueError: it is no plain file, cannot be read, or has more than ``largest`` bytes."""
+    """The content of a plain file. Raises ValueError: it is not a regular file, cannot be read, or has more than ``largest`` bytes."""
     try:
         with open(open_regular(path), "rb") as file:
             if (size := os.fstat(file.fileno()).st_size) > largest:

@@ -89,7 +89,7 @@ class _Checks(yaml.composer.Composer, yaml.constructor.BaseConstructor, yaml.res
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _refused(key, "a key that is no word, as in a template ({{…}}); write the value itself")
+                raise _refused(key, "a key that is not text, as in a template ({{…}}); write the value itself")
             if (key.tag, key.value) in seen:
                 raise _refused(key, f"the key {key.value!r} stands here twice; leave one of them")
             seen.add((key.tag, key.value))

@@ -194,7 +194,7 @@ class CheckpointFiles:
         except pickle.UnpicklingError as error:
             raise UsageError(f"{path} holds code, which is never loaded") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UsageError(f"{path} is no checkpoint of this version of the harness")
+            raise UsageError(f"{path} is not a checkpoint of this version of the harness")
         if content["identity"] != self._identity:
             raise UsageError(f"{path} belongs to run {content['identity']}, not to {self._identity}")
         if self._data and content.get("data", "") not in ("", self._data):

@@ -76,7 +76,7 @@ class ImageSource:
 
     def mask_native(self, index: int) -> Array:
         """(H, W) class index at the mask's own size; (1, 1) of an image with a label."""
-        # A label is no content of the file, by which the cache finds its entries.
+        # A label is not content of the file, by which the cache finds its entries.
         if self.pairs[index].label is not None:
             return self.mask_input(index)
         return self._kept(index, "native", lambda: self._decode(index).mask)

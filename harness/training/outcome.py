@@ -58,7 +58,7 @@ class Selection:
     lower_is_better: bool = False
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether ``value`` beats ``best``; ties keep the earlier epoch, and a value that is no number never wins."""
+        """Whether ``value`` beats ``best``; ties keep the earlier epoch, and a value that is not a number never wins."""
         if best is None or math.isnan(best):
             return True
         return value < best if self.lower_is_better else value > best

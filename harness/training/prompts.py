@@ -1,6 +1,6 @@
 """Prompts from the truth: a box or points for each object of a mask, a pure function of the mask, the rules and a key.
 
-Objects are the connected parts of what is no background (8 neighbours; ignored pixels belong to none) in the mask that the
+Objects are the connected parts of what is not background (8 neighbours; ignored pixels belong to none) in the mask that the
 network is compared with, at its input's size. An image without any has no prompt.
 """
 

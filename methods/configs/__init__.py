@@ -155,7 +155,7 @@ class ZeroShotConfig(DecoderOnlyConfig):
 
     def __post_init__(self) -> None:
         if self.lr is not None:
-            raise MethodError(f"lr={self.lr}: nothing of zeroshot trains; leave its rate away")
+            raise MethodError(f"lr={self.lr}: nothing of zeroshot trains; leave out its rate")
 
     def passes(self, *, epochs: int, of_updates: bool) -> float:
         return 0.0

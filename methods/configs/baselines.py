@@ -141,7 +141,7 @@ class FacTConfig(LinearsConfig):
         sites = parse_sites(self.sites)
         if "mlp" in sites and rest:
             raise MethodError(
-                f"sites={self.sites!r}: FacT sees the MLP as square weights, and {shape.mlp_dim} is no multiple of "
+                f"sites={self.sites!r}: FacT sees the MLP as square weights, and {shape.mlp_dim} is not a multiple of "
                 f"{shape.dim}; leave mlp out, as in sites=qkv,proj"
             )
         return sum({"qkv": fused, "mlp": 2 * ratio, "proj": 1}.get(site, fused // 3) for site in sites)

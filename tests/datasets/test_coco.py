@@ -228,12 +228,12 @@ CELL = [{"image_id": 7, "category_id": 1}]
         ({"images": [{"id": 7, "file_name": "gone.jpg", "height": 4, "width": 4}], "annotations": CELL}, "gone.jpg; complete"),
         ({"images": [{"id": 7, "file_name": name, "height": 4, "width": 4} for name in NAMES[:2]]}, "there twice"),
         ({"images": [{"id": at, "file_name": NAMES[0], "height": 4, "width": 4} for at in (7, 8)]}, "there twice"),
-        ({"images": [{"id": True, "file_name": "a.jpg", "height": 4, "width": 4}]}, "no number"),
+        ({"images": [{"id": True, "file_name": "a.jpg", "height": 4, "width": 4}]}, "neither a number nor text"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 4.5, "width": 4}]}, "4x4.5"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**6, "width": 10**6}]}, "1000000x1000000"),
-        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**400, "width": 4}]}, "no COCO JSON"),
+        ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**400, "width": 4}]}, "not a COCO JSON"),
         ({"annotations": []}, "no annotations"),
-        ({"annotations": [{"image_id": 99, "category_id": 1}]}, "no COCO JSON"),
+        ({"annotations": [{"image_id": 99, "category_id": 1}]}, "not a COCO JSON"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_wrong_is_one_line(tmp_path, capsys, change: dict, word: str) -> None:

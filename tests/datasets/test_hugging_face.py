@@ -301,8 +301,8 @@ def _pipe(root: Path) -> None:
     ("make", "word"),
     [
         (lambda root: None, "no such folder"),
-        (_damaged, "no readable Parquet"),
-        (_damaged_inside, "no readable Parquet"),
+        (_damaged, "not a readable Parquet"),
+        (_damaged_inside, "not a readable Parquet"),
         (_without_a_mask, "row 19 of"),
         (lambda root: _write(root / "train.parquet", _pictures(root, "x"), "image"), "1 columns of images"),
         (_without_a_split, "no split"),

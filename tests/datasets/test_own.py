@@ -235,7 +235,7 @@ def test_an_nnunet_file_with_impossible_labels_is_refused(tmp_path: Path, labels
 @pytest.mark.parametrize("line", ["5", "[" * 10**5], ids=["a number", "deep"])
 def test_a_list_of_no_objects_is_no_list(tmp_path: Path, line: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
-    with pytest.raises(DatasetError, match="no readable CSV"):
+    with pytest.raises(DatasetError, match="not a readable CSV"):
         read_csv(tmp_path / "metadata.jsonl")
 
 
@@ -356,10 +356,10 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "test.txt names 4 images": lambda root: _lay(root, "test.txt", FOUR.replace("\n", "_mask\n") + "_mask"),
     "val.txt names 4 images": lambda root: _lay(root, "val.txt", FOUR.replace("\n", "_mask\n") + "_mask"),
     "training.txt names 1 images": lambda root: _lay(root, "training.txt", "trained with sam\n"),
-    "test.txt is no readable list": lambda root: _lay(root, "test.txt", "M\u00e4rz", "latin-1"),
-    "val.txt is no readable list": lambda root: _lay(root, "val.txt", FOUR, "utf-16-le"),
+    "test.txt is not a readable list": lambda root: _lay(root, "test.txt", "M\u00e4rz", "latin-1"),
+    "val.txt is not a readable list": lambda root: _lay(root, "val.txt", FOUR, "utf-16-le"),
     "test.csv names": lambda root: _lay(root, "test.csv", "image,label\ngone.jpg,gone.png\n"),
-    "test.csv is no readable list": lambda root: _lay(root, "test.csv", "\u00e4,b\n", "latin-1"),
+    "test.csv is not a readable list": lambda root: _lay(root, "test.csv", "\u00e4,b\n", "latin-1"),
     "test.csv is named as a split": lambda root: _lay(root, "test.csv", "id\n7\n"),
     "split.csv is named as a split": lambda root: _lay(root, "split.csv", f"id,split\n{STEMS[0]},test\n"),
     "info.csv is named as a split": lambda root: _lay(root, "info.csv", f"id,Data Split\n{STEMS[0]},test\n"),
@@ -376,8 +376,8 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "in its column split than in its column fold": lambda root: write_column(
         root, "split,fold", train="train,train", val="val,test", test="test,test"
     ),
-    "'A' in its column split, which is no split": lambda root: write_column(root, train="A", val="B", test="C"),
-    "pairs.csv is no readable list": lambda root: [write(root, "a/{}.jpg", "b/{}.png"), (root / "pairs.csv").write_bytes(b"\xe4,b")],  # type: ignore[func-returns-value]
+    "'A' in its column split, which is not a split": lambda root: write_column(root, train="A", val="B", test="C"),
+    "pairs.csv is not a readable list": lambda root: [write(root, "a/{}.jpg", "b/{}.png"), (root / "pairs.csv").write_bytes(b"\xe4,b")],  # type: ignore[func-returns-value]
     "pairs.csv names images and masks": lambda root: write_csv(root, "", "x/{0}.jpg,y/{0}.png", pairs=STEMS),
 }  # fmt: skip
 """Word of the message -> a folder with something that looks like a split and cannot be used. The last two are no folders of classes."""
@@ -555,7 +555,7 @@ def _pages(root: Path) -> None:
             lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", train=STEMS[:9], val=STEMS[9:], valid=STEMS),
             "both lists of val",
         ),
-        (_dummy, "more images that would not be read: outlines/ (24), radiographs/ (24)"),
+        (_dummy, "further images that would not be read: outlines/ (24), radiographs/ (24)"),
         (_two_sets, "(24 pairs); give one, such as mine="),
         (_channels, "second channel"),
         (_label_missing, "1 images of mine have no mask, first"),
@@ -581,11 +581,11 @@ def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callabl
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["mine"], "mine is no benchmark"),
+        (["mine"], "mine is not a benchmark"),
         (["mine=/no/such/folder"], "no folder /no/such/folder for mine"),
         (["../x=DIR"], "../x is a folder without a name"),
         (["kvasir", "--group", "x"], "--group is for data of your own"),
-        (["mine=DIR", "--group", "("], "is no regular expression"),
+        (["mine=DIR", "--group", "("], "is not a regular expression"),
         (["mine=DIR", "--split-rule", "nope"], "mine has no split rule 'nope'"),
         (["mine=DIR", "--category", "cell"], "is for COCO files"),
     ],

@@ -128,7 +128,7 @@ def test_square_images_are_only_excused_where_such_copies_are_known(make: MakeBe
     kvasir = make("kvasir")
     pairs = kvasir.splits(folder).train
     shown = next(pair for pair in pairs if Image.open(pair.mask).width != Image.open(pair.mask).height)
-    with pytest.raises(DatasetError, match="these are no pair"):
+    with pytest.raises(DatasetError, match="they do not belong together"):
         kvasir.read(shown)
 
 

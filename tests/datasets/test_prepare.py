@@ -129,7 +129,7 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
 
 
 def test_an_address_that_is_none_is_one_line(root: Path) -> None:
-    with pytest.raises(DatasetError, match="no address"):
+    with pytest.raises(DatasetError, match="not an address"):
         prepare(benchmark_of("kvasir"), ["https://[::1"], root, progress=quiet)
 
 

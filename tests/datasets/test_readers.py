@@ -129,7 +129,7 @@ def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> Non
     [
         (b"picture,mask\na.jpg,b.png\n", "no columns image and label"),
         (b"image,label\na.jpg\n", "a row without image or label"),
-        (b"image,label\n\xff\xfe\n", "no readable list"),
+        (b"image,label\n\xff\xfe\n", "not a readable list"),
     ],
 )
 def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: bytes, words: str) -> None:

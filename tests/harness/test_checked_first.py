@@ -168,7 +168,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "brackets without end": ("a: " + "[" * 50_000, "nesting"),
     "key twice": ("quirks:\n  lr: 2\n  lr: 3\n", "line 3: the key 'lr' stands here twice"),
     "template": ("backbone: '{{$ENV:SECRET:none}}'\n", "line 1: a template"),
-    "bare template": ("epochs: {{$ENV:SECRET:3}}\n", "line 1: a key that is no word"),
+    "bare template": ("epochs: {{$ENV:SECRET:3}}\n", "line 1: a key that is not text"),
     "longer number": (f"epochs: {'9' * 5000}\n", "beyond 64 bits"),
     "octal number": ("epochs: 010\n", "line 1: 010, which YAML reads as another number"),
     "number in base 60": ("epochs: 1:30\n", "line 1: 1:30, which YAML"),

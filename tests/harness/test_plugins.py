@@ -134,7 +134,7 @@ BROKEN = {
     "no_dataclass": (
         "class Options(DecoderOnlyConfig):\n    rank: int = 3\n"
         "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
-        "rank is no field of its config_class: Options lacks @dataclass(frozen=True, kw_only=True)",
+        "rank is not a field of its config_class: Options lacks @dataclass(frozen=True, kw_only=True)",
     ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
 }

@@ -89,8 +89,8 @@ def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("x.py", "is no YAML file"),
-        ("'mmdet::x.yaml'", "is no YAML file"),
+        ("x.py", "is not a YAML file"),
+        ("'mmdet::x.yaml'", "is not a YAML file"),
         ("../other.yaml", "is outside its folder; copy that protocol"),
         ("/etc/passwd.yaml", "is outside its folder"),
         ("nowhere.yaml", "does not exist"),

@@ -216,9 +216,7 @@ def test_colour_in_a_lossy_file_is_refused(tmp_path: Path, disc, options) -> Non
 def test_a_lossy_format_of_dark_objects_is_refused_not_read_as_background(tmp_path: Path, disc, suffix, options):
     path = tmp_path / f"mask.{suffix}"
     Image.fromarray(disc * np.uint8(50)).save(path, **options)
-    with pytest.raises(
-        DatasetError, match=r"no value above 5\d, and what is looked for is above 127 in [JW].* save masks as"
-    ):
+    with pytest.raises(DatasetError, match=r"no value above 5\d, and foreground is above 127 in [JW].* save masks as"):
         read_binary(path)
 
 
@@ -382,7 +380,7 @@ def test_shapes_may_differ_by_a_tenth(image: tuple[int, int], mask: tuple[int, i
     if pair:
         assert fit(*arrays, path=Path("a.jpg"), stretched=stretched).shape == (*mask, 3)
         return
-    with pytest.raises(DatasetError, match="these are no pair"):
+    with pytest.raises(DatasetError, match="they do not belong together"):
         fit(*arrays, path=Path("a.jpg"), stretched=stretched)
 
 

@@ -1,4 +1,4 @@
-"""What a file is called is no evidence of what it is."""
+"""What a file is called is not evidence of what it is."""
 
 from __future__ import annotations
 

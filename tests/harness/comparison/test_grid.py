@@ -40,11 +40,11 @@ def failed(code: str, seed: int, **changes: Any) -> Any:
 
 LATER: list[tuple[float, dict[str, Any]]] = [(0.1, {}), (0.11, {"prompt": "none"}), (0.12, {"keep_masks": 7})]
 CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
-    "mean and SD with ddof 1 over seeds, in percent": (  # 2.646; with ddof 0 it were 2.160
+    "mean and SD with ddof 1 over seeds, in percent": (  # 2.646; with ddof 0 it would be 2.160
         [record(value, seed=seed, benchmark="leaf") for seed, value in enumerate((0.9, 0.91, 0.95))],
         {"LoRA": "92.0 ± 2.6 (3)"},
     ),
-    "single runs have no SD and rank nothing": (
+    "single runs have no SD and are not ranked": (
         [record(0.5), record(0.1, method="decoder")], {"LoRA": "50.0 (1)", "Decoder alone": "10.0 (1)"},
     ),
     "of an error rate the lowest is best": (
@@ -120,11 +120,11 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         [failed("OOM", 0, rules={"image_size": 64}), record(0.1, benchmark="sbu", rules={"image_size": 65})],
         {"LoRA": "10.0 (1)"},
     ),
-    "generated images rank nothing": (
+    "generated images are not ranked": (
         three(0.10, origin="generated") + three(0.05, method="decoder", origin="generated"),
         {"LoRA": "11.0 ± 1.0 (3)", "Decoder alone": "6.0 ± 1.0 (3)"},
     ),
-    "almost empty masks have a code with the number, and rank nothing": (
+    "almost empty masks have a code with the number, and are not ranked": (
         three(0.05, foreground={"test": 0.09}) + three(0.2, method="decoder") + three(0.3, method="full"),
         {"LoRA": "6.0 ± 1.0 (3) BLANK", "Decoder alone": "21.0 ± 1.0 (3) *", "Full fine-tuning": "31.0 ± 1.0 (3)"},
     ),

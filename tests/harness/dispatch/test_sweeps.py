@@ -79,7 +79,7 @@ def test_a_key_that_leads_elsewhere_is_refused(tmp_path):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     path = sweep.folder / "jobs.jsonl"
     path.write_text(path.read_text().replace(f'"key": "{sweep.runs[0].key}"', '"key": "../../mine"', 1))
-    with pytest.raises(UsageError, match="is no key of a run"):
+    with pytest.raises(UsageError, match="is not a key of a run"):
         read_sweep(sweep.folder).runs  # noqa: B018
 
 

@@ -302,7 +302,10 @@ def test_a_benchmark_that_reads_its_masks_by_itself_is_refused(capsys, folders, 
         (np.zeros((60, 45), complex), "holds complex128"),
         (np.zeros((60, 45)), "holds float64 (60, 45)"),
         (np.full((3, 60, 45), np.inf), "scores must be finite"),
-        (np.full((60, 45), 256, np.uint16), "labels must be integers from 0 to 2"),  # no byte, in which it were 0
+        (
+            np.full((60, 45), 256, np.uint16),
+            "labels must be integers from 0 to 2",
+        ),  # not a byte, in which it would be 0
     ],
 )
 def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, message):

@@ -236,10 +236,10 @@ WRONG = {
     "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
     "an option that is not merged": (_changed_config(alora_invocation_tokens=[1]), "not support merging"),
     "a rank beyond all memory": (_changed_config(r=10**12), "asks for [0-9,]+ numbers"),
-    "a rank that is none": (_changed_config(r="many"), "no adapter of tiny"),
-    "a replication of layers": (_changed_config(layer_replication=[[0, 2]]), "no adapter of tiny"),
-    "no targets": (_changed_config(target_modules=None), "no adapter of tiny"),
-    "the layers of slices": (_changed_config(target_modules=["qkv.parts.q"]), "no adapter of tiny"),
+    "a rank that is none": (_changed_config(r="many"), "not an adapter of tiny"),
+    "a replication of layers": (_changed_config(layer_replication=[[0, 2]]), "not an adapter of tiny"),
+    "no targets": (_changed_config(target_modules=None), "not an adapter of tiny"),
+    "the layers of slices": (_changed_config(target_modules=["qkv.parts.q"]), "not an adapter of tiny"),
 }  # fmt: skip
 
 
@@ -323,7 +323,7 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
         (None, "no folder"),
         ({"peft_type": "PROMPT_TUNING"}, "prompt_tuning"),
         ({"peft_type": "LORA", "target_modules": ["q_proj_of_llama"]}, "not found"),
-        ({"peft_type": "LORA", "target_modules": ["qkv"], "r": 0}, "no adapter of tiny"),
+        ({"peft_type": "LORA", "target_modules": ["qkv"], "r": 0}, "not an adapter of tiny"),
     ],
 )
 def test_a_folder_that_is_no_adapter_of_sam_is_one_line(tmp_path: Path, config: Any, word: str) -> None:
@@ -354,8 +354,8 @@ def test_names_of_a_whole_sam_are_those_that_transformers_has(results: Path) -> 
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
-        ("ssf", ["--peft"], "no low-rank update of linear layers"),
-        ("dora", ["--peft"], "no low-rank update of linear layers"),
+        ("ssf", ["--peft"], "not a low-rank update of linear layers"),
+        ("dora", ["--peft"], "not a low-rank update of linear layers"),
         ("naslora", ["--peft"], "use --merge calibrated or --adapter-only"),
         ("lora", ["--peft", "--out", "/nowhere/at/all"], "there is no folder /nowhere/at; make it first"),
         ("lora", ["--out", "/nowhere/sam.pth"], "there is no folder /nowhere; make it first"),

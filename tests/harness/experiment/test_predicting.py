@@ -237,7 +237,7 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("has the key 'zzz'", [*good, "--run", "zzz"]),
         ("--batch 0", [*good, "--batch", "0"]),
         ("is not the file that run", [*good, "--checkpoint", str(image)]),
-        ("adapter.safetensors is no .safetensors file", adapter),
+        ("adapter.safetensors is not a .safetensors file", adapter),
         ("--adapter nowhere: no such file or folder; give what", ["--adapter", "nowhere", *adapter[2:]]),
         ("leave it out with --adapter", [*adapter, "--results", str(folder)]),
         ("is unreadable", [*good, "--images", str(folder / "adapter.safetensors")]),

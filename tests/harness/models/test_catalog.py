@@ -132,7 +132,7 @@ def test_models_of_timm_bring_their_own() -> None:
         ("vit_bb", "did you mean 'vit_b'"),
         ("resnet50", "choose from"),
         ("timm/vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
-        ("timm/resnet50", r"no plain ViT: it lacks .* \(it is a ResNet\)"),
+        ("timm/resnet50", r"not a plain ViT: it lacks .* \(it is a ResNet\)"),
         ("timm/vit_base_patch16_siglip_224", "a pooling of their own"),
         ("timm/vit_base_r50_s16_224", "lacks patches by one convolution"),
         ("timm/vit_giant_patch14_dinov2", r"an MLP of two linear layers \(it has GluMlp\)"),

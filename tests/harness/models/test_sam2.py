@@ -320,5 +320,5 @@ def test_maps_are_packed_without_loss_and_sides_may_differ() -> None:
     maps = [torch.randn(2, 3, 2 * side, 5 * side) for side in (1, 2, 4)]
     assert all(map(torch.equal, unpacked(packed(maps)), maps))
     assert build_segmenter("tiny_sam2", task="binary")(torch.randn(1, 3, 96, 160)).masks.shape == (1, 1, 24, 40)
-    with pytest.raises(UsageError, match="no multiple of the 32 px patch"):
+    with pytest.raises(UsageError, match="not a multiple of the 32 px patch"):
         build_segmenter("sam2_hiera_tiny", task="binary", image_size=1008)

@@ -108,7 +108,7 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
         (["tiles=/no/such/folder"], "no folder /no/such/folder for tiles"),
         (["tiles="], "is not NAME=DIR"),
         (["tiles"], "unknown benchmark 'tiles'"),
-        (["tiles=DIR", "--set", "group=("], "is no regular expression"),
+        (["tiles=DIR", "--set", "group=("], "is not a regular expression"),
         (["kvasir", "--set", "group=x"], "kvasir has its own rule"),
         (["tiles=DIR", "--set", "own_classes=[a,b]"], "it cannot be set"),
         (["tiles=DIR", "--set", "benchmarks.tiles.group=zzz"], "fits no part of the name"),

@@ -100,7 +100,7 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
         (PlannedRow(method="lora"), {"benchmarks.kvasirr.epochs": "2"}, "did you mean"),
         (PlannedRow(method="lora"), {"methods.loraa.rank": "2"}, "did you mean"),
         (PlannedRow(method="lora", options={"sites": "decoder"}), {"decoder_lr": "1e-4"}, "its decoder is frozen"),
-        (PlannedRow(method="lora"), {"decoder": "linear"}, "stands on a plain ViT of timm, not on tiny"),
+        (PlannedRow(method="lora"), {"decoder": "linear"}, "needs a plain ViT of timm, not tiny"),
         (PlannedRow(method="lora"), {"decoder": "mask2former"}, "decoder"),
     ],
 )

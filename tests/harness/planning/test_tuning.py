@@ -218,7 +218,7 @@ def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
     [
         (
             ("--tune", "rank=2,3", "--tune", "rnk=1,2"),
-            "no method that is compared has this field, and it is no rule that can be tuned (did you mean 'rank'?)",
+            "no method that is compared has this field, and it is not a rule that can be tuned (did you mean 'rank'?)",
         ),
         (("--tune", "lora.ranks=2,3"), "did you mean"),
         (
@@ -226,8 +226,8 @@ def test_a_field_of_one_method_is_tuned_for_it_alone(tuned: Any) -> None:
             "--tune ssf.lr: no row that is compared is trained by this field",
         ),
         (("--tune", "lr=fast,slow"), "lr='fast'"),
-        (("--tune-on", "kvasir"), "say what with --tune"),
-        (("--tune", "split_seed=0,1"), "no rule that can be tuned"),  # it changes the images
+        (("--tune-on", "kvasir"), "need a grid to tune"),
+        (("--tune", "split_seed=0,1"), "not a rule that can be tuned"),  # it changes the images
         ((*GRID, "--tune-on", "kvasir,sbu"), "s_measure of kvasir, ber of sbu some are better higher"),
     ],
 )
@@ -380,7 +380,7 @@ def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> 
     [
         (
             ["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"],
-            "--set decoder_lr and --tune decoder_lr are of one rule; give one of them",
+            "--set decoder_lr and --tune decoder_lr set the same rule; give only one of them",
         ),
         (["--set", "lora.lr=5e-4", "--tune", "lora.lr=1e-4,1e-3"], "or each has it set in brackets or by --set"),
         ([*GRID, "--tune-on", "kvasir", "--tune-on", "camo"], "--tune-on is given twice"),
