@@ -161,7 +161,7 @@ def test_the_page_names_the_variables_that_there_are() -> None:
         ("x = " + "[" * 5000, "harness.toml"),
         ("#" * 100_001, "100000 bytes"),
         (b"data = '\xff'", "UTF-8"),
-        (os.mkfifo, "no file"),
+        (os.mkfifo, "not a file"),
         (lambda path: path.symlink_to(path.name), "symbolic"),
         (lambda path: path.symlink_to("nowhere"), "No such file"),
     ],
