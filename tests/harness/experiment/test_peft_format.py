@@ -320,7 +320,7 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        (None, "no folder"),
+        (None, "not the folder"),
         ({"peft_type": "PROMPT_TUNING"}, "prompt_tuning"),
         ({"peft_type": "LORA", "target_modules": ["q_proj_of_llama"]}, "not found"),
         ({"peft_type": "LORA", "target_modules": ["qkv"], "r": 0}, "not an adapter of tiny"),
