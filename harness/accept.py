@@ -16,19 +16,19 @@ import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from harness.archive.schema import Record, Run, content_hash
 from harness.contract.gpu import LIMITS, examine_gpu, facts, steps_of
+from harness.costing.instruments import busy_seconds, kernels, without_waits
 from harness.costing.measure import build_subject, measure
 from harness.costing.session import Session, release
 from harness.datasets.base import DatasetError
@@ -150,11 +150,7 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
     identity = {
         "machine": {"host": platform.node(), **facts(machine.device)},
         "code": content_hash(code),
-        "asked": {
-            "backbones": list(machine.backbones),
-            "methods": list(machine.methods),
-            "data": str(machine.data or ""),
-        },
+        "asked": [[*machine.backbones], [*machine.methods], str(machine.data or "")],
     }
     held, parts = _held(out, identity), dict(PARTS)
     if machine.cluster:
@@ -171,12 +167,8 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
                     return
                 found, wrong = {}, [one_line(error)]
             release()
-            held[number] = {
-                "title": title,
-                "wrong": wrong,
-                "seconds": round(time.monotonic() - begun, 1),
-                "found": found,
-            }
+            seconds = round(time.monotonic() - begun, 1)
+            held[number] = {"title": title, "wrong": wrong, "seconds": seconds, "found": found}
             write_atomically(out, json.dumps({**identity, "parts": held}, indent=1) + "\n")
         wrong = held[number]["wrong"]
         yield f"{number}. {title}: {'not right: ' + '; '.join(wrong) if wrong else 'right'}", not wrong
@@ -242,7 +234,7 @@ def free_of_waits(machine: Machine) -> Findings:
         try:
             for kind in subject.shares():
                 subject.step(kind)
-                with _no_wait(machine.device):
+                with without_waits(machine.device):
                     subject.step(kind)
         except RuntimeError as error:
             if "synchroniz" not in str(error):
@@ -253,16 +245,6 @@ def free_of_waits(machine: Machine) -> Findings:
         if method in found and method not in WAITS:
             wrong.append(f"a step of {method} waits at {found[method]}")
     return {"waits": found}, wrong
-
-
-@contextmanager
-def _no_wait(device: torch.device) -> Iterator[None]:
-    torch.cuda.synchronize(device)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def _line_of(error: Exception) -> str:
@@ -296,29 +278,13 @@ class Busy:
             torch.cuda.synchronize()
             seconds = time.perf_counter() - self._begun
             self._profile.stop()
-            self.shares[self._doing], self._doing = busy_seconds(_kernels(self._profile)) / seconds, ""
+            self.shares[self._doing], self._doing = busy_seconds(kernels(self._profile)) / seconds, ""
         second = content.get("epoch") == 2
         starts = {"validation": "evaluation"} if "training" in self.shares else {"step": "training"} if second else {}
         if kind in starts and not self._doing and starts[kind] not in self.shares:
             self._doing, self._profile = starts[kind], profile(activities=[ProfilerActivity.CUDA])
             self._profile.start()
             self._begun = time.perf_counter()
-
-
-def _kernels(profiled: Any) -> list[tuple[int, int]]:
-    """When kernels and copies began and ended, in nanoseconds."""
-    events = profiled.profiler.kineto_results.events()
-    on_gpu = (event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation())
-    return [(event.start_ns(), event.end_ns()) for event in on_gpu]
-
-
-def busy_seconds(spans: Iterable[tuple[int, int]]) -> float:
-    """Seconds that are in at least one of the spans, which are in nanoseconds."""
-    total, until = 0, 0
-    for begin, end in sorted(spans):
-        total += max(0, end - max(begin, until))
-        until = max(until, end)
-    return total / 1e9
 
 
 def kept_busy(machine: Machine) -> Findings:
@@ -334,11 +300,7 @@ def kept_busy(machine: Machine) -> Findings:
         record = run_experiment(job, progress=watch)
         if record.code not in ("OK", "BLANK"):  # a start from random weights may see nothing in photographs
             _right(record)
-        found[task] = {
-            "benchmark": job.run.benchmark,
-            "images": "generated" if data is None else str(data),
-            **watch.shares,
-        }
+        found[task] = {"benchmark": job.run.benchmark, "data": str(data or "generated"), **watch.shares}
         if watch.shares["training"] < LEAST_BUSY:
             wrong.append(f"the GPU is busy for {watch.shares['training']:.0%} of training on {job.run.benchmark}")
     return found, wrong
@@ -447,7 +409,8 @@ def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
 
 def queued(machine: Machine) -> Findings:
     """Two runs through a cluster's queue, of which the first that trains is requeued."""
-    shared = replace(machine, results=machine.shared.absolute())
+    anew = machine.shared.absolute() / time.strftime("%Y%m%d-%H%M%S")
+    shared = replace(machine, results=anew)
     jobs = [shared.job(method, **QUEUED) for method in ("lora", "decoder")]
     executor, again = make_executor(target_of(cluster=machine.cluster), results=shared.results), ""
     assert not isinstance(executor, LocalExecutor)

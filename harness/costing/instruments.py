@@ -1,17 +1,19 @@
-"""What measures: clocks, who else uses the device, floating-point operations as executed, bytes of living tensors."""
+"""What measures: clocks, who else uses the device, when it waits or computes, operations as executed, bytes of living tensors."""
 
 from __future__ import annotations
 
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -94,6 +96,33 @@ def flop_counter() -> FlopCounterMode:
     convolutions and fused attention are counted as executed, recomputation included, and SAM's positions where they are columns of
     a product; norms, activations, softmax and sums are not."""
     return FlopCounterMode(display=False, custom_mapping=_FURTHER)
+
+
+@contextmanager
+def without_waits(device: torch.device) -> Iterator[None]:
+    """A context in which torch raises RuntimeError where the processor waits for the GPU."""
+    torch.cuda.synchronize(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def kernels(profiled: Any) -> list[tuple[int, int]]:
+    """When kernels and copies on a GPU began and ended, in nanoseconds, by a ``torch.profiler.profile`` that has stopped."""
+    events = profiled.profiler.kineto_results.events()
+    on_gpu = (event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation())
+    return [(event.start_ns(), event.end_ns()) for event in on_gpu]
+
+
+def busy_seconds(spans: Iterable[tuple[int, int]]) -> float:
+    """Seconds that are in at least one of the spans, which are in nanoseconds."""
+    total, until = 0, 0
+    for begin, end in sorted(spans):
+        total += max(0, end - max(begin, until))
+        until = max(until, end)
+    return total / 1e9
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from harness import accept
 from harness.cli import doctor
@@ -102,8 +103,12 @@ def test_steps_are_held_against_the_plan(machine: accept.Machine, monkeypatch: p
         assert accept.as_planned(machine)[1] == []
 
 
-def test_time_in_several_kernels_at_once_counts_once() -> None:
+def test_time_in_several_kernels_at_once_counts_once_and_the_processors_not() -> None:
     assert accept.busy_seconds([(0, 4), (6, 8), (1, 2), (7, 9)]) == pytest.approx(7e-9)
+    with profile(activities=[ProfilerActivity.CPU]) as on_the_processor:
+        torch.ones(3).add(1)
+    assert on_the_processor.events()
+    assert accept.kernels(on_the_processor) == []
 
 
 @pytest.mark.parametrize(("seconds", "right"), [(0.0, False), (1e6, True)])
@@ -118,7 +123,7 @@ def test_the_busy_share_is_that_of_the_second_epoch(seconds, right, machine, mon
             pass
 
     monkeypatch.setattr(accept, "profile", Profile)
-    monkeypatch.setattr(accept, "_kernels", lambda _: [(0, int(seconds * 1e9))])
+    monkeypatch.setattr(accept, "kernels", lambda _: [(0, int(seconds * 1e9))])
     monkeypatch.setattr(accept, "FED", {"epoch_images": 4})
     with pretended():
         found, wrong = accept.kept_busy(machine)
