@@ -23,7 +23,7 @@ AWAY = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, _REMOTE, errno.ECONN
 
 
 class DatasetError(ValueError):
-    """Files are missing or not as a benchmark needs them; the message is one line that says what to do."""
+    """Files are missing or do not fit the benchmark; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Pair:
 
 
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, ends of lines, and bytes that are no UTF-8: tables of scores have a row a stem."""
+"""Control characters, ends of lines, and bytes that are not UTF-8: tables of scores have a row a stem."""
 
 
 def require_plain(name: str, path: Path) -> None:
@@ -94,7 +94,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Switches of a protocol that change what a benchmark serves.
+    """Options of a protocol that change what a benchmark serves.
 
     Args:
         split_seed: seed of splits that are carved.
@@ -142,7 +142,7 @@ class Benchmark(ABC):
     redistribution: ClassVar[str] = ""
     """The licence under which its images may be passed on; empty where they may not, or where none is stated."""
     source: ClassVar[str]
-    """Where to get it, in one sentence."""
+    """Where to get the data, in one sentence."""
     published_sizes: ClassVar[Mapping[str, int]] = {}
     older_records_grouped: ClassVar[bool] = True
     """Whether `group` was the rule of the first records too, so that those that name no groups are read by it."""

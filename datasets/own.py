@@ -1,4 +1,4 @@
-"""A folder of a user's own as a benchmark, without a line of Python: images, and masks or labels.
+"""A user's own folder as a benchmark, without a line of Python: images, and masks or labels.
 
 The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices, one a
 line, the background first; of painted masks with a colour after each name. Without it masks are binary, unless COCO or nnU-Net names
@@ -129,7 +129,7 @@ class OwnBenchmark(FolderBenchmark):
     def _arrange(
         self, parts: Mapping[str, Pairs], lists: Mapping[str, Path], *, root: Path, layout: Layout
     ) -> Arranged:
-        """What is given stays; the rest is carved. ``lists``: split -> its list, of an undivided folder."""
+        """Given splits are kept; the rest is carved. ``lists``: split -> its list, of an undivided folder."""
         more = ""
         if lists:
             (every,) = parts.values()
@@ -214,7 +214,7 @@ class OwnBenchmark(FolderBenchmark):
 
 _EXPLAINED = {
     "binary": "masks are binary as long as there is no classes.txt (0 and 255, 0 and 1, or black and one colour); for several classes "
-    "name them there, one a line, the background first: with its colour where masks are painted, such as crop 0,255,0 (grey levels: "
+    "name them there, one per line, the background first; if masks are painted, each with its colour, such as crop 0,255,0 (grey levels: "
     "crop 128,128,128), and without where they hold an index a pixel",
     "multiclass": "masks of several classes hold one index a pixel (grey or palette PNG), or the colours that classes.txt gives after "
     "each name, such as crop 0,255,0",
@@ -246,7 +246,7 @@ def _lists(root: Path) -> dict[str, Path]:
 
 
 def _refuse_unused(root: Path, pairs: Sequence[Pair], *, lists: Collection[Path], name: str) -> None:
-    """Raise DatasetError where a file or a folder is named as a split and is not used, so that no given split is replaced in silence.
+    """Raise DatasetError if a file or a folder is named like a split but not used, so that no given split is silently replaced.
 
     Args:
         pairs: all that are read.
@@ -268,7 +268,7 @@ def _refuse_unused(root: Path, pairs: Sequence[Pair], *, lists: Collection[Path]
 
 
 class OwnLabels(OwnBenchmark):
-    """A user's own folder of images a class; `own_benchmark` makes a subclass that has a name and classes."""
+    """A user's own folder with one folder of images per class; `own_benchmark` makes a subclass that has a name and classes."""
 
     task: ClassVar[Literal["binary", "multiclass", "classification"]] = "classification"
     class_names: ClassVar[tuple[str, ...]] = ()

@@ -34,7 +34,7 @@ _EXPECTED = re.compile(r"classes\.txt|dataset\.json|(readme|licen[cs]e|citation)
 _GLANCES = 24
 """Masks of a split that are looked at before a run."""
 INVERTED = (
-    "; inverted? What is looked for must be white (above 127), 1, or any colour of a palette but black. Of data of your own "
+    "; inverted? The object must be white (above 127), 1, or any colour of a palette except black. For data of your own, "
     "--set benchmarks.NAME.invert=true turns them (data check: --invert true), and false says that they are right"
 )
 

@@ -82,7 +82,7 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
 
 
 def _id(value: object) -> str:
-    """An id as text: programs write 7, 7.0 and "7" of one."""
+    """An id as text: programs write 7, 7.0 or "7" for the same id."""
     if isinstance(value, bool) or not isinstance(value, int | str | float):
         raise ValueError(f"the id {value!r} is neither a number nor text")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

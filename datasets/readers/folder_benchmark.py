@@ -1,4 +1,5 @@
-"""What the nine benchmarks share: find the folder, recognise its layout, pair, carve splits that were not published, decode."""
+"""Shared by the nine benchmarks: find the folder, recognise its layout, pair files, carve splits that were not published,
+decode."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ SAMPLE_MARKER = ".generated-sample"
 """A file of this name in a benchmark's folder says that the data was generated; every table then says so too."""
 
 SAMPLE_NOTE = "generated sample"
-"""What tables then say."""
+"""What tables say in that case."""
 
 CARVED = "carved"
 """The split rule of every benchmark that pools whatever parts are there and carves a test and a validation part of them."""
@@ -64,7 +65,7 @@ class FolderBenchmark(Benchmark):
     stretched_copies: ClassVar[bool] = False
     """Copies are around whose images were stretched to squares while their masks kept the original shape."""
     mend: ClassVar[str] = "unpack the archive again"
-    """What messages about missing files say."""
+    """What messages say about missing files."""
     mask_rule: ClassVar[decoding.Rule] = "half"
     """What is foreground in a binary mask, see `harness.datasets.readers.decoding.read_binary`; ``mask_colour`` likewise."""
     mask_colour: ClassVar[decoding.Colour | Literal["any"] | None] = None
@@ -213,7 +214,7 @@ class FolderBenchmark(Benchmark):
         return unpaired
 
     def needed_parts(self) -> tuple[str, ...]:
-        """The parts that the split rule cannot do without."""
+        """The parts that the split rule needs."""
         return () if self.options.split_rule == CARVED else ("train", *self.test_splits)
 
     def _refuse_missing(self, parts: Mapping[str, Pairs], *, root: Path) -> None:

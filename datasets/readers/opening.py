@@ -1,4 +1,4 @@
-"""A file to a decoded Pillow image; files are not trusted.
+"""From a file to a decoded Pillow image. Files are not trusted.
 
 Only the formats that benchmarks come in are opened, whatever the file is called: Pillow would hand PostScript to
 Ghostscript. TIFFs that Pillow refuses go to `tifffile`: the original CVC-ClinicDB frames say "grey" and hold three

@@ -1,4 +1,4 @@
-"""Layouts of a user's own data: a table, `LAYOUTS`, of usual ways to keep images with masks. A CSV describes any other."""
+"""Layouts of a user's own data: `LAYOUTS` is a table of common ways to store images with masks. A CSV describes any other."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def tables_in(folder: Path, *endings: str) -> list[Path]:
 
 
 class OwnLayout(Layout):
-    """A layout of one's own. ``parts_at`` gives no pairs of a folder in another layout, and raises DatasetError where the layout is
+    """A layout of the user's own data. ``parts_at`` gives no pairs of a folder in another layout, and raises DatasetError
+    where the layout is
     this one and something is wrong. ``hint``: what the folder holds, for messages."""
 
     hint: str

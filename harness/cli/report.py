@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if not boards:
         what = f"no record of study {study.name}" if study else "no record"
         raise UsageError(
-            f"{archive.store.folder} holds {what}; run something first (python -m harness.run …), or give --results DIR"
+            f"{archive.store.folder} holds {what}; run something first (sam-peft run …), or give --results DIR"
         )
     pictures = photographs(root, data=options.data, which=options.photographs)
     if options.figures:

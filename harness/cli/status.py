@@ -134,7 +134,7 @@ def overview(seen: Survey, *, width: int = 0) -> str:
     """Method × benchmark: seeds finished of those planned, and the states of the others; then the same in sentences. A table that is
     wider than ``width``, that of a terminal, is split between its columns."""
     if not seen.runs:
-        return "no runs yet; start with python -m harness.run --methods lora,naslora --datasets all"
+        return "no runs yet; start with sam-peft run --methods lora,naslora --datasets all"
     from harness.report.formats import fitted
 
     lines = ["seeds finished / planned, and the state of the others"]

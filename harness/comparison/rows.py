@@ -1,6 +1,6 @@
 """The rows of tables: which runs share a method configuration, and the name of their row.
 
-Everything here takes the frame of runs (``Archive(root).frame("runs")``: a line a run) and returns it with the columns ``table``,
+Everything here takes the frame of runs (``Archive(root).frame("runs")``, one line per run) and returns it with the columns ``table``,
 ``row`` and ``model``; pandas' groupby does the rest.
 """
 

@@ -82,7 +82,7 @@ def require_records(archive: Archive) -> None:
     """Raises UsageError if there is no folder of records."""
     if not archive.store.folder.is_dir():
         raise UsageError(
-            f"{archive.store.folder} does not exist; run something first (python -m harness.run …), or give --results DIR"
+            f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
         )
 
 

@@ -1,6 +1,6 @@
 """A plug-in: which benchmark does an image come from? The images of five benchmarks, each labelled with its benchmark.
 
-    python -m harness.run --plugin results/analysis/origin.py --study results/analysis/studies/small-classification.yaml
+    sam-peft run --plugin results/analysis/origin.py --study results/analysis/studies/small-classification.yaml
 
 Nothing is copied. The five are in one data root, and each keeps its own splits, so no test image has its like in training. Whole
 sequences of CVC-612, both pictures of a lesion of ISIC and all tiles of a road image stay in one split.
