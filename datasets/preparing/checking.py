@@ -35,7 +35,7 @@ _GLANCES = 24
 """Masks of a split that are looked at before a run."""
 INVERTED = (
     "; inverted? The object must be white (above 127), 1, or any colour of a palette except black. For data of your own, "
-    "--set benchmarks.NAME.invert=true turns them (data check: --invert true), and false says that they are right"
+    "--set benchmarks.NAME.invert=true inverts them (data check: --invert true), and false confirms that they are right"
 )
 
 

@@ -13,7 +13,7 @@ from harness.datasets.base import DatasetError, Pair, require_plain
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 MASK_EXTENSIONS = IMAGE_EXTENSIONS | {".gif"}
-"""Suffixes of masks; the last occurs only in users' own data."""
+"""Extensions of masks; only users' own data have GIFs."""
 MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt", "_seg")
 _SUPERPIXELS = re.compile(r"_superpixels?$")
 
