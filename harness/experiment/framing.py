@@ -75,7 +75,7 @@ class AsInRuns:
 
 class AsPublished:
     """As segment_anything's ``SamPredictor`` for SAM and MobileSAM: the longest side fills the input, bilinear with Pillow, and zeros
-    after normalisation fill the rest. As transformers' ``Sam2Processor`` for others: stretched to the square, bilinear with torchvision.
+    after normalisation fill the rest. As transformers' processors for SAM 2 and SAM 3: stretched to the square, bilinear with torchvision.
 
     Args:
         rules: side and normalisation of the input.

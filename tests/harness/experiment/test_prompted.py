@@ -36,7 +36,7 @@ from harness.training.feeding import normalise
 from tests.harness.planned import job_of, plan_of
 from tests.values import REPOSITORY
 
-SMALL = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 3}
+SMALL: dict[str, Any] = {"epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 3}
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,12 @@ def logits_of(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> list[np.ndar
     """Of every object of the one image at its own size, then of all."""
     seen: list[torch.Tensor] = []
     whole = AsPublished.logits
-    monkeypatch.setattr(AsPublished, "logits", lambda *given: seen.append(whole(*given)) or seen[-1])
+
+    def recording(*given: Any) -> torch.Tensor:
+        seen.append(whole(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(AsPublished, "logits", recording)
     assert predict.main(words) == 0
     return [each.numpy() for each in seen]
 
@@ -184,7 +189,12 @@ def test_a_sam_without_a_run_gives_what_its_own_predictor_gives(tmp_path, monkey
     predictor, image = SamPredictor(sam), photo(tmp_path, width=width, height=height)
     predictor.set_image(read_image(image))
     box, points = [10, 20, 60, 85], [[30, 40, 1], [50, 60, 0]]
-    objects = [{"box": box}, {"points": points}, {"points": points[:1]}, {"box": box, "points": points}]
+    objects: list[dict[str, Any]] = [
+        {"box": box},
+        {"points": points},
+        {"points": points[:1]},
+        {"box": box, "points": points},
+    ]
     (tmp_path / "given.jsonl").write_text("\n".join(json.dumps({"image": "photo.png", **each}) for each in objects))
     words = ["--backbone", "tiny", "--checkpoint", str(tmp_path / "sam.pth"), "--images", str(image)]
     prompts = ["--prompts", str(tmp_path / "given.jsonl"), "--out", str(tmp_path / "out")]

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.cli import predict
-from harness.experiment.framing import AsPublished
 from harness.methods.configs.lowrank import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.methods.parts.placement import BackboneShape
@@ -212,31 +211,36 @@ def test_masks_of_a_prompt_are_those_of_transformers(kind: str) -> None:
         _require_near(masks, _masks(theirs, images, sparse), kind)
 
 
-@pytest.mark.parametrize("kind", ["box", "points", "both"])
-def test_predict_without_a_run_gives_what_transformers_gives_at_the_images_size(kind, tmp_path, monkeypatch) -> None:
-    state = sam_state_dict(build_segmenter("tiny_sam2", task="binary", head_seed=3))
-    torch.save({"model": state}, tmp_path / "sam2.pt")
+def require_equal_at_the_images_size(name: str, theirs: Any, processor: Any, *, file: Path, kind: str) -> None:
+    """Probabilities of ``predict`` without a run, and those that transformers' model and processor give for the same photo and prompt."""
     pixels = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(pixels).save(photo := file.with_name("photo.png"))
     box = [10.0, 20.0, 60.0, 85.0] if kind != "points" else None
     points = [[30.0, 40.0, 1], [50.0, 60.0, 0]] if kind != "box" else []
-    side = {"height": 128, "width": 128}
-    processor = transformers.Sam2Processor(transformers.Sam2ImageProcessor(size=side), target_size=128)
     given: Any = {"input_boxes": [[box]]} if box else {}
     given |= {"input_points": [[[p[:2] for p in points]]], "input_labels": [[[p[2] for p in points]]]} if points else {}
     inputs = processor(images=Image.fromarray(pixels), **given, return_tensors="pt")
     sizes = inputs.pop("original_sizes")
     with torch.no_grad():
-        masks = _oracle("tiny_sam2", state, image_size=128)(**inputs, multimask_output=False).pred_masks
+        masks = theirs(**inputs, multimask_output=False).pred_masks
     (expected,) = processor.post_process_masks(masks, sizes, binarize=False)
-    seen: list[Tensor] = []
-    whole = AsPublished.logits
-    monkeypatch.setattr(AsPublished, "logits", lambda *given: seen.append(whole(*given)) or seen[-1])
-    words = ["--checkpoint", str(tmp_path / "sam2.pt"), "--images", str(tmp_path / "photo.png")]
+    assert expected.abs().max() < 5, "where probabilities do not hide what logits differ by"
+    words = ["--checkpoint", str(file), "--images", str(photo), "--out", str(file.with_name("out")), "--probabilities"]
     words += ["--box", ",".join(map(str, box))] if box else []
     words += [word for p in points for word in ("--point", ",".join(map(str, p)))]
-    assert predict.main(["--backbone", "tiny_sam2", *words, "--out", str(tmp_path / "out")]) == 0
-    torch.testing.assert_close(seen[0], expected[0, 0], atol=1e-4, rtol=0)
+    assert predict.main(["--backbone", name, *words]) == 0
+    found = torch.from_numpy(np.load(file.with_name("out") / "probabilities" / "photo.npy")).logit()
+    torch.testing.assert_close(found, expected[0, 0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["box", "points", "both"])
+def test_predict_without_a_run_gives_what_transformers_gives_at_the_images_size(kind: str, tmp_path: Path) -> None:
+    state = sam_state_dict(build_segmenter("tiny_sam2", task="binary", head_seed=3))
+    torch.save({"model": state}, file := tmp_path / "sam2.pt")
+    images = transformers.Sam2ImageProcessor(size={"height": 128, "width": 128})
+    processor = transformers.Sam2Processor(images, target_size=128)
+    theirs = _oracle("tiny_sam2", state, image_size=128)
+    require_equal_at_the_images_size("tiny_sam2", theirs, processor, file=file, kind=kind)
 
 
 def test_attention_without_the_fused_kernel_is_the_same() -> None:

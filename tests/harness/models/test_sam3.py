@@ -20,6 +20,7 @@ from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
 from harness.models.segmenter import Prompts
 from harness.system.errors import UsageError
+from tests.harness.models.test_sam2 import require_equal_at_the_images_size
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 sam3 = pytest.importorskip("harness.models.sam3")
@@ -156,6 +157,15 @@ def test_masks_of_prompts_are_those_of_transformers(tmp_path: Path, dtype: torch
             _require_near(masks, _masks(theirs, _embeddings(theirs, images), **other), next(iter(own)))
             whole = theirs(images, multimask_output=False, **other).pred_masks[:, 0]
             _require_near(masks, whole, f"{next(iter(own))} through transformers' own forward")
+
+
+@pytest.mark.parametrize("kind", ["box", "points", "both"])
+def test_predict_without_a_run_gives_what_transformers_gives_at_the_images_size(kind: str, tmp_path: Path) -> None:
+    state = sam_state_dict(build_segmenter("tiny_sam3", task="binary", head_seed=3))
+    theirs = _oracle("tiny_sam3", state, tmp_path, size=128)
+    images = transformers.Sam3ImageProcessor(size={"height": 128, "width": 128})
+    processor = transformers.Sam3TrackerProcessor(images, target_size=128)
+    require_equal_at_the_images_size("tiny_sam3", theirs, processor, file=tmp_path / "model.safetensors", kind=kind)
 
 
 def test_with_four_scales_transformers_leaves_the_embedding_of_no_memory_out(tmp_path: Path) -> None:
