@@ -85,11 +85,13 @@ def test_wrong_input_is_one_line(arguments: list[str], expected: str, capsys, tm
 
 @pytest.mark.parametrize("name", ["roads", "leafs", "kvasirs", "isic2018"])
 def test_a_folder_of_ones_own_may_have_a_name_like_a_benchmarks(name: str, tmp_path: Path) -> None:
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (6, 6, 10, 10))
     for split in ("train", "val", "test"):
-        for kind in ("images", "masks"):
+        for kind, drawn in {"images": Image.new("L", (16, 16)), "masks": mask}.items():
             (folder := tmp_path / "data" / split / kind).mkdir(parents=True)
             for index in range(2):
-                Image.new("L", (16, 16), 255 * (kind == "masks")).save(folder / f"{split}{index}.png")
+                drawn.save(folder / f"{split}{index}.png")
     own = ["--datasets", f"{name}={tmp_path / 'data'}", "--methods", "lora", "--protocol", "demo", "--plan"]
     assert main([*own, "--results", str(tmp_path / "runs")]) == 0
 

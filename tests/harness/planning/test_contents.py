@@ -92,7 +92,7 @@ def test_a_folder_of_masks_is_known_by_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
     for name in "ab":
-        (folder / name).write_text(name)
+        (folder / f"{name}.png").write_text(name)
     before = content_hashes([folder])[folder]
-    (folder / "b").write_text("c")
+    (folder / "b.png").write_text("c")
     assert content_hashes([folder])[folder] != before
