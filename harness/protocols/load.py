@@ -59,7 +59,7 @@ def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
         below |= of_base
         files += its_files
     if len(files) > MOST_CARDS:
-        raise UsageError(f"protocol {path}: it rests on more than {MOST_CARDS} cards")
+        raise UsageError(f"protocol {path}: it is based on more than {MOST_CARDS} cards")
     merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
     merged.merge_from_dict(below, allow_list_keys=False)
     try:

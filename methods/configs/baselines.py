@@ -89,7 +89,7 @@ class ConvpassConfig(PlacedConfig):
         super().__post_init__()
         if unfit := set(self.halves) - {"proj", "mlp"}:
             raise MethodError(
-                f"sites={self.sites!r}: a bypass stands beside proj (attention) or mlp, not {sorted(unfit)[0]}"
+                f"sites={self.sites!r}: a bypass runs in parallel to proj (attention) or mlp, not {sorted(unfit)[0]}"
             )
 
     @property
@@ -101,7 +101,7 @@ class ConvpassConfig(PlacedConfig):
         blocks, hidden = self.placed(shape), self.hidden
         if any(block.inputs or block.pool > 1 for block in blocks) and "proj" in self.halves:
             raise MethodError(
-                "convpass stands beside attention with the tokens that enter it, and attention of this backbone changes their width "
+                "convpass runs in parallel to attention on the tokens that enter it, and attention of this backbone changes their width "
                 "or map; take convpass[sites=mlp] or another method"
             )
         bypasses = (2 * block.dim * hidden + hidden + block.dim + 9 * hidden**2 + hidden for block in blocks)

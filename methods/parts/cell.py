@@ -308,7 +308,7 @@ class Cell(nn.Module):
         if not self.compiled or torch.onnx.is_in_onnx_export():
             return self.mixed(maps)
         if recomputing():  # its graph would keep other tensors than the first pass did
-            raise MethodError("compiled=true does not go with activation checkpointing; leave one of them out")
+            raise MethodError("compiled=true cannot be combined with activation checkpointing; leave one of them out")
         return _compiled(BACKEND)(self, maps)
 
     def mixed(self, maps: Tensor) -> Tensor:
@@ -433,7 +433,7 @@ class Cell(nn.Module):
             if maps.numel() > maps.shape[1]:
                 raise
             raise MethodError(
-                "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no spread; use a "
+                "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no variance; use a "
                 "larger image_size, a training split that batch_size divides without a rest of one, or norm=none"
             ) from error
 
