@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument(
         "--backbone",
         metavar="NAME",
-        help="vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, timm/NAME or tiny (default: the protocol's)",
+        help="vit_b, vit_l, vit_h, mobile_sam, sam2_hiera_tiny, sam3, timm/NAME or tiny (default: the protocol's)",
     )
     grid.add_argument("--seeds", action=Once, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
     grid.add_argument(

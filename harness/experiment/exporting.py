@@ -47,6 +47,7 @@ PEFT_MERGES = ("LORA", "ADALORA")
 
 Form = Literal["sam", "adapter", "peft", "onnx"]
 
+SAFETENSORS = ".safetensors"
 HELD_OUT = 4
 """Images on which a merge's deviation is measured."""
 BATCH = 4
@@ -99,6 +100,8 @@ def export(
     segmenter, method = trained.segmenter(checkpoint)
     if form in ("sam", "peft"):
         _require_sam(segmenter, run, form=form)
+    if form == "sam" and backbone(run.backbone).shape.upscaled and out.suffix != SAFETENSORS:
+        raise UsageError(f"--out {out}: SAM 3 is written as transformers reads it; let the name end in {SAFETENSORS}")
     progress("reading images")
     train, held_out = calibration_images(run, data)
     kind = "random" if held_out is None else "validation"
@@ -130,7 +133,10 @@ def export(
             state |= {name: tensor for name, tensor in read_tensors(checkpoint).items() if is_memory(name)}
         whole = {"model": _on_cpu(state)} if sam_2 else _on_cpu(state)
         with writing_to(f"--out {out}"):
-            replace_atomically(out, lambda path: torch.save(whole, path))
+            if out.suffix == SAFETENSORS:
+                write_atomically(out, save(_on_cpu(state), {"format": "pt"}))
+            else:
+                replace_atomically(out, lambda path: torch.save(whole, path))
     elif form == "adapter":
         content = save(_on_cpu(trained.state), {METADATA: _metadata(run)})
         with writing_to(f"--out {out}"):
@@ -304,6 +310,15 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
         )
     if shape.stem:
         return f"from mobile_sam import sam_model_registry\n\nsam = sam_model_registry['vit_t'](checkpoint={out!r})"
+    if shape.upscaled:
+        sizes = [[side // shape.patch * scale] * 2 for scale in (4, 2, 1)]
+        return (
+            "from transformers import Sam3TrackerConfig, Sam3TrackerModel\n\n"
+            f"config = Sam3TrackerConfig(vision_config={{'scale_factors': [4.0, 2.0, 1.0], 'backbone_feature_sizes': {sizes}}})\n"
+            f"config.vision_config.image_size = config.prompt_encoder_config.image_size = {side}\n"
+            f"# FOLDER holds {out} as model.safetensors\n"
+            "model = Sam3TrackerModel.from_pretrained('FOLDER', config=config)"
+        )
     if shape.pyramid and run.checkpoint:
         return f"from sam2.build_sam import build_sam2\n\nmodel = build_sam2('CONFIG', {out!r})"
     return (

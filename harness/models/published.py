@@ -27,6 +27,9 @@ ADDRESSES = {
 }
 """Of backbones that are not timm's: as their authors publish them."""
 
+GATED = {"sam3": "https://huggingface.co/facebook/sam3"}
+"""Of backbones whose weights nobody gets without an account there."""
+
 
 def is_word(path: Path) -> bool:
     """Whether a path is one of `WORDS` and no file of that name exists."""
@@ -63,6 +66,11 @@ def published_file(name: str, word: str) -> Path:
     address: Any = source.url if source is not None else ADDRESSES.get(name)
     file = (source and source.hf_hub_filename) or _hub.HF_SAFE_WEIGHTS_NAME
     where = f"{file} of https://huggingface.co/{hub}" if hub else str(address)
+    if name in GATED:
+        raise UsageError(
+            f"the weights of {name} are given to those who accept their licence at {GATED[name]}; download model.safetensors there "
+            "and give it with --checkpoint FILE"
+        )
     if not hub and address is None:
         raise UsageError(f"no published weights of {name} are known here; give their file with --checkpoint FILE")
     say(f"published weights of {name}: {where} (downloaded once)")
@@ -88,7 +96,7 @@ MODELS = {
     "sam3": "facebook/sam3",
 }
 """Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
-LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0")
+LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0") | {"sam3": "other"}
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
 CARD = "README.md"
 

@@ -52,7 +52,9 @@ class Third(nn.Module):
         self.index = index
 
     def forward(self, fused: Tensor) -> Tensor:
-        return fused.chunk(3, dim=-1)[self.index]
+        part = fused.chunk(3, dim=-1)[self.index]
+        # q and k are copied as they are rotated; v as a view would keep all three for backward.
+        return part.contiguous() if self.index == 2 else part
 
 
 class FusedAttention(Sam3ViTRoPEAttention):

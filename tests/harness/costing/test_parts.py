@@ -74,7 +74,7 @@ def encoder_forward_flops(shape: BackboneShape, *, image_size: int) -> float:
     return total
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_timm", "tiny_sam2"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_timm", "tiny_sam2", "tiny_sam3"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_counted_flops_equal_the_closed_form(name: str, fused: bool) -> None:
     segmenter = build_segmenter(name, task="binary", fused_attention=fused)

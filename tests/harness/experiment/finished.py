@@ -68,9 +68,9 @@ def export_to(results: Path, run: Run, out: Path, *arguments: str) -> int:
 @torch.no_grad()
 def sam_masks(run: Run, file: Path, images: Tensor) -> Tensor:
     """Low-resolution mask logits (B, 1, h, w) of a checkpoint that is loaded strictly: by segment_anything's own modules, and by
-    ours for MobileSAM and SAM 2."""
+    ours for MobileSAM, SAM 2 and SAM 3."""
     shape, side = backbone(run.backbone).shape, run.rules["image_size"]
-    if shape.stem or shape.pyramid:
+    if shape.stem or shape.pyramid or shape.upscaled:
         return build_segmenter(run.backbone, task="binary", checkpoint=file, image_size=side)(images).masks
     sam = plain_sam(run.backbone, image_size=side)
     sam.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=True)

@@ -23,6 +23,7 @@ from harness.experiment.trained import Trained, of_results
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.original_sam import sam_state_dict
+from harness.models.published import published_file
 from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.understand import understand
@@ -30,6 +31,7 @@ from harness.registry import METHODS
 from harness.report.model_card import model_card
 from harness.report.runs import command_of
 from harness.settings import Settings
+from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished, sam_masks
 
 
@@ -59,6 +61,22 @@ def test_a_whole_sam_2_keeps_its_memory_and_has_metas_file_layout(results: Path,
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert "image_encoder.trunk.blocks.1.attn.qkv.weight" in changed
     assert not changed & {*memory, "no_mem_embed", "image_encoder.trunk.blocks.1.attn.proj.weight"}
+
+
+@torch.no_grad()
+def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("transformers", minversion="5.0")
+    run, out = finished(results, "lora", backbone="tiny_sam3"), tmp_path / "model.safetensors"
+    _, merged, images = exporting.export(of_results(results, run.key), out=out)
+    torch.testing.assert_close(sam_masks(run, out, images), merged(images).masks, rtol=1e-4, atol=1e-4)
+    names = load_file(out).keys()
+    assert {name.partition(".")[0] for name in names} == {"detector_model", "tracker_neck", "tracker_model"}
+    assert not [name for name in names if "lora" in name or ".qkv." in name]
+    assert "Sam3TrackerModel" in exporting.code_to_load(run, "sam", str(out))
+    assert export_to(results, run, tmp_path / "sam3.pth") == 2
+    assert "end in .safetensors" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="accept their licence"):
+        published_file("sam3", "published")
 
 
 @pytest.mark.parametrize(("method", "backbone"), [("naslora", "tiny"), ("lora", "tiny_timm")])

@@ -36,6 +36,7 @@ def _run(file: Path, images: torch.Tensor) -> Sequence[Any]:
         ("naslora", "tiny", {}, "kvasir"),  # a DARTS cell folds in part and stays
         pytest.param("adapter", "tiny_mobile_sam", {}, "kvasir", marks=pytest.mark.slow),  # nothing of it folds
         pytest.param("lst", "tiny", {}, "kvasir", marks=pytest.mark.slow),  # pads its windows itself
+        pytest.param("lora", "tiny_sam3", {}, "kvasir", marks=pytest.mark.slow),  # transformers' windows
         ("lora", "tiny_timm", {"decoder": "mask-transformer"}, "trans10k_v2"),
     ],
 )

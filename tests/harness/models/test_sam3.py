@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from harness.methods.configs.lowrank import LoRAConfig
 from harness.methods.lora import LoRA
 from harness.methods.parts.sites import halves
+from harness.models import catalog
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, backbone_shape, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
 from harness.models.segmenter import Prompts
+from harness.planning.memory import activation_bytes
+from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from tests.harness.models.test_sam2 import require_equal_at_the_images_size
+from tests.harness.planned import job_of
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 sam3 = pytest.importorskip("harness.models.sam3")
@@ -229,6 +233,48 @@ def test_closed_forms_are_those_of_the_published_size() -> None:
     ours, named = backbone("sam3").shape, theirs.config.vision_config.backbone_config
     assert (ours.image_size, ours.patch, ours.global_blocks) == (1008, 14, tuple(named.global_attn_indexes))
     assert sam3.vision_config(ours).backbone_config.to_dict() == named.to_dict()
+
+
+class _Flash(torch.autograd.Function):
+    """What a fused kernel keeps for backward; it computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_memory_of_a_plan_is_what_a_step_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Counted without memory, of one image at 1008 px in fp32: storages that backward needs, each once."""
+    fused = "torch.nn.functional.scaled_dot_product_attention"
+    monkeypatch.setattr(fused, lambda q, k, v, *_, **__: _Flash.apply(q, k, v))
+    with torch.device("meta"):
+        segmenter = build_segmenter("sam3", task="binary")
+        METHODS.get(method)(method_config(method, {})).attach(segmenter)
+    segmenter.to("meta").train()
+    own = {p.untyped_storage()._cdata for p in segmenter.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        segmenter(torch.zeros(1, 3, 1008, 1008, device="meta"))
+    counted = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
+    rules = {"image_size": 1008, "batch_size": 1, "precision": "fp32"}
+    run = job_of(tmp_path, method, backbones=("sam3",), image_size=1008, batch_size=1).run
+    assert run.rules.items() >= rules.items()
+    assert activation_bytes(run, backbone("sam3").shape) == pytest.approx(counted, rel=0.12)  # full: 11 % above
+
+
+def test_without_transformers_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'sam-peft-harness\[sam3\]'"):
+        catalog.require_stands("sam", "sam3")
+    catalog.require_stands("sam", "sam2_hiera_tiny")
 
 
 def test_a_published_file_loads_and_says_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def test_gradient_that_stops_early_costs_less(method: str) -> None:
         assert 0.7 < step_flops(half, shape) / step_flops(run, shape) < 0.8
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny_sam2"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_sam2", "tiny_sam3"])
 def test_closed_form_flops_of_sams_decoders_are_those_of_their_layers_that_read_the_image(name: str) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
