@@ -24,6 +24,7 @@ from tests.datasets.test_own import DRAWN, STEMS, bands, mask, photograph, write
 Write = Callable[[Path], Any]
 READ = ""
 ISCROWD: tuple[Any, ...] = ("0", "false", None, False, 0.0)
+NO_ISCROWD: tuple[Any, ...] = ("maybe", 2, [])
 SIZES: tuple[Any, ...] = (None, 40, "40x56", {})
 STRIPE = np.zeros_like(DRAWN)
 STRIPE[15:20, 4:9] = 1
@@ -176,7 +177,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
         )
     },
     **{f"COCO, iscrowd {value!r}": (crowd(value), {"category": "any"}, READ) for value in ISCROWD},
-    **{f"COCO, iscrowd {value!r}": (crowd(value), {}, "which is 0 or 1") for value in ("maybe", 2, [])},
+    **{f"COCO, iscrowd {value!r}": (crowd(value), {}, "which is 0 or 1") for value in NO_ISCROWD},
     **{f"COCO, size {value!r}": (size(value), {}, "do not fill its image") for value in SIZES},
     "COCO, a category twice": (
         coco_with(lambda content: content["categories"].append({"id": 1, "name": "debris"})), {}, "category 1 is there twice"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,10 @@ from harness.protocols.load import card_names, card_rules
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
 from tests.values import RESULTS
 
-FIRST_DEFAULTS = {"demo": {"alternate": "iteration", "alpha_lr": 0.001}, "mini": {"alternate": "iteration"}}
+FIRST_DEFAULTS: dict[str, dict[str, Any]] = {
+    "demo": {"alternate": "iteration", "alpha_lr": 0.001},
+    "mini": {"alternate": "iteration"},
+}
 """Card -> options of NAS-LoRA that had another default, or another value in the card, when its first runs were made."""
 GONE = {"gralora", "oft", "shira", "vera"}
 """Methods that were our own; under these names `harness.methods.peft` has others."""
@@ -47,7 +49,7 @@ def asked(run: Run) -> dict[str, Any]:
 
 
 def row(run: Run) -> dict[str, Any]:
-    first: Mapping[str, Any] = FIRST_DEFAULTS.get(run.protocol, {}) if run.method in ("naslora", "naspclora") else {}
+    first = FIRST_DEFAULTS.get(run.protocol, {}) if run.method in ("naslora", "naspclora") else {}
     return {"method": run.method, "options": {**first, **run.changed}}
 
 
