@@ -30,6 +30,8 @@ from harness.system.text import printable_line
 
 YOURS = " (yours)"
 """Follows the name of a row whose records are of the user's folder."""
+PARTLY_YOURS = " (partly yours)"
+"""The same where the other folder has runs of the row too."""
 _LARGEST_CODE = 2**20
 
 
@@ -53,12 +55,15 @@ def further_row(run: Run, runs: Sequence[Run], study: Study) -> Row:
 
 
 def with_own_rows(study: Study, archive: Joined) -> Study:
-    """The study with the rows that the first folder adds; rows of which the other folder has no run are marked (`YOURS`)."""
+    """The study with the rows that the first folder adds; its rows are marked (`YOURS`)."""
     runs = {is_own: [r.run for r in archive.records if archive.is_own(r) == is_own] for is_own in (True, False)}
     own = [run for run in runs[True] if has_rules_of(run, study)]
     theirs = {row.label for run in runs[False] if has_rules_of(run, study) for row in rows_of(run, runs[False], study)}
     added = {row.label: row for run in own for row in rows_of(run, own, study)}
+    on_inputs = [r for r in own if not [*_other_data([r], study), *_other_weights([r], study)]]
+    partly = {row.label for run in on_inputs for row in rows_of(run, own, study)} & theirs
     marked = {label: label + YOURS for label in added if label not in theirs}
+    marked |= {label: label + PARTLY_YOURS for label in partly}
     listed = {row.label: row for row in study.entries}
     entries = tuple(replace(row, label=marked.get(row.label, row.label)) for row in {**added, **listed}.values())
     baseline = study.table.baseline
@@ -95,8 +100,16 @@ def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | 
     again = (f"{code} is no result; run it again" for code in sorted(failed) if code not in ANSWERS)
     return [
         _finding("rules", _other_rules(runs, study), right=f"{study.protocol}, {len(under)} runs of {', '.join(rows)}"),
-        _finding("data", _other_data(under, study), right="the study's files" if study.data else "none is named"),
-        _finding("weights", _other_weights(under, study), right="the study's" if study.weights else "none is named"),
+        _finding(
+            "data",
+            _other_data([record.run for record in under], study),
+            right="the study's files" if study.data else "none is named",
+        ),
+        _finding(
+            "weights",
+            _other_weights([record.run for record in under], study),
+            right="the study's" if study.weights else "none is named",
+        ),
         _finding("replicates", _missing_replicates([*rows.values()], study), right=", ".join(map(str, study.seeds))),
         _finding("rates", _missing_rates([*rows.values()], study), right="every value that the study chooses from"),
         scores,
@@ -126,8 +139,8 @@ def _other_rules(runs: Sequence[Run], study: Study) -> Iterator[str]:
             yield f"{differing_in_words(from_card(run.rules, {**rules, **study.set}))}; other rules are another table"
 
 
-def _other_data(records: Sequence[Record], study: Study) -> Iterator[str]:
-    for run in (record.run for record in records):
+def _other_data(runs: Sequence[Run], study: Study) -> Iterator[str]:
+    for run in runs:
         wanted = study.data.get(run.benchmark, "")
         if run.benchmark not in study.benchmarks:
             yield f"{run.benchmark} is no benchmark of the study"
@@ -136,8 +149,8 @@ def _other_data(records: Sequence[Record], study: Study) -> Iterator[str]:
             yield f"{benchmark_title(run.benchmark)}: {files} instead of {wanted}; other files are another table"
 
 
-def _other_weights(records: Sequence[Record], study: Study) -> Iterator[str]:
-    for run in (record.run for record in records):
+def _other_weights(runs: Sequence[Run], study: Study) -> Iterator[str]:
+    for run in runs:
         wanted = study.weights.get(run.backbone, run.checkpoint)
         if weights_of(run.checkpoint) != weights_of(wanted):
             yield f"{run.checkpoint or 'random'} instead of {wanted or 'random'}; other weights are another table"
@@ -186,6 +199,10 @@ def _wrong_scores(archive: Archive, study: Study) -> Iterator[str]:
         except ValueError as error:
             yield f"{path.name}: {error}"
             continue
+        held = {(model, split) for model, split, _, _ in record.each_score()}
+        ranks = itertools.product(study.table.scores, study.table.splits.get(record.run.benchmark, ()))
+        for model, split in sorted(set(ranks) - held) if record.code == "OK" else ():
+            yield f"{path.name}: no score of {model} on {split}"
         for model, split, metric, score in record.each_score():
             if model not in study.table.scores or split == "val" or metric not in study.table.metrics:
                 continue

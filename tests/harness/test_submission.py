@@ -36,7 +36,7 @@ choose: {lr: [1.0e-3, 1.0e-2]}
 entries: [{label: LoRA, method: lora}]
 data: {kvasir: FILES}
 weights: {tiny: ""}
-table: {kind: leaderboard, baseline: LoRA, metrics: [iou], scores: [last]}
+table: {kind: leaderboard, baseline: LoRA, metrics: [iou], scores: [last], splits: {kvasir: [test]}}
 """
 BREAKS = """
 from harness.methods.bitfit import BitFit
@@ -137,6 +137,10 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "missing replicate": (delete(lambda record: record.run.seed == 1), "replicates: BitFit on kvasir lacks 1"),
     "score of an image": (one_point_more, "scores: "),
     "sidecar file": (one_byte_in_a_file, "scores: "),
+    "split that ranks": (
+        lambda mine: edit(mine, lambda r: replace(r, scores={**r.scores, "last": {"val": r.scores["last"]["val"]}})),
+        "scores: ",
+    ),
     "swapped seeds": (seeds_of_names_swapped, "scores: "),
     "rate left out": (
         delete(lambda record: record.run.method_config["lr"] == 0.01 and record.run.seed == 1),
@@ -192,6 +196,17 @@ def test_a_row_stands_among_the_committed_ones_and_nothing_is_written(
     assert any(row.startswith("| LoRA |") and "baseline" in row for row in rows)
     assert sorted(board.rglob("*")) == before
     assert [path.name for path in mine.iterdir()] == ["records"]
+
+
+def test_a_committed_row_with_runs_of_yours_says_so(
+    board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seed in (("mine", 0), ("results", 1)):
+        shutil.copytree(board / "results" / "records", tmp_path / name / "records")
+        delete(lambda record, seed=seed: record.run.seed == seed)(tmp_path / name)
+    words = ["--study", str(board / "two.yaml"), "--results", str(tmp_path / "mine")]
+    assert tables_verb([*words, "--with", str(tmp_path / "results")]) == 0
+    assert "| LoRA (partly yours) |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
