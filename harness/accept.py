@@ -169,7 +169,7 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
             release()
             seconds = round(time.monotonic() - begun, 1)
             held[number] = {"title": title, "wrong": wrong, "seconds": seconds, "found": found}
-            write_atomically(out, json.dumps({**identity, "parts": held}, indent=1) + "\n")
+            write_atomically(out, json.dumps({**identity, "parts": held}, indent=1, default=str) + "\n")
         wrong = held[number]["wrong"]
         yield f"{number}. {title}: {'not right: ' + '; '.join(wrong) if wrong else 'right'}", not wrong
 
@@ -218,7 +218,7 @@ def as_planned(machine: Machine) -> Findings:
         ]
         release()
     told = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
-    found["allocator"] = torch.cuda.memory._snapshot()["allocator_settings"]
+    found["allocator"] = torch.cuda.memory._snapshot().get("allocator_settings", {})
     if "expandable_segments:True" in told and not found["allocator"].get("expandable_segments"):
         wrong.append(f"the allocator does not follow {told.strip()}")
     return found, wrong

@@ -359,5 +359,5 @@ def _cuda() -> dict[str, Any]:
         "reset_peak_memory_stats": None, "manual_seed": None, "manual_seed_all": None,
     }  # fmt: skip
     said = {name: (lambda *_, answer=answer, **__: answer) for name, answer in answers.items()}
-    said["set_sync_debug_mode"] = lambda mode: setattr(GPU, "refuses", mode == "error")
-    return {**said, "synchronize": lambda *_: GPU.wait("synchronize"), "Event": _Event}
+    refusing = {"set_sync_debug_mode": lambda mode: setattr(GPU, "refuses", mode == "error")}
+    return {**said, **refusing, "synchronize": lambda *_: GPU.wait("synchronize"), "Event": _Event}
