@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from harness.dispatch.target import target_of
 from harness.planning.plan import plan
@@ -38,7 +39,12 @@ def of_backbone(backbone: str) -> dict[str, str]:
     benchmarks = tuple(name for name in BENCHMARKS.names() if BENCHMARKS.get(name).task != "classification")
     where = target_of(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
     with TemporaryDirectory() as folder:
-        request = {"rows": rows, "benchmarks": benchmarks, "protocol": "nas-lora", "backbones": (backbone,)}
+        request: dict[str, Any] = {
+            "rows": rows,
+            "benchmarks": benchmarks,
+            "protocol": "nas-lora",
+            "backbones": (backbone,),
+        }
         planned = plan(Request(**request, results=Path(folder)))
         prices = price(planned, None, where=where)
     of = {name: [each for each in prices if each.run.method == name] for name in METHODS}

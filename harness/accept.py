@@ -59,7 +59,7 @@ from harness.system.files import write_atomically
 from harness.training.feeding import normalise
 from harness.training.outcome import Interrupted, StopRequest
 
-ROWS: Mapping[str, Mapping[str, Any]] = {
+ROWS: Mapping[str, dict[str, Any]] = {
     "lora": {}, "naslora": {"search_start_epoch": 0}, "convlora": {}, "full": {}, "decoder": {},
 }  # fmt: skip
 """The methods whose steps are measured, with options; a cell searches from the first step."""
@@ -271,6 +271,7 @@ class Busy:
     def __init__(self) -> None:
         self.shares: dict[str, float] = {}
         self._doing, self._begun = "", 0.0
+        self._profile: Any = None
 
     def __call__(self, content: Mapping[str, Any]) -> None:
         kind = content.get("kind", content["stage"])
@@ -404,7 +405,8 @@ def on_the_processor(machine: Machine) -> Findings:
 @torch.no_grad()
 def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
     """(B, S, S), on the CPU."""
-    return probabilities(model.to(device).eval()(images.to(device)), tuple(images.shape[-2:])).cpu()
+    height, width = images.shape[-2:]
+    return probabilities(model.to(device).eval()(images.to(device)), (height, width)).cpu()
 
 
 def queued(machine: Machine) -> Findings:

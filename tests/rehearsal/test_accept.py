@@ -33,7 +33,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accept.Machine:
     small = {"batch_size": 2, "epoch_images": 8, "image_size": 64, "val_limit": 2, "test_limit": 2}
     monkeypatch.setattr(accept, "RULES", {**accept.RULES, **small})
     device, report = torch.device("cuda", 0), lambda _: None
-    folders = {"data": None, "results": tmp_path, "shared": tmp_path / "shared"}
+    folders: dict[str, Any] = {"data": None, "results": tmp_path, "shared": tmp_path / "shared"}
     return accept.Machine(device=device, backbones=["tiny"], methods=["lora"], cluster="", report=report, **folders)
 
 
@@ -213,7 +213,7 @@ def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, mo
 
 
 def test_the_command_prints_parts_and_ends_with_1_where_one_is_not_right(tmp_path, monkeypatch, capsys) -> None:
-    parts = {"1": ("a", lambda machine: ({}, [])), "2": ("b", lambda machine: ({}, ["odd"]))}
+    parts: dict[str, Any] = {"1": ("a", lambda machine: ({}, [])), "2": ("b", lambda machine: ({}, ["odd"]))}
     monkeypatch.setattr(accept, "PARTS", parts)
     command = ["--device", "cuda", "--accept", "--out", str(tmp_path / "gpu.json")]
     with pretended():
