@@ -199,10 +199,10 @@ def _wrong_scores(archive: Archive, study: Study) -> Iterator[str]:
         except ValueError as error:
             yield f"{path.name}: {error}"
             continue
-        held = {(model, split) for model, split, _, _ in record.each_score()}
+        held = {(scored, split) for scored, split, _, _ in record.each_score()}
         ranks = itertools.product(study.table.scores, study.table.splits.get(record.run.benchmark, ()))
-        for model, split in sorted(set(ranks) - held) if record.code == "OK" else ():
-            yield f"{path.name}: no score of {model} on {split}"
+        for which in sorted(set(ranks) - held) if record.code == "OK" else ():
+            yield f"{path.name}: no score of {' on '.join(which)}"
         for model, split, metric, score in record.each_score():
             if model not in study.table.scores or split == "val" or metric not in study.table.metrics:
                 continue

@@ -111,6 +111,10 @@ def delete(which: Callable[[Record], bool]) -> Edit:
     return without
 
 
+def of_seed(seed: int) -> Callable[[Record], bool]:
+    return lambda record: record.run.seed == seed
+
+
 def one_point_more(mine: Path) -> None:
     def more(text: str) -> str:
         header, first, *rest = text.splitlines(keepends=True)
@@ -203,7 +207,7 @@ def test_a_committed_row_with_runs_of_yours_says_so(
 ) -> None:
     for name, seed in (("mine", 0), ("results", 1)):
         shutil.copytree(board / "results" / "records", tmp_path / name / "records")
-        delete(lambda record, seed=seed: record.run.seed == seed)(tmp_path / name)
+        delete(of_seed(seed))(tmp_path / name)
     words = ["--study", str(board / "two.yaml"), "--results", str(tmp_path / "mine")]
     assert tables_verb([*words, "--with", str(tmp_path / "results")]) == 0
     assert "| LoRA (partly yours) |" in capsys.readouterr().out
