@@ -1,3 +1,3 @@
 """How methods are compared: plan, train, evaluate, record, report."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
