@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from harness.__main__ import main
@@ -185,6 +186,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
             "rates": dict.fromkeys((*RATES, "step_peak_gib"), 1.0),
             **{part: [] for part in ("steps", "attention", "failures", "hints")},
         },
+        "harness.contract.gpu.require_gpu": lambda: torch.device("cpu"),
+        "harness.accept.accept": lambda machine, out: iter([(f"1. {out}: right", True)]),
         "harness.costing.measure.measure": lambda *_, **__: CostStore(RESULTS).sessions()[0][0],
         "harness.experiment.trained.of_results": lambda *_: None,
         "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),

@@ -184,13 +184,13 @@ def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_kvasir_copy_within_half_a_minute_of_processor_time(real_data: Path) -> None:
-    """Also a finding: two neighbouring frames of one examination are in train and test of that copy."""
+def test_the_whole_of_kvasir_passes_within_two_minutes_of_processor_time(real_data: Path) -> None:
+    """Also a finding: three pairs of near copies, each within the training part."""
     benchmark = benchmark_of("kvasir")
     start = time.process_time()
     checked = check(benchmark, benchmark.locate(real_data), progress=quiet)
-    assert time.process_time() - start < 30
-    assert failed(checked) == {"near copies across splits"}
-    verdict = next(verdict for verdict in checked.verdicts if verdict.status == "failed")
-    assert verdict.files == ("train: images/train_0222.jpg = test: images/test_0016.jpg",)
-    assert status(checked)["exact copies across splits"] == "passed"
+    assert time.process_time() - start < 120
+    assert failed(checked) == set()
+    (verdict,) = (verdict for verdict in checked.verdicts if verdict.rule == "near copies within a split")
+    assert (verdict.status, len(verdict.files)) == ("warned", 3)
+    assert status(checked)["near copies across splits"] == "passed"
