@@ -76,7 +76,7 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
         The largest difference, see `TOLERANCE`.
 
     Raises:
-        UsageError: torch cannot put the model into ONNX, onnxruntime predicts otherwise, or the file cannot be written.
+        UsageError: torch cannot put the model into ONNX, onnxruntime gives other outputs, or the file cannot be written.
     """
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1)])

@@ -99,7 +99,8 @@ def fails(error: Exception) -> Callable[[], None]:
 def watched(child: int, *, heart: Heart | None = None, stop: StopSignals | None = None, **changes) -> tuple[int, bool]:
     start = Start(job=make_job(Path("nowhere")), holder=Holder.here(), limit=1, **changes)
     stop = StopSignals() if stop is None else stop
-    status, overdue = watch(child, lease=heart, start=start, stop=stop)  # type: ignore[arg-type]
+    lease = heart or Heart([0.0])  # a child may take long to stop
+    status, overdue = watch(child, lease=lease, start=start, stop=stop)  # type: ignore[arg-type]
     return os.waitstatus_to_exitcode(status), overdue
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from segment_anything import sam_model_registry
@@ -129,6 +130,7 @@ def test_the_state_of_another_run_is_refused(results: Path, tmp_path: Path, caps
     run, other = finished(results, "lora", rank=2), finished(results, "dora", rank=2)
     own, foreign = (results / "state" / each.key / "best.safetensors" for each in (run, other))
     kept = own.read_bytes()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     for content in (foreign.read_bytes(), save({"x": torch.zeros(1)})):
         own.write_bytes(content)
         assert export_to(results, run, tmp_path / "sam.pth") == 2
