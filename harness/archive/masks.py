@@ -37,7 +37,7 @@ class KeptMask:
 
     Args:
         split, stem: which image.
-        predicted: (S, S) class index of the best checkpoint.
+        predicted: (S, S) class index of the run's model.
         truth: (S, S) class index, 255 = ignore.
     """
 
@@ -53,11 +53,22 @@ class KeptMask:
         return np.array(_PALETTE, dtype=np.uint8)[np.concatenate([self.predicted, self.truth], axis=1)]
 
 
-def chosen_images(stems: Mapping[str, Iterable[str]], count: int) -> list[tuple[str, str]]:
-    """(split, stem) of ``count`` test images (split -> stems) by a hash of their names: the same for every method and seed. A smaller
-    count gives a part of a larger one's."""
-    every = [(split, stem) for split, of_split in stems.items() for stem in of_split]
-    return sorted(every, key=lambda image: hashlib.sha256("/".join(image).encode()).digest())[:count]
+def chosen_images(images: Iterable[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """``count`` of these test images (split, stem) by a hash of their names: the same for every method and seed. A smaller count gives a
+    part of a larger one's."""
+    return sorted(images, key=lambda image: hashlib.sha256("/".join(image).encode()).digest())[:count]
+
+
+def extremes(scores: Mapping[tuple[str, str], float], *, sign: int) -> dict[str, tuple[str, str]]:
+    """``best``, ``median`` and ``worst`` -> (split, stem), of scores by image; without a median for fewer than three images.
+
+    Args:
+        sign: 1 where a higher score is better, -1 where a lower one is.
+    """
+    ranked = sorted(scores, key=lambda image: (-sign * scores[image], image))
+    if len(ranked) < 3:
+        return dict(zip(("best", "worst"), ranked, strict=False))
+    return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
 
 
 def encoded_masks(masks: Sequence[KeptMask]) -> bytes:

@@ -14,13 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.files import images_csv
-from harness.archive.masks import KeptMask, chosen_images, encoded_masks
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.base import AWAY
@@ -36,6 +33,7 @@ from harness.experiment.environment import (
     reason_code,
     unusable_gpu,
 )
+from harness.experiment.kept_masks import KeptMasks
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Report, Scoring, Summary
 from harness.methods.base import Method
@@ -203,20 +201,7 @@ class Experiment:
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
         merges: dict[str, dict[str, Any]] = {}
-        tests = self.data.tests
-        positions = {name: {source.stem(at): at for at in range(len(source))} for name, source in tests.items()}
-        chosen = chosen_images(positions, 0 if self.scoring.labels else self.rules.keep_masks)
-        kept: dict[tuple[str, str], NDArray[np.uint8]] = {}
-
-        def keep(split: str, stem: str, predicted: NDArray) -> None:
-            if (split, stem) not in chosen:
-                return
-            if self.data.benchmark.task == "binary":  # (S, S) probabilities
-                predicted = predicted > self.rules.evaluation.threshold
-            elif predicted.ndim == 3:  # (C, S, S) class scores, else labels
-                predicted = predicted.argmax(axis=0)
-            kept[split, stem] = predicted.astype(np.uint8)
-
+        kept = KeptMasks(self.data, self.rules, run=self.run)
         segmenter, method = self._attached()
         variants = {"best": trained.best_state, "last": trained.last_state}
         if trained.selected_epoch == len(trained.history):
@@ -226,8 +211,8 @@ class Experiment:
             scores[variant], images[variant] = self.scoring.test(
                 segmenter,
                 stage=f"test {variant}",
-                blank=variant != "best" or not method.config.trains,
-                **({"seen": keep} if variant == "best" else {}),
+                blank=variant != "best" or not method.config.trains or self.rules.select == "last",
+                seen=kept if variant == "best" else None,
             )
         if "last" not in scores:
             scores["last"] = scores["best"]
@@ -273,16 +258,7 @@ class Experiment:
             environment=record.environment | {name: words for name, words in begun.items() if words},
         )
         groups = {split: self.data.groups(split) for split in self.data.tests}
-        masks = [
-            KeptMask(
-                split=split,
-                stem=stem,
-                predicted=kept[split, stem],
-                truth=self.data.tests[split].mask_input(positions[split][stem]),
-            )
-            for split, stem in chosen
-        ]
-        return record, images_csv(images, groups), encoded_masks(masks)
+        return record, images_csv(images, groups), kept.encoded(images["best"])
 
     def record(self, code: Code) -> Record:
         """The record of the run without its result."""

@@ -109,6 +109,7 @@ class Protocol:
         match_class_weight, match_mask_weight, match_dice_weight: the same terms where regions are matched to mask tokens
             (2, 5, 5 in the release); null for those of the loss.
         select_by: the metric that validation computes and the best checkpoint is chosen by; empty for the benchmark's own.
+        select: the checkpoint that is tested as the run's model: ``best`` on validation, or ``last``, so that none is chosen.
         select_every: epochs between two validations, of which the best checkpoint is kept. A method that needs more epochs for as many
             weight updates (``budget: updates``) is validated as often as the others.
         patience: stop after so many validations in a row without a better one; 0 never stops early.
@@ -117,7 +118,8 @@ class Protocol:
         attention: kernel of SAM's attention, all equal but for rounding (`harness.models.attention`): ``auto`` times them on a
             GPU; on a CPU it is the harness's own.
         fused_attention, cache_embeddings: optimisations; False computes the same numbers, but for rounding, the plain way.
-        keep_masks: the predicted masks of so many test images are stored with the record, of the same images for every method and seed.
+        keep_masks: the predicted masks of so many test images are stored with the record, of the same images for every method and seed;
+            above 0 also those of the run's best, median and worst test image.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, if the method has them.
         split_follows_seed: each seed has its own split: planning sets ``split_seed`` to the seed, so that the seeds of a row are folds.
         split_rule, group, category, invert: see `harness.datasets.base.DataOptions`.
@@ -180,6 +182,7 @@ class Protocol:
     match_mask_weight: float | None = None
     match_dice_weight: float | None = None
     select_by: str = ""
+    select: Literal["best", "last"] = "best"
     select_every: int = 1
     patience: int = 0
     checkpoint_minutes: float = 10.0
@@ -211,6 +214,8 @@ class Protocol:
             raise ValueError(
                 f"select_by={shortened(self.select_by)} is not a metric{did_you_mean(self.select_by, known)}"
             )
+        if self.select == "last" and (self.patience or self.quirks.selection == "released"):
+            raise ValueError("select=last chooses no checkpoint, so patience and quirks.selection do not apply to it")
         for name in ("lr", "decoder_lr", "eps", "checkpoint_minutes"):
             if (rate := getattr(self, name)) is not None and not rate > 0:
                 raise ValueError(f"{name}={rate} must be above 0")

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.files import is_of_record
-from harness.archive.masks import MASKS, KeptMask, read_masks
+from harness.archive.masks import MASKS, KeptMask, chosen_images, extremes, read_masks
 from harness.archive.schema import Record
 from harness.comparison.cells import Column
 from harness.comparison.leaderboard import Leaderboard
@@ -34,6 +34,8 @@ OPACITY = (0, 150, 225, 225, 225, 130)
 LARGEST = 256
 """Pixels of a tile's side."""
 MOST_ROWS = 8
+MOST_IMAGES = 3
+"""Images under which all rows stand side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +53,35 @@ class Tile:
 
 
 def tiles(board: Leaderboard, benchmark: str, pictures: Pictures | None) -> dict[str, list[Tile]]:
-    """``best: stem`` and the like -> photograph, truth, then rows: the baseline and the best ones. Of the images that all these rows kept,
-    they are the best, the median and the worst by the first row. Empty where no run kept masks."""
+    """Title of a line -> its tiles, for the baseline and the best rows. Empty where no run kept masks.
+
+    First up to three images that all these rows kept: photograph, truth, then a prediction a row. Then each row's own best, median and
+    worst image of the whole test set, where its run kept them.
+    """
     column, shown = board.columns[benchmark], _kept(board, benchmark)
     if not shown:
         return {}
-    first = next(iter(shown))
-    common = sorted(set.intersection(*(set(masks) for _, masks in shown.values())))
-    scores = {image: value for image in common if (value := _score(board, shown[first][0], column, image)) is not None}
-    examples: dict[str, list[Tile]] = {}
-    for word, image in _examples(scores or dict.fromkeys(common, 0.0), sign=column.sign).items():
-        truth = shown[first][1][image].truth
-        photograph = pictures(shown[first][0], *image) if pictures else None
+    first, masks = next(iter(shown.values()))
+    scores = {row: _scores(board, record, column) for row, (record, _) in shown.items()}
+
+    def tile(row: str, image: Image, photograph: Picture | None) -> Tile:
+        mask, value = shown[row][1][image], scores[row].get(image)
+        painted = _painted(mask.predicted, mask.truth, photograph)
+        return Tile(name=row, score="" if value is None else f"{100 * value:.1f}", picture=painted)
+
+    lines: dict[str, list[Tile]] = {}
+    common = set.intersection(*(set(kept) for _, kept in shown.values()))
+    for image in chosen_images(common, MOST_IMAGES):
+        truth, photograph = masks[image].truth, pictures(first, *image) if pictures else None
         line = [] if photograph is None else [Tile(name="image", score="", picture=_thinned(photograph))]
         line.append(Tile(name="truth", score="", picture=_painted(truth, truth, photograph)))
-        for row, (record, masks) in shown.items():
-            value = _score(board, record, column, image)
-            painted = _painted(masks[image].predicted, truth, photograph)
-            line.append(Tile(name=row, score="" if value is None else f"{100 * value:.1f}", picture=painted))
-        examples[f"{word}: {image[1]}"] = line
-    return examples
+        lines[image[1]] = [*line, *(tile(row, image, photograph) for row in shown)]
+    for row, (record, kept) in shown.items():
+        for word, image in extremes(scores[row], sign=column.sign).items():
+            if image in kept:
+                own = lines.setdefault(f"{word} of {len(scores[row])} test images, each row's own", [])
+                own.append(tile(row, image, pictures(record, *image) if pictures else None))
+    return lines
 
 
 def figure(board: Leaderboard, benchmark: str, pictures: Pictures | None = None) -> tuple[Figure, str] | None:
@@ -93,11 +104,11 @@ def figure(board: Leaderboard, benchmark: str, pictures: Pictures | None = None)
 def about(board: Leaderboard, benchmark: str) -> str:
     """The meaning of the colours and numbers of tiles."""
     column = board.columns[benchmark]
-    first = next(iter(_kept(board, benchmark)), board.baseline)
+    record, _ = next(iter(_kept(board, benchmark).values()))
+    model = "the last state" if record.run.rules.get("select") == "last" else "the best checkpoint on validation"
     return (
-        f"Masks of test images on {column.title} by the best checkpoint of one seed, with the image's {column.measure.title} in %."
-        " Light: found; blue: missed; orange: invented. Of the images that all runs kept (chosen by a hash of their names)"
-        f" the best, the median and the worst by {first}."
+        f"Masks of test images on {column.title} by {model}, of one seed, with the image's {column.measure.title} in %."
+        " Light: found; blue: missed; orange: invented. Images under which all rows stand are chosen by a hash of their names."
     )
 
 
@@ -130,20 +141,15 @@ def _read(board: Leaderboard, record: Record) -> dict[Image, KeptMask]:
     return {(mask.split, mask.stem): mask for mask in masks}
 
 
-def _score(board: Leaderboard, record: Record, column: Column, image: Image) -> float | None:
-    table = board.grid.archive.image_table(record, "best", image[0])
-    scores = table.scores(column.metric) if table else None
-    if table is None or scores is None or image[1] not in table.stems:
-        return None
-    return float(scores[table.stems.index(image[1])])
-
-
-def _examples(scores: dict[Image, float], *, sign: int) -> dict[str, Image]:
-    """Word -> image; without a median for fewer than three images."""
-    ranked = sorted(scores, key=lambda image: (-sign * scores[image], image))
-    if len(ranked) < 3:
-        return dict(zip(("best", "worst"), ranked, strict=False))
-    return {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
+def _scores(board: Leaderboard, record: Record, column: Column) -> dict[Image, float]:
+    """The scores that rank, of every test image."""
+    found: dict[Image, float] = {}
+    for split in (name for name in record.scores["best"] if name not in ("val", "all")):
+        table = board.grid.archive.image_table(record, "best", split)
+        values = table.scores(column.metric) if table else None
+        if table is not None and values is not None:
+            found |= {(split, stem): float(value) for stem, value in zip(table.stems, values, strict=True)}
+    return found
 
 
 def kinds(predicted: Picture, truth: Picture) -> Picture:

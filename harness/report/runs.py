@@ -121,7 +121,9 @@ def _curves(record: Record) -> Iterator[str]:
     for name, values in quantities.items():
         yield f"{name:<14} {sparkline(values)} {values[0]:.4g} to {values[-1]:.4g}"
     notes = [f"{len(record.history)} epochs"] if quantities else []
-    notes += [f"best checkpoint in epoch {record.selected_epoch}"] if quantities and record.selected_epoch else []
+    if quantities and record.selected_epoch:
+        chosen = "last" if record.run.rules.get("select") == "last" else "best"
+        notes += [f"{chosen} checkpoint in epoch {record.selected_epoch}"]
     notes += [f"α learns after epoch {start} (T_B)"] if (start := search_start(record)) else []
     yield from [", ".join(notes)] if notes else []
 

@@ -331,7 +331,7 @@ class _Loop:
                 self._save()  # with the epoch trained and not yet validated
                 raise
             value = metrics[self.given.selection.metric]
-            if self.given.selection.improves(value, position.best_value):
+            if self.given.protocol.select == "last" or self.given.selection.improves(value, position.best_value):
                 position.best_epoch, position.best_value = epoch, value
                 self._keep_best()
         self._report("epoch", loss=position.mean_loss(), metrics=metrics)

