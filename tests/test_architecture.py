@@ -101,7 +101,7 @@ def declared() -> set[str]:
     """What the wheel needs, and what its options for users need."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    ours = ("test", "dev", "mutants", "docs")
+    ours = ("test", "dev", "docs")
     lines = [*project["dependencies"], *(line for name in extras if name not in ours for line in extras[name])]
     return {normal(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in lines}
 
