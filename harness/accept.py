@@ -327,7 +327,7 @@ def requeued(machine: Machine) -> Findings:
 def _right(record: Record) -> Record:
     """Raises RuntimeError: the run failed."""
     if record.code != "OK":
-        raise RuntimeError(f"a run of {record.run.variant} ended as {record.code}: {record.message}")
+        raise RuntimeError(f"a run of {record.run.label} ended as {record.code}: {record.message}")
     return record
 
 

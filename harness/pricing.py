@@ -468,7 +468,7 @@ def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: fl
     }
     runs = []
     for run in (job.run for job in planned.jobs):
-        names = ("key", "variant", "method", "backbone", "benchmark", "protocol", "seed")
+        names = ("key", "label", "method", "backbone", "benchmark", "protocol", "seed")
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
         entry = {**{name: getattr(run, name) for name in names}, "state": state, **by_key.get(run.key, {})}
         runs.append(entry if budget is None or run.key not in by_key else {**entry, "fits_budget": run.key in fitting})
@@ -476,10 +476,10 @@ def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: fl
 
 
 def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
-    """(variant, backbone with its decoder, trained in the encoder, trained, all) for every row, on the first benchmark it meets."""
+    """(label, backbone with its decoder, trained in the encoder, trained, all) for every row, on the first benchmark it meets."""
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
-        rows.setdefault((job.run.variant, model_of(job.run)), job.run)
+        rows.setdefault((job.run.label, model_of(job.run)), job.run)
     return [(*names, *parameters(run)) for names, run in rows.items()]
 
 
@@ -487,7 +487,7 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     """A line a method with what its hours rest on, the sum, and when it is finished."""
     methods: dict[str, list[RunForecast]] = {}
     for priced in prices:
-        methods.setdefault(f"{priced.run.variant} · {model_of(priced.run)}", []).append(priced)
+        methods.setdefault(f"{priced.run.label} · {model_of(priced.run)}", []).append(priced)
     width = max([28, *map(len, methods)])
     lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  hours from"]
     for name, runs in {**methods, "all": prices}.items():
@@ -502,7 +502,7 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
 
 
 def _in_words(run: Run) -> str:
-    return f"{run.variant} · {run.backbone} · {run.benchmark} · seed {run.seed}"
+    return f"{run.label} · {run.backbone} · {run.benchmark} · seed {run.seed}"
 
 
 def _hours(hours: float) -> str:

@@ -90,7 +90,7 @@ class Archive:
             digest = record.sidecars.get("images.csv", "")
             if model == "last" and record.scores.get("last") == record.scores.get("best"):  # one state, stored once
                 model = "best"
-            read = image_table(self.store.images_path(record.key), variant=model, split=split, expected=digest)
+            read = image_table(self.store.images_path(record.key), model=model, split=split, expected=digest)
             if read and not read.clusters:
                 read = replace(read, clusters=_clusters(record.run.benchmark, read.stems))
             self._tables[which] = read
@@ -114,7 +114,7 @@ class Archive:
         ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
         ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
         ``alphas``: epoch, site, operation (its index) and its share of softmax(α).
-        ``costs``: session, setup, method, variant, quantity, part, round and value in SI units. Rounds of one session pair.
+        ``costs``: session, setup, method, label, quantity, part, round and value in SI units. Rounds of one session pair.
 
         Args:
             trials: also the runs that only tuned something, which are not results (`trials_among`).
@@ -179,7 +179,7 @@ def _clusters(benchmark: str, stems: tuple[str, ...]) -> Mapping[str, str]:
 Kind = Literal["runs", "scores", "images", "history", "alphas", "costs"]
 
 RUN = (
-    *("key", "code", "method", "options", "variant", "benchmark", "backbone", "checkpoint"),
+    *("key", "code", "method", "options", "label", "benchmark", "backbone", "checkpoint"),
     *("protocol", "protocol_hash", "manifest", "seed"),
 )
 """Columns of every frame but ``costs``. ``options`` are the changes to the protocol's configuration of the method. ``code`` is OK or why
@@ -319,7 +319,7 @@ def _alphas(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 def _costs(archive: Archive) -> Iterator[dict[str, Any]]:
     for session in archive.costs:
         for cost in session.methods:
-            where = {"session": session.session, "setup": session.setup, "method": cost.method, "variant": cost.variant}
+            where = {"session": session.session, "setup": session.setup, "method": cost.method, "label": cost.label}
             for quantity in ("step_seconds", "inference_seconds"):
                 for part, rounds in getattr(cost, quantity).items():
                     for number, value in enumerate(rounds):

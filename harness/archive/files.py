@@ -2,7 +2,7 @@
 
 The seal is a hash of the content, so that an edited number does not pass for a measured one. It finds slips and careless edits, not
 forgeries. ``<key>.architecture.csv`` is the α history: columns epoch, site, then a share of softmax(α) for each operation.
-``<key>.images.csv`` has scores by image: columns variant, split, stem, then one for each metric. Where images are not independent
+``<key>.images.csv`` has scores by image: columns model, split, stem, then one for each metric. Where images are not independent
 (frames of one video), a column ``group`` comes before the metrics. Both may be packed (``<key>.images.csv.gz``); the digest is that of
 the unpacked content.
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.archive.older import with_model
 from harness.archive.schema import largest
 from harness.system.files import read_regular
 
@@ -182,25 +183,25 @@ ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
 """(scored model, split) -> metric -> stem -> score."""
 
 GROUP = "group"
-_FIRST = ["variant", "split", "stem"]
+_FIRST = ["model", "split", "stem"]
 
 
 def images_csv(
     images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
 ) -> str:
-    """Scores (variant -> split -> stem -> metric -> value) as CSV; ``groups`` (split -> stem -> group) is a column where there are any."""
+    """Scores (model -> split -> stem -> metric -> value) as CSV; ``groups`` (split -> stem -> group) is a column where there are any."""
     import pandas as pd  # which reading records need not wait for
 
     grouped = any(groups.values())
     rows = [
         {
-            "variant": variant,
+            "model": model,
             "split": split,
             "stem": stem,
             **({GROUP: groups[split].get(stem, stem)} if grouped else {}),
             **values,
         }
-        for variant, splits in images.items()
+        for model, splits in images.items()
         for split, stems in splits.items()
         for stem, values in sorted(stems.items())
     ]
@@ -234,13 +235,13 @@ class ImageTable:
         return values if fits else None
 
 
-def image_table(path: Path, *, variant: str, split: str, expected: str = "") -> ImageTable | None:
+def image_table(path: Path, *, model: str, split: str, expected: str = "") -> ImageTable | None:
     """The scores of one model on one split, or on ``all`` of them; None without such, or where the file is not what was written
     (`read_sidecar`)."""
-    begin = f"{variant}," if split == "all" else f"{variant},{split},"
+    begin = f"{model}," if split == "all" else f"{model},{split},"
     try:
         text = read_sidecar(path, expected=expected).decode()
-        header = next(csv.reader([text.partition("\n")[0]]), [])
+        header = with_model(next(csv.reader([text.partition("\n")[0]]), []))
         lines = re.findall(f"^{re.escape(begin)}.*", text, re.MULTILINE)
         rows = sorted(csv.reader(lines), key=lambda row: row[2])
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
@@ -261,7 +262,7 @@ def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
     images: ImageScores = {}
     try:
         reader = csv.reader(lines)
-        header = next(reader, [])
+        header = with_model(next(reader, []))
         if header[:3] != _FIRST or len(set(header)) < len(header):
             raise ValueError(f"its columns are not {', '.join(_FIRST)}, then metrics")
         first = len(_FIRST) + (header[3:4] == [GROUP])

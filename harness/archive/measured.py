@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.archive.files import LARGEST_RECORD, seal_holds, sealed
+from harness.archive.older import Label
 from harness.archive.parser import validated
 from harness.archive.schema import content_hash, first_backbone
 from harness.check import escaped
@@ -80,7 +81,7 @@ class MethodCost:
     """One method's cost.
 
     Args:
-        method, variant, config: as in `harness.archive.schema.Run`.
+        method, label, config: as in `harness.archive.schema.Run`.
         seconds: role (``weights``, ``architecture``, ``weights+architecture``) -> part -> seconds by round. Parts:
             ``total``, ``data``, ``forward``, ``backward``, ``optimiser``, ``untracked``.
         shares: role -> its share of the updates over the protocol's epochs; the search cost of a stage-wise method
@@ -95,12 +96,12 @@ class MethodCost:
         inference_parameters: the same -> all parameters of that model.
         merge_failures: mode -> why it was not measured.
         checkpoint_bytes: the method's state on disk.
-        ratios: of older records: baseline variant -> quantity -> `Ratio`.
+        ratios: of older records: baseline label -> quantity -> `Ratio`.
         changed: fields of ``config`` that differ from the protocol's for this method; None in older records.
     """
 
     method: str
-    variant: str
+    label: Label
     config: dict[str, Any]
     seconds: dict[str, dict[str, list[float]]]
     shares: dict[str, float]
@@ -129,7 +130,7 @@ class CostRecord:
         comparability: what must agree between sessions.
         rounds: measured rounds, after ``warmup`` dropped ones.
         methods: in the order of the command line, which is the order within a round.
-        dropped: variant -> why it is not among ``methods`` (``OOM: …``, ``ERROR: …``).
+        dropped: label -> why it is not among ``methods`` (``OOM: …``, ``ERROR: …``).
         shared: who else used the device, in words; empty if it was exclusive. Tables mark a shared session.
         environment: as in `harness.archive.schema.Record`.
         finished: UTC time in ISO format.

@@ -1,24 +1,40 @@
 """What records of earlier schemas do not say, filled in when they are read; no other module knows how they say it.
 
-Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split.
+Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split. A row's label and
+the scored model of scores by image were called ``variant``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field
 
 from harness.archive.schema import CONTENT, SCHEMA_VERSION, Origin, Record, Run, TestImages, counted_updates
 from harness.methods import default_options
 from harness.protocols.keys import CUT_OPTIONS, FIRST_OPTIONS, first_names
 
+_VARIANT = "variant"
+Label = Annotated[str, Field(validation_alias=AliasChoices("label", _VARIANT))]
+"""The label of a row in a file."""
 _GENERATED = "generated sample"
 """How the note on generated data begins."""
 _PUBLISHED = ("official", "AutoGluon's", "PraNet's")
 """How the rule of a split with published test images begins."""
 _IGNORED = " ignored"
 """Follows a split's name in the counts, for its images whose every pixel is ignored."""
+
+
+def with_label(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Run` in a file, whose label may have its old name."""
+    return {"label" if name == _VARIANT else name: value for name, value in run.items()}
+
+
+def with_model(header: list[str]) -> list[str]:
+    """The columns of scores by image, whose first may have its old name."""
+    return ["model", *header[1:]] if header[:1] == [_VARIANT] else header
 
 
 def filled(record: Record) -> Record:

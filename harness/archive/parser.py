@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
-from harness.archive.older import filled
+from harness.archive.older import Label, filled
 from harness.archive.schema import SCHEMA_VERSION, Record, Run, largest
 from harness.check import escaped, from_json, is_plain
 from harness.system.errors import UsageError, os_reason
@@ -143,6 +143,7 @@ OF_A_CHOICE = ("grid", "edge", "trials", "metric", "on", "hours")
 @dataclass(frozen=True, kw_only=True)
 class _Run(Run):
     method: MethodName
+    label: Label
     benchmark: Name
     backbone: Printable
     checkpoint: Printable

@@ -25,16 +25,16 @@ Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "PREEMPTE
 """Outcome of a run: OK, or the reason code of its failure."""
 
 Scores = dict[str, dict[str, dict[str, float]]]
-"""variant -> split -> metric -> value in [0, 1] (nats for ``nll``).
+"""model -> split -> metric -> value in [0, 1] (nats for ``nll``).
 
-Variants: ``best`` (checkpoint chosen on validation), ``last``, and of the best checkpoint the merged model
+Models: ``best`` (checkpoint chosen on validation), ``last``, and of the best checkpoint the merged model
 ``merged-exact``, ``merged-conv``, ``merged-calibrated`` and, where an architecture was searched, ``decoded``: every cell
 reduced to its strongest operation (older records have none). Splits: ``val`` and tests (``test``; or ``easy``, ``hard``, ``all``).
 """
 
 
 LABELS = (
-    "variant", "protocol", "protocol_hash", "origin", "split", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
+    "label", "protocol", "protocol_hash", "origin", "split", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
     "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
 )  # fmt: skip
 """Fields of a run that do not determine its result."""
@@ -58,7 +58,7 @@ class Run:
     Args:
         method: canonical name of the method.
         method_config: every field of its configuration.
-        variant: the name of this method configuration, such as ``naslora`` or ``naslora[rank=6]``.
+        label: the name of its row, such as ``naslora`` or ``naslora[rank=6]``.
         benchmark: canonical name of the benchmark.
         backbone: name in the backbone catalogue; old names are replaced by today's.
         checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
@@ -85,7 +85,7 @@ class Run:
 
     method: str
     method_config: dict[str, Any]
-    variant: str
+    label: str
     benchmark: str
     backbone: str
     checkpoint: str
@@ -118,7 +118,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Content hash of what determines the result, without labels (variant, notes). Data are identified by their stems;
+        """Content hash of what determines the result, without labels (`LABELS`). Data are identified by their stems;
         ``data_fingerprint`` finds other files of the same names. Computed once, so a changed run is made with `dataclasses.replace`."""
         content = {name: value for name, value in vars(self).items() if name not in LABELS}
         content["backbone"] = first_backbone(self.backbone)

@@ -23,7 +23,7 @@ def find_key(
         wanted: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as many as identify one
             run.
         keys: of all runs.
-        described: gives key -> `Run`, or another object with a run's variant, method, benchmark, seed, protocol and backbone; called
+        described: gives key -> `Run`, or another object with a run's label, method, benchmark, seed, protocol and backbone; called
             where no key fits.
         what: the keys are of, in a message.
 
@@ -40,12 +40,12 @@ def find_key(
     words = set(wanted.casefold().replace(",", " ").split()) - {"seed", "on"}
     runs = described() if words else {}
     fitting = {key: run for key, run in runs.items() if words <= _words_of(run)}
-    fitting = {key: run for key, run in fitting.items() if run.variant.casefold() in words} or fitting
+    fitting = {key: run for key, run in fitting.items() if run.label.casefold() in words} or fitting
     if not fitting:
         raise UsageError(f"no {what} has the key {wanted!r}, or fits these words; {HINT}")
     if len(fitting) > 1:
         runs_in_words = [
-            f"{key} ({run.variant} on {run.benchmark}, seed {run.seed}, {run.protocol}, {run.backbone})"
+            f"{key} ({run.label} on {run.benchmark}, seed {run.seed}, {run.protocol}, {run.backbone})"
             for key, run in fitting.items()
         ]
         raise UsageError(f"{wanted!r} fits {len(fitting)} runs: {_some(runs_in_words)}; give more words, or a key")
@@ -82,7 +82,7 @@ def find_run(results: Path, wanted: str) -> Run:
 
 def _words_of(run: Any) -> set[str]:
     words = (
-        run.variant,
+        run.label,
         run.method,
         method_title(run.method),
         run.benchmark,

@@ -184,7 +184,7 @@ def _table(runs: Sequence[RunState]) -> Table:
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
     cells: dict[str, dict[str, list[RunState]]] = {}
     for run in runs:
-        cells.setdefault(run.variant, {}).setdefault(run.benchmark, []).append(run)
+        cells.setdefault(run.label, {}).setdefault(run.benchmark, []).append(run)
     rows = [[method, *(_cell(row.get(benchmark, [])) for benchmark in benchmarks)] for method, row in cells.items()]
     return Table(heading="", columns=heads("", *benchmarks), rows=rows)
 

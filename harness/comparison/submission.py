@@ -47,7 +47,7 @@ def rows_of(run: Run, runs: Sequence[Run], study: Study) -> list[Row]:
 
 def further_row(run: Run, runs: Sequence[Run], study: Study) -> Row:
     """The row of a run that the study does not list; of options that it chooses only those vary that ``runs`` left open."""
-    values = [other.method_config for other in runs if other.variant == run.variant]
+    values = [other.method_config for other in runs if other.label == run.label]
     choices = choices_of(run.method, {}, study.choose)
     free = {name for name in choices if len({str(config.get(name)) for config in values}) > 1}
     options = {name: value for name, value in run.changed.items() if name not in free}

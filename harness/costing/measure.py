@@ -64,7 +64,7 @@ def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:
 
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Seconds, peak memory and parameters of a forward pass by variant, unmerged and in every merge mode."""
+    """Seconds, peak memory and parameters of a forward pass by label, unmerged and in every merge mode."""
     clock = CLOCKS[session.clock](session.device)
     side, batch = session.protocol.image_size, session.protocol.batch_size
     generator = torch.Generator().manual_seed(session.seed)
@@ -93,13 +93,13 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
         rounds.append(of_models(timed))
     parameters = of_models(lambda model: sum(parameter.numel() for parameter in model.parameters()))
     return {
-        variant: {
-            "inference_seconds": {name: [times[variant][name] for times in rounds] for name in memory[variant]},
-            "inference_memory_bytes": memory[variant],
-            "inference_parameters": parameters[variant],
-            "merge_failures": failures[variant],
+        label: {
+            "inference_seconds": {name: [times[label][name] for times in rounds] for name in memory[label]},
+            "inference_memory_bytes": memory[label],
+            "inference_parameters": parameters[label],
+            "merge_failures": failures[label],
         }
-        for variant in roster.subjects
+        for label in roster.subjects
     }
 
 
@@ -179,7 +179,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
         roster.close()
     inference = measure_inference(roster, session, report=report)
     if not roster.subjects:
-        reasons = "; ".join(f"{variant}: {reason}" for variant, reason in roster.dropped.items())
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in roster.dropped.items())
         raise UsageError(f"no method could be measured ({reasons})")
     costs = []
     for row in session.rows:
@@ -190,7 +190,7 @@ def measure(session: Session, *, report: Callable[[str], None] = lambda line: No
         costs.append(
             MethodCost(
                 method=row.method,
-                variant=row.label,
+                label=row.label,
                 config=asdict(row.config),
                 changed=sorted(row.changed),
                 seconds=times,
@@ -209,7 +209,7 @@ def build_subject(row: ConfiguredRow, session: Session) -> Subject:
     run = Run(
         method=row.method,
         method_config=asdict(row.config),
-        variant=row.label,
+        label=row.label,
         benchmark="",
         backbone=session.backbone,
         checkpoint="",

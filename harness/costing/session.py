@@ -84,13 +84,13 @@ class Subject:
     """A method to measure.
 
     Args:
-        variant: its name in tables.
+        label: of its row.
         segmenter: with ``method`` attached, on the session's device.
     """
 
-    def __init__(self, variant: str, *, segmenter: nn.Module, method: Method, session: Session) -> None:
+    def __init__(self, label: str, *, segmenter: nn.Module, method: Method, session: Session) -> None:
         protocol, device, task = session.protocol, session.device, session.task
-        self.variant = variant
+        self.label = label
         self.segmenter: Any = segmenter
         self.models: dict[str, Any] = {}  # for inference: unmerged, and by merge mode
         self.method = method
@@ -290,8 +290,8 @@ class Session:
 
 
 class Roster:
-    """The subjects of a session by variant, in the order of their turns. ``dropped``: variant -> why it failed; ``report`` gets a line
-    of it, too."""
+    """The subjects of a session by the label of their row, in the order of their turns. ``dropped``: label -> why it failed, which
+    ``report`` gets as a line, too."""
 
     def __init__(self, *, report: Callable[[str], None]) -> None:
         self.subjects: dict[str, Subject] = {}
@@ -314,30 +314,30 @@ class Roster:
             candidates.append(weakref.ref(weight))
 
     def each(self, work: Callable[[Subject], T]) -> dict[str, T]:
-        """What ``work`` returns by variant, in turn; a variant for which it fails is dropped."""
+        """What ``work`` returns by label, in turn; a row for which it fails is dropped."""
         results = {}
-        for variant in list(self.subjects):
-            with self.turn(variant):
+        for label in list(self.subjects):
+            with self.turn(label):
                 # No name of the subject here: it would outlive the turn, which frees it.
-                results[variant] = work(self.subjects[variant])
+                results[label] = work(self.subjects[label])
         return results
 
     @contextmanager
-    def turn(self, variant: str) -> Iterator[None]:
-        """A context for a turn of ``variant``: a failure in it drops the variant and frees its memory. Raises UsageError: the command
+    def turn(self, label: str) -> Iterator[None]:
+        """A context for the turn of a row: a failure in it drops the row and frees its memory. Raises UsageError: the command
         itself is wrong, for all methods."""
         try:
             yield
         except UsageError:
             raise
         except Exception as error:  # a method's code may raise anything, and the others' measurements are worth keeping
-            others = len(self.subjects.keys() - {variant})
+            others = len(self.subjects.keys() - {label})
             hint = f" (with {others} more of --methods: fewer in a session leave more room)" if others else ""
-            self.dropped[variant] = why(error) + (hint if out_of_memory(error) else "")
-        if variant not in self.dropped:
+            self.dropped[label] = why(error) + (hint if out_of_memory(error) else "")
+        if label not in self.dropped:
             return
-        self._report(f"{variant} is dropped: {self.dropped[variant]}")
-        if subject := self.subjects.pop(variant, None):
+        self._report(f"{label} is dropped: {self.dropped[label]}")
+        if subject := self.subjects.pop(label, None):
             subject.close()
         del subject
         release()

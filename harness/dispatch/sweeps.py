@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.archive.older import Label
 from harness.archive.schema import Record, Run, content_hash
 from harness.archive.store import RecordStore
 from harness.check import escaped, from_json, is_plain, read_as
@@ -42,7 +43,7 @@ class NamedRun:
 
     key: str
     method: str
-    variant: str
+    label: Label
     benchmark: str
     backbone: str
     protocol: str
@@ -51,7 +52,7 @@ class NamedRun:
     @property
     def words(self) -> str:
         """``lora on kvasir, seed 0``."""
-        return f"{self.variant} on {self.benchmark}, seed {self.seed}"
+        return f"{self.label} on {self.benchmark}, seed {self.seed}"
 
 
 _NAMES = tuple(field.name for field in fields(NamedRun) if field.name != "key")

@@ -50,7 +50,7 @@ def attached_segmenter(
     needed, there = 4 * added, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise MemoryError(
-            f"{run.variant} adds {added:,} parameters, {needed / 2**30:.0f} GiB, and this machine has {there / 2**30:.0f}"
+            f"{run.label} adds {added:,} parameters, {needed / 2**30:.0f} GiB, and this machine has {there / 2**30:.0f}"
         )
     segmenter = build_segmenter(
         run.backbone,
@@ -71,7 +71,7 @@ def attached_segmenter(
         method.attach(segmenter)
     else:
         shape = backbone_shape(run.backbone, rules.image_size)
-        attach_checked(method, segmenter, label=run.variant, shape=shape, device=checked_on)
+        attach_checked(method, segmenter, label=run.label, shape=shape, device=checked_on)
     return segmenter, method
 
 

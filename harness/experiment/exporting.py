@@ -149,7 +149,7 @@ def export(
         path = card_of(out)
         with writing_to(f"{out} is written, its model card {path}", then="; export again with --force"):
             write_atomically(path, card)
-    line = f"{run.variant} on {run.benchmark}, seed {run.seed}"
+    line = f"{run.label} on {run.benchmark}, seed {run.seed}"
     if report is not None:
         left = f", {len(report.left)} kept as they are" if report.left and form == "onnx" else ""
         line += (

@@ -378,7 +378,7 @@ def _jobs(
         run = Run(
             method=row.method,
             method_config=options,
-            variant=row.label,
+            label=row.label,
             benchmark=name,
             backbone=backbone,
             checkpoint=checkpoint.fingerprint,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from harness.archive.older import with_label
 from harness.archive.schema import Run
 from harness.methods.parts.placement import MethodError
 from harness.planning.memory import trained_in_encoder
@@ -194,4 +195,4 @@ class Job:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
-        return cls(**{**data, "run": Run(**data["run"]), "plugins": tuple(data.get("plugins", ()))})
+        return cls(**{**data, "run": Run(**with_label(data["run"])), "plugins": tuple(data.get("plugins", ()))})

@@ -227,7 +227,7 @@ def label_finished(planned: Plan, store: RecordStore) -> None:
             record = store.find(job.run.key)
             if record is None or record.run.tuning == job.run.tuning or record.run.trial_runs > job.run.trial_runs:
                 continue
-            run = replace(record.run, tuning=job.run.tuning, variant=job.run.variant)
+            run = replace(record.run, tuning=job.run.tuning, label=job.run.label)
             store.write(replace(record, run=run), keep=SIDECARS)
 
 
@@ -308,8 +308,8 @@ def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
             record = store.find(key)
             if record is None or record.code != "OK" or record.run.tuning == tuning:
                 continue
-            name = trial.row.name if chosen else record.run.variant
-            run = replace(record.run, tuning=dict(tuning), variant=name)
+            name = trial.row.name if chosen else record.run.label
+            run = replace(record.run, tuning=dict(tuning), label=name)
             if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
                 store.write(replace(record, run=run), keep=SIDECARS)
 

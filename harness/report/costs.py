@@ -48,7 +48,7 @@ def _named(sessions: Sequence[CostRecord]) -> list[tuple[str, CostRecord, Method
     """Every method of these sessions with its name, which has a § where the device was not exclusive."""
     return [
         (
-            cost.variant + (f" #{session.session[:6]}" if len(sessions) > 1 else "") + (" §" if session.shared else ""),
+            cost.label + (f" #{session.session[:6]}" if len(sessions) > 1 else "") + (" §" if session.shared else ""),
             session,
             cost,
         )
@@ -59,7 +59,7 @@ def _named(sessions: Sequence[CostRecord]) -> list[tuple[str, CostRecord, Method
 
 def _steps(sessions: Sequence[CostRecord]) -> Table:
     measured = _named(sessions)
-    against = list(dict.fromkeys(other.variant for _, session, cost in measured for other in _baselines(session, cost)))
+    against = list(dict.fromkeys(other.label for _, session, cost in measured for other in _baselines(session, cost)))
     merges = [name for name in MERGES if any(name in cost.inference_seconds for _, _, cost in measured)]
     rows: list[list[Value]] = []
     for name, session, cost in measured:
@@ -68,7 +68,7 @@ def _steps(sessions: Sequence[CostRecord]) -> Table:
         step = Number(
             value=_ms(middle), low=_ms(low) if len(total) > 1 else None, high=_ms(high) if len(total) > 1 else None
         )
-        baselines = {other.variant: ratios_to(cost, other) for other in _baselines(session, cost)}
+        baselines = {other.label: ratios_to(cost, other) for other in _baselines(session, cost)}
         changes = [_change(baselines.get(other, {}).get(of)) for other in against for of in ("time", "memory")]
         inference = [_median(cost.inference_seconds.get(model)) for model in ("unmerged", *merges)]
         trained = _scaled(cost.parameters.get("trainable"), 1e6, 3)
@@ -95,8 +95,7 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
     methods = [method for session in sessions for method in session.methods]
     for method in methods:
         lines += [
-            f"Merge not measured: {method.variant}, {mode}: {why}"
-            for mode, why in sorted(method.merge_failures.items())
+            f"Merge not measured: {method.label}, {mode}: {why}" for mode, why in sorted(method.merge_failures.items())
         ]
     return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
@@ -148,7 +147,7 @@ def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
     for claim in papers.claims if sessions[0].comparability.task == "binary" else ():
         for session in sessions if claim.cost else ():
             first, second = (
-                next((cost for cost in session.methods if cost.variant == side.method and not side.options), None)
+                next((cost for cost in session.methods if cost.label == side.method and not side.options), None)
                 for side in (claim.first, claim.second)
             )
             if first and second:
@@ -171,10 +170,10 @@ def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
     """Full fine-tuning and LoRA, as far as the session measured them, else its first method; and what older sessions name."""
     wanted = {name for method in session.methods for name in method.ratios}
     for usual in BASELINES:
-        variants = {method.variant for method in session.methods if method.method == usual}
-        wanted |= variants & {usual} or variants
-    wanted = (wanted or {session.methods[0].variant}) - {cost.variant}
-    return sorted((other for other in session.methods if other.variant in wanted), key=lambda other: other.variant)
+        labels = {method.label for method in session.methods if method.method == usual}
+        wanted |= labels & {usual} or labels
+    wanted = (wanted or {session.methods[0].label}) - {cost.label}
+    return sorted((other for other in session.methods if other.label in wanted), key=lambda other: other.label)
 
 
 def _change(ratio: Ratio | None) -> Value:

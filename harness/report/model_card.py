@@ -45,7 +45,7 @@ def model_card(
         )
         for split, scores in tests.items() for name in shown if name in scores and not unscored and not run.is_generated
     ]  # fmt: skip
-    name_of_model = f"{run.variant} on {title}" + (" (generated images)" if run.is_generated else "")
+    name_of_model = f"{run.label} on {title}" + (" (generated images)" if run.is_generated else "")
     data = ModelCardData(
         base_model=base,
         license=licence or (None if run.checkpoint else "apache-2.0"),
@@ -62,7 +62,7 @@ def model_card(
     images = ", ".join(f"{count} {name}" for name, count in {**record.counts, **record.limits}.items())
     facts = {
         "Base model": f"{base or run.backbone}, backbone `{run.backbone}`, from {start}",
-        "Method": f"`{run.variant}`" + (f", {trained:,} trained parameters" if trained else ""),
+        "Method": f"`{run.label}`" + (f", {trained:,} trained parameters" if trained else ""),
         "Data set": f"{title}{', generated' * run.is_generated}; images: {images or 'not recorded'}; split: {run.split_rule}",
         "Protocol": f"`{run.protocol}`, hash `{run.protocol_hash}`, {run.rules.get('image_size')} px, seed {run.seed}",
         "Record": f"`{record.key}`, made {record.finished or 'at a time that is not recorded'}",

@@ -44,7 +44,7 @@ def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
 def in_terminal(record: Record, store: RecordStore) -> str:
     """The run as a page of at most 80 columns; only longer names and paths exceed them."""
     run = record.run
-    head = f"{run.variant} on {run.benchmark}, seed {run.seed}: {record.code}"
+    head = f"{run.label} on {run.benchmark}, seed {run.seed}: {record.code}"
     lines = [head + (f": {record.message}" if record.message else "")]
     sections = {
         "": list(_about(record)),
@@ -211,7 +211,7 @@ def compared_in_terminal(first: Record, second: Record, *, width: int) -> str:
     """The two runs as A and B, with B − A if both are numbers, in lines of ``width`` characters."""
     content = compared(first, second)
     lines = [
-        f"{name}: {record.key}, {record.run.variant} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
+        f"{name}: {record.key}, {record.run.label} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
         for name, record in (("A", first), ("B", second))
     ]
     rows: list[list[Value]] = [
@@ -250,11 +250,9 @@ def command_of(records: Iterable[Record]) -> str:
     run = runs[0]
     generated = run.rules.get("data") == "sample"  # unless a folder was given
     own = bool(run.rules.get("own_classes")) or (generated and run.origin != "generated")
-    by_label = not run.changed and run.variant.startswith(
-        f"{run.method}["
-    )  # older records do not say what they changed
+    by_label = not run.changed and run.label.startswith(f"{run.method}[")  # older records do not say what they changed
     seeds = list(dict.fromkeys(str(run.seed) for run in runs))
-    words = ["sam-peft", "run", "--methods", run.variant if by_label else run.method]
+    words = ["sam-peft", "run", "--methods", run.label if by_label else run.method]
     words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
     words += ["--protocol", run.protocol, "--backbone", run.backbone]
     words += ["--seeds", ",".join(seeds) if len(seeds) > 1 else f"{seeds[0]},"]

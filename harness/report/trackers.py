@@ -53,7 +53,7 @@ def _csv(archive: Archive, keys: Sequence[str], folder: Path) -> None:
 
 def _name(record: Record) -> str:
     run = record.run
-    return re.sub(r"[^\w.=,+-]+", "_", f"{run.variant}-{run.benchmark}-s{run.seed}-{record.key[:8]}")
+    return re.sub(r"[^\w.=,+-]+", "_", f"{run.label}-{run.benchmark}-s{run.seed}-{record.key[:8]}")
 
 
 def _curves(archive: Archive, record: Record) -> dict[int, dict[str, float]]:
@@ -70,7 +70,7 @@ def _curves(archive: Archive, record: Record) -> dict[int, dict[str, float]]:
 
 def _rules(record: Record) -> dict[str, Any]:
     run = record.run
-    about = ("method", "variant", "benchmark", "backbone", "checkpoint", "protocol", "protocol_hash", "seed")
+    about = ("method", "label", "benchmark", "backbone", "checkpoint", "protocol", "protocol_hash", "seed")
     rules = {"key": record.key, **{name: getattr(run, name) for name in about}, **flat(run.rules)}
     rules |= {f"{run.method}.{name}": value for name, value in run.method_config.items()}
     rules |= {f"parameters.{name}": count for name, count in record.parameters.items()}

@@ -93,7 +93,7 @@ def main() -> None:
             init = float(config.get("alpha_std") or 0.0)
             null = tuple(f"{value:.3f}" for value in spread_of_noise(rates, *logs.shape, betas, init))
         print(
-            f"| {record.run.variant} on {record.run.benchmark} | {record.run.seed} | {spread(logs):.3f} | {null[0]} | {null[1]} |"
+            f"| {record.run.label} on {record.run.benchmark} | {record.run.seed} | {spread(logs):.3f} | {null[0]} | {null[1]} |"
         )
 
 

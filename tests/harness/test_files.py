@@ -57,9 +57,9 @@ def test_a_cell_ends_where_it_should_and_holds_no_html_and_no_link() -> None:
 def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(tmp_path: Path) -> None:
     hostile = f"=1+cmd|x {SCRIPT}"
     first = record(
-        variant=hostile, backbone=hostile, split_rule=hostile, data_note=hostile, environment={"commit": hostile}
+        label=hostile, backbone=hostile, split_rule=hostile, data_note=hostile, environment={"commit": hostile}
     )
-    second = record(variant="plain", method="decoder", backbone=hostile)
+    second = record(label="plain", method="decoder", backbone=hostile)
     page = render([first, second])
     assert "<script" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
@@ -72,7 +72,7 @@ def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(
 def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(tmp_path, capsys) -> None:
     store = RecordStore(tmp_path)
     evil = "\x1b]0;owned\x07\x9b31m"
-    store.write(record(variant=f"lora{evil}", data_note=evil, environment={"host": evil}))
+    store.write(record(label=f"lora{evil}", data_note=evil, environment={"host": evil}))
     store.write(record(code="ERROR", message=evil, seed=1))
     (store.folder / f"x{evil}.json").write_text("{")
     for verb, words in (

@@ -195,11 +195,11 @@ def test_a_budget_starts_what_fits_by_the_plan_and_lists_what_it_leaves_out(tmp_
     assert main([*arguments, *budget, "--plan", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     fitting = [run for run in data["runs"] if run["fits_budget"]]
-    assert {f"{run['variant']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in fitting} == fit
+    assert {f"{run['label']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in fitting} == fit
     assert main([*arguments, *budget]) == 0
     shown = capsys.readouterr()
     runs = [json.loads(path.read_text())["run"] for path in (tmp_path / "records").glob("*.json")]
-    assert {f"{run['variant']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in runs} == fit
+    assert {f"{run['label']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in runs} == fit
     (line,) = (line for line in shown.err.splitlines() if line.startswith("--budget"))
     assert line.startswith(f"--budget: {len(fit)} of 8 runs fit")
     assert "left out: " in line
@@ -271,7 +271,7 @@ def test_a_study_of_ones_own_is_priced_with_its_trials_once_and_spends_a_budget(
     assert main([*words, "--plan", "--json"]) == 0
     trials, runs = (json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines())
     # Two trials; then naslora alone: lora's first value is a trial already.
-    assert [run["variant"] for run in trials] == ["lora[lr=0.001]", "lora[lr=0.01]"]
-    assert [run["variant"] for run in runs if "hours" in run] == ["naslora"]
+    assert [run["label"] for run in trials] == ["lora[lr=0.001]", "lora[lr=0.01]"]
+    assert [run["label"] for run in runs if "hours" in run] == ["naslora"]
     assert main([*words, "--budget", "1e-5", "--executor", "inline"]) == 2  # for not one run
     assert "1e-05" in capsys.readouterr().err

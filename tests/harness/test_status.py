@@ -103,7 +103,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 
 
 def run_state(**changes):
-    fields = {name: name for name in ("key", "method", "variant", "benchmark", "backbone", "protocol")}
+    fields = {name: name for name in ("key", "method", "label", "benchmark", "backbone", "protocol")}
     return RunState(**{**fields, "seed": 0, "state": "OK", **changes})
 
 

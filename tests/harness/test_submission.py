@@ -233,7 +233,7 @@ def test_rows_of_other_inputs_stand_in_a_table_of_their_own(
 
 
 def test_a_method_that_is_not_loaded_has_its_row(board: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    of_run(method="unknown", variant="unknown")(mine)
+    of_run(method="unknown", label="unknown")(mine)
     study = ["--study", str(board / "two.yaml")]
     assert tables_verb([*study, "--results", str(mine), "--with", str(board / "results")]) == 0
     assert "| unknown (yours) |" in capsys.readouterr().out
@@ -280,7 +280,7 @@ def loose(mine: Path) -> Iterator[Path]:
     module = sys.modules["loose_method"] = importlib.util.module_from_spec(spec)
     there(spec.loader).exec_module(module)
     code = {"numbers_method": _of_method(module.Loose, module.Loose.config_class)}
-    of_run(method="loose", variant="loose")(mine)
+    of_run(method="loose", label="loose")(mine)
     edit(mine, lambda record: replace(record, environment={**record.environment, **code}))
     yield path
     METHODS._loaded.pop("loose", None)

@@ -102,7 +102,7 @@ def compare(sent: Archive, again: Archive, study: Study) -> None:
     """
     listed = {record.key: record for record in sent.records}
     for record in again.records:
-        standing, what = listed.get(record.key), f"{record.run.variant}, seed {record.run.seed}"
+        standing, what = listed.get(record.key), f"{record.run.label}, seed {record.run.seed}"
         if standing is None or standing.code != record.code:
             said = "there is no record of it" if standing is None else f"its record says {standing.code}"
             raise Refused(f"rerun: {what} ended with {record.code}, and {said}")

@@ -45,14 +45,12 @@ def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
         assert frame(Archive(tmp_path), kind).empty
 
 
-WITH_GROUPS = (
-    "variant,split,stem,group,iou,mae\nbest,test,a,p1,0.5,0.25\nbest,test,b,p2,1.0,0.0\nlast,test,a,p3,0.75,0\n"
-)
+WITH_GROUPS = "model,split,stem,group,iou,mae\nbest,test,a,p1,0.5,0.25\nbest,test,b,p2,1.0,0.0\nlast,test,a,p3,0.75,0\n"
 
 
 def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[str, float], dict[str, str]] | None:
     """Scores and clusters by stem of one metric; None where there are none."""
-    table = image_table(path, variant=model, split="test")
+    table = image_table(path, model=model, split="test")
     scores = table.scores(metric) if table else None
     if table is None or scores is None:
         return None
@@ -62,11 +60,18 @@ def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[
 def test_all_are_the_images_of_every_split(tmp_path: Path) -> None:
     """Which a run tests in several, such as the given test images and others."""
     (path := tmp_path / "x.images.csv").write_text(
-        "variant,split,stem,iou\nbest,test,b,0.5\nbest,untrained,a,1.0\nlast,test,c,0\n"
+        "model,split,stem,iou\nbest,test,b,0.5\nbest,untrained,a,1.0\nlast,test,c,0\n"
     )
-    table = image_table(path, variant="best", split="all")
+    table = image_table(path, model="best", split="all")
     assert table is not None
     assert (table.stems, table.texts) == (("a", "b"), {"iou": "1.0,0.5"})
+
+
+def test_the_scored_model_may_have_the_name_of_older_files(tmp_path: Path) -> None:
+    for name in ("model", "variant"):
+        (path := tmp_path / f"{name}.images.csv").write_text(WITH_GROUPS.replace("model", name))
+        assert read(path, metric="mae", model="last") == ({"a": 0.0}, {"a": "p3"})
+        assert all_image_scores(path)["last", "test"] == {"iou": {"a": 0.75}, "mae": {"a": 0.0}}
 
 
 def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
@@ -95,15 +100,15 @@ def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_imag
 @pytest.mark.parametrize(
     ("content", "scores"),
     [
-        ("variant,split,stem,iou\nbest,test,a,0.5\n", ({"a": 0.5}, {})),
-        ("variant,split,stem,iou\nbest,test,b,0.5\nbest,test,a,0.25\n", ({"a": 0.25, "b": 0.5}, {})),
-        ("variant,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", None),  # an image twice
-        ("variant,split,stem,iou,mae\nbest,test,a,0.5,x\n", ({"a": 0.5}, {})),  # another metric is damaged
-        ("variant,split,stem,iou\nbest,test,a,1.5\n", None),
-        ('variant,split,stem,iou\nbest,test,a,"0.5,0.5"\n', None),
-        ("variant,split,stem,iou\nbest,test,a\n", None),
-        ("variant,split,stem,iou\nbest,test,a,\n", None),
-        ("variant,split,stem\n", None),
+        ("model,split,stem,iou\nbest,test,a,0.5\n", ({"a": 0.5}, {})),
+        ("model,split,stem,iou\nbest,test,b,0.5\nbest,test,a,0.25\n", ({"a": 0.25, "b": 0.5}, {})),
+        ("model,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", None),  # an image twice
+        ("model,split,stem,iou,mae\nbest,test,a,0.5,x\n", ({"a": 0.5}, {})),  # another metric is damaged
+        ("model,split,stem,iou\nbest,test,a,1.5\n", None),
+        ('model,split,stem,iou\nbest,test,a,"0.5,0.5"\n', None),
+        ("model,split,stem,iou\nbest,test,a\n", None),
+        ("model,split,stem,iou\nbest,test,a,\n", None),
+        ("model,split,stem\n", None),
         ("", None),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.archive.older import with_label
 from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_more, share_cap
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
@@ -35,7 +36,7 @@ def test_every_committed_record_has_its_key_and_would_be_found() -> None:
     runs = {path: held for path, held in runs.items() if {"run", "key"} <= held.keys()}
     assert len(runs) >= 911
     for held in runs.values():
-        run = Run(**held["run"])
+        run = Run(**with_label(held["run"]))
         config, rules = run.method_config, as_rules(from_rules(run.rules))
         if run.method in BUILTIN:
             known = {field.name for field in fields(method_config_class(run.method))}

@@ -27,7 +27,7 @@ def images(record: Record) -> str:
     """Per-image scores that agree with a record."""
     value = record.scores["best"]["test"]["s_measure"]
     rows = [f"best,test,{number},{value}" for number in range(record.counts["test"])]
-    return "\n".join(["variant,split,stem,s_measure", *rows, ""])
+    return "\n".join(["model,split,stem,s_measure", *rows, ""])
 
 
 def folder(root: Path, *records: Record) -> Path:
@@ -79,7 +79,7 @@ def test_a_success_takes_the_place_of_a_failure_and_never_the_reverse(tmp_path: 
 def test_a_damaged_record_is_not_copied_and_one_of_the_destination_stays(tmp_path: Path, says) -> None:
     a, b = folder(tmp_path / "a", record(0.9, seed=0), record(0.9, seed=1)), folder(tmp_path / "b", record(0.9, seed=1))
     store = RecordStore(a)
-    store.images_path(record(seed=0).key).write_text("variant,split,stem,s_measure\nbest,test,0,1\n")
+    store.images_path(record(seed=0).key).write_text("model,split,stem,s_measure\nbest,test,0,1\n")
     RecordStore(b).path(record(seed=1).key).write_bytes(b"{")
     before = tree(tmp_path)
     shown = says(main, "merge", a, b, code=1)

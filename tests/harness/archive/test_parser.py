@@ -166,20 +166,20 @@ def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(t
 
 def test_what_a_terminal_would_obey_is_spelt_out_where_it_is_read(tmp_path: Path) -> None:
     evil = "\x1b]0;title\x07 \x9b31m \u202e \r\n x"
-    good = record(split_rule=evil, data_note=evil, variant=f"lora{evil}", environment={"host": evil, "commit": "0"})
+    good = record(split_rule=evil, data_note=evil, label=f"lora{evil}", environment={"host": evil, "commit": "0"})
     failed = record(code="ERROR", message=evil, seed=1, changed={"blocks": evil})
     store = RecordStore(tmp_path)
     for each in (good, failed):
         store.write(each)
     for each in store:
-        texts = [each.message, each.run.variant, each.run.data_note, each.run.split_rule, *each.environment.values()]
+        texts = [each.message, each.run.label, each.run.data_note, each.run.split_rule, *each.environment.values()]
         assert all(text.isprintable() for text in (*texts, *map(str, each.run.changed.values())))
-    assert there(store.read(good.key)).run.variant == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"
+    assert there(store.read(good.key)).run.label == r"lora\x1b]0;title\x07 \x9b31m \u202e \x0d\n x"
     records = RecordStore(tmp_path).summaries()[0]
     assert {each.key for each in records} == {good.key, failed.key}
-    ascii_alone = record(variant="lora\x1b", seed=2)
+    ascii_alone = record(label="lora\x1b", seed=2)
     store.write(ascii_alone)
-    assert there(store.read(ascii_alone.key)).run.variant == r"lora\x1b"
+    assert there(store.read(ascii_alone.key)).run.label == r"lora\x1b"
 
 
 def test_records_and_evaluation_speak_of_the_same_metrics() -> None:

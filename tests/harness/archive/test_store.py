@@ -35,7 +35,7 @@ ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {
 def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     written = replace(record(0.1 + 0.2), architecture=ALPHA, history=[{"epoch": 1, "loss": 0.25, "val": {"iou": 0.5}}])
-    path = store.write(written, "variant,split,stem,iou\nbest,test,a,0.5\n")
+    path = store.write(written, "model,split,stem,iou\nbest,test,a,0.5\n")
     assert "architecture" not in json.loads(path.read_text(encoding="utf-8"))  # α is in its sidecar file, bit for bit
     assert store.read(written.key) == written
     assert list(store) == [written]
@@ -71,10 +71,12 @@ def test_records_of_schema_2_say_in_words_what_are_fields_now(tmp_path: Path, ru
     old = json.loads(path.read_text(encoding="utf-8"))
     old["schema_version"] = 2
     old["counts"] |= {"test ignored": 3}
+    old["run"]["variant"] = old["run"].pop("label")
     del old["run"]["origin"], old["run"]["split"], old["ignored"]
     path.write_bytes(sealed(old))
     (reread,) = store.summaries()[0]
     assert (reread.run.origin, reread.run.split, reread.ignored) == (origin, split, {"test": 3})
+    assert reread.run.label == "lora"
     assert (reread.counts, reread.tested) == ({"train": 20, "val": 4, "test": 8}, {"test": 5})
 
 
@@ -151,7 +153,7 @@ for key in (old.key, "another"):
 
 def write_without_end(root: Path, number: int, log: Path) -> None:
     """Records of its own, and some that all writers write at once; the log has the keys of those that are written."""
-    images = "variant,split,stem,iou\n" + "best,test,a,0.5\n" * 500
+    images = "model,split,stem,iou\n" + "best,test,a,0.5\n" * 500
     with log.open("w") as written:
         for turn in itertools.count():
             for made in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
@@ -197,7 +199,7 @@ def test_a_crash_while_a_record_is_written_leaves_no_record(tmp_path, monkeypatc
     original = replace(record(), architecture=ALPHA)
     store = RecordStore(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        store.write(original, "variant,split,stem,iou\nbest,test,a,0.5\n")
+        store.write(original, "model,split,stem,iou\nbest,test,a,0.5\n")
     assert store.find(original.key) is None
     assert store.summaries() == ([], {})
 

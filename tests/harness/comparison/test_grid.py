@@ -199,8 +199,8 @@ CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.
     ("records", "names"),
     [
         # one configuration under two labels, of a study and of a sweep, is one row
-        ([record(benchmark="sbu"), record(benchmark="leaf", variant="LoRA r=3")], ["LoRA"]),
-        ([record(variant=name, seed=seed, **SIX) for seed, name in enumerate(("r=6", "LoRA r=6"))], ["LoRA (rank=6)"]),
+        ([record(benchmark="sbu"), record(benchmark="leaf", label="LoRA r=3")], ["LoRA"]),
+        ([record(label=name, seed=seed, **SIX) for seed, name in enumerate(("r=6", "LoRA r=6"))], ["LoRA (rank=6)"]),
         ([record(), record(method="lora", **SIX)], ["LoRA", "LoRA (rank=6)"]),
         # two of one name are distinguished
         ([record(), record(tuning={"grid": {"lr": [1e-3]}, "chosen": {"lr": 1e-3}, "trials": [{}]})], ["LoRA", "LoRA, tuned"]),
@@ -288,7 +288,7 @@ def study(**changes: Any) -> Any:
 
 
 def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_that_are_not_there() -> None:
-    base, six = record(0.1, benchmark="sbu", variant="anything"), record(0.2, benchmark="sbu", **SIX)
+    base, six = record(0.1, benchmark="sbu", label="anything"), record(0.2, benchmark="sbu", **SIX)
     both = {"rank": 6, "alpha": 1.0}
     found = grid_of([base, six, record(0.3, benchmark="sbu", config=both, changed=both)], study=study())
     assert texts(found) == {"r=3": "10.0 (1)", "r=6": "20.0 (1)"}

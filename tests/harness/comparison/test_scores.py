@@ -55,7 +55,7 @@ def test_seeds_in_conflict_are_in_no_difference(name: str) -> None:
 def written(root: Path, scores: dict[str, float], **of_run: Any) -> Any:
     """A record whose per-image scores are these; a stem may have its group after a comma."""
     made = record(sum(scores.values()) / len(scores), **of_run)
-    head = "variant,split,stem,group,s_measure\n" if "," in next(iter(scores)) else "variant,split,stem,s_measure\n"
+    head = "model,split,stem,group,s_measure\n" if "," in next(iter(scores)) else "model,split,stem,s_measure\n"
     RecordStore(root).write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
     return made
 

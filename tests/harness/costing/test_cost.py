@@ -17,7 +17,6 @@ from harness.cli import cost
 from harness.costing import measure as measuring
 from harness.costing.measure import measure
 from harness.costing.session import PARTS, Subject
-from harness.planning.request import ConfiguredRow
 from harness.protocols.load import load_protocol
 from tests.harness.costing.small import SMALL, modes_of, session_of
 
@@ -30,14 +29,14 @@ def record():
 @pytest.fixture(scope="module")
 def methods(record):
     """By name."""
-    return {method.variant: method for method in record.methods}
+    return {method.label: method for method in record.methods}
 
 
 def test_every_quantity_is_measured(record, methods) -> None:
     assert list(methods) == ["full", "lora", "naslora", "decoder"]
     assert not {"num_classes", "mask_tokens"} & record.comparability.options.keys()
     for method in record.methods:
-        searched = 0.5 if method.variant == "naslora" else 0  # a pass for α in each step from epoch 10 of 20 on
+        searched = 0.5 if method.label == "naslora" else 0  # a pass for α in each step from epoch 10 of 20 on
         assert sum(method.shares.values()) == pytest.approx(1 + searched)
         for parts in (*method.seconds.values(), method.step_seconds):
             assert set(parts) == set(PARTS)
@@ -193,7 +192,7 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(st
         return called
 
     def is_adapter(subject, *_) -> bool:
-        return (subject.label if isinstance(subject, ConfiguredRow) else subject.variant) == "adapter"
+        return bool(subject.label == "adapter")
 
     counts = itertools.count(1)  # of steps: two to warm up, one for the peak, then the rounds
     owner, name, sick = {
@@ -213,6 +212,6 @@ def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(st
     if stage != "build":
         reason += " (with 1 more of --methods: fewer in a session leave more room)"
     assert record.dropped == {"adapter": reason}
-    assert [method.variant for method in record.methods] == ["decoder"]
+    assert [method.label for method in record.methods] == ["decoder"]
     assert len(record.methods[0].inference_seconds["unmerged"]) == 1
     assert f"Not measured: adapter: {reason}" in " ".join(said.split()), "lines are folded"

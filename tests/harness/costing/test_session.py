@@ -23,7 +23,7 @@ def test_methods_take_turns_round_by_round(monkeypatch: pytest.MonkeyPatch, of_t
     step = Subject.step
 
     def noted(self: Subject, phase):
-        order.append(self.variant)
+        order.append(self.label)
         return step(self, phase)
 
     monkeypatch.setattr(Subject, "step", noted)
@@ -150,7 +150,7 @@ def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_
 
     ours, plain = built(shared=True), built(shared=False)
     frozen = {
-        subject.variant: sum(weight.nbytes for weight in subject.segmenter.parameters() if not weight.requires_grad)
+        subject.label: sum(weight.nbytes for weight in subject.segmenter.parameters() if not weight.requires_grad)
         for subject in plain
     }
     expected = held(plain) - frozen["bitfit"] - frozen["full"]  # what these freeze is frozen in LoRA too
@@ -160,4 +160,4 @@ def test_frozen_weights_that_methods_have_in_common_are_held_once_and_no_number_
             for kind in subject.shares():
                 subject.step(kind)
         for weight, other in zip(first.segmenter.parameters(), second.segmenter.parameters(), strict=True):
-            assert torch.equal(weight, other), first.variant
+            assert torch.equal(weight, other), first.label

@@ -20,7 +20,7 @@ STANDIN = Path(__file__).with_name("standin.py")
 
 def make_job(results: Path, *, method: str = "lora", benchmark: str = "kvasir", seed: int = 0, **rules) -> Job:
     run = Run(
-        method=method, method_config={}, variant=method, benchmark=benchmark, backbone="tiny", checkpoint="",
+        method=method, method_config={}, label=method, benchmark=benchmark, backbone="tiny", checkpoint="",
         protocol="stand-in", protocol_hash="0" * 8, rules=rules, seed=seed, manifest="", split_rule="",
     )  # fmt: skip
     return Job(run=run, dataset_root="", checkpoint="", results=str(results))

@@ -157,7 +157,7 @@ def test_the_debugging_executor_leaves_alone_what_another_process_runs_or_finish
 
 
 def state(key, word, **changes):
-    named = {"method": "lora", "variant": "lora", "benchmark": "leaf", "backbone": "b", "protocol": "p", "seed": 0}
+    named = {"method": "lora", "label": "lora", "benchmark": "leaf", "backbone": "b", "protocol": "p", "seed": 0}
     return RunState(key=key, state=word, **{**named, **changes})
 
 
@@ -175,7 +175,7 @@ def test_on_a_terminal_each_run_at_work_has_a_line_that_fits_and_failures_are_re
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
-    long = {"variant": "naslora[rank=3,blocks=last-half,sites=q,v]", "done": 0.5}
+    long = {"label": "naslora[rank=3,blocks=last-half,sites=q,v]", "done": 0.5}
     working = state("b", "running", stage="training epoch 3/6, loss 0.412", **long)
     runs = {"a": state("a", "OOM", message="killed"), "b": working, "c": state("c", "running", stage="starting")}
     with display(total=3) as show:

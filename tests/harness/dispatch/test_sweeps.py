@@ -96,11 +96,19 @@ def test_a_job_that_is_not_its_lines_is_refused(tmp_path, change):
         read_sweep(sweep.folder).job(0)
 
 
+def test_a_line_may_call_the_label_of_a_row_as_older_sweeps_do(tmp_path):
+    sweep = submitted(tmp_path, [make_job(tmp_path)])
+    path = sweep.folder / "jobs.jsonl"
+    path.write_text(path.read_text().replace('"label"', '"variant"'))
+    read = read_sweep(sweep.folder)
+    assert read.runs[0].label == read.job(0).run.label == sweep.job(0).run.label == "lora"
+
+
 def test_control_characters_are_escaped_and_numbers_out_of_range_refused(tmp_path):
     job = make_job(tmp_path)
-    sweep = submitted(tmp_path, [replace(job, run=replace(job.run, variant="a\x1b[2Jb"))])
+    sweep = submitted(tmp_path, [replace(job, run=replace(job.run, label="a\x1b[2Jb"))])
     assert read_sweep(sweep.folder).runs[0].words == r"a\x1b[2Jb on kvasir, seed 0"
-    assert read_sweep(sweep.folder).job(0).run.variant == "a\x1b[2Jb"
+    assert read_sweep(sweep.folder).job(0).run.label == "a\x1b[2Jb"
     path = tmp_path / "holder.json"
     path.write_text(json.dumps({"host": "", "boot": "", "namespace": "", "pid": 10**12, "ticks": 0}))
     with pytest.raises(ValueError, match="out of all range"):

@@ -245,7 +245,7 @@ def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: 
     assert [m.stem for m in _masks(tmp_path, decoder)[:3]] == [m.stem for m in _masks(tmp_path, lora)[:3]]
     for record in (decoder, lora):
         rows = csv.DictReader(RecordStore(tmp_path).images_path(record.key).read_text().splitlines())
-        scores = {row["stem"]: float(row["iou"]) for row in rows if row["variant"] == "best"}
+        scores = {row["stem"]: float(row["iou"]) for row in rows if row["model"] == "best"}
         assert {min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)} <= {
             mask.stem for mask in _masks(tmp_path, record)
         }

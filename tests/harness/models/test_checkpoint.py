@@ -279,7 +279,7 @@ def test_the_words_name_the_same_file_for_every_verb_after_run(tmp_path: Path, m
     weights = tmp_path / "sam_vit_b_01ec64.pth"
     monkeypatch.setattr(_hub, "download_cached_file", lambda address, **_: str(weights))
     run = Run(
-        method="lora", variant="lora", method_config={}, benchmark="kvasir", protocol="demo", protocol_hash="0", rules={},
+        method="lora", label="lora", method_config={}, benchmark="kvasir", protocol="demo", protocol_hash="0", rules={},
         backbone="vit_b", checkpoint="sha256-0", seed=0, split_rule="", manifest="",
     )  # fmt: skip
     word, none = Settings(checkpoints={"vit_b": Path("published")}), Settings(checkpoints={"vit_b": Path("none")})

@@ -42,7 +42,7 @@ def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_p
     assert len({job.run.key for job in jobs}) == len(jobs)
     assert {job.run.method for job in jobs} == {"lora", "naslora"}
     rows = (*LORA, *LORA, PlannedRow(method="lora", options={"rank": 3}))
-    assert [job.run.variant for job in planned(samples, tmp_path, rows=rows).jobs] == ["lora", "lora"]
+    assert [job.run.label for job in planned(samples, tmp_path, rows=rows).jobs] == ["lora", "lora"]
 
 
 def test_key_depends_on_content_and_not_on_results_folder_or_label(samples: Path, tmp_path: Path) -> None:

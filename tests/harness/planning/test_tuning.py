@@ -42,7 +42,7 @@ class Work:
 
     def __call__(self, planned: Plan, request: Any, *_: Any, later: int = 0) -> Outcome:
         self.later.append(later)
-        self.done.append([f"{job.run.variant} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
+        self.done.append([f"{job.run.label} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
         for job in planned.pending:
             value = self.score(job.run)
             code: Code = "DIVERGED" if math.isnan(value) else "OK"
@@ -121,7 +121,7 @@ def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice
     tuned(best_at(1e-3))
     for record in RecordStore(tmp_path):
         assert record.run.key == record.key
-        RecordStore(early).write(replace(record, run=replace(record.run, tuning={}, variant="lora[lr]")))
+        RecordStore(early).write(replace(record, run=replace(record.run, tuning={}, label="lora[lr]")))
     for source in (early, tmp_path):
         assert merge(source, tmp_path / "all")[2] == []
     assert records(tmp_path / "all") == records(tmp_path)
@@ -178,7 +178,7 @@ def test_each_benchmark_chooses_its_own_without_tune_on(tuned: Any, tmp_path: Pa
 def test_rows_of_one_method_are_tuned_each_for_itself(tuned: Any, tmp_path: Path) -> None:
     two = {"methods": "lora[rank=4],lora[rank=8]", "seeds": "1"}
     tuned(lambda run: best_at(1e-3 if run.method_config["rank"] == 4 else 1e-4)(run), *GRID, **two)
-    chosen = {r.run.variant: rate(r.run) for r in RecordStore(tmp_path) if "chosen" in r.run.tuning}
+    chosen = {r.run.label: rate(r.run) for r in RecordStore(tmp_path) if "chosen" in r.run.tuning}
     assert chosen == {"lora[rank=4]": 1e-3, "lora[rank=8]": 1e-4}
 
 
@@ -263,7 +263,7 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
     trials, runs = map(json.loads, capsys.readouterr().out.splitlines())
     assert [run["state"] for run in trials["runs"]] == ["finished"] * 3 + ["planned"] * 3
     # lora's choice is known and finished; the first value of bitfit's grid, whose seed 0 is among those above.
-    assert [(run["variant"], run["state"]) for run in runs["runs"]] == [
+    assert [(run["label"], run["state"]) for run in runs["runs"]] == [
         ("lora", "finished"), ("lora", "finished"), ("bitfit", "planned"),
     ]  # fmt: skip
 

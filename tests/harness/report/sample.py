@@ -107,7 +107,7 @@ def record(
     metric = metric or PAPER_METRICS.get(benchmark, ("s_measure",))[0]
     run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
     fields: dict[str, Any] = {
-        "variant": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",
+        "label": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",
         "rules": {**CARD, "protocol": protocol_hash}, "split": "published", "split_rule": "official",
         "planned_seeds": [seed], "planned_benchmarks": [benchmark], **run_fields,
         "method_config": {**CONFIGS.get(method, {}), **(config or {})},

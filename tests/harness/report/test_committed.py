@@ -35,7 +35,7 @@ def test_a_page_is_what_the_records_give(pages: Pages, name: str) -> None:
 def test_means_and_deviations_are_those_of_pandas() -> None:
     scores = Archive(RESULTS).frame("scores")
     mini = scores[(scores.protocol == "mini") & (scores.model == "best") & (scores.split == "test")]
-    groups = mini.groupby(["protocol_hash", "variant", "benchmark", "metric"])["value"].agg(["mean", "std", "count"])
+    groups = mini.groupby(["protocol_hash", "label", "benchmark", "metric"])["value"].agg(["mean", "std", "count"])
     cells = {f"{100 * mean:.1f} ± {100 * sd:.1f} ({count})" for mean, sd, count in groups.itertuples(index=False)}
     printed = set(re.findall(r"\d+\.\d ± \d+\.\d \(\d\)", TEXTS["mini"]))
     assert len(printed) > 30

@@ -24,7 +24,7 @@ from tests.harness.report.sample import CARD, grid_of, measured_on, record, stor
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:
     values: Any = {
-        "method": name, "variant": name, "config": {}, "seconds": {"weights": {"total": step}}, "shares": {"weights": 1.0},
+        "method": name, "label": name, "config": {}, "seconds": {"weights": {"total": step}}, "shares": {"weights": 1.0},
         "step_seconds": {
             "total": step, "data": [0.001], "forward": [0.04], "backward": [0.05], "optimiser": [0.0], "untracked": [0.0],
         },
@@ -90,9 +90,9 @@ def test_a_kind_of_step_without_a_share_has_none() -> None:
 
 
 def test_changes_are_against_full_fine_tuning_and_lora_or_the_first_method_and_what_an_older_session_names() -> None:
-    def against(*variants: str, older: str = "") -> set[str]:
+    def against(*labels: str, older: str = "") -> set[str]:
         ratios = {older: {"time": Ratio(value=1.5)}} if older else {}
-        methods = [method(v, [0.1], method=v.partition("[")[0], ratios=ratios) for v in variants]
+        methods = [method(v, [0.1], method=v.partition("[")[0], ratios=ratios) for v in labels]
         titles = [head.title for head in page_of([session(methods=methods)]).tables[0].columns]
         return {title.split()[2] for title in titles if title.startswith("time against")}
 
@@ -174,7 +174,7 @@ def test_csv_is_a_number_a_line_in_si_units(tmp_path: Path, says) -> None:
     CostStore(tmp_path).write(session())
     table = list(csv.DictReader(io.StringIO(says(main, "--results", tmp_path, "--study", "cost", "--format", "csv"))))
     steps = [
-        row for row in table if (row["variant"], row["quantity"], row["part"]) == ("naspclora", "step_seconds", "total")
+        row for row in table if (row["label"], row["quantity"], row["part"]) == ("naspclora", "step_seconds", "total")
     ]
     assert [float(row["value"]) for row in steps] == [0.10, 0.11, 0.12]
     assert {row["value"] for row in table if row["part"] == "trainable"} == {"3997056.0"}

@@ -47,7 +47,7 @@ def _card() -> None:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     store = RecordStore(tmp_path)
-    store.write(searched(), "variant,split,stem,s_measure\nbest,test,a,0.9\n")
+    store.write(searched(), "model,split,stem,s_measure\nbest,test,a,0.9\n")
     store.write(record(code="OOM", message="asked for 90 GiB", seed=5))
     state = tmp_path / "state" / searched().key
     state.mkdir(parents=True)
@@ -132,7 +132,7 @@ def test_two_runs_are_side_by_side_and_no_value_is_cut(width: int) -> None:
     ],
 )
 def test_a_run_is_found_by_the_words_of_a_cell(words: list[str], said: str, tmp_path: Path, says) -> None:
-    made = [record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, variant="wide")]
+    made = [record(), record(seed=1), record(method="decoder"), record(config={"rank": 9}, label="wide")]
     store_of(tmp_path, made)
     assert says(main, *words, "--results", tmp_path).startswith(said)
 

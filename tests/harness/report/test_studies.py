@@ -159,7 +159,7 @@ def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of
     (tmp_path / "mine.yaml").write_text(CHOOSE)
     by_study = ("--study", str(tmp_path / "mine.yaml"))
     made = planned(*by_study)
-    counts = Counter((run.variant, run.seed) for run in runs_of(made))
+    counts = Counter((run.label, run.seed) for run in runs_of(made))
     for row, count in {"zeroshot": 1, "decoder": 1, "mine": 3, "fixed": 1, "full": 2}.items():
         assert [counts[row, seed] for seed in (7, 8)] == [count, count], row
     assert not any(run.tuning for run in runs_of(made))
@@ -171,7 +171,7 @@ def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of
     assert of_study == [run.key for run in runs_of(by_hand)]
 
     named = planned(*by_study, "--methods", "lora[rank=6],bitfit,ssf", "--set", "ssf.lr=1e-3", "--seeds", "7,")
-    assert Counter(run.variant for run in runs_of(named)) == {"lora[rank=6]": 3, "bitfit": 3, "ssf[lr=1e-3]": 1}
+    assert Counter(run.label for run in runs_of(named)) == {"lora[rank=6]": 3, "bitfit": 3, "ssf[lr=1e-3]": 1}
     with pytest.raises(UsageError, match="--tune lr: the study mine chooses"):
         planned(*by_study, "--tune", "lr=1e-4,1e-3")
 

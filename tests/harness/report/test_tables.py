@@ -391,7 +391,7 @@ def test_the_verdict_of_one_seed_has_an_interval_over_images(tmp_path: Path) -> 
     for method, shift in (("decoder", 0.0), ("lora", 0.2)):
         scores = {f"i{n}": 0.5 + 0.01 * n + shift * (1 + 0.1 * (n % 3)) for n in range(9)}
         (made,) = own(method, sum(scores.values()) / 9)
-        head = "variant,split,stem,iou\n"
+        head = "model,split,stem,iou\n"
         store.write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
     page = render(list(store), root=tmp_path)
     assert "LoRA is higher than Decoder alone on these 30 images: +22.0 [" in page

@@ -25,7 +25,7 @@ EPOCHS = ((1, 0.9, 0.25), (2, 0.5, 0.75))
 
 def _run(seed: int, method: str = "naslora", **config: Any) -> Run:
     return Run(
-        method=method, method_config=config, variant=method, benchmark="kvasir", backbone="tiny", checkpoint="",
+        method=method, method_config=config, label=method, benchmark="kvasir", backbone="tiny", checkpoint="",
         protocol="demo", protocol_hash="0" * 8, rules=card_rules("demo", "kvasir") or {}, seed=seed, manifest="m", split_rule="r",
     )  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_no_text_of_an_export_is_a_formula(tmp_path: Path) -> None:
     run, formula = _run(0), "=cmd|' /C calc'!A0"
     score = {"best": {"test": {"iou": 0.5}}}
     RecordStore(tmp_path / "runs").write(
-        Record(run=run, key=run.key, code="OK", scores=score), f"variant,split,stem,iou\nbest,test,{formula},0.5\n"
+        Record(run=run, key=run.key, code="OK", scores=score), f"model,split,stem,iou\nbest,test,{formula},0.5\n"
     )
     assert records.main(["export", "--to", "csv", str(tmp_path / "csv"), "--results", str(tmp_path / "runs")]) == 0
     (stem,) = pd.read_csv(tmp_path / "csv" / "images.csv").stem
