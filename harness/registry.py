@@ -9,22 +9,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from harness import methods
 from harness.methods.parts.placement import MethodError
 from harness.system.errors import UsageError, did_you_mean, line_in
-
-T = TypeVar("T")
 
 SEGMENTED = {
     "kvasir": "harness.datasets.kvasir:Kvasir",
@@ -306,24 +303,18 @@ def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
     return groups if len(set(groups.values())) < len(groups) else {}
 
 
-def of_config(name: str, values: Mapping[str, Any], question: Callable[[Any], T], *, otherwise: T) -> T:
-    """What a method's configuration answers, as a record holds it; ``otherwise`` where the method is not known here or has another
-    configuration now."""
+def recorded_option(method: str, option: str, value: Any) -> Any:
+    """An option's value as records hold it: YAML reads ``1e-3`` as text and ``8`` as a whole number, whatever the option's own type."""
+    default = methods.default_options(method).get(option)
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(str(value).lower(), value)
+    is_number = isinstance(default, float) and isinstance(value, int)
+    if isinstance(default, str) or not (isinstance(value, str) or is_number):
+        return value
     try:
-        return question(_cached_config(method_config_class(name), json.dumps(values)))
-    except Exception:  # a record is data, and a plug-in may raise anything
-        return otherwise
-
-
-@lru_cache(maxsize=4096)
-def _cached_config(config_class: Any, values: str) -> Any:
-    """A configuration from its fields as JSON. It is cached, since thousands of records share a few."""
-    return config_class(**json.loads(values))
-
-
-def operation_names(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The operations of the shares of softmax(α) in a record."""
-    return of_config(name, values, lambda config: tuple(map(str, config.mixed_operations)), otherwise=())
+        return int(value) if isinstance(default, int) else float(value)
+    except ValueError:
+        return value
 
 
 def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

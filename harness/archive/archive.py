@@ -19,7 +19,7 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.models.known import SAME_WEIGHTS
 from harness.protocols.keys import content_hash, hashed_options
-from harness.registry import groups_by_rule, operation_names
+from harness.registry import groups_by_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ class Archive:
         """softmax(α) at the end of a run; None for a method without a choice of operations, and for a run without a history."""
         if record.key not in self._shares:
             history: Sequence[Shares] = ()
-            if record.code == "OK" and len(operation_names(record.run.method, record.run.method_config)) > 1:
+            if record.code == "OK" and len(record.run.operations or ()) > 1:
                 with suppress(ValueError):
                     history = self.store.architecture(record, last=True)
             self._shares[record.key] = history[-1] if history else None

@@ -1,12 +1,14 @@
 """What records of earlier schemas do not say, filled in when they are read; no other module knows how they say it.
 
 Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split. A row's label and
-the scored model of scores by image were called ``variant``.
+the scored model of scores by image were called ``variant``. The first records of schema 3 do not say what a table must add to the
+method's name, what a run never comes to, and which operations its α weighs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -14,6 +16,8 @@ from pydantic import AliasChoices, Field
 
 from harness.archive.schema import CONTENT, SCHEMA_VERSION, Origin, Record, Run, TestImages, counted_updates
 from harness.methods import default_options
+from harness.methods.parts.operations import parse_operations
+from harness.methods.parts.placement import MethodError
 from harness.protocols.keys import CUT_OPTIONS, FIRST_OPTIONS, first_names
 
 _VARIANT = "variant"
@@ -25,6 +29,7 @@ _PUBLISHED = ("official", "AutoGluon's", "PraNet's")
 """How the rule of a split with published test images begins."""
 _IGNORED = " ignored"
 """Follows a split's name in the counts, for its images whose every pixel is ignored."""
+_CONTROL = "a control without a search: it would begin after"
 
 
 def with_label(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +44,8 @@ def with_model(header: list[str]) -> list[str]:
 
 def filled(record: Record) -> Record:
     """The record as the present schema has it."""
+    if record.run.operations is None:
+        record = replace(record, run=replace(record.run, **_of_method(record.run)))
     if record.schema_version >= SCHEMA_VERSION:
         return record
     run = record.run
@@ -62,6 +69,20 @@ def _split(rule: str) -> TestImages:
     if rule.startswith(_PUBLISHED):
         return "published"
     return "carved" if rule.startswith("carved") or "test carved" in rule else "given"
+
+
+def _of_method(run: Run) -> dict[str, Any]:
+    """What the method of a built-in run would say of it today."""
+    options, epochs = {**default_options(run.method), **run.method_config}, int(run.rules.get("epochs") or 0)
+    operations = list[str]()
+    with suppress(KeyError, MethodError):
+        operations = list(parse_operations(options["operations"], style=options["style"]))
+    start = options.get("search_start_epoch", 0) if len(operations) > 1 and options.get("stagewise") else 0
+    return {
+        "label_note": "Switch gate" if options.get("gate") in ("switch", "intended") else "",
+        "never_reached": f"{_CONTROL} T_B = {start} of {epochs} epochs" if 0 < epochs <= start else "",
+        "operations": operations,
+    }
 
 
 def with_plans(records: Sequence[Record]) -> list[Record]:

@@ -35,7 +35,7 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 
 LABELS = (
     "label", "protocol", "protocol_hash", "origin", "split", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
-    "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics",
+    "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics", "label_note", "never_reached", "operations",
 )  # fmt: skip
 """Fields of a run that do not determine its result."""
 
@@ -81,6 +81,9 @@ class Run:
         planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that tables show gaps; empty in
             older records.
         benchmark_title, benchmark_metrics: the benchmark's own title and metrics for tables; empty in older records.
+        label_note: what tables say after the method's name, because the row is not what a reader takes that name for.
+        never_reached: what of the method its epochs never come to, in words; empty where they come to everything.
+        operations: names of the operations that α weighs, in the order of its shares; empty for a method without α.
     """
 
     method: str
@@ -105,6 +108,11 @@ class Run:
     planned_benchmarks: list[str] = field(default_factory=list, compare=False)
     benchmark_title: str = field(default="", compare=False)
     benchmark_metrics: list[str] = field(default_factory=list, compare=False)
+    label_note: str | None = field(
+        default=None, compare=False
+    )  # of these three, None in a file: `harness.archive.older`
+    never_reached: str | None = field(default=None, compare=False)
+    operations: list[str] | None = field(default=None, compare=False)
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # an unknown field would not be in the key
 

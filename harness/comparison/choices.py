@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.schema import Record, content_hash
 from harness.comparison.names import metric
 from harness.protocols.keys import hashed_rules
-from harness.registry import METHODS, method_config
+from harness.registry import recorded_option
 from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
     if runs.empty:
         return runs
     method = runs["method"].iloc[0]
-    values = {name: [as_recorded(method, name, value) for value in grid[name]] for name in grid}
+    values = {name: [recorded_option(method, name, value) for value in grid[name]] for name in grid}
     in_grid = [all(run.method_config.get(name) in values[name] for name in grid) for run in runs["run"]]
     runs = runs[in_grid].reset_index(drop=True)
     frame = runs.assign(
@@ -68,11 +68,6 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
         frame[name] = [_orderable(run.method_config[name]) for run in runs["run"]]
     within = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "benchmark", "seed"]
     return runs.loc[choose_runs(frame, grid, within=within).index]
-
-
-def as_recorded(method: str, name: str, value: Any) -> Any:
-    """The value of an option as records of the method have it; of a method that is not known here as it is written."""
-    return getattr(method_config(method, {name: value}), name) if method in METHODS else value
 
 
 def _validation(record: Record) -> float:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from harness.archive.archive import Archive, Shares
 from harness.archive.schema import Record
-from harness.registry import of_config
 
 AlphaCode = Literal["", "ALPHA_STUCK", "ALPHA_UNIFORM"]
 
@@ -31,19 +30,11 @@ def search_start(record: Record) -> int | None:
     return start if searched else None
 
 
-def without_search(record: Record) -> str:
-    """The footnote of a run that ends before its search would begin; empty for others."""
-    run, epochs = record.run, record.run.rules.get("epochs")
-    if not epochs:
-        return ""
-    return of_config(run.method, run.method_config, lambda config: str(config.never_reached(int(epochs))), otherwise="")
-
-
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
     """The flag of a run whose mixture says nothing about the choice of α. Empty for other runs, without α, and for a control
     without a search. ``last`` is softmax(α) at the end of training. Older records do not hold how far α could move."""
     sizes = [len(shares) for shares in last.values() if len(shares) > 1]
-    if not sizes or without_search(record):
+    if not sizes or record.run.never_reached:
         return ""
     cap = record.budget.get("share_cap")
     if record.budget.get("alpha_updates") == 0 or (cap is not None and cap * max(sizes) <= NEAR_UNIFORM):

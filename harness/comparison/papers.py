@@ -21,7 +21,7 @@ from harness.comparison.grid import Grid
 from harness.comparison.rows import is_row
 from harness.protocols.compare import card as card_of
 from harness.protocols.compare import from_card
-from harness.registry import method_config
+from harness.registry import recorded_option
 from harness.system.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "data" / "paper"
@@ -61,8 +61,7 @@ class Published:
     def settings(self) -> dict[str, Any]:
         """``options`` as values of the method's configuration."""
         assigned = dict(item.strip().split("=", 1) for item in self.options.split(";") if item)
-        config = method_config(self.method, assigned)
-        return {name: getattr(config, name) for name in assigned}
+        return {name: recorded_option(self.method, name, value) for name, value in assigned.items()}
 
     def against(self, ours: Sequence[float]) -> Difference:
         """Ours (one score a seed, in percent) minus the paper's, with the variance of both."""

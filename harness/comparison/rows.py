@@ -17,7 +17,6 @@ from harness.archive.schema import Run, chosen_from
 from harness.comparison.choices import chosen_of
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules
-from harness.registry import of_config
 from harness.studies import Row, Study, choices_of, grid_of
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ def baseline_of(study: Study) -> str:
 def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
     """``LoRA``, ``NAS-LoRA (rank=6)``: the method's title with the options that its configuration changes, without ``tuned`` ones."""
     options = {name: value for name, value in run.changed.items() if name not in tuned}
-    note = of_config(run.method, run.method_config, lambda config: str(config.label_note), otherwise="")
-    return _in_words(run.method, options, note=note)
+    return _in_words(run.method, options, note=run.label_note or "")
 
 
 def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str:

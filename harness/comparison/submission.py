@@ -18,12 +18,12 @@ from harness.archive.files import rounding
 from harness.archive.merge import checked
 from harness.archive.older import same_data
 from harness.archive.schema import Record, Run
-from harness.comparison.choices import ANSWERS, as_recorded
+from harness.comparison.choices import ANSWERS
 from harness.comparison.names import benchmark_title
 from harness.comparison.rows import is_row, row_name
 from harness.comparison.tables import has_rules_of
 from harness.protocols.compare import card, differing_in_words, from_card
-from harness.registry import METHODS
+from harness.registry import METHODS, recorded_option
 from harness.studies import Row, Study, choices_of
 from harness.system.files import read_regular
 from harness.system.text import printable_line
@@ -179,7 +179,7 @@ def _missing_rates(rows: Rows, study: Study) -> Iterator[str]:
             yield f"{row.label} sets {name}, which the study chooses"
         grid = choices_of(row.method, row.options, study.choose)
         wanted = {
-            tuple(str(as_recorded(row.method, name, value)) for name, value in zip(grid, values, strict=True))
+            tuple(str(recorded_option(row.method, name, value)) for name, value in zip(grid, values, strict=True))
             for values in itertools.product(*grid.values())
         }
         ran: dict[tuple[str, int], set[tuple[str, ...]]] = {}

@@ -398,6 +398,9 @@ def _jobs(
             planned_benchmarks=list(benchmarks),
             benchmark_title=str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
             benchmark_metrics=list(map(str, getattr(benchmark, "metrics", ()))),
+            label_note=row.config.label_note,
+            never_reached=row.config.never_reached(rules["epochs"]),
+            operations=list(row.config.mixed_operations),
         )
         yield Job(
             run=run,

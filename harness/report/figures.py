@@ -16,7 +16,6 @@ from harness.archive.schema import Record
 from harness.comparison.flags import alpha_codes
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import metric
-from harness.registry import operation_names
 from harness.report import masks
 from harness.report.masks import Pictures
 from harness.report.runs import HUGE
@@ -192,7 +191,7 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
     rows: dict[str, tuple[tuple[str, ...], list[list[Shares]], list[str]]] = {}
     for row in board.on(benchmark):
         runs = board.grid.finished(row, benchmark)
-        names = tuple(operation_names(runs[0].run.method, runs[0].run.method_config)) if runs else ()
+        names = tuple(runs[0].run.operations or ()) if runs else ()
         if len(names) < 2 or len(rows) == MOST_PANELS:
             continue
         read = [_history(board, r) for r in runs]

@@ -16,7 +16,7 @@ from harness.archive.store import RecordStore
 from harness.comparison.flags import MEANINGS, alpha_code, begun_by, search_start
 from harness.protocols.compare import Difference, card, differing_in_words, differing_rules, from_card
 from harness.protocols.keys import hashed_options
-from harness.registry import BENCHMARKS, METHODS, operation_names
+from harness.registry import BENCHMARKS, METHODS
 from harness.report.formats import Number, Table, Value, fitted, heads
 
 WIDTH = 78
@@ -35,7 +35,7 @@ def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
         **{name: content[name] for name in names},
         "rules_changed": None if changed is None else {k: {"run": a, "card": b} for k, (a, b) in changed.items()},
         "search_start": search_start(record),
-        "operations": list(operation_names(record.run.method, record.run.method_config)),
+        "operations": record.run.operations or [],
         "mixtures": record.architecture[-1] if record.architecture else {},
         "files": files(record, store),
     }
@@ -142,7 +142,7 @@ def sparkline(values: Sequence[float], *, width: int = 32) -> str:
 
 def _mixture(record: Record) -> Iterator[str]:
     last = record.architecture[-1] if record.architecture else {}
-    names = operation_names(record.run.method, record.run.method_config)
+    names = record.run.operations or []
     width = max((len(shares) for shares in last.values()), default=0)
     sites = [shares for shares in last.values() if len(shares) == width > 1]
     for index in range(width if sites else 0):

@@ -12,7 +12,7 @@ from harness.archive.schema import Record
 from harness.comparison.cells import COLLAPSE, CONFLICT, Column
 from harness.comparison.differences import Difference
 from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
-from harness.comparison.flags import alpha_codes, made_by_other_code, without_search
+from harness.comparison.flags import alpha_codes, made_by_other_code
 from harness.comparison.grid import Grid
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
@@ -226,7 +226,11 @@ def _notes(grid: Grid, codes: Mapping[str, Sequence[str]], *, details: bool) -> 
     """Footnotes of this table alone; ``codes``: the flags of each row's α."""
     lines = [f"{code}: {ALPHA_MEANINGS[code]}." for code in sorted(set().union(*codes.values()))]
     for row in grid.rows:
-        lines += [f"{row}: {text}." for text in dict.fromkeys(map(without_search, grid.records_of(row))) if text]
+        lines += [
+            f"{row}: {text}."
+            for text in dict.fromkeys(record.run.never_reached for record in grid.records_of(row))
+            if text
+        ]
     updates: dict[str, set[float]] = {}
     for record in grid.records:
         if record.code == "OK" and record.budget.get("weight_updates"):

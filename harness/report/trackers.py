@@ -16,7 +16,6 @@ from harness.archive.archive import Archive, Kind, epoch_numbers, frame
 from harness.archive.masks import MASKS, read_masks
 from harness.archive.schema import Record
 from harness.protocols.compare import flat
-from harness.registry import operation_names
 from harness.report.formats import as_spreadsheet
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import new_folder
@@ -59,7 +58,7 @@ def _name(record: Record) -> str:
 def _curves(archive: Archive, record: Record) -> dict[int, dict[str, float]]:
     """Epoch -> quantity -> number: loss, rate, validation, shares of softmax(α)."""
     curves = {int(entry["epoch"]): epoch_numbers(entry) for entry in record.history}
-    operations = operation_names(record.run.method, record.run.method_config)
+    operations = record.run.operations or []
     for epoch, sites in enumerate(archive.store.architecture(record), start=1):
         for site, shares in sites.items():
             named = operations if len(operations) == len(shares) else [str(index) for index in range(len(shares))]

@@ -148,6 +148,16 @@ def test_older_records_tell_their_updates_by_their_histories(committed: list[Rec
     assert naslora["alpha_updates"] > 0
 
 
+def test_what_older_records_leave_out_of_their_method_is_what_its_class_says(committed: list[Record]) -> None:
+    notes = set()
+    for run in (each.run for each in committed if each.run.method in BUILTIN):
+        config = method_config_class(run.method)(**run.method_config)
+        said = run.label_note, run.never_reached, run.operations
+        assert said == (config.label_note, config.never_reached(run.rules["epochs"]), list(config.mixed_operations))
+        notes |= {*said[:2]}
+    assert len(notes) == 3, "among them rows with a note, and runs that end before their search"
+
+
 CHANGES: dict[str, Any] = {
     "method": "convlora", "method_config": {"rank": 4}, "benchmark": "leaf", "backbone": "vit_b",
     "checkpoint": "sha256-1", "rules": {"image_size": 1024}, "seed": 1, "manifest": "another",
@@ -164,7 +174,8 @@ def test_what_determines_a_result_changes_the_key_and_a_label_does_not(name: str
     label: Any = {"x": 1} if isinstance(getattr(run, name), dict) else "another"
     other = replace(run, **{name: CHANGES.get(name, label)})
     assert (other.key == run.key) == (name in LABELS)
-    assert (other == run) == (name in {"planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics"})
+    shown = {"benchmark_title", "benchmark_metrics", "label_note", "never_reached", "operations"}
+    assert (other == run) == (name in {"planned_seeds", "planned_benchmarks", *shown})
 
 
 def test_a_choice_is_reused_only_where_the_same_values_were_tried_on_the_same_benchmarks() -> None:

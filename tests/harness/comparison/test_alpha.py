@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.archive.archive import Archive
+from harness.archive.older import filled
 from harness.comparison.flags import alpha_code, alpha_codes, search_start
 from harness.report.formats import write
 from harness.report.pages import pages_below
@@ -25,7 +26,7 @@ def test_alpha_that_could_not_move_and_alpha_that_did_not_have_different_codes()
     # a control whose search would begin after its last epoch
     for start, code in ((3, "ALPHA_STUCK"), (4, ""), (5, "")):
         config = {"stagewise": True, "search_start_epoch": start}
-        made = record(method="naslora", config=config, rules={"epochs": 4}, budget={"alpha_updates": 0.0})
+        made = filled(record(method="naslora", config=config, rules={"epochs": 4}, budget={"alpha_updates": 0.0}))
         assert alpha_code(made, UNIFORM) == code
     assert alpha_code(record(), {}) == alpha_code(record(), {"blocks.0.qkv": [1.0]}) == ""
 

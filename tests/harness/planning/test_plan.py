@@ -45,6 +45,19 @@ def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_p
     assert [job.run.label for job in planned(samples, tmp_path, rows=rows).jobs] == ["lora", "lora"]
 
 
+def test_a_run_holds_what_tables_say_of_its_method(samples: Path, tmp_path: Path) -> None:
+    search = {"search_start_epoch": 2, "operations": "skip_connect,dil_conv_3x3"}
+    rows = PlannedRow(method="convlora", options={"gate": "switch"}), PlannedRow(method="naslora", options=search)
+    of = {job.run.method: job.run for job in planned(samples, tmp_path, rows=rows, overrides={"epochs": 2}).jobs}
+    assert (of["convlora"].label_note, of["convlora"].never_reached, of["convlora"].operations) == (
+        "Switch gate",
+        "",
+        [],
+    )
+    assert of["naslora"].operations == ["skip_connect", "dil_conv_3x3"]
+    assert "T_B = 2 of 2 epochs" in of["naslora"].never_reached
+
+
 def test_key_depends_on_content_and_not_on_results_folder_or_label(samples: Path, tmp_path: Path) -> None:
     def key(results: Path = tmp_path, **changes: Any) -> str:
         return planned(samples, results, **{"benchmarks": ("kvasir",), "rows": LORA, **changes}).jobs[0].run.key

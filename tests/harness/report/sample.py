@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.archive.archive import Archive, Shares, frame_of_plan
 from harness.archive.measured import Comparability, CostRecord
-from harness.archive.older import with_plans
+from harness.archive.older import filled, with_plans
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison import Grid, grids
@@ -41,7 +41,7 @@ class MadeUp(Archive):
         mixtures: Mapping[str, Shares] | None = None,
     ) -> None:
         super().__init__(root)
-        self._given, self._costs, self._mixtures = with_plans(list(records)), list(costs), mixtures
+        self._given, self._costs, self._mixtures = with_plans(list(map(filled, records))), list(costs), mixtures
 
     @property
     def records(self) -> list[Record]:
