@@ -248,6 +248,12 @@ def is_own(name: str) -> bool:
     return not BENCHMARKS.is_fixed(name) and issubclass(BENCHMARKS.get(name), OwnBenchmark)
 
 
+def arxiv_of(method: str) -> str:
+    """The arXiv id of a built-in method's paper; empty for others, and where the paper is elsewhere."""
+    entry = methods.BUILTIN.get(method)
+    return entry.paper if entry and re.fullmatch(r"\d{4}\.\d{5}", entry.paper) else ""
+
+
 def method_config_class(name: str) -> Any:
     """The configuration dataclass of a method; torch is not imported for a built-in method."""
     name = METHODS.resolve(name)

@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return _figures(folder, boards, pictures)
     pages = site(
         boards, title=study.title if study else "Results", photographs=pictures,
+        links=dict(options.link),
         withheld="Photographs: name their folder by --data DIR; --photographs all also shows those that may not be redistributed.",
     )  # fmt: skip
     for name in pages:
@@ -132,6 +133,13 @@ def is_free(path: Path) -> bool:
     return not begin or (WRITTEN.encode() in begin if path.name != LEADERBOARD else begin.startswith(b"row,"))
 
 
+def _link(text: str) -> tuple[str, str]:
+    name, _, address = text.partition("=")
+    if not name or not address or (":" in address and not address.startswith(("https://", "http://"))):
+        raise argparse.ArgumentTypeError(f"{text!r} does not name a link as NAME=https://… or NAME=page.html does")
+    return name, address
+
+
 def parser() -> argparse.ArgumentParser:
     p = command("report", __doc__)
     add_results(p)
@@ -153,5 +161,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: site or figures in the results folder)"
     )
+    p.add_argument(
+        "--link", action="append", type=_link, default=[], metavar="NAME=ADDRESS",
+        help="a link at the foot of every page, such as Documentation=docs/index.html; repeatable",
+    )  # fmt: skip
     add_plugins(p, help="a file that defines methods or benchmarks of the runs")
     return p

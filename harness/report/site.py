@@ -9,12 +9,13 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import benchmark_rank
+from harness.registry import arxiv_of
 from harness.report import figures, masks, sentences
 from harness.report.formats import as_spreadsheet
 from harness.report.runs import command_of
@@ -25,17 +26,26 @@ WRITTEN = 'name="generator" content="sam-peft report"'
 """In the head of every page; identifies a file as one of ours."""
 INDEX, LEADERBOARD = "index.html", "leaderboard.csv"
 
+SAM = "2304.02643"
+"""The arXiv id of Segment Anything."""
+
 SPLITS = {"train": "for training", "val": "for validation", "test": "for tests"}
 
 
 def site(
-    boards: Sequence[Leaderboard], *, title: str, photographs: masks.Pictures | None, withheld: str
+    boards: Sequence[Leaderboard],
+    *,
+    title: str,
+    photographs: masks.Pictures | None,
+    withheld: str,
+    links: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """File name -> text: the first table is the leaderboard; each benchmark's page has its part of every table.
 
     Args:
         photographs: gives the photographs under masks, None for none.
         withheld: the line on a page whose masks have no photographs.
+        links: name -> address of what stands at the foot of every page before the paper of Segment Anything.
     """
     first = boards[0]
     files = file_names(boards)
@@ -44,7 +54,11 @@ def site(
         picture = _picture("leaderboard", whole, narrow)
         costs = _picture("cost", figures.cost(first))
         parts = {name: [_part(b, name, photographs) for b in boards if name in b.columns] for name in files}
-    shared = {"title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files}}
+    shared = {
+        "title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files},
+        "links": {**(links or {}), "Segment Anything": f"https://arxiv.org/abs/{SAM}"},
+        "finished": max((r.finished for board in boards for r in board.grid.records), default="")[:10],
+    }  # fmt: skip
     pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}
     for name, file in files.items():
         pages[file] = _written("benchmark.html", parts=parts[name], withheld=withheld, here=name, **shared)
@@ -96,6 +110,25 @@ def _picture(name: str, drawn: tuple[Any, str] | None, narrow: tuple[Any, str] |
     return {"svg": inline(drawn[0], name=name), "caption": drawn[1], "narrow": small, "wide": wide}
 
 
+def paper_of(board: Leaderboard, row: str) -> str:
+    """The arXiv id of a row's method; empty where it has none."""
+    return arxiv_of(board.grid.records_of(row)[0].run.method)
+
+
+def scale_of(board: Leaderboard, benchmark: str) -> float:
+    """A tenth of the widest interval's reach, of the rows that are not worse than the baseline: the unit of the bars in a table."""
+    near = [
+        found
+        for row in board.rows
+        if board.verdict(row, benchmark) != "worse" and (found := board.difference(row, benchmark))
+    ]
+    return max((abs(end) for found in near for end in (found.low, found.high) if end is not None), default=0.0) / 10
+
+
+def _clipped(value: float) -> str:
+    return f"{min(10.0, max(-10.0, value)):.2f}"
+
+
 def _tile_source(picture: Any) -> str:
     from PIL import Image
 
@@ -126,6 +159,8 @@ def _environment() -> Any:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
-    environment.globals.update(of=sentences, source=_tile_source, command_of=command_of)
+    environment.globals.update(
+        of=sentences, source=_tile_source, command_of=command_of, paper_of=paper_of, scale_of=scale_of, clipped=_clipped
+    )
     environment.filters["short"] = sentences.short_number
     return environment

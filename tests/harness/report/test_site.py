@@ -56,7 +56,7 @@ def test_the_first_page_has_the_rows_from_the_best_and_links_a_page_a_benchmark(
     for name, text in pages.items():
         if name.endswith(".html"):
             assert 'href="kvasir.html"' in text
-            assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "a page fetches nothing"
+            assert not re.search(r'(?:src|<link[^>]*href)="(?:https?:)?//', text), "a page fetches nothing"
             assert "default-src 'none'" in text
 
 
@@ -185,3 +185,20 @@ def test_a_damaged_history_of_alpha_costs_its_figure_and_a_line(tmp_path: Path, 
     assert f"left out of the figure of α: {searched.key}" in says(main, "--results", tmp_path)
     page = (tmp_path / "site" / "kvasir.html").read_text()
     assert (whole.count("<figure"), page.count("<figure")) == (2, 1), "the curves stay"
+
+
+def test_pages_link_what_is_named_the_papers_and_say_the_day_of_the_last_run(tmp_path: Path, capsys: Any) -> None:
+    store_of(tmp_path, [*runs("lora", finished="2026-01-02T03:04:05"), *runs("full", shift=0.1)])
+    out = tmp_path / "site"
+    links = ["--link", "Code=https://example.org/code", "--link", "Documentation=docs/index.html"]
+    assert main(["--results", str(tmp_path), "--out", str(out), *links]) == 0
+    page = (out / INDEX).read_text(encoding="utf-8")
+    for words in (
+        'href="https://example.org/code"',
+        'href="docs/index.html"',
+        "arxiv.org/abs/2106.09685",
+        "2026-01-02",
+    ):
+        assert words in page
+    assert main(["--results", str(tmp_path), "--out", str(out), "--link", "Code=javascript:alert(1)"]) == 2
+    assert "NAME=https" in capsys.readouterr().err
