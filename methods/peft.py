@@ -240,17 +240,17 @@ class PeftMethod(LinearMethod):
         self._parts.append((target, module, parts))
         self._layers |= {f"{target.index}.{name}": parts.parts[name] for name in names}
 
-    def adapter(self, rename: Callable[[str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def adapter(self, rename: Callable[[str, str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of peft's ``adapter_config.json``, and the tensors that go with it.
 
         Args:
-            rename: a layer's name in the encoder (``blocks.0.attn.qkv``) as the model has it that will load the adapter. Slices of a fused
-                layer are ``….parts.q`` there, which `split` makes.
+            rename: a layer's name in the encoder (``blocks.0.attn.qkv``) and a slice of it (``q``; empty for the whole layer) to the
+                name in the model that will load the adapter.
         """
         paths: dict[str, str] = {}
         for target, module, parts in self._parts:
-            whole = rename(f"{target.name}.{target.path(module)}")
-            paths |= {f"{target.index}.{n}": whole if n == module else f"{whole}.parts.{n}" for n in parts.adapters}
+            layer = f"{target.name}.{target.path(module)}"
+            paths |= {f"{target.index}.{n}": rename(layer, "" if n == module else n) for n in parts.adapters}
         owner: Any = nn.Module()
         owner.base_model, owner.peft_config = self._model, self._model.peft_config
         tensors: dict[str, Tensor] = {}

@@ -23,7 +23,16 @@ from harness.registry import METHODS, method_config_class
 HARNESS = Path(__file__).parents[1]
 ROOMS = ("models", "training", "evaluation", "experiment")
 """Folders that every run uses."""
-NO_NUMBERS = {"environment", "number_code", "predicting", "exporting", "exporting_onnx", "adopting", "trained"}
+NO_NUMBERS = {
+    "environment",
+    "number_code",
+    "predicting",
+    "exporting",
+    "exporting_onnx",
+    "exporting_peft",
+    "adopting",
+    "trained",
+}
 """Modules there that change no number of a run."""
 
 

@@ -272,6 +272,15 @@ def _in_file(name: str) -> str:
     return _TRACKER + name if name.startswith(inside) else name
 
 
+def tracker_names(name: str) -> list[str]:
+    """The names in `Sam3TrackerModel` itself of ``image_encoder.…``, ``prompt_encoder.…`` or ``mask_decoder.…``: one, or those of q, k and
+    v. A layer has its name as its tensors do."""
+    names = _published(name)
+    for own, published in (*_IN_FILE, ("", _TRACKER)):
+        names = [own + each.removeprefix(published) if each.startswith(published) else each for each in names]
+    return names
+
+
 def _is_left_out(name: str) -> bool:
     """Whether no image passes a tensor of the Hub's file on its way to the tracker's masks."""
     if name.startswith("detector_model."):
@@ -284,7 +293,7 @@ def _published(name: str) -> list[str]:
     for own, published in _RENAMED:
         if name.startswith(own):
             whole = published + name.removeprefix(own)
-            return [whole.replace(".qkv.", f".{part}_proj.") for part in "qkv"] if ".qkv." in whole else [whole]
+            return [whole.replace(".qkv", f".{part}_proj") for part in "qkv"] if ".qkv" in whole else [whole]
     if name == "mask_decoder.no_mem_embed":
         return [f"{_TRACKER}no_memory_embedding"]
     named = hf_name(name).replace(".out_proj.", ".o_proj.")

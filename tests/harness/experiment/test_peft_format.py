@@ -28,9 +28,11 @@ from harness.models.catalog import backbone
 from harness.models.fingerprints import fingerprint
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.published import hf_name
+from harness.models.sam2 import unpacked
 from harness.system.errors import UsageError
 from harness.training.batches import draw_number
-from tests.harness.experiment.finished import finished
+from tests.harness.experiment.finished import export_to, finished
+from tests.harness.models.trackers import embeddings, images_of, masks, oracle
 
 SIDE = 128
 
@@ -105,7 +107,7 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
     loaded: Any = PeftModel.from_pretrained(plain, out).eval()
     expected, adapted = of_results(results, run.key).segmenter(None)
     if arguments:
-        train, _ = calibration_images(run, results / "sample-data" / "kvasir")
+        train, *_ = calibration_images(run, results / "sample-data" / "kvasir")
         adapted.merge("calibrated", calibration=train)
     embedding = loaded.base_model.model.vision_encoder(images).last_hidden_state
     torch.testing.assert_close(embedding, expected.encode(images), atol=1e-5, rtol=1e-5)
@@ -113,6 +115,47 @@ def test_peft_and_transformers_load_an_export_and_encode_and_segment_alike(
 
     masks = loaded(image_embeddings=embedding, multimask_output=False).pred_masks[:, 0]
     torch.testing.assert_close(masks, expected(images).masks, atol=1e-4, rtol=1e-4)
+
+
+OF_SAM_3: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("lora", {}, []),
+    ("lora", {"sites": "q,v,proj,mlp", "blocks": "0,2"}, []),
+    ("naslora", {}, ["--merge", "calibrated"]),
+    ("peft/miss", {"r": 4, "sites": "q,v,mlp"}, []),
+    ("peft/lokr", {"r": 4}, []),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "arguments"), OF_SAM_3)
+@torch.no_grad()
+def test_peft_loads_an_export_of_sam_3_into_its_tracker(results, tmp_path, method, options, arguments) -> None:
+    run, out = finished(results, method, backbone="tiny_sam3", **options), tmp_path / "adapter"
+    assert export_to(results, run, out, "--peft", *arguments) == 0
+    segmenter, adapted = of_results(results, run.key).segmenter(None)
+    if arguments:
+        train, *_ = calibration_images(run, results / "sample-data" / "kvasir")
+        adapted.merge("calibrated", calibration=train)
+    plain = oracle("tiny_sam3", _start(run), tmp_path, size=SIDE).eval()
+    images = images_of(SIDE)
+    untrained = embeddings(plain, images)[-1]
+    loaded: Any = PeftModel.from_pretrained(plain, out).train()  # in which token 0 gives the mask always
+    given = embeddings(tracker := loaded.base_model.model, images)
+    expected = unpacked(segmenter.encode(images))[0] + tracker.no_memory_embedding.view(1, -1, 1, 1)
+    torch.testing.assert_close(given[-1], expected, atol=1e-5, rtol=1e-5)
+    assert (given[-1] - untrained).abs().max() > 1e-3
+    torch.testing.assert_close(masks(tracker, given), segmenter(images).masks, atol=1e-4, rtol=1e-4)
+    if method == "lora":
+        merged = loaded.merge_and_unload()
+        torch.testing.assert_close(
+            masks(merged, embeddings(merged, images)), segmenter(images).masks, atol=1e-4, rtol=1e-4
+        )
+    assert "Sam3TrackerModel" in (out / "README.md").read_text()
+
+
+def test_a_tuner_of_sam_3s_fused_layer_is_refused_with_the_sites_that_work(results, tmp_path, capsys) -> None:
+    run = finished(results, "peft/miss", backbone="tiny_sam3", r=4, sites="qkv")
+    assert export_to(results, run, tmp_path / "adapter", "--peft") == 2
+    assert "sites=q,k,v" in capsys.readouterr().err
 
 
 def _trained_elsewhere(results: Path, folder: Path, config: Any) -> Any:
