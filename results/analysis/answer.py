@@ -1,9 +1,9 @@
-"""The tables and figures of docs/findings.md, from the committed records: the leaderboard, and *Is NAS-LoRA better than LoRA?*
+"""The tables and figures of the pages on results, from the committed records: the leaderboard, and *Is NAS-LoRA better than LoRA?*
 
 ``python results/analysis/answer.py [--results results] [--docs docs]`` prints both as markdown: the leaderboard, then the difference of
 NAS-LoRA to LoRA on each model and benchmark, paired by seed and test image, their mean over MobileSAM's benchmarks at 256 px, what a
-training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard between the marks of findings.md and of the
-README above it, and the figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
+training step costs, and what cell and search add. With ``--docs`` it writes the leaderboard between the marks of short-training.md and of
+the README above it, and the figures. `nas-lora-plan.md`, in this folder, was committed before the scores were seen.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def blocks(leaders: Leaderboard) -> dict[str, str]:
     """Page -> its leaderboard, between two marks."""
     whole = f"../results/tables/{LEADERBOARD}.md"
     return {
-        "docs/findings.md": summary(leaders, named=NAMED, most=ROWS, whole=whole),
+        "docs/short-training.md": summary(leaders, named=NAMED, most=ROWS, whole=whole),
         "README.md": as_block(leaders, named=NAMED, most=2),
     }
 
