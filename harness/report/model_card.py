@@ -1,4 +1,7 @@
-"""The model card of an export: README.md for the Hugging Face Hub, metadata in YAML first, then facts, use, scores and terms."""
+"""The model card of an export: README.md for the Hugging Face Hub, metadata in YAML first, then facts, use, scores and terms.
+
+Scores stand in the text alone. The Hub's files of evaluation results name a benchmark that is a data set on the Hub, which these are not.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def model_card(
         terms, source: of the benchmark's images.
         typed: the command that trained it, as it was typed; empty where it is not known.
     """
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
     run = record.run
     title = benchmark_title(run.benchmark, [run])
@@ -38,24 +41,17 @@ def model_card(
     names = {name for scores in tests.values() for name in scores}
     shown = shown_metrics(run.benchmark, [run], scored=names)
     task = "image-classification" if run.rules.get("task") == "classification" else "image-segmentation"
-    results = [
-        EvalResult(
-            task_type=task, dataset_type=run.benchmark, dataset_name=title, dataset_split=split, metric_type=name,
-            metric_name=metric(name).title, metric_value=scores[name],
-        )
-        for split, scores in tests.items() for name in shown if name in scores and not unscored and not run.is_generated
-    ]  # fmt: skip
     name_of_model = f"{run.label} on {title}" + (" (generated images)" if run.is_generated else "")
     data = ModelCardData(
         base_model=base,
         license=licence or (None if run.checkpoint else "apache-2.0"),
         datasets=[run.benchmark],
-        metrics=list(shown) if results else None,
+        metrics=[name for name in shown if name in names] or None,
         pipeline_tag=task,
         tags=["sam-peft-harness", run.method, run.backbone.replace("/", "-")],
         model_name=name_of_model,
-        eval_results=results or None,
     )
+    state = "last checkpoint" if run.rules.get("select") == "last" else "best checkpoint on validation"
     unknown = "The licence is that of the weights which the run started from. " if run.checkpoint else ""
     start = f"weights `{run.checkpoint}`" if run.checkpoint else "random weights"
     trained = record.parameters.get("trainable")
@@ -74,7 +70,7 @@ def model_card(
         *([DEMO] if run.is_generated else []),
         "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
         "## Use\n" + _input(run, several="miou" in names) + "\n```python\n" + usage + "\n```",
-        "## Scores\n" + _scores(tests, shown, scored, unscored=unscored),
+        "## Scores\n" + _scores(tests, shown, scored, unscored=unscored, state=state),
         "## The command that trains it\n```\n" + command_of([record]) + "\n```",
         *([f"It was typed as\n```\n{typed}\n```"] if typed else []),
         "## Terms\n"
@@ -98,11 +94,16 @@ def _input(run: Run, *, several: bool) -> str:
     )
 
 
-def _scores(tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str, *, unscored: str) -> str:
-    """The table of scores; ``unscored`` is the merge mode of a file whose own scores the record lacks, else empty."""
+def _scores(
+    tests: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], scored: str, *, unscored: str, state: str
+) -> str:
+    """The table of scores, by the ``state`` of the run unless ``scored`` is another form of its model.
+
+    ``unscored``: the merge mode of a file whose own scores the record lacks, else empty.
+    """
     if not any(tests.values()):
         return "The record holds none."
-    which = SCORE_TITLES[scored] or "best checkpoint on validation"
+    which = SCORE_TITLES[scored] or state
     if unscored:
         which += f", of the model before merging, and merging by {unscored} can change its outputs: they are not this file's scores"
     rows = [
