@@ -13,25 +13,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """An estimate with its interval."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
+import numpy as np
+from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, kw_only=True)
-class VarianceShare:
+class VarianceShare(NamedTuple):
     """A share of an estimate's variance.
 
     Args:
@@ -59,20 +47,14 @@ class Estimate:
     seeds: VarianceShare | None
     rest: tuple[VarianceShare, ...] = ()
 
-    def interval(self) -> Interval | None:
-        """The mean's 95 % interval; None for a single seed, which has no spread."""
+    def interval(self) -> tuple[float, float] | None:
+        """The ends of the mean's 95 % interval; None for a single seed, which has no spread."""
         if self.seeds is None:
             return None
-        half = half_width((self.seeds, *self.rest))
-        return Interval(estimate=self.mean, low=self.mean - half, high=self.mean + half, n=self.n)
-
-
-def half_width(parts: Sequence[VarianceShare]) -> float:
-    """Student's quantile at the effective degrees of freedom, times the standard error."""
-    variance = math.fsum(part.variance for part in parts)
-    if not variance:
-        return 0.0
-    return quantile(_effective_df(parts)) * math.sqrt(variance)
+        parts = (self.seeds, *self.rest)
+        variance = math.fsum(part.variance for part in parts)
+        half = quantile(_effective_df(parts)) * math.sqrt(variance) if variance else 0.0
+        return self.mean - half, self.mean + half
 
 
 def _effective_df(parts: Sequence[VarianceShare]) -> float:
@@ -103,11 +85,6 @@ def of_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """Student's 95 % interval of the mean; None for fewer than two values."""
-    return of_seeds(values).interval() if values else None
-
-
 def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = None) -> Estimate | None:
     """The mean over seeds and images, with the variance of other seeds and of other images.
 
@@ -123,8 +100,6 @@ def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = N
 
     None for fewer than two seeds, images or clusters.
     """
-    import numpy as np
-
     if len(table) < 2:
         return None
     mean, seeds = float(table.mean()), len(table)
@@ -153,8 +128,6 @@ def cluster_sums(
 
     ``deviations`` are (…, C); ``clusters`` (C,) numbers of the images' clusters, where images are not independent (frames of one video).
     """
-    import numpy as np
-
     images = deviations.shape[-1]
     index = np.arange(images) if clusters is None else clusters
     share = np.bincount(index) / images
@@ -183,7 +156,7 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
     if plain.seeds is None:
         return plain
     factor = 1 + len(values) * test_share
-    return replace(plain, seeds=replace(plain.seeds, variance=plain.seeds.variance * factor))
+    return replace(plain, seeds=plain.seeds._replace(variance=plain.seeds.variance * factor))
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -194,13 +167,13 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
     pooled = None
     if len(known) == count:
         variance = math.fsum(part.variance for part in known)
-        df = variance**2 / math.fsum(part.variance**2 / part.df for part in known) if variance else known[0].df
+        df = _effective_df(known) if variance else known[0].df
         pooled = VarianceShare(variance=variance / count**2, df=df)
     return Estimate(
         mean=statistics.fmean(estimate.mean for estimate in estimates),
         n=min(estimate.n for estimate in estimates),
         seeds=pooled,
-        rest=tuple(replace(part, variance=part.variance / count**2) for part in parts),
+        rest=tuple(part._replace(variance=part.variance / count**2) for part in parts),
     )
 
 
@@ -281,8 +254,6 @@ def family(
             2003), else 0. Seeds are then blocks: the effect of a split on all rows is no spread.
         prior: degrees of freedom that the pooled variance has for a row; infinite for the pooled one alone.
     """
-    import numpy as np
-
     rows, count = runs.shape
     residual = runs - runs.mean(axis=1, keepdims=True)
     own = (residual**2).sum(axis=1)
@@ -322,7 +293,6 @@ def max_t(families: Sequence[Family], *, level: float = 0.95, simulations: int =
     Args:
         families: one a benchmark, of the same rows in the same order.
     """
-    import numpy as np
 
     def drawn(df: float, of: int = 1) -> Any:
         """Estimates of variances of 1."""

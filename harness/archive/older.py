@@ -111,6 +111,18 @@ def same_data(first: str, second: str) -> bool:
     return first.rpartition("-")[2] == second.rpartition("-")[2]
 
 
+def files_of(runs: Sequence[Run]) -> list[str]:
+    """A fingerprint of each run's files that is equal where they are: an older one, or none, counts as the fullest that fits it."""
+    there: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        there.setdefault((run.benchmark, run.manifest), set()).add(run.data_fingerprint)
+    fullest = {data: sorted(prints, key=lambda each: (-len(each), each)) for data, prints in there.items()}
+    return [
+        next(mark for mark in fullest[run.benchmark, run.manifest] if same_data(mark, run.data_fingerprint))
+        for run in runs
+    ]
+
+
 def options_with_later(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A record's method configuration with the options that came later or are gone, at the values that they had."""
     first = FIRST_OPTIONS.get(method, ())

@@ -5,39 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness import statistics as stats
-from harness.comparison.names import metric
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
-ImageScores = tuple[tuple[str, ...], "NDArray[np.float64]"]
+ImageScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The stems of the images, in order, and the score of each."""
 
 Over = Literal["seeds and images", "seeds", "splits", "images"]
 """What an interval covers. ``splits``: every seed has its own split (Nadeau and Bengio 2003). ``images``: those of a single seed, so that
 other seeds may differ."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """The scores of one row on one column, in points, higher is better.
-
-    Args:
-        by_seed: seed -> score.
-        images: seed -> scores by image, where they average to the run's score.
-        clusters: stem -> its cluster, where images are not independent.
-        test_share: images tested over images trained on where every seed has its own split, else 0.
-    """
-
-    by_seed: Mapping[int, float]
-    images: Mapping[int, ImageScores] = field(default_factory=dict)
-    clusters: Mapping[str, str] = field(default_factory=dict)
-    test_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +41,7 @@ class Difference:
 
     @classmethod
     def of(cls, estimate: stats.Estimate, *, over: Over = "seeds") -> Difference:
-        interval = estimate.interval()
-        low, high = (interval.low, interval.high) if interval else (None, None)
+        low, high = estimate.interval() or (None, None)
         return cls(mean=estimate.mean, low=low, high=high, n=estimate.n, over=over, estimate=estimate)
 
     @property
@@ -71,78 +50,51 @@ class Difference:
         return self.low is None or self.high is None or self.low <= 0 <= self.high
 
 
-def difference(scores: pd.DataFrame, row: str, baseline: str) -> Difference | None:
-    """Row minus baseline on one column.
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The scores of one row on one column, in points, higher is better.
 
     Args:
-        scores: a frame of one benchmark, split, metric and model with the columns row, metric, seed and value (in
-            [0, 1]); with scores by image also stem and group, as of `Archive.frame("images")`; ``test_share`` where
-            every seed has its own split.
-
-    None where they have no seed in common.
+        by_seed: seed -> score.
+        images: seed -> scores by image, where they average to the run's score.
+        clusters: stem -> its cluster, where images are not independent.
+        test_share: images tested over images trained on where every seed has its own split, else 0.
     """
-    return of_samples(*(sample(scores, name) for name in (row, baseline)))
 
+    by_seed: Mapping[int, float]
+    images: Mapping[int, ImageScores] = field(default_factory=dict)
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    test_share: float = 0.0
 
-def sample(scores: pd.DataFrame, row: str) -> Sample:
-    """The scores of one row of a frame (`difference`). Raises ValueError: several metrics, splits or models."""
-    import numpy as np
+    def minus(self, other: Sample) -> Difference | None:
+        """The difference to another row; None where they have no seed in common."""
+        seeds = sorted(self.by_seed.keys() & other.by_seed.keys())
+        if not seeds:
+            return None
+        by_seed = [self.by_seed[seed] - other.by_seed[seed] for seed in seeds]
+        if share := max(self.test_share, other.test_share):
+            return Difference.of(stats.of_folds(by_seed, test_share=share), over="splits")
+        if paired := _common_images([self, other], seeds):
+            (ours, theirs), clusters = paired
+            if (crossed := stats.crossed(ours - theirs, clusters=clusters)) is not None:
+                return Difference.of(crossed, over="seeds and images")
+        return Difference.of(stats.of_seeds(by_seed))
 
-    here = scores[scores["row"] == row]
-    for name in ("benchmark", "split", "metric", "model"):
-        if name in here and here[name].nunique() > 1:
-            raise ValueError(f"scores of several values of {name}: choose one")
-    scale = 100 * (metric(here["metric"].iloc[0]).sign if len(here) else 1)
-    share = float(here["test_share"].max()) if "test_share" in here and len(here) else 0.0
-    if "stem" not in here:
-        return Sample(
-            by_seed={int(seed): scale * float(value) for seed, value in zip(here["seed"], here["value"], strict=True)},
-            test_share=share,
-        )
-    images: dict[int, ImageScores] = {}
-    clusters: dict[str, str] = {}
-    for seed in sorted({int(value) for value in here["seed"]}):
-        lines = here[here["seed"] == seed].sort_values("stem")
-        images[seed] = (tuple(lines["stem"]), scale * np.asarray(lines["value"], dtype=float))
-        if "group" in lines:
-            clusters.update(dict(zip(lines["stem"], lines["group"], strict=True)))
-    means = {seed: float(values.mean()) for seed, (_, values) in images.items()}
-    return Sample(by_seed=means, images=images, clusters=clusters, test_share=share)
-
-
-def of_samples(first: Sample, second: Sample) -> Difference | None:
-    """First minus second; None where they have no seed in common."""
-    seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
-    if not seeds:
-        return None
-    by_seed = [first.by_seed[seed] - second.by_seed[seed] for seed in seeds]
-    share = max(first.test_share, second.test_share)
-    if share:
-        return Difference.of(stats.of_folds(by_seed, test_share=share), over="splits")
-    if paired := common_images([first, second], seeds):
+    def minus_over_images(self, other: Sample) -> Difference | None:
+        """The difference under the first common seed, with an interval over its images, or over their clusters where images are not
+        independent; None where they have no common seed or not the same images."""
+        paired = _common_images([self, other], sorted(self.by_seed.keys() & other.by_seed.keys())[:1])
+        if paired is None:
+            return None
         (ours, theirs), clusters = paired
-        if (crossed := stats.crossed(ours - theirs, clusters=clusters)) is not None:
-            return Difference.of(crossed, over="seeds and images")
-    return Difference.of(stats.of_seeds(by_seed))
+        return Difference.of(stats.of_images(ours[0] - theirs[0], clusters=clusters), over="images")
 
 
-def over_images(first: Sample, second: Sample) -> Difference | None:
-    """First minus second under the first common seed, with an interval over its images, or over their clusters where images are not
-    independent; None where they have no common seed or not the same images."""
-    paired = common_images([first, second], sorted(first.by_seed.keys() & second.by_seed.keys())[:1])
-    if paired is None:
-        return None
-    (ours, theirs), clusters = paired
-    return Difference.of(stats.of_images(ours[0] - theirs[0], clusters=clusters), over="images")
-
-
-def common_images(
+def _common_images(
     samples: Sequence[Sample], seeds: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]] | None:
     """(samples, seeds, images) scores, and the number of each image's cluster. None where not all samples scored the same images under
     every seed, or these are one image or one cluster, which say nothing of others."""
-    import numpy as np
-
     by_run = {each.images[seed][0] if seed in each.images else () for each in samples for seed in seeds}
     stems = by_run.pop() if len(by_run) == 1 else ()
     group = {stem: name for each in samples for stem, name in each.clusters.items()}
@@ -156,8 +108,7 @@ def common_images(
 def simultaneous(
     columns: Sequence[Mapping[str, Sample]], baseline: str, *, prior: float = math.inf
 ) -> dict[str, list[Difference]]:
-    """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T,
-    `harness.statistics.max_t`).
+    """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T, `harness.statistics.max_t`).
 
     Args:
         columns: for each benchmark row -> its scores. Rows that lack a seed of the baseline's on any column are left out.
@@ -166,8 +117,6 @@ def simultaneous(
     Returns:
         Row -> its differences, one for each column, then their mean. Empty for a baseline of fewer than two seeds.
     """
-    import numpy as np
-
     seeds = [sorted(column[baseline].by_seed) if baseline in column else [] for column in columns]
     rows = [
         row
@@ -182,19 +131,16 @@ def simultaneous(
         samples = [column[row] for row in (baseline, *rows)]
         runs = np.array([[each.by_seed[seed] for seed in here] for each in samples])
         share = max(each.test_share for each in samples)
-        images, clusters = (None if share else common_images(samples, here)) or (None, None)
+        images, clusters = (None if share else _common_images(samples, here)) or (None, None)
         families.append(stats.family(runs, images, clusters=clusters, test_share=share, prior=prior))
         over.append("splits" if share else "seeds" if images is None else "seeds and images")
     means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]
     halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]
     counts = [len(here) for here in seeds] + [min(map(len, seeds))]
-    differences: dict[str, list[Difference]] = {}
-    for index, row in enumerate(rows):
-        differences[row] = [
-            Difference(
-                mean=float(mean[index]), low=float(mean[index] - half[index]), high=float(mean[index] + half[index]), n=n,
-                over=kind, simultaneous=True,
-            )
-            for mean, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True)
-        ]  # fmt: skip
+    differences: dict[str, list[Difference]] = {row: [] for row in rows}
+    for each, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True):
+        for row, mean, low, high in zip(
+            rows, each.tolist(), (each - half).tolist(), (each + half).tolist(), strict=True
+        ):
+            differences[row].append(Difference(mean=mean, low=low, high=high, n=n, over=kind, simultaneous=True))
     return differences

@@ -1,25 +1,132 @@
-"""A table of scores: one frame, and its pivot of rows by benchmark, split and metric, with marks and differences."""
+"""A table of scores: its frame, the pivot of it by row and column, marks and differences."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.archive.files import rounding
 from harness.archive.schema import Record
-from harness.comparison.cells import Cell, Column
-from harness.comparison.differences import Difference, ImageScores, Sample, of_samples
+from harness.comparison.differences import Difference, ImageScores, Sample
+from harness.comparison.names import Metric, metric
 from harness.studies import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
+ALL = "all"
+"""The split of all test images, where a benchmark has several test splits."""
+
+CONFLICT = "CONFLICT"
+"""The code of runs that are not of one kind: one seed has two scores, or the rules differ, as where some runs have a tuned
+``decoder_lr``."""
+
+COLLAPSE = 0.2
+"""A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked. Its row is not
+compared with the best, and has no interval on a leaderboard."""
+
 Mark = Literal["", "best", "tied"]
 """Best of its column, or not significantly different from the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Benchmark, test split and metric. ``title``: of the benchmark; ``part``: what titles say of the split; ``note``: on its data."""
+
+    benchmark: str
+    split: str
+    metric: str
+    title: str = ""
+    part: str = ""
+    note: str = ""
+
+    @cached_property
+    def measure(self) -> Metric:
+        return metric(self.metric)
+
+    @property
+    def sign(self) -> int:
+        """The factor of a score that makes higher better."""
+        return self.measure.sign
+
+    @property
+    def name(self) -> str:
+        """``Trans10K-v1 easy mIoU``"""
+        return " ".join(filter(None, [self.title, self.part, self.measure.title]))
+
+    def parts(self, record: Record) -> list[str]:
+        """The test splits of a record whose images it holds."""
+        return list(record.tested) if self.split == ALL else [self.split]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The scores of a row on a column.
+
+    Args:
+        values: seed -> score in [0, 1] of runs that ended well.
+        codes: seed -> why there is no score, or why it does not count.
+        blank: whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'.
+        test_share: images tested over images trained on where every seed has its own split, else 0.
+    """
+
+    row: str
+    column: Column
+    values: Mapping[int, float]
+    codes: Mapping[int, str]
+    blank: bool = False
+    test_share: float = 0.0
+
+    @property
+    def planned(self) -> tuple[int, ...]:
+        """The planned seeds; empty where this row was not planned on this benchmark."""
+        return tuple(sorted(self.values.keys() | self.codes.keys()))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that have a score which counts."""
+        return sorted(self.values.keys() - self.codes.keys())
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.values) and not self.codes
+
+    @property
+    def code(self) -> str:
+        """The reasons for a gap."""
+        return "/".join(sorted(set(self.codes.values())))
+
+    @property
+    def by_seed(self) -> list[float]:
+        return [self.values[seed] for seed in sorted(self.values)]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds, in [0, 1]; tables do not show it where there is a gap."""
+        return math.fsum(self.values.values()) / len(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """With ddof = 1; None for a single run."""
+        return stats.sd(self.by_seed)
+
+    @cached_property
+    def collapsed(self) -> bool:
+        """Whether one of its runs scores more than `COLLAPSE` below their median; never for an NLL, which has no scale from 0 to 1."""
+        if self.n < 2 or self.column.metric == "nll":
+            return False
+        scores = [self.column.sign * value for value in self.by_seed]
+        return statistics.median(scores) - min(scores) > COLLAPSE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,8 +139,8 @@ class Grid:
         overrides: how its rules differ from the card's, in words; None where the card is not known.
         rows: by name, in order; a row of a study may have no run.
         columns: in order.
-        scores: a line for each seed of each cell, planned or run: row, model (which is scored), benchmark, split, metric, seed, value,
-            code (OK or why there is no value), blank, test_share (`Cell`), protocol_hash and manifest of the run.
+        scores: a line for each seed of each cell, planned or run: the columns `TIDY`, blank and test_share (`Cell`). ``model`` is the one
+            that is scored; ``code`` is OK, or why there is no value; ``protocol_hash`` and ``manifest`` are those of the run.
         runs: its runs, as `harness.comparison.rows.rows` gives them.
     """
 
@@ -142,7 +249,7 @@ class Grid:
         """Row minus baseline, paired by seed and image, computed once; None where they have no seed in common."""
         pair = (row, baseline, column)
         if pair not in self._differences:
-            self._differences[pair] = of_samples(self.sample(row, column), self.sample(baseline, column))
+            self._differences[pair] = self.sample(row, column).minus(self.sample(baseline, column))
         return self._differences[pair]
 
     def best_first(self, column: Column) -> list[str]:
@@ -199,36 +306,17 @@ class Grid:
         return False
 
     def tidy(self) -> pd.DataFrame:
-        """Its scores with the method and options of each row. No two lines of frames that are put together are alike but for their value:
-        the rules, the checkpoint and the split of the data are in them."""
+        """Its scores for a file. No two lines of frames that are put together are alike but for their value: the rules, the checkpoint and
+        the split of the data are in them."""
         blank = self.scores.groupby(CELL, sort=False)["blank"].transform("any")
-        rows = [self.rows[str(row)] for row in self.scores["row"]]
-        lines = self.scores.assign(
-            method=[row.method for row in rows],
-            options=[", ".join(f"{name}={value}" for name, value in sorted(row.options.items())) for row in rows],
-            code=self.scores["code"].mask((self.scores["code"] == "OK") & blank, "BLANK"),
-            backbone=self.backbone, protocol=self.protocol, checkpoint=self.checkpoint,
-        )  # fmt: skip
-        return lines[list(TIDY)]
+        code = self.scores["code"].mask((self.scores["code"] == "OK") & blank, "BLANK")
+        return self.scores.assign(code=code)[TIDY]
 
 
 CELL = ["row", "benchmark", "split", "metric"]
 """What a cell is of: columns of `Grid.scores`."""
-TIDY = (
-    *(
-        "row",
-        "method",
-        "model",
-        "options",
-        "backbone",
-        "protocol",
-        "benchmark",
-        "split",
-        "seed",
-        "metric",
-        "value",
-        "code",
-    ),
-    *("protocol_hash", "checkpoint", "manifest"),
-)
+TIDY = [
+    "row", "method", "model", "options", "backbone", "protocol", "benchmark", "split", "seed", "metric", "value", "code",
+    "protocol_hash", "checkpoint", "manifest",
+]  # fmt: skip
 """Columns of `Grid.tidy`."""

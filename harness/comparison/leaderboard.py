@@ -13,13 +13,12 @@ from functools import cached_property
 from typing import Literal
 
 from harness.archive.measured import CostRecord, MethodCost, Ratio
-from harness.comparison.cells import Cell, Column
 from harness.comparison.differences import Difference, simultaneous
-from harness.comparison.grid import Grid
+from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.names import BASELINES, UNTUNED
 from harness.comparison.rows import baseline_of, plain_values
 from harness.protocols.keys import hashed_options
-from harness.statistics import t_interval
+from harness.statistics import of_seeds
 from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
 
@@ -253,8 +252,7 @@ def _of_a_step(method: str, config: Mapping[str, object]) -> dict[str, object]:
 def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """Geometric mean of the per-round ratios, with a 95 % t interval of their logarithms (none for a single round)."""
     logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
-    interval = t_interval(logs)
-    low, high = (math.exp(interval.low), math.exp(interval.high)) if interval else (None, None)
+    low, high = map(math.exp, interval) if (interval := of_seeds(logs).interval()) else (None, None)
     return Ratio(value=math.exp(statistics.fmean(logs)), low=low, high=high, rounds=len(logs))
 
 

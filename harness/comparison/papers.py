@@ -15,9 +15,8 @@ from typing import Any, Literal
 from harness import statistics as stats
 from harness.archive.schema import Record
 from harness.check import from_mapping
-from harness.comparison.cells import Cell, Column
 from harness.comparison.differences import Difference
-from harness.comparison.grid import Grid
+from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.rows import is_row
 from harness.protocols.compare import card as card_of
 from harness.protocols.compare import from_card

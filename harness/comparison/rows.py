@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.archive import row_identity
 from harness.archive.older import options_with_later
 from harness.archive.schema import Run, chosen_from
-from harness.comparison.choices import chosen_of
+from harness.comparison.choices import chosen_of, from_most_trials
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules
 from harness.studies import Row, Study, choices_of, grid_of
@@ -30,31 +30,22 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and ``model`` (which model
     is scored), in the order of the table.
 
-    A row is a method configuration, whatever label its sweeps gave it. Tuned options do not distinguish rows. Where a
-    benchmark has runs of
-    two choices of one row, the choice from more trials is the row, one of them where both have as many; the other has its options in its
-    name.
+    A row is a method configuration, whatever label its sweeps gave it. Tuned options do not distinguish rows. Where a benchmark has runs of
+    two choices of one row, the choice from more trials is the row (`from_most_trials`); the other has its options in its name.
     """
-    tables = list(runs.groupby(SAME_RULES, sort=True).ngroup())
+    tables: list[int] = list(runs.groupby(SAME_RULES, sort=True).ngroup())
     own: list[Run] = list(runs["run"])
-    groups = [(table, row_identity(run)) for table, run in zip(tables, own, strict=True)]
-    names = [row_name(run, tuned=run.tuning.get("grid", {})) for run in own]
-    best: dict[tuple[int, str, str], tuple[int, str]] = {}  # the best tried choice, by row and benchmark
-    for group, run in zip(groups, own, strict=True):
-        if run.trial_runs:
-            here, tried = (*group, run.benchmark), (run.trial_runs, _choice(run))
-            best[here] = max(best.get(here, tried), tried)
-    for number, (group, run) in enumerate(zip(list(groups), own, strict=True)):
-        if run.trial_runs and _choice(run) != best[*group, run.benchmark][1]:
-            groups[number] = (group[0], content_hash([run.method, hashed_options(run.method, run.method_config)]))
-            names[number] = row_name(run)
+    choices = [(table, row_identity(run), run.benchmark) for table, run in zip(tables, own, strict=True)]
+    groups, names = list[Group](), list[str]()
+    for (table, identity, _), run, counts in zip(choices, own, from_most_trials(own, choices), strict=True):
+        hashed = content_hash([run.method, hashed_options(run.method, run.method_config)])
+        groups.append((table, identity if counts else hashed))
+        names.append(row_name(run, tuned=run.tuning.get("grid", {}) if counts else ()))
     unique = _unique(groups, names, [bool(run.tuning) for run in own])
     runs = runs.assign(table=tables, row=[unique[group] for group in groups], model="best")
-    order = [
-        (table, method_rank(run.method), row, key)
-        for table, run, row, key in zip(tables, own, runs["row"], runs["key"], strict=True)
-    ]
-    return runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
+    order = ["table", "rank", "row", "key"]
+    ranked = runs.assign(rank=[method_rank(name) for name in runs["method"]]).sort_values(order, ignore_index=True)
+    return ranked.drop(columns="rank")
 
 
 def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -62,20 +53,30 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     import pandas as pd
 
     parts = []
+    runs = runs[runs["benchmark"].isin(study.benchmarks) & runs["seed"].isin(study.seeds)]
     for entry in study.entries:
-        here = where(runs[runs["method"] == entry.method], partial(is_row, options=entry.options))
         free = choices_of(entry.method, entry.options, study.choose)
+        here = where(runs[runs["method"] == entry.method], partial(is_row, options=entry.options, free=free))
         if free:
-            here = where(runs[runs["method"] == entry.method], partial(is_row, options=entry.options, free=free))
-            here = chosen_of(here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)], free)
+            here = chosen_of(here, free)
         elif grid := grid_of(entry.method, entry.options, study.tune):
-            here = _most_tried(where(here, lambda run: "chosen" in run.tuning), study, grid)
+            here = _tuned(where(here, lambda run: "chosen" in run.tuning), study, grid)
         else:  # an option that a row names is not tuned, even where another study has tuned it
             alone = where(here, partial(_changes_only, options=entry.options))
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
-        here = here[here["benchmark"].isin(study.benchmarks) & here["seed"].isin(study.seeds)]
         parts += [here.assign(row=row, model=model) for row, of, model in study_lines(study) if of is entry]
     return pd.concat(parts, ignore_index=True)
+
+
+def _tuned(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together): the study's own, else the
+    one from most trials. A run of another study may have the same options."""
+    runs: list[Run] = list(chosen["run"])
+    own = [chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,)) for run in runs]
+    together = bool(study.tune_on) and any(own)
+    rules = [run.protocol_hash if together else content_hash([run.benchmark, hashed_rules(run.rules)]) for run in runs]
+    groups = [(run.backbone, run.checkpoint, of_rules) for run, of_rules in zip(runs, rules, strict=True)]
+    return chosen.loc[from_most_trials(runs, groups, own=own)]
 
 
 def where(runs: pd.DataFrame, holds: Callable[[Run], bool]) -> pd.DataFrame:
@@ -150,32 +151,6 @@ def _unique(groups: Sequence[Group], names: Sequence[str], tuned: Sequence[bool]
         count = Counter((table, name) for (table, _), name in unique.items())
         unique = {group: name + (apart(group) if count[group[0], name] > 1 else "") for group, name in unique.items()}
     return unique
-
-
-def _most_tried(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """Of the choices of one row under the same rules, on each benchmark (or on all, where they choose together): the study's own, else the
-    one from most trials. A run of another study may have the same options."""
-    if chosen.empty:
-        return chosen
-    runs: list[Run] = list(chosen["run"])
-    own = [chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,)) for run in runs]
-    groups = [
-        (
-            *(run.backbone, run.checkpoint),
-            run.protocol_hash if study.tune_on and any(own) else content_hash([run.benchmark, hashed_rules(run.rules)]),
-        )
-        for run in runs
-    ]
-    tried = [(is_own, run.trial_runs, _choice(run)) for is_own, run in zip(own, runs, strict=True)]
-    best: dict[tuple[str, ...], tuple[bool, int, str]] = {}
-    for group, each in zip(groups, tried, strict=True):
-        best[group] = max(best.get(group, each), each)
-    return chosen[[best[group][2] == each[2] for group, each in zip(groups, tried, strict=True)]]
-
-
-def _choice(run: Run) -> str:
-    """The values of the tuned options."""
-    return content_hash({name: run.method_config.get(name) for name in run.tuning.get("grid", {})})
 
 
 def _short(value: Any) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness.archive.archive import Archive, weights_of
-from harness.archive.older import same_data
+from harness.archive.archive import MISSING, Archive, weights_of
+from harness.archive.older import files_of, same_data
 from harness.archive.schema import Record, Run, content_hash
-from harness.comparison.cells import ALL, CONFLICT, Column, outcome, under_other_rules
-from harness.comparison.grid import Grid
+from harness.comparison.grid import ALL, CONFLICT, Column, Grid
 from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
 from harness.protocols.compare import HEADED, card, from_card, headed, overrides_in_words, shared
-from harness.protocols.keys import with_later
+from harness.protocols.keys import hashed_rules, with_later
 from harness.studies import Row
 
 if TYPE_CHECKING:
@@ -62,16 +62,15 @@ def grids(
         hashes = [run.protocol_hash if given or _card_of(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
-        _content(copy, archive, study=study, metrics=metrics)
+        _grid(copy, archive, study=study, metrics=metrics)
         for _, here in runs.groupby(alike, sort=False)
         for _, copy in here.groupby(_copies(list(here["run"])))
     ]
-    tables.sort(key=lambda content: (_is_generated(content["runs"]), -len(content["rows"]), -len(content["runs"])))
-    return [Grid(**content, **title) for content, title in zip(tables, _titles(tables, study), strict=True)]
-
-
-def _is_generated(runs: pd.DataFrame) -> bool:
-    return all(run.is_generated for run in runs["run"])
+    tables.sort(key=lambda grid: (grid.is_generated, -len(grid.rows), -len(grid.runs)))
+    for telling_apart in (_rules_and_weights, _data):
+        count = Counter(grid.title for grid in tables)
+        tables = [replace(grid, title=grid.title + telling_apart(grid) * (count[grid.title] > 1)) for grid in tables]
+    return tables
 
 
 def _card_of(study: Study, run: Run) -> Mapping[str, Any] | None:
@@ -85,22 +84,17 @@ def has_rules_of(run: Run, study: Study) -> bool:
         study.backbones and run.backbone not in {*study.backbones, *study.by_backbone}
     ):
         return False
+    decoder, prompt = (with_later(run.rules)[rule] for rule in ("decoder", "prompt"))
+    if (study.decoders and decoder not in study.decoders) or (study.prompts and prompt not in study.prompts):
+        return False
     own = f"benchmarks.{run.benchmark}."
     of_study = {
         name.removeprefix(own): value
         for name, value in {**study.set, **study.by_backbone.get(run.backbone, {})}.items()
         if not name.startswith("benchmarks.") or name.startswith(own)
     }
-    if study.decoders:
-        decoder = with_later(run.rules)["decoder"]
-        if decoder not in study.decoders:
-            return False
-        of_study |= {"decoder": decoder, **study.decoders[decoder]}
-    if study.prompts:
-        prompt = with_later(run.rules)["prompt"]
-        if prompt not in study.prompts:
-            return False
-        of_study |= {"prompt": prompt}
+    of_study |= {"decoder": decoder, **study.decoders[decoder]} if study.decoders else {}
+    of_study |= {"prompt": prompt} if study.prompts else {}
     of_card = _card_of(study, run)
     wanted = {**(run.rules if of_card is None else of_card), **of_study}
     free = {"budget", *(name for name in study.tune if "." not in name)}
@@ -108,69 +102,50 @@ def has_rules_of(run: Run, study: Study) -> bool:
 
 
 def _copies(runs: Sequence[Run]) -> list[int]:
-    """Which copy of its benchmark's data each run is of: 0 is that of most runs. A copy is a split and the contents of its files, as far
-    as records have them; a run that failed before it read any is of the first."""
-    counts = Counter((run.benchmark, run.manifest, run.data_fingerprint) for run in runs if run.manifest)
-    copies: dict[
-        tuple[str, str], list[str]
-    ] = {}  # (benchmark, manifest) -> a fingerprint of each copy, those that say most first
-    for benchmark, manifest, mark in sorted(counts, key=lambda kind: (-len(kind[2]), kind)):
-        marks = copies.setdefault((benchmark, manifest), [])
-        if not any(same_data(mark, other) for other in marks):
-            marks.append(mark)
-
-    def copy(benchmark: str, manifest: str, mark: str) -> tuple[str, str, str]:
-        return benchmark, manifest, next(other for other in copies[benchmark, manifest] if same_data(mark, other))
-
-    sizes: Counter[tuple[str, str, str]] = Counter()
-    for kind, count in counts.items():
-        sizes[copy(*kind)] += count
-    order: dict[str, list[tuple[str, str, str]]] = {}
-    for kind in sorted(sizes, key=lambda kind: (-sizes[kind], kind)):
-        order.setdefault(kind[0], []).append(kind)
-    return [
-        order[run.benchmark].index(copy(run.benchmark, run.manifest, run.data_fingerprint)) if run.manifest else 0
-        for run in runs
-    ]
+    """Which copy of its benchmark's data each run is of: 0 is that of most runs. A copy is a split and its files, as far as records have
+    them; a run that failed before it read any is of the first."""
+    kinds = [(run.benchmark, run.manifest, files) for run, files in zip(runs, files_of(runs), strict=True)]
+    counts = Counter(kind for kind in kinds if kind[1])
+    order = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return [[other for other in order if other[0] == kind[0]].index(kind) if kind[1] else 0 for kind in kinds]
 
 
-def _content(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics: Sequence[str]) -> dict[str, Any]:
-    """The arguments of a `Grid` except its title."""
-    if study is None:
-        benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
-        order = runs.drop_duplicates("row")
-        names = zip(order["row"], order["run"], order["model"], strict=True)
-        lines = [
-            (str(row), Row(label=str(row), method=run.method, options=run.changed), str(model))
-            for row, run, model in names
-        ]
-    else:
-        benchmarks, lines = list(study.benchmarks), study_lines(study)
-    by_benchmark = {name: list(runs[runs["benchmark"] == name].drop_duplicates("key")["run"]) for name in benchmarks}
-    records = {name: [r for r in runs[runs["benchmark"] == name]["record"] if r is not None] for name in benchmarks}
-    columns = tuple(
-        column
-        for name in benchmarks
-        for column in _columns(name, by_benchmark[name], records[name], study=study, metrics=metrics)
-    )
+def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics: Sequence[str]) -> Grid:
+    """The table of these runs, under a title that another may have too. A title names what differs from the card, and files and weights
+    other than the study's."""
     import pandas as pd
 
-    planned = _planned(runs)
-    if study is not None:
+    planned: Mapping[tuple[str, str], set[int]]
+    if study is None:
+        benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
+        names = runs.drop_duplicates("row")[["row", "run", "model"]].itertuples(index=False)
+        lines = [(name, Row(label=name, method=run.method, options=run.changed), model) for name, run, model in names]
+        planned = _planned(runs)
+    else:
+        benchmarks, lines = list(study.benchmarks), study_lines(study)
         planned = {(row, name): set(study.seeds) for row, _, _ in lines for name in benchmarks}
-    scores = pd.DataFrame(_scores(runs, {row: model for row, _, model in lines}, columns, planned))
-    return {
-        **{name: str(runs[name].mode().iloc[0]) for name in SAME_RULES},
-        "rows": {row: entry for row, entry, _ in lines}, "columns": columns, "scores": scores, "runs": runs, "archive": archive,
-    }  # fmt: skip
+    by_benchmark = {name: runs[runs["benchmark"] == name].drop_duplicates("key") for name in benchmarks}
+    columns = tuple(
+        column for name, here in by_benchmark.items() for column in _columns(name, here, study=study, metrics=metrics)
+    )
+    firsts: list[Run] = list(runs.sort_values("key").drop_duplicates("benchmark")["run"])
+    cards = [card(run.protocol, run.benchmark) for run in firsts]
+    changed = {run.benchmark: from_card(run.rules, of_card or {}) for run, of_card in zip(firsts, cards, strict=True)}
+    is_known = None not in cards
+    everywhere = shared(list(changed.values())) if is_known else {}
+    words = headed([name for name in HEADED if name in everywhere], firsts[0].rules) if everywhere else ""
+    same = {name: str(runs[name].mode().iloc[0]) for name in SAME_RULES}
+    title = " · ".join(filter(None, [same["protocol"], same["backbone"], words, *_other_inputs(runs["run"], study)]))
+    scores = pd.DataFrame(_scores(runs, lines, columns, planned))
+    common = {name: same[name] for name in ("protocol", "backbone", "checkpoint")}
+    return Grid(
+        **same, title=title, overrides=overrides_in_words(changed) if is_known else None, columns=columns,
+        rows={name: row for name, row, _ in lines}, scores=scores.assign(**common), runs=runs, archive=archive,
+    )  # fmt: skip
 
 
-Seeds = Mapping[tuple[str, str], set[int]]
-"""(row, benchmark) -> seeds"""
-
-
-def _planned(runs: pd.DataFrame) -> Seeds:
-    """The seeds that the sweeps of a row's runs planned, and those that ran. Of a trial only its own seed is known."""
+def _planned(runs: pd.DataFrame) -> dict[tuple[str, str], set[int]]:
+    """(row, benchmark) -> the seeds that the sweeps of a row's runs planned, and those that ran. Of a trial only its own seed is known."""
     planned: dict[tuple[str, str], set[int]] = {}
     for row, run in zip(runs["row"], runs["run"], strict=True):
         planned.setdefault((row, run.benchmark), set()).update((run.seed, *run.planned_seeds))
@@ -180,30 +155,67 @@ def _planned(runs: pd.DataFrame) -> Seeds:
 
 
 def _scores(
-    runs: pd.DataFrame, models: Mapping[str, str], columns: Sequence[Column], planned: Seeds
+    runs: pd.DataFrame,
+    lines: Sequence[tuple[str, Row, str]],
+    columns: Sequence[Column],
+    planned: Mapping[tuple[str, str], set[int]],
 ) -> Iterator[dict[str, Any]]:
-    """A line for each planned seed of each cell (`Grid.scores`); ``models``: row -> which model is scored."""
-    on: dict[tuple[str, str], list[Record]] = {}
-    for row, benchmark, record in zip(runs["row"], runs["benchmark"], runs["record"], strict=True):
-        if record is not None:
-            on.setdefault((row, benchmark), []).append(record)
-    others = {cell: under_other_rules([r for r in records if r.code == "OK"]) for cell, records in on.items()}
+    """A line for each planned seed of each cell (`Grid.scores`), but for what all lines share."""
+    there = runs[runs["record"].notna()]
+    on: dict[Any, list[Record]] = {cell: list(r) for cell, r in there.groupby(["row", "benchmark"])["record"]}
+    others = {cell: _under_other_rules([r for r in records if r.code == "OK"]) for cell, records in on.items()}
     manifests = {name: manifest for name, manifest in zip(runs["benchmark"], runs["manifest"], strict=True) if manifest}
     for column in columns:
-        for row, model in models.items():
-            cell = (row, column.benchmark)
+        for name, row, model in lines:
+            cell = (name, column.benchmark)
+            options = ", ".join(f"{option}={value}" for option, value in sorted(row.options.items()))
             for seed in sorted(planned.get(cell, ())):
                 here = [record for record in on.get(cell, ()) if record.run.seed == seed]
-                value, code, record = outcome(here, column, model)
+                value, code, record = _outcome(here, column, model)
                 conflicting = value is not None and seed in others.get(cell, ())
                 yield {
-                    "row": row, "model": model, "benchmark": column.benchmark, "split": column.split, "metric": column.metric,
-                    "seed": seed, "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
+                    "row": name, "method": row.method, "model": model, "options": options, "benchmark": column.benchmark,
+                    "split": column.split, "metric": column.metric, "seed": seed,
+                    "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
                     "blank": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.parts(r)),
                     "test_share": max((_test_share(r, column) for r in here), default=0.0),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip
+
+
+def _outcome(runs: Sequence[Record], column: Column, model: str) -> tuple[float | None, str, Record | None]:
+    """What the runs of one row and seed give a cell: the score; OK, or why there is none or it does not count; and the run that it is
+    of. A run that ended well counts before one that failed."""
+    ended = [record for record in runs if record.code == "OK"]
+    scored = []
+    for record in ended:
+        value = record.scores.get(model, {}).get(column.split, {}).get(column.metric)
+        if value is not None and math.isfinite(value):
+            scored.append((value, record))
+    if scored:
+        value, record = scored[0]
+        return value, "OK" if all(other == value for other, _ in scored) else CONFLICT, record
+    if not runs:
+        return None, MISSING, None
+    return None, "NO_SCORE" if runs[-1].code == "OK" else str(runs[-1].code), (ended or list(runs))[0]
+
+
+def _under_other_rules(records: Sequence[Record]) -> set[int]:
+    """The seeds of a cell whose runs have other rules than most, or than any other where no rules are the most frequent; none where some
+    rules have every seed. Rules that change no number do not count, nor does which fold of the data is a seed's."""
+    kinds: list[str] = []
+    for run in (record.run for record in records):
+        folds = run.rules.get("split_follows_seed")
+        rules = {name: value for name, value in run.rules.items() if not (folds and name == "split_seed")}
+        kinds.append(content_hash(hashed_rules(rules)))
+    seeds = {kind: {r.run.seed for r, own in zip(records, kinds, strict=True) if own == kind} for kind in kinds}
+    everywhere = {record.run.seed for record in records}
+    if not records or everywhere in seeds.values():
+        return set()
+    (first, most), *others = Counter(kinds).most_common()
+    led = most > others[0][1]
+    return {r.run.seed for r, kind in zip(records, kinds, strict=True) if not led or kind != first}
 
 
 def _test_share(record: Record, column: Column) -> float:
@@ -212,13 +224,12 @@ def _test_share(record: Record, column: Column) -> float:
     return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 
-def _columns(
-    benchmark: str, runs: Sequence[Run], records: Sequence[Record], *, study: Study | None, metrics: Sequence[str]
-) -> Iterator[Column]:
+def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None, metrics: Sequence[str]) -> Iterator[Column]:
     """The columns of one benchmark by split and metric. Where images that nothing trained on are tested beside the given ones, all of them
     lead, and the official ones follow."""
+    runs: list[Run] = list(frame["run"])
     scored: dict[str, set[str]] = {}
-    for record in records:
+    for record in frame["record"].dropna():
         for split, scores in record.scores.get("best", {}).items():
             if split != "val":
                 scored.setdefault(split, set()).update(scores)
@@ -247,57 +258,23 @@ def _columns(
             yield Column(benchmark=benchmark, split=split, metric=name, note=note, title=title, part=part)
 
 
-def _titles(tables: Sequence[Mapping[str, Any]], study: Study | None) -> list[dict[str, Any]]:
-    """``title`` and ``overrides`` of each table. A title names what differs from the card, and files and weights other than the study's;
-    equal ones also have what tells them apart."""
-    titles, said = [], []
-    for table in tables:
-        runs = list(table["runs"].sort_values("key")["run"])
-        changed = _overrides(runs)
-        everywhere = shared(list((changed or {}).values()))
-        words = headed([name for name in HEADED if name in everywhere], runs[0].rules) if everywhere else ""
-        titles.append(
-            f"{table['protocol']} · {table['backbone']}"
-            + (f" · {words}" if words else "")
-            + (_other_inputs(runs, study) if study else "")
-        )
-        said.append(None if changed is None else overrides_in_words(changed or {}))
-    for apart in (_rules_and_weights, _data):
-        twice = {title for title in titles if titles.count(title) > 1}
-        titles = [
-            title + apart(table) if title in twice else title for title, table in zip(titles, tables, strict=True)
-        ]
-    return [{"title": title, "overrides": words} for title, words in zip(titles, said, strict=True)]
-
-
-def _other_inputs(runs: Sequence[Run], study: Study) -> str:
+def _other_inputs(runs: Sequence[Run], study: Study | None) -> list[str]:
     """What a title says of files and weights that are not the study's."""
+    if study is None:
+        return []
     other = {run.benchmark for run in runs if not same_data(run.data_fingerprint, study.data.get(run.benchmark, ""))}
     words = [f"other files of {benchmark_title(name, runs)}" for name in sorted(other, key=benchmark_rank)]
     wanted = {weights_of(study.weights.get(run.backbone, run.checkpoint)) for run in runs}
-    words += ["other weights"] if wanted != {weights_of(run.checkpoint) for run in runs} else []
-    return "".join(f" · {each}" for each in words)
+    return words + ["other weights"] * (wanted != {weights_of(run.checkpoint) for run in runs})
 
 
-def _overrides(runs: Sequence[Run]) -> dict[str, Mapping[str, Any]] | None:
-    """Benchmark -> how its runs' rules differ from their card's; None where their card is not known."""
-    changed: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        if run.benchmark in changed:
-            continue
-        rules = card(run.protocol, run.benchmark)
-        if rules is None:
-            return None
-        changed[run.benchmark] = from_card(run.rules, rules)
-    return changed
+def _rules_and_weights(grid: Grid) -> str:
+    return f" · rules {grid.protocol_hash[:8]}, weights {weights_in_words(grid.checkpoint)}"
 
 
-def _rules_and_weights(table: Mapping[str, Any]) -> str:
-    return f" · rules {table['protocol_hash'][:8]}, weights {weights_in_words(table['checkpoint'])}"
-
-
-def _data(table: Mapping[str, Any]) -> str:
-    return f" · data {content_hash(sorted({(r.benchmark, r.manifest, r.data_fingerprint) for r in table['runs']['run']}))[:6]}"
+def _data(grid: Grid) -> str:
+    files = sorted({(run.benchmark, run.manifest, run.data_fingerprint) for run in grid.runs["run"]})
+    return f" · data {content_hash(files)[:6]}"
 
 
 def weights_in_words(checkpoint: str) -> str:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.comparison.cells import Cell
 from harness.comparison.differences import Difference
-from harness.comparison.grid import Mark
+from harness.comparison.grid import Cell, Mark
 from harness.system.text import csv_cell, markdown, printable, printable_line
 
 if TYPE_CHECKING:

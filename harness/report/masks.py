@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.files import is_of_record
 from harness.archive.masks import MASKS, KeptMask, chosen_images, extremes, read_masks
 from harness.archive.schema import Record
-from harness.comparison.cells import Column
+from harness.comparison.grid import Column
 from harness.comparison.leaderboard import Leaderboard
 from harness.report.sentences import caption
 from harness.report.style import PAGE, cut, new_figure

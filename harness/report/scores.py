@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from harness import statistics as stats
 from harness.archive.archive import MISSING, Archive
 from harness.archive.schema import Record
-from harness.comparison.cells import COLLAPSE, CONFLICT, Column
 from harness.comparison.differences import Difference
 from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
 from harness.comparison.flags import alpha_codes, made_by_other_code
-from harness.comparison.grid import Grid
+from harness.comparison.grid import COLLAPSE, CONFLICT, Column, Grid
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.rows import baseline_of

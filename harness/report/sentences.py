@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.comparison.cells import Column
-from harness.comparison.differences import Difference, over_images, simultaneous
-from harness.comparison.grid import Grid
+from harness.comparison.differences import Difference, simultaneous
+from harness.comparison.grid import Column, Grid
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import UNTUNED, backbone_title
 from harness.system.text import counted
@@ -95,7 +94,7 @@ def gain(grid: Grid, column: Column) -> str:
     joint = simultaneous([samples], other).get(best) if other in samples else None
     difference = joint[0] if joint else grid.difference(best, other, column)
     if difference is None or difference.low is None:
-        difference = over_images(grid.sample(best, column), grid.sample(other, column)) or difference
+        difference = grid.sample(best, column).minus_over_images(grid.sample(other, column)) or difference
     if difference is None:
         return ""
     seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"

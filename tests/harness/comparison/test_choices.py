@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
 import pytest
 
+from harness.archive.archive import frame
 from harness.archive.schema import Record
-from harness.comparison.choices import choose_runs, chosen_of
+from harness.comparison.choices import chosen_of
 from harness.planning.request import PlannedRow
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
+from tests.harness.report.sample import MadeUp, record
 
 GRID: dict[str, list[float]] = {"lr": [1e-4, 1e-3, 1e-2]}
 OTHER: list[float | str] = [0.5, 0.4, 0.3]
@@ -28,22 +29,20 @@ OTHER: list[float | str] = [0.5, 0.4, 0.3]
         (["DIVERGED", "DIVERGED", "BLANK"], [1e-4]),  # the gap shows a code
         ([0.7, "OOM", 0.8], [1e-3]),  # which has to run again, and the cell says so
         ([0.7, 0.8], []),  # the third has not run
-        ([-0.3, -0.2, -0.4], [1e-3]),
+        ([math.nan, math.nan, 0.1], [1e-2]),
     ],
 )
 def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list[float]) -> None:
-    lines = [
-        {
-            "seed": seed, "lr": rate, "code": outcome if isinstance(outcome, str) else "OK",
-            "validation": math.nan if isinstance(outcome, str) else outcome,
-        }
+    made = [
+        record(
+            config={"lr": rate}, seed=seed, code=outcome if isinstance(outcome, str) else "OK",
+            scores={"last": {"val": {"iou": outcome}}},
+        )
         for seed, of_seed in ((1, outcomes), (2, OTHER))
         for outcome, rate in zip(of_seed, GRID["lr"], strict=False)
     ]  # fmt: skip
-    frame = pd.DataFrame(lines[::-1])
-    made = choose_runs(frame, GRID, within=["seed"])
-    assert list(made[made["seed"] == 1]["lr"]) == chosen
-    assert list(made[made["seed"] == 2]["lr"]) == [1e-4]
+    found = [(run.seed, run.method_config["lr"]) for run in chosen_of(frame(MadeUp(made[::-1]), "runs"), GRID)["run"]]
+    assert sorted(found) == [*((1, rate) for rate in chosen), (2, 1e-4)]
 
 
 def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_better_low(tmp_path) -> None:
@@ -53,18 +52,12 @@ def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_b
         scores = [{"last": {"val": {"ber": value}}} for value in (0.3, 0.2, 0.1)]
         return [Record(run=j.run, key=j.run.key, code="OK", scores=s) for j, s in zip(jobs, scores, strict=True)]
 
-    def frame(made: list[Record]) -> pd.DataFrame:
-        names = ("method", "backbone", "checkpoint", "protocol_hash", "manifest", "benchmark", "seed")
-        return pd.DataFrame(
-            {**{name: getattr(r.run, name) for name in names}, "code": r.code, "run": r.run, "record": r} for r in made
-        )
-
     both = [*records(), *records(weight_decay=0.5)]
-    made = chosen_of(frame(both), {"lr": ["1e-4", 1e-3]})
+    made = chosen_of(frame(MadeUp(both), "runs"), {"lr": ["1e-4", 1e-3]})
     assert [(r.run.method_config["lr"], r.run.rules["weight_decay"]) for r in made["record"]] == [
         (1e-3, 1e-4),
         (1e-3, 0.5),
     ]
     older = [Record(run=r.run, key=r.key, code="OK", scores={"best": {"val": {"ber": 0.1}}}) for r in both]
     with pytest.raises(UsageError, match="earlier version"):
-        chosen_of(frame(older), {"lr": [1e-4, 1e-3]})
+        chosen_of(frame(MadeUp(older), "runs"), {"lr": [1e-4, 1e-3]})

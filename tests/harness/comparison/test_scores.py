@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
-from harness.comparison import Difference, Sample, difference, grids, simultaneous
-from harness.comparison.differences import over_images
+from harness.comparison import Difference, grids
+from harness.comparison.differences import Sample, simultaneous
 from harness.comparison.leaderboard import leaderboards
 from harness.statistics import crossed, family, max_t, of_seeds
 from harness.studies import study_from_dict
@@ -70,19 +69,12 @@ def with_images(root: Path, shifts: dict[str, float]) -> list[Any]:
 
 def test_scores_by_image_give_the_interval_over_seeds_and_images(tmp_path: Path) -> None:
     with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
-    archive = Archive(tmp_path)
-    (grid,) = grids(archive)
+    (grid,) = grids(Archive(tmp_path))
     found = there(grid.difference("Decoder alone", "LoRA", grid.columns[0]))
     assert found.over == "seeds and images"
     table = np.array([[-2 * (1 + 0.1 * (n % 3)) for n in range(20)]] * 3)
-    expected = there(there(crossed(table)).interval())
-    assert (found.mean, found.low, found.high) == pytest.approx((expected.estimate, expected.low, expected.high))
-    images = archive.frame("images")
-    images["row"] = images["method"].map({"lora": "LoRA", "decoder": "Decoder alone"})
-    same = there(difference(images, "Decoder alone", "LoRA"))
-    assert (same.mean, same.low, same.high) == pytest.approx((found.mean, found.low, found.high))
-    alone = there(difference(images.groupby(["row", "seed", "metric"])["value"].mean().reset_index(), "LoRA", "LoRA"))
-    assert (alone.mean, alone.over) == (0.0, "seeds")
+    expected = there(crossed(table))
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, *there(expected.interval())))
 
 
 def test_the_order_of_image_scores_in_a_file_does_not_matter(tmp_path: Path) -> None:
@@ -96,12 +88,6 @@ def test_the_order_of_image_scores_in_a_file_does_not_matter(tmp_path: Path) -> 
         made.sidecars.clear()
     assert expected.over == "seeds and images"
     assert against(records, root=tmp_path) == expected
-
-
-def test_a_frame_of_two_metrics_is_refused() -> None:
-    frame = pd.DataFrame({"row": "a", "seed": [0, 0], "metric": ["iou", "mae"], "value": [0.5, 0.5]})
-    with pytest.raises(ValueError, match="metric"):
-        difference(frame, "a", "a")
 
 
 def test_a_run_that_failed_hides_no_images(tmp_path: Path) -> None:
@@ -144,10 +130,10 @@ def test_of_one_seed_the_interval_is_over_its_images_or_their_sequences(tmp_path
             scores = {stem.format(n, n // 2): 0.5 + sign * 0.01 * lead for n, lead in enumerate(by_image)}
             written(root, scores, method=name)
         grid = grid_of(list(RecordStore(root)), root=root)
-        found = there(over_images(*(grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))))
+        decoder, lora = (grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))
+        found = there(decoder.minus_over_images(lora))
         values = by_image if stem == "{}" else [statistics.mean(by_image[n : n + 2]) for n in range(0, 12, 2)]
-        expected = there(of_seeds(values).interval())
-        assert (found.mean, found.low, found.high) == pytest.approx((1.5, expected.low, expected.high))
+        assert (found.mean, found.low, found.high) == pytest.approx((1.5, *there(of_seeds(values).interval())))
         assert (found.n, found.over) == (1, "images")
 
 
@@ -156,7 +142,8 @@ def test_sequences_of_several_sizes_weigh_as_they_enter_the_mean(tmp_path: Path)
     for name, shift in (("lora", 0.0), ("decoder", 0.015)):
         written(tmp_path, {f"{n},{max(0, n - 8)}": 0.5 + 0.01 * n + shift for n in range(12)}, method=name)
     grid = grid_of(list(RecordStore(tmp_path)), root=tmp_path)
-    found = there(over_images(*(grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))))
+    decoder, lora = (grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))
+    found = there(decoder.minus_over_images(lora))
     assert (found.low, found.high) == pytest.approx((1.5, 1.5), abs=1e-3)
 
 
@@ -171,7 +158,7 @@ def test_one_image_or_one_sequence_leaves_the_interval_over_seeds() -> None:
             for row, values in scores.items()
         }  # fmt: skip
         assert simultaneous([column], "x")["y"][0].over == "seeds"
-        assert over_images(column["y"], column["x"]) is None
+        assert column["y"].minus_over_images(column["x"]) is None
 
 
 def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:
@@ -220,8 +207,7 @@ def test_of_two_rows_the_simultaneous_interval_is_students_over_pooled_runs() ->
     (half,) = max_t([family(runs)])
     pooled = (14 + 0.5) / 4
     assert half == pytest.approx(2.776445 * (2 * pooled / 3) ** 0.5, rel=0.03)  # t of 4 degrees of freedom, simulated
-    means = there(of_seeds([2.0, 1.5, -2.0]).interval())
-    assert family(runs).means[0] == pytest.approx(means.estimate)
+    assert family(runs).means[0] == pytest.approx(0.5)
 
 
 def test_rows_that_lack_a_seed_and_single_seeds_have_no_simultaneous_interval() -> None:

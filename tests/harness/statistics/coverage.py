@@ -81,7 +81,7 @@ def coverage(case: Case, *, simulations: int) -> float:
         table = seed[:, None] + image[None, :] + generator.normal(0, case.noise, (case.seeds, case.images))
         estimate = stats.crossed(table, clusters=clusters)
         interval = None if estimate is None else estimate.interval()
-        held += interval is not None and interval.low <= 0 <= interval.high
+        held += interval is not None and interval[0] <= 0 <= interval[1]
     return held / simulations
 
 
