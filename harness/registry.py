@@ -36,6 +36,9 @@ SEGMENTED = {
 }
 """The benchmarks, all of images with masks."""
 
+JOINT = {"polyp": "harness.datasets.polyp:Polyp"}
+"""Protocols that train on several of them together; ``all`` leaves these out."""
+
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
 
@@ -199,7 +202,9 @@ METHODS = Registry(
     aliases=methods.ALIASES,
     left_out=methods.reason_left_out,
 )
-BENCHMARKS = Registry("benchmark", builtin=SEGMENTED, group=BENCHMARK_GROUP, base="harness.datasets.base:Benchmark")
+BENCHMARKS = Registry(
+    "benchmark", builtin=SEGMENTED, group=BENCHMARK_GROUP, base="harness.datasets.base:Benchmark", further=JOINT
+)
 
 
 def dataset_name(name: str) -> str:

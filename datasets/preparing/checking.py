@@ -93,8 +93,8 @@ def check(benchmark: Benchmark, root: Path, *, progress: Progress) -> Check:
         _groups(benchmark, splits, root),
         _readable(prints, root),
         *masks,
-        *_copies("exact", exact_groups(whole), root),
-        *_copies("near", near_pairs(whole), root),
+        *_copies("exact", exact_groups(whole), benchmark, root),
+        *_copies("near", near_pairs(whole), benchmark, root),
     )
     return Check(benchmark=benchmark.name, root=root, splits=splits, verdicts=verdicts)
 
@@ -158,7 +158,9 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     note = f" ({splits.note})" if splits.note else ""
     if splits.generated:
         return Verdict("counts", "warned", "a generated sample, not the published benchmark")
-    counts = {"train": len(splits.train), "val": len(splits.val), "test": sum(map(len, splits.test.values()))}
+    further = getattr(benchmark, "further_tests", ())
+    tests = sum(len(pairs) for split, pairs in splits.test.items() if split not in further)
+    counts = {"train": len(splits.train), "val": len(splits.val), "test": tests}
     published = dict(benchmark.sizes_to_expect(splits.layout))
     if "all" in published or splits.layout == "autogluon" or benchmark.options.split_rule == CARVED:
         published, counts = {"all": sum(published.values())}, {"all": sum(counts.values())}
@@ -186,8 +188,7 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     """Images of one group (a video, an original image, a patient) in two splits. Given splits are kept, so only the user can correct
     them."""
     rule = "groups across splits"
-    of_class = type(benchmark).group
-    if not benchmark.options.group if _is_own(benchmark) else of_class in (Benchmark.group, FolderBenchmark.group):
+    if not _has_groups(benchmark):
         alike = names_alike(splits)
         return Verdict(rule, "warned" if alike else "skipped", f"not checked: no rule{alike and f'; {alike}'}")
     groups: dict[str, list[tuple[str, Pair]]] = {}
@@ -198,11 +199,29 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
     if not across:
         return Verdict(rule, "passed", f"{len(groups)} groups, each in one split")
     examples = tuple(
-        f"{name}: " + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in members[:4])
+        f"{name}: "
+        + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in {**dict(reversed(members))}.items())
         for name, members in itertools.islice(across.items(), _FILES_LISTED)
     )
-    message = f"{len(across)} of {len(groups)} groups have images in several splits, so a test knows its images; the first: {examples[0]}"
+    tested = sum(split in splits.test for members in across.values() for split, _ in members)
+    message = (
+        f"{len(across)} of {len(groups)} groups have images in several splits, {tested} test images among them, so a test knows its "
+        f"images; the first: {examples[0]}"
+    )
     return Verdict(rule, "failed" if _is_own(benchmark) else "warned", message, examples)
+
+
+def _has_groups(benchmark: Benchmark) -> bool:
+    """Whether a rule says which images stay together."""
+    if _is_own(benchmark):
+        return bool(benchmark.options.group)
+    return type(benchmark).group not in (Benchmark.group, FolderBenchmark.group)
+
+
+def groups_apart(benchmark: Benchmark, splits: Splits, root: Path) -> tuple[str, ...]:
+    """A line where published splits of a benchmark separate what belongs together; `run` prints it."""
+    found = _groups(benchmark, splits, root) if _has_groups(benchmark) else None
+    return (f"{benchmark.name}: {found.rule}: {found.message}",) if found and found.status != "passed" else ()
 
 
 _PIECES = (r"r\d+[_-]?c\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
@@ -367,11 +386,12 @@ def _turns(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
     return [Verdict("EXIF orientation", "warned", words, _files(unsure, root))]
 
 
-def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], root: Path) -> Iterator[Verdict]:
-    """Copies within a split are looked at, across splits they fail."""
-    bad: Status
-    for where, several, bad in (("within a split", False, "warned"), ("across splits", True, "failed")):
+def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], benchmark: Benchmark, root: Path) -> Iterator[Verdict]:
+    """Copies within a split are warned of. Across splits they fail, unless each are of one group, of which `_groups` has its verdict."""
+    for where, several in (("within a split", False), ("across splits", True)):
         chosen = [group for group in groups if (len({fingerprint.split for fingerprint in group}) > 1) is several]
+        grouped = all(len({benchmark.group(each.pair) for each in group}) == 1 for group in chosen)
+        bad: Status = "failed" if several and not grouped else "warned"
         lines = tuple(
             " = ".join(f"{each.split}: {_label(each.pair.image, root)}" for each in group) for group in chosen
         )

@@ -54,6 +54,8 @@ class FolderBenchmark(Benchmark):
     without_test: ClassVar[str] = CARVED
     """The split rule to offer where the test part is missing."""
     test_splits: ClassVar[tuple[str, ...]] = ("test",)
+    further_tests: ClassVar[tuple[str, ...]] = ()
+    """Test splits that may be absent, and that `published_sizes` leaves out."""
     carved_by: ClassVar[str] = "hashed stem"
     """What `group` keeps together, in the words of the rule."""
     test_fraction: ClassVar[float] = 0.1

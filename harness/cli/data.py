@@ -13,7 +13,7 @@ from typing import Any
 from harness.check import from_mapping, parse_assignments
 from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, subcommand, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError
-from harness.registry import BENCHMARKS, SEGMENTED, dataset_name, is_own
+from harness.registry import BENCHMARKS, JOINT, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.streams import bars
@@ -132,7 +132,7 @@ def _benchmark(name: str, options: DataOptions | None = None) -> Benchmark:
 
 def run_list(arguments: argparse.Namespace) -> int:
     load_own_plugins(arguments)
-    entries = [_entry(name, _folder(arguments, name)) for name in BENCHMARKS.names()]
+    entries = [_entry(name, _folder(arguments, name)) for name in (*BENCHMARKS.names(), *JOINT)]
     if arguments.json:
         print(json.dumps(entries, indent=1))
         return 0
@@ -242,7 +242,7 @@ def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
     name = dataset_name(word)
     if folder:
         arguments.data = plain_folder(Path(folder).expanduser())
-    if name in BENCHMARKS.names() and not is_own(name):
+    if name in BENCHMARKS and not is_own(name):
         return name
     of_settings = named_table(load_settings(), "datasets", dataset_name).get(name)
     where = arguments.data if folder or (of_settings and arguments.data) else of_settings

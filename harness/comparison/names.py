@@ -35,6 +35,8 @@ METRICS = {
     "mae": Metric(title="MAE", lower_is_better=True),
     "iou": Metric(title="IoU"),
     "dice": Metric(title="Dice"),
+    "iou_mean": Metric(title="mean IoU"),
+    "dice_mean": Metric(title="mean Dice"),
     "jaccard": Metric(title="Jaccard"),
     "ber": Metric(title="BER", lower_is_better=True),
     "miou": Metric(title="mIoU"),
@@ -56,7 +58,11 @@ PAPER_METRICS = {
     "road": ("iou", "dice"),
     "trans10k_v1": ("miou", "accuracy"),
     "trans10k_v2": ("miou", "accuracy"),
+    "polyp": ("dice_mean", "iou_mean", "dice", "iou", "weighted_f", "s_measure", "e_max", "mae"),
 }
+
+SPLITS_APART = ("polyp",)
+"""Benchmarks whose test splits are data sets of their own, a column each, and are not averaged."""
 
 USUAL_METRICS = ("iou", "dice", "s_measure", "miou", "accuracy", "nll", "ece")
 """Columns of other benchmarks, as far as they declare or hold these metrics. IoU leads since it chooses the checkpoint, and an empty mask

@@ -13,7 +13,7 @@ from harness.archive.archive import MISSING, Archive, weights_of
 from harness.archive.older import files_of, same_data
 from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
-from harness.comparison.names import benchmark_rank, benchmark_title, shown_metrics
+from harness.comparison.names import SPLITS_APART, benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
 from harness.protocols.compare import HEADED, card, from_card, headed, overrides_in_words, shared
 from harness.protocols.keys import hashed_rules, with_later
@@ -246,10 +246,10 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None, metric
     elif UNTRAINED in scored:
         splits = (ALL, *sorted(scored.keys() - {ALL, UNTRAINED}))
         parts = {"test": "official"}
-    elif ALL in scored or (not scored and benchmark == "trans10k_v1"):
+    elif benchmark not in SPLITS_APART and (ALL in scored or (not scored and benchmark == "trans10k_v1")):
         splits = (ALL,)
     else:
-        splits = tuple(sorted(scored)) or ("test",)
+        splits = tuple(sorted(scored.keys() - {ALL})) or ("test",)
     title = benchmark_title(benchmark, runs)
     note = ", ".join(sorted({run.data_note for run in runs if run.data_note}))
     for split in splits:

@@ -8,13 +8,15 @@ from typing import Literal
 
 E_MEASURES = ("e_mean", "e_max", "e_adaptive")
 SALIENCY = ("s_measure", *E_MEASURES, "weighted_f", "mae")
+MEAN_OVERLAP = ("dice_mean", "iou_mean")
+"""Over all thresholds, as PraNet's evaluation has them."""
 OVERLAP = ("iou", "dice", "jaccard")
 CLASSES = ("miou", "accuracy")
-METRICS = (*SALIENCY, *OVERLAP, "ber", *CLASSES)
+METRICS = (*SALIENCY, *MEAN_OVERLAP, *OVERLAP, "ber", *CLASSES)
 """Metrics of masks."""
 LABELS = ("accuracy", "nll", "ece")
 """Metrics of images with one label each."""
-OF_TASK = {"binary": (*SALIENCY, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
+OF_TASK = {"binary": (*SALIENCY, *MEAN_OVERLAP, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
 """What a test and ``sam-peft data score`` compute."""
 
 

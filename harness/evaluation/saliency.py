@@ -43,6 +43,12 @@ class SaliencyMap:
         return self.inside.size + self.outside.size
 
     @functools.cached_property
+    def hits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(256,) pixels of the foreground, and of the background, that are predicted where the map is binarised at ``floor(255 p) >= t``
+        for t = 255, 254, …, 0: cumulative sums of two histograms."""
+        return _count_from(self.inside), _count_from(self.outside)
+
+    @functools.cached_property
     def inside_sum(self) -> float:
         return float(self.inside.sum())
 
@@ -87,37 +93,28 @@ def mae(image: SaliencyMap) -> float:
     return (image.inside.size - image.inside_sum + image.outside_sum) / image.size
 
 
-@dataclass(frozen=True, kw_only=True)
-class EMeasure:
-    """E-measures of one image.
-
-    Args:
-        curve: (256,) E-measure of the map binarised at ``floor(255 p) >= t`` for t = 255, 254, …, 0.
-        adaptive: E-measure of the map binarised at twice its mean (at most 1).
-    """
-
-    curve: Floats
-    adaptive: float
-
-
-def e_measure(image: SaliencyMap) -> EMeasure:
-    """Enhanced-alignment measure (Fan et al., IJCAI 2018).
+def e_curve(image: SaliencyMap) -> Floats:
+    """(256,) Enhanced-alignment measure (Fan et al., IJCAI 2018) at every threshold of `SaliencyMap.hits`.
 
     For binary maps the alignment matrix takes only four values, one for each pair (predicted, true), so the measure at
-    a threshold follows from two counts; the counts at all 256 thresholds are cumulative sums of two histograms.
+    a threshold follows from two counts.
     """
-    inside, outside = image.inside, image.outside
-    hits, false_hits = _count_from(inside), _count_from(outside)
-    curve = _enhanced_alignment(hits=hits, false_hits=false_hits, positives=inside.size, total=image.size)
+    return _enhanced_alignment(*image.hits, positives=image.inside.size, total=image.size)
+
+
+def e_adaptive(image: SaliencyMap) -> float:
+    """Enhanced-alignment measure of the map binarised at twice its mean (at most 1)."""
     mean = (image.inside_sum + image.outside_sum) / max(image.size, 1)
-    threshold = min(2.0 * mean, 1.0)
-    adaptive = _enhanced_alignment(
-        hits=np.array([np.count_nonzero(inside >= threshold)]),
-        false_hits=np.array([np.count_nonzero(outside >= threshold)]),
-        positives=inside.size,
-        total=image.size,
-    )
-    return EMeasure(curve=curve, adaptive=float(adaptive[0]))
+    predicted = [np.array([np.count_nonzero(part >= min(2.0 * mean, 1.0))]) for part in (image.inside, image.outside)]
+    return float(_enhanced_alignment(*predicted, positives=image.inside.size, total=image.size)[0])
+
+
+def mean_overlaps(image: SaliencyMap) -> tuple[float, float]:
+    """Dice and IoU as PraNet's evaluation has them (Fan et al., MICCAI 2020): means over the thresholds of `SaliencyMap.hits`, with 0
+    wherever no foreground is hit, on an empty mask too."""
+    hits, false_hits = image.hits
+    both = image.inside.size + hits + false_hits  # |A| + |B|, and with no hit the numerator is 0
+    return float((2 * hits / both.clip(1)).mean()), float((hits / (both - hits).clip(1)).mean())
 
 
 def _count_from(probabilities: Floats) -> NDArray[np.int64]:
@@ -133,7 +130,7 @@ def _count_from(probabilities: Floats) -> NDArray[np.int64]:
 
 
 def _enhanced_alignment(
-    *, hits: NDArray[np.int64], false_hits: NDArray[np.int64], positives: int, total: int
+    hits: NDArray[np.int64], false_hits: NDArray[np.int64], *, positives: int, total: int
 ) -> Floats:
     """Σ (1 + ξ)² / 4 over the pixels, by N − 1 (of one pixel by 1), ξ = 2ab / (a² + b²) with a, b the two maps minus their means.
 

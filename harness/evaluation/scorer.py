@@ -14,9 +14,18 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluation.conventions import CLASSES, E_MEASURES, LABELS, METRICS, OVERLAP, SALIENCY, Conventions
+from harness.evaluation.conventions import (
+    CLASSES,
+    E_MEASURES,
+    LABELS,
+    MEAN_OVERLAP,
+    METRICS,
+    OVERLAP,
+    SALIENCY,
+    Conventions,
+)
 from harness.evaluation.resize import resize_bilinear, resize_nearest
-from harness.evaluation.saliency import e_measure, mae, s_measure, saliency_map
+from harness.evaluation.saliency import e_adaptive, e_curve, mae, mean_overlaps, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
 from harness.system.errors import UsageError, did_you_mean
 
@@ -239,14 +248,15 @@ class SplitScorer:
             ber_counts = counts_of_foreground(probability > rules.ber_threshold, foreground, valid)
         values = self._of_counts(counts, ber_counts)
         curve = None
-        if metrics & set(SALIENCY):
+        if metrics & {*SALIENCY, *MEAN_OVERLAP}:
             image = saliency_map(probability, foreground, valid, min_max=rules.min_max)
             if "s_measure" in metrics:
                 values["s_measure"] = s_measure(image)
             if metrics & set(E_MEASURES):
-                measured = e_measure(image)
-                curve = measured.curve
-                values.update(e_mean=float(curve.mean()), e_max=float(curve.max()), e_adaptive=measured.adaptive)
+                curve = e_curve(image)
+                values.update(e_mean=float(curve.mean()), e_max=float(curve.max()), e_adaptive=e_adaptive(image))
+            if metrics & set(MEAN_OVERLAP):
+                values["dice_mean"], values["iou_mean"] = mean_overlaps(image)
             if "weighted_f" in metrics:
                 values["weighted_f"] = weighted_f(image, beta2=rules.weighted_f_beta2)
             if "mae" in metrics:

@@ -16,7 +16,7 @@ from harness.archive.older import same_data
 from harness.archive.schema import Origin, Run, TestImages, content_hash
 from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
-from harness.datasets.preparing.checking import first_look
+from harness.datasets.preparing.checking import first_look, groups_apart
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit
@@ -429,7 +429,8 @@ def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callab
             root = benchmark.locate(request.data_root)
         splits = benchmark.splits(root)
         contents = data_fingerprint(splits, folds=folds)
-        odd = first_look(benchmark, splits, root) if is_own(name) and benchmark.task != "classification" else ()
+        look = groups_apart if not is_own(name) else first_look if benchmark.task != "classification" else None
+        odd = look(benchmark, splits, root) if look else ()
     except DatasetError as error:
         if is_own(name):  # there is nothing to get: the message says what to correct
             raise

@@ -301,7 +301,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
         if name in folders:
             raise UsageError(f"--datasets {word!r}: {name} is given two folders; give one of them")
         folders[name] = Path(folder).expanduser()
-    return tuple(names), folders, [name for name in folders if name not in known]
+    return tuple(names), folders, [name for name in folders if name not in known and not BENCHMARKS.is_fixed(name)]
 
 
 def tuning_of(

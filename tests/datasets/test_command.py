@@ -18,7 +18,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets import samples
 from harness.datasets.base import DatasetError
-from harness.registry import SEGMENTED
+from harness.registry import JOINT, SEGMENTED
 from tests.values import REPOSITORY
 
 
@@ -34,20 +34,21 @@ def said(capsys: pytest.CaptureFixture[str]):
     return run
 
 
-def test_list_names_all_nine_with_terms_source_and_what_is_found(said, tmp_path: Path) -> None:
+def test_list_names_every_benchmark_with_terms_source_and_what_is_found(said, tmp_path: Path) -> None:
     samples.write_samples("camo", tmp_path, images=12, size=48)
     code, out, _ = said("list", "--data", tmp_path)
     assert code == 0
-    for name in SEGMENTED:
+    listed = {*SEGMENTED, *JOINT}
+    for name in listed:
         assert f"\n{name} " in f"\n{out}"
     assert f"found: {tmp_path / 'CAMO-V.1.0-CVIU2019'}" in out
-    assert out.count("not found") == len(SEGMENTED) - 1
+    assert out.count("not found") == len(listed) - 1
     assert "non-commercial" in out
     code, out, _ = said("list", "--data", tmp_path / "absent")
-    assert (code, out.count("not found")) == (0, len(SEGMENTED))
+    assert (code, out.count("not found")) == (0, len(listed))
     _, out, _ = said("list", "--data", tmp_path, "--json")
     entries = {entry["name"]: entry for entry in json.loads(out)}
-    assert set(entries) == set(SEGMENTED)
+    assert set(entries) == listed
     assert entries["camo"]["found"]
     assert not entries["sbu"]["found"]
     assert all(entry["terms"] and entry["source"] and entry["sizes"] for entry in entries.values())

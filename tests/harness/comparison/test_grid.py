@@ -394,3 +394,10 @@ def test_an_order_of_records_changes_nothing() -> None:
         for order in itertools.islice(itertools.permutations(range(len(records))), 0, 40000, 9999)
     ]
     assert all(each == found[0] for each in found)
+
+
+def test_a_joint_protocol_has_columns_of_each_test_set_and_none_of_all_together() -> None:
+    scores = {"best": {split: {"dice_mean": 0.5, "mae": 0.1} for split in ("kvasir", "cvc612", "all")}}
+    columns = grid_of([record(benchmark="polyp", scores=scores)]).columns
+    assert {column.split for column in columns} == {"kvasir", "cvc612"}
+    assert [column.measure.heading for column in columns if column.split == "kvasir"][:1] == ["mean Dice ↑"]
