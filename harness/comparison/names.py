@@ -1,12 +1,38 @@
-"""Names of metrics, methods and benchmarks in tables, and the metrics that papers report for a benchmark."""
+"""Names of metrics, methods and benchmarks in tables (`harness/data/titles.yaml`), their order, and which metrics a table shows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from harness.archive.schema import Run
 from harness.registry import BENCHMARKS, METHODS, SEGMENTED
+from harness.system.yaml_files import read_yaml
+
+TITLES: dict[str, Any] = read_yaml(Path(__file__).parents[1] / "data" / "titles.yaml", what="titles")
+PAPER_METRICS: dict[str, tuple[str, ...]] = {name: tuple(metrics) for name, metrics in TITLES["papers"].items()}
+SCORE_TITLES: dict[str, str] = TITLES["models"]
+
+BENCHMARK_ORDER = tuple(SEGMENTED)
+"""The papers' order."""
+
+METHOD_ORDER = tuple(METHODS.names())
+"""Rows without a study: coarse baselines first, the methods under test last."""
+
+USUAL_METRICS = ("iou", "dice", "s_measure", "miou", "accuracy", "nll", "ece")
+"""Columns of benchmarks that no paper reports, as far as they declare or hold these metrics. IoU leads since it chooses the checkpoint, and
+an empty mask scores 50 by Sα on thin objects."""
+
+SPLITS_APART = ("polyp",)
+"""Benchmarks whose test splits are data sets of their own, a column each, and are not averaged."""
+
+UNTUNED = ("decoder", "zeroshot")
+"""Methods without an adapted encoder, the stronger one first."""
+
+BASELINES = ("lora", "decoder")
+"""Default baselines: the first of these methods that has a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,123 +52,21 @@ class Metric:
         return -1 if self.lower_is_better else 1
 
 
-METRICS = {
-    "s_measure": Metric(title="Sα"),
-    "e_mean": Metric(title="Eφ"),
-    "e_max": Metric(title="Eφ max"),
-    "e_adaptive": Metric(title="Eφ adp"),
-    "weighted_f": Metric(title="Fβω"),
-    "mae": Metric(title="MAE", lower_is_better=True),
-    "iou": Metric(title="IoU"),
-    "dice": Metric(title="Dice"),
-    "iou_mean": Metric(title="mean IoU"),
-    "dice_mean": Metric(title="mean Dice"),
-    "jaccard": Metric(title="Jaccard"),
-    "ber": Metric(title="BER", lower_is_better=True),
-    "miou": Metric(title="mIoU"),
-    "accuracy": Metric(title="Acc"),
-    "nll": Metric(title="100·NLL", lower_is_better=True),  # cells are in percent, and nats are not a fraction
-    "ece": Metric(title="ECE", lower_is_better=True),
-}
-
-BENCHMARK_ORDER = tuple(SEGMENTED)
-"""The papers' order."""
-
-PAPER_METRICS = {
-    "kvasir": ("s_measure", "e_mean"),
-    "cvc612": ("s_measure", "e_mean"),
-    "isic2017": ("jaccard", "dice"),
-    "camo": ("s_measure", "e_mean", "weighted_f"),
-    "sbu": ("ber",),
-    "leaf": ("iou", "dice"),
-    "road": ("iou", "dice"),
-    "trans10k_v1": ("miou", "accuracy"),
-    "trans10k_v2": ("miou", "accuracy"),
-    "polyp": ("dice_mean", "iou_mean", "dice", "iou", "weighted_f", "s_measure", "e_max", "mae"),
-}
-
-SPLITS_APART = ("polyp",)
-"""Benchmarks whose test splits are data sets of their own, a column each, and are not averaged."""
-
-USUAL_METRICS = ("iou", "dice", "s_measure", "miou", "accuracy", "nll", "ece")
-"""Columns of other benchmarks, as far as they declare or hold these metrics. IoU leads since it chooses the checkpoint, and an empty mask
-scores 50 by Sα on thin objects."""
-
-METHOD_TITLES = {
-    "zeroshot": "Zero-shot",
-    "full": "Full fine-tuning",
-    "decoder": "Decoder alone",
-    "bitfit": "BitFit",
-    "ssf": "SSF",
-    "adapter": "Adapter",
-    "adaptformer": "AdaptFormer",
-    "vpt": "VPT",
-    "lst": "LST",
-    "samadapter": "SAM-Adapter",
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "samed": "SAMed",
-    "convlora": "Conv-LoRA",
-    "naslora": "NAS-LoRA",
-    "naspclora": "NAS-PC-LoRA",
-    "layernorm": "LayerNorm tuning",
-    "mona": "Mona",
-    "convpass": "Convpass",
-    "fact": "FacT",
-    "hira": "HiRA",
-    "adalora": "AdaLoRA",
-    "boft": "BOFT",
-    "c3a": "C3A",
-    "delora": "DeLoRA",
-    "fourierft": "FourierFT",
-    "gralora": "GraLoRA",
-    "ia3": "IA³",
-    "loha": "LoHa",
-    "lokr": "LoKr",
-    "miss": "MiSS",
-    "oft": "OFT",
-    "randlora": "RandLoRA",
-    "shira": "SHiRA",
-    "vera": "VeRA",
-}
-"""Titles as in papers; a plug-in's method has its own name."""
-
-METHOD_ORDER = tuple(METHODS.names())
-"""Rows without a study: coarse baselines first, the methods under test last."""
-
-SCORE_TITLES = {
-    "best": "",
-    "last": "last epoch",
-    "merged-exact": "merged exact",
-    "merged-conv": "merged conv",
-    "merged-calibrated": "merged calibrated",
-    "decoded": "decoded",
-}
-
-
-BACKBONE_TITLES = {
-    "mobile_sam": "MobileSAM",
-    "vit_b": "SAM ViT-B",
-    "vit_l": "SAM ViT-L",
-    "vit_h": "SAM ViT-H",
-}
+def metric(name: str) -> Metric:
+    """Title and direction of a metric; that of a plug-in has its own name, and higher is better."""
+    return Metric(title=TITLES["metrics"].get(name, name), lower_is_better=name in TITLES["lower_is_better"])
 
 
 def backbone_title(name: str) -> str:
-    return BACKBONE_TITLES.get(name, name)
+    return str(TITLES["backbones"].get(name, name))
 
 
 def method_title(name: str) -> str:
     """The title of a method in tables; one that is not known here has its own name. One of peft's tuners (``peft/miss``) names the
     library where a method of this repository has the same name."""
     library, _, own = name.rpartition("/")
-    title = METHOD_TITLES.get(own, name)
+    title = TITLES["methods"].get(own, name)
     return f"{title} of {library}" if library and own in METHOD_ORDER else title
-
-
-def metric(name: str) -> Metric:
-    """Title and direction of a metric; that of a plug-in has its own name, and higher is better."""
-    return METRICS.get(name, Metric(title=name))
 
 
 def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
@@ -171,10 +95,3 @@ def benchmark_rank(name: str) -> tuple[int, str]:
 
 def method_rank(name: str) -> tuple[int, str]:
     return (METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), name)
-
-
-UNTUNED = ("decoder", "zeroshot")
-"""Methods without an adapted encoder, the stronger one first."""
-
-BASELINES = ("lora", "decoder")
-"""Default baselines: the first of these methods that has a row."""

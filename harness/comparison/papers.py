@@ -21,6 +21,7 @@ from harness.comparison.rows import is_row
 from harness.protocols.compare import card as card_of
 from harness.protocols.compare import from_card
 from harness.registry import recorded_option
+from harness.studies import Row
 from harness.system.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "data" / "paper"
@@ -92,15 +93,6 @@ class Setup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """A row of a claim."""
-
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    model: str = "best"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A claim of a paper: ``first`` minus ``second`` on each benchmark in points, or with ``cost`` the additional cost of a step in
     percent.
@@ -112,11 +104,17 @@ class Claim:
     text: str
     source: str
     mark: str
-    first: Side
-    second: Side
+    first: Row
+    second: Row
     expected: str
     benchmarks: tuple[str, ...] = ()
     cost: str = ""
+
+    def against(self, ours: Difference) -> Difference | None:
+        """Ours minus the number that is expected; None where only a direction is."""
+        if self.expected[0] in "<>" or ours.estimate is None:
+            return None
+        return Difference.of(stats.differ(ours.estimate, float(self.expected), error=0.0, df=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ class Papers:
     def paired_claims(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
         """Claim, column and our difference, where the grid has both rows."""
         for claim in self.claims:
-            rows = [_row_of(grid, side) for side in (claim.first, claim.second)]
+            rows = [_row_of(grid, row) for row in (claim.first, claim.second)]
             for name in claim.benchmarks if all(rows) else ():
                 column = grid.first_columns.get(name)
                 difference = column and grid.difference(rows[0], rows[1], column)
@@ -167,7 +165,8 @@ class Papers:
                     yield claim, column, difference
 
 
-def _row_of(grid: Grid, side: Side) -> str:
-    """The row of a side, empty where there is none."""
-    rows = (name for name, row in grid.rows.items() if (row.method, grid.models[name]) == (side.method, side.model))
-    return next((name for name in rows if any(is_row(r.run, side.options) for r in grid.records_of(name))), "")
+def _row_of(grid: Grid, wanted: Row) -> str:
+    """The name of a claim's row, empty where it is not there."""
+    which = (wanted.method, *(wanted.scores or ("best",)))
+    names = (name for name, row in grid.rows.items() if (row.method, grid.models[name]) == which)
+    return next((name for name in names if any(is_row(r.run, wanted.options) for r in grid.records_of(name))), "")

@@ -11,6 +11,7 @@ from harness.archive.measured import CostRecord, MethodCost, Ratio, setups
 from harness.comparison.leaderboard import paired_ratio, ratios_to
 from harness.comparison.papers import Papers
 from harness.report.formats import Number, Page, Table, Value, heads
+from harness.studies import Row
 
 PARTS = ("data", "forward", "backward", "optimiser", "untracked")
 MEMORY = ("weights", "gradients", "optimiser", "activations")
@@ -147,12 +148,12 @@ def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
     for claim in papers.claims if sessions[0].comparability.task == "binary" else ():
         for session in sessions if claim.cost else ():
             first, second = (
-                next((cost for cost in session.methods if cost.label == side.method and not side.options), None)
-                for side in (claim.first, claim.second)
+                next((cost for cost in session.methods if cost.label == row.method and not row.options), None)
+                for row in (claim.first, claim.second)
             )
             if first and second:
-                ours = _rounds_of(first, claim.cost, claim.first.model)
-                theirs = _rounds_of(second, claim.cost, claim.second.model)
+                ours = _rounds_of(first, claim.cost, claim.first)
+                theirs = _rounds_of(second, claim.cost, claim.second)
                 if ours and len(ours) == len(theirs):
                     change = _change(paired_ratio(ours, theirs))
                     rows.append([claim.text, f"{claim.source} [{claim.mark}]", claim.expected, change])
@@ -160,10 +161,10 @@ def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
     return Table(heading="against the papers", level=3, columns=columns, rows=rows)
 
 
-def _rounds_of(cost: MethodCost, what: str, model: str) -> Sequence[float]:
+def _rounds_of(cost: MethodCost, what: str, row: Row) -> Sequence[float]:
     if what == "time":
         return cost.step_seconds.get("total", [])
-    return cost.inference_seconds.get("unmerged" if model == "best" else model, [])
+    return cost.inference_seconds.get(row.scores[0] if row.scores else "unmerged", [])
 
 
 def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:

@@ -294,12 +294,8 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
             ]
         )
     for claim, column, difference in papers.paired_claims(grid):
-        beyond = None
-        if claim.expected[0] not in "<>" and difference.estimate:
-            beyond = Difference.of(stats.differ(difference.estimate, float(claim.expected), error=0.0, df=1))
-        lines.append(
-            [claim.text, column.name, f"{claim.source} [{claim.mark}]", claim.expected, difference, beyond, ""]
-        )
+        source, beyond = f"{claim.source} [{claim.mark}]", claim.against(difference)
+        lines.append([claim.text, column.name, source, claim.expected, difference, beyond, ""])
     if not lines:
         return []
     columns = heads(

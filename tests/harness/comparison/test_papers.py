@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness.comparison.names import BENCHMARK_ORDER, METRICS, PAPER_METRICS
-from harness.comparison.papers import FOLDER, MARKS, Claim, Papers, Published, Setup, Side
+from harness.comparison.names import BENCHMARK_ORDER, PAPER_METRICS, SCORE_TITLES, metric
+from harness.comparison.papers import FOLDER, MARKS, Claim, Papers, Published, Setup
 from harness.models.catalog import known_backbones
 from harness.protocols.load import card_rules
 from harness.registry import METHODS, method_config
 from harness.report.scores import paper_tables
+from harness.studies import Row
 from tests.harness.report.sample import grid_of, record
 from tests.values import there
 
@@ -91,7 +92,7 @@ def test_without_a_printed_spread_the_papers_runs_vary_as_ours() -> None:
 
 def test_a_claim_is_paired_with_the_difference_of_its_rows() -> None:
     claim = Claim(
-        text="LoRA helps", source="p", mark="P", first=Side(method="lora"), second=Side(method="decoder"),
+        text="LoRA helps", source="p", mark="P", first=Row(method="lora"), second=Row(method="decoder"),
         expected="0.7", benchmarks=("kvasir", "leaf"),
     )  # fmt: skip
     records = [record(0.9 + 0.01 * s, seed=s) for s in range(3)] + [
@@ -122,8 +123,9 @@ def test_the_committed_files_are_of_known_names_with_a_source_for_every_number()
         {(c.paper, c.table, c.method, c.benchmark, c.split, c.metric, c.options) for c in papers.published}
     ) == len(papers.published)
     for claim in papers.claims:
-        for side in (claim.first, claim.second):
-            method_config(METHODS.resolve(side.method), side.options)
+        for row in (claim.first, claim.second):
+            method_config(METHODS.resolve(row.method), row.options)
+            assert set(row.scores) <= SCORE_TITLES.keys()
         assert set(claim.benchmarks) <= set(BENCHMARK_ORDER)
         assert claim.expected[0] in "<>" or float(claim.expected) or claim.expected == "0"
         assert bool(claim.benchmarks) != bool(claim.cost)
@@ -145,4 +147,4 @@ def test_unknown_cells_are_empty_and_none(tmp_path: Path) -> None:
     )
     (tmp_path / "setups.yaml").write_text("q: {backbone: tiny, checkpoint: ''}\n")
     assert [each.value for each in Papers.read(tmp_path).published] == ["88.1"]
-    assert METRICS["e_mean"].title == "Eφ"
+    assert (metric("e_mean").heading, metric("mae").heading, metric("own").heading) == ("Eφ ↑", "MAE ↓", "own ↑")
