@@ -26,13 +26,10 @@ from harness.archive.measured import Ratio
 from harness.comparison.leaderboard import paired_ratio
 from harness.costing.instruments import LiveBytes, flop_counter, processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
-from harness.methods.configs import DecoderOnlyConfig
-from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig
-from harness.methods.configs.naslora import NASLoRAConfig
-from harness.methods.convlora import ConvLoRA
-from harness.methods.lora import LoRA
-from harness.methods.naslora import NASLoRA
-from harness.methods.plain import DecoderOnly
+from harness.methods.convlora import ConvLoRA, ConvLoRAConfig
+from harness.methods.lora import LoRA, LoRAConfig
+from harness.methods.naslora import NASLoRA, NASLoRAConfig
+from harness.methods.plain import DecoderOnly, DecoderOnlyConfig
 from harness.models.build import build_segmenter
 from harness.training.device import reset_peak
 from harness.training.losses import StructureLoss

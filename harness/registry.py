@@ -13,11 +13,10 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from harness import methods
 from harness.methods.parts.placement import MethodError
@@ -170,11 +169,11 @@ class Registry:
 
 def config_fault(method: Any) -> str:
     """Why the ``config_class`` of a method cannot give options and a count of parameters, empty where it can."""
-    from harness.methods.configs import MethodConfig
+    from harness.methods.base import MethodConfig
 
     config = getattr(method, "config_class", None)
     if not (isinstance(config, type) and is_dataclass(config) and issubclass(config, MethodConfig)):
-        return "its config_class must be a dataclass below harness.methods.configs.MethodConfig"
+        return "its config_class must be a dataclass below harness.methods.base.MethodConfig"
     known = {field.name for field in fields(config)}
     for base in config.__mro__:
         for name, kind in inspect.get_annotations(base).items():
@@ -194,11 +193,11 @@ def config_fault(method: Any) -> str:
 
 METHODS = Registry(
     "method",
-    builtin={name: entry.method for name, entry in methods.BUILTIN.items()},
+    builtin={name: entry.where for name, entry in methods.BUILTIN.items()},
     group=METHOD_GROUP,
     base="harness.methods.base:Method",
     fault=config_fault,
-    further={name: entry.method for name, entry in methods.TUNERS.items()},
+    further={name: entry.where for name, entry in methods.TUNERS.items()},
     aliases=methods.ALIASES,
     left_out=methods.reason_left_out,
 )
@@ -260,14 +259,23 @@ def arxiv_of(method: str) -> str:
 
 
 def method_config_class(name: str) -> Any:
-    """The configuration dataclass of a method; torch is not imported for a built-in method."""
-    name = METHODS.resolve(name)
-    return _builtin_config(name) if name in {**methods.BUILTIN, **methods.TUNERS} else METHODS.get(name).config_class
+    """The configuration dataclass of a method, whose module this imports, and with it torch."""
+    return METHODS.get(name).config_class
 
 
-@cache
-def _builtin_config(name: str) -> Any:
-    return EntryPoint(name, {**methods.BUILTIN, **methods.TUNERS}[name].config, "").load()
+def option_names(name: str) -> set[str]:
+    """The names of a method's options; a built-in method is not imported for them."""
+    known = methods.default_options(name := METHODS.resolve(name))
+    return set(known or (field.name for field in fields(METHODS.get(name).config_class)))
+
+
+def trains(name: str) -> Literal["own", "decoder", "nothing"]:
+    """What trains under a method: parts of its own, the mask decoder alone, or nothing; a built-in method is not imported for this."""
+    if entry := {**methods.BUILTIN, **methods.TUNERS}.get(name := METHODS.resolve(name)):
+        return entry.trains
+    config = METHODS.get(name).config_class()
+    own = config.trains_encoder or config.freezes_decoder
+    return "nothing" if not config.trains else "own" if own else "decoder"
 
 
 def method_config(name: str, values: Mapping[str, Any]) -> Any:
@@ -284,9 +292,7 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     known = {field.name for field in fields(config_class)}
     for key in ("blocks", "sites"):
         if key in values and key not in known:
-            placed = [
-                method for method in methods.BUILTIN if key in {f.name for f in fields(method_config_class(method))}
-            ]
+            placed = [method for method in methods.BUILTIN if key in option_names(method)]
             raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
     try:
         config = from_mapping(config_class, values, where=f"method {name}")

@@ -9,17 +9,44 @@ comes before the scale.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import AdapterConfig
+from harness.methods.base import Count, Method, PlacedConfig, Positive
 from harness.methods.parts.layers import Bottleneck
-from harness.methods.parts.placement import parse_sites
+from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
 from harness.methods.parts.sites import Adaptable, block_sites
 
 _FOLLOWED = {"proj": "proj", "mlp": "mlp_out"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig(PlacedConfig):
+    """Houlsby adapter (1902.00751): a bottleneck with a residual after attention and after the MLP.
+
+    Args:
+        sites: after which: ``proj`` (attention), ``mlp``, or both.
+        hidden: width of the bottleneck; 2 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
+        std: of the truncated normal both projections start from, near zero, 1e-2 (paper).
+    """
+
+    sites: str = "proj,mlp"
+    hidden: Count = 2
+    std: Positive = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unfit := set(parse_sites(self.sites)) - {"proj", "mlp"}:
+            raise MethodError(
+                f"sites={self.sites!r}: an adapter follows proj (attention) or mlp, not {sorted(unfit)[0]}"
+            )
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        dims = [block.dim for block in self.placed(shape)]
+        return len(parse_sites(self.sites)) * sum(2 * dim * self.hidden + self.hidden + dim for dim in dims)
 
 
 class Adapted(nn.Module):

@@ -7,14 +7,32 @@ Deviations: no dropout in the bottleneck; in a timm ViT with layer scale the bot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import AdaptFormerConfig
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import Bottleneck, kaiming_uniform
+from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, block_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptFormerConfig(PlacedConfig):
+    """AdaptFormer (2205.13535): a bottleneck parallel to the MLP.
+
+    Args:
+        hidden: width of the bottleneck, 64 (paper).
+        scale: factor of the bottleneck's output, 0.1 (paper).
+    """
+
+    hidden: Count = 64
+    scale: float = 0.1
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return sum(2 * block.dim * self.hidden + self.hidden + block.dim for block in self.placed(shape))
 
 
 class ParallelMLP(nn.Module):

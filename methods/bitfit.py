@@ -7,13 +7,62 @@ SAM the two norms of the neck train as well, unless ``outside=False``; the paper
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, Method
-from harness.methods.configs.baselines import BitFitConfig, LayerNormConfig
+from harness.methods.base import MergeMode, Method, PlacedConfig
 from harness.methods.parts.merging import MergeReport
+from harness.methods.parts.placement import BackboneShape, NormedConvolution
 from harness.methods.parts.sites import Adaptable, block_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitFitConfig(PlacedConfig):
+    """BitFit (2106.10199): the biases that the encoder has.
+
+    Args:
+        outside: also the biases outside the blocks: patch embedding, final norm (timm), the neck's norms.
+    """
+
+    outside: bool = True
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        widths = 6 if shape.qkv_bias else 3  # qkv (3), proj, second norm, the MLP's second linear
+        blocks = sum(
+            b.entering + (widths + bool(b.inputs)) * b.dim + b.mlp_dim + _shifts(b.convolutions)
+            for b in self.placed(shape)
+        )
+        embedding = _shifts(shape.stem) or shape.embedded * shape.patch_bias
+        around = embedding + shape.dim * (shape.pre_norm + shape.final_norm) + shape.neck_biases
+        return blocks + (around if self.outside else 0)
+
+    def added_parameters(self, shape: BackboneShape) -> int:
+        return 0
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return 0 if self.outside else super().gradient_from(shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormConfig(BitFitConfig):
+    """LayerNorm tuning (2304.01917): the scales and shifts that the encoder's norms have.
+
+    Args:
+        outside: also the norms outside the blocks: the final one (timm), the neck's two (SAM), one before them (CLIP).
+    """
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        around = 2 * shape.dim * (shape.pre_norm + shape.final_norm) + 2 * shape.neck_scales
+        return sum(2 * (block.entering + block.dim) for block in self.placed(shape)) + (around if self.outside else 0)
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return 0 if self.outside and shape.pre_norm else PlacedConfig.gradient_from(self, shape)
+
+
+def _shifts(convolutions: Sequence[NormedConvolution]) -> int:
+    """Biases of the batch norms."""
+    return sum(convolution.outputs for convolution in convolutions)
 
 
 class BitFit(Method):

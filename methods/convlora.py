@@ -15,18 +15,62 @@ the map, take the linear path A x alone.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.configs.lowrank import ConvLoRAConfig
-from harness.methods.lora import LoRA
+from harness.methods.base import Count
+from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.layers import kaiming_uniform, recomputing
+from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.methods.parts.sites import TokenLayout
 
 NOISE_FLOOR = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvLoRAConfig(LoRAConfig):
+    """Conv-LoRA (2401.17868): LoRA with a mixture of convolutional experts, one for each scale, on the bottleneck map.
+
+    Args:
+        experts: expert i works at scale ×i; 8 (paper).
+        gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss
+            alone; ``switch`` multiplies the expert's output by its share of the gate's softmax, which gives the gate a
+            task gradient. That is Switch's idea (2101.03961), not Conv-LoRA's. ``intended`` is its name in older records.
+        expert_bias: of the experts' convolutions at the start: ``zero`` (code; the cards at the paper's scale) or
+            ``uniform``, as PyTorch starts a convolution, which is that of the first records.
+        scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
+        balance: weight of the balance loss, 0.01 (code).
+    """
+
+    experts: Count = 8
+    gate: Literal["released", "switch", "intended"] = "released"
+    expert_bias: Literal["zero", "uniform"] = "uniform"
+    scope: Literal["window", "image"] = "window"
+    balance: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_maps()
+        if self.gate == "intended":
+            object.__setattr__(self, "gate", "switch")
+        if self.initialisation != "kaiming":
+            raise MethodError(
+                f"initialisation={self.initialisation}: Conv-LoRA's experts would act from the start; use lora, samed or dora"
+            )
+
+    @property
+    def label_note(self) -> str:
+        return "Switch gate" if self.gate == "switch" else ""
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        expert = 9 * self.rank * self.rank + self.rank
+        routing = 2 * self.rank  # gate and noise, an expert, no bias
+        adapters = len(self.adapted(shape))
+        return super().encoder_parameters(shape) + adapters * self.experts * (expert + routing)
 
 
 class Expert(nn.Module):

@@ -10,18 +10,56 @@ Deviations: no dropout. s is 1, and the paper chooses it for each data set.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import ConvpassConfig
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import linear
+from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
 from harness.methods.parts.sites import Adaptable, BlockSite, TokenLayout, block_sites, halves_on_own_map
 
 KERNEL = 3
 NORMS = {"proj": "norm1", "mlp": "norm2"}
 """By the site that stands for a half: the norm whose output its bypass reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvpassConfig(PlacedConfig):
+    """Convpass (2207.07039): a convolutional bypass beside attention and another beside the MLP.
+
+    Args:
+        sites: beside which: ``proj`` (attention; the paper's Convpass-attn), ``mlp``, or both.
+        hidden: channels of the bottleneck, 8 (paper).
+        scale: factor s of what a bypass gives, 1 (code; the paper chooses it for each data set).
+    """
+
+    sites: str = "proj,mlp"
+    hidden: Count = 8
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unfit := set(self.halves) - {"proj", "mlp"}:
+            raise MethodError(
+                f"sites={self.sites!r}: a bypass runs in parallel to proj (attention) or mlp, not {sorted(unfit)[0]}"
+            )
+
+    @property
+    def halves(self) -> tuple[str, ...]:
+        """Those of ``proj`` and ``mlp`` that have a bypass."""
+        return parse_sites(self.sites)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        blocks, hidden = self.placed(shape), self.hidden
+        if any(block.inputs or block.pool > 1 for block in blocks) and "proj" in self.halves:
+            raise MethodError(
+                "convpass runs in parallel to attention on the tokens that enter it, and attention of this backbone changes their width "
+                "or map; take convpass[sites=mlp] or another method"
+            )
+        bypasses = (2 * block.dim * hidden + hidden + block.dim + 9 * hidden**2 + hidden for block in blocks)
+        return len(self.halves) * sum(bypasses)
 
 
 class Bypass(nn.Module):

@@ -10,17 +10,25 @@ magnitude of its own for its own outputs; the magnitude has no weight decay, as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode
-from harness.methods.configs.lowrank import DoRAConfig
-from harness.methods.lora import LoRA
+from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.merging import MergeReport, fold_layers
 from harness.methods.parts.sites import BlockSite, DecoderSite
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRAConfig(LoRAConfig):
+    """DoRA (2402.09353): LoRA on the direction of each output's weights, and a learnt magnitude for each output."""
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        return super().linear_parameters(inputs, outputs) + outputs
 
 
 class Decomposed(AdaptedLinear):

@@ -11,18 +11,64 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode
-from harness.methods.configs.baselines import FacTConfig
-from harness.methods.linears import LinearMethod
+from harness.methods.base import Count, MergeMode
+from harness.methods.linears import LinearMethod, LinearsConfig
 from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.merging import MergeReport, fold_layers
+from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_sites
 from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, DecoderSite
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacTConfig(LinearsConfig):
+    """FacT (2212.03145): the updates of all layers as one tensor, factored.
+
+    Args:
+        sites: which linears (paper: all of a block). The MLP's width must be a multiple of the token's, as its weights
+            are seen as so many square ones.
+        form: ``tt`` (tensor train: U, V for all layers, an r×r core for each square weight) or ``tk`` (Tucker: the cores
+            are mixed from one r×r×r core by an r-vector for each).
+        rank: r = 16 (paper, tensor train).
+        scale: s = 1 (code; the paper tunes it over 0.01 to 100).
+    """
+
+    sites: str = "qkv,proj,mlp"
+    form: Literal["tt", "tk"] = "tt"
+    rank: Count = 16
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_sites(self.sites)  # refuses ``decoder``, which is no site of a block
+
+    def squares(self, shape: BlockShape) -> int:
+        """How many square weights of the token's width the sites of a block hold.
+
+        Raises:
+            MethodError: the MLP does not divide into such.
+        """
+        ratio, rest = divmod(shape.mlp_dim, shape.dim)
+        fused = 3 * (shape.dim // shape.entering)  # squares of the width that qkv reads
+        sites = parse_sites(self.sites)
+        if "mlp" in sites and rest:
+            raise MethodError(
+                f"sites={self.sites!r}: FacT sees the MLP as square weights, and {shape.mlp_dim} is not a multiple of "
+                f"{shape.dim}; leave mlp out, as in sites=qkv,proj"
+            )
+        return sum({"qkv": fused, "mlp": 2 * ratio, "proj": 1}.get(site, fused // 3) for site in sites)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        blocks = self.placed(shape)
+        rank, squares = self.rank, sum(map(self.squares, blocks))
+        cores = squares * rank**2 if self.form == "tt" else rank**3 + squares * rank
+        return 2 * max(block.dim for block in blocks) * rank + cores
 
 
 class Factors(nn.Module):

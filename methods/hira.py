@@ -8,12 +8,21 @@ LoRA has 1e-4), which a comparison at one rate must say. No dropout.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from harness.methods.configs.lowrank import HiRAConfig
-from harness.methods.linears import Change, ReweightingMethod
+from harness.methods.linears import Change, LowRankConfig, ReweightingMethod
 from harness.methods.parts.layers import kaiming_uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiRAConfig(LowRankConfig):
+    """HiRA (ICLR 2025): a low-rank matrix times the frozen weights, entry by entry."""
+
+    weight_products: ClassVar[int] = 1
 
 
 class Hadamard(Change):

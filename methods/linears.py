@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, Method
-from harness.methods.configs.lowrank import LinearsConfig, layers_of
+from harness.methods.base import Count, MergeMode, Method, PlacedConfig
 from harness.methods.parts.merging import MergeReport, fold_layers
-from harness.methods.parts.placement import BlockShape, MethodError
+from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
 from harness.methods.parts.sites import (
     SLICES,
     Adaptable,
@@ -29,6 +29,81 @@ from harness.methods.parts.sites import (
     block_sites,
     decoder_sites,
 )
+
+
+def layers_of(shape: BlockShape, sites: str) -> list[tuple[str, str, int, int]]:
+    """(module, part, inputs, outputs) of every linear map of a block that ``sites`` names; a part is a slice of qkv or its module."""
+    wide, hidden, entering = shape.dim, shape.mlp_dim, shape.entering
+    known = {
+        "qkv": [("qkv", "qkv", entering, 3 * wide)],
+        "proj": [("proj", "proj", wide, wide)],
+        "mlp": [("mlp_in", "mlp_in", wide, hidden), ("mlp_out", "mlp_out", hidden, wide)],
+    }
+    return [layer for site in parse_sites(sites) for layer in known.get(site, [("qkv", site, entering, wide)])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearsConfig(PlacedConfig):
+    """A method on linear layers.
+
+    Args:
+        sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released). ``decoder``, alone or
+            with others, is all linears that SAM's mask decoder uses; the decoder itself is then frozen.
+    """
+
+    sites: str = "qkv"
+
+    @property
+    def encoder_sites(self) -> str:
+        return apart(self.sites)[0]
+
+    @property
+    def freezes_decoder(self) -> bool:
+        return apart(self.sites)[1]
+
+    @property
+    def trains_encoder(self) -> bool:
+        return bool(self.encoder_sites)
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return super().gradient_from(shape) if self.trains_encoder else None
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        """Parameters of one adapted linear map; a cell is not counted."""
+        raise NotImplementedError
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return sum(self.linear_parameters(*pair) for pair in self.adapted(shape))
+
+    def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every linear map of the encoder that it adapts."""
+        sites = self.encoder_sites
+        blocks = self.placed(shape) if sites else []
+        return [(inputs, outputs) for block in blocks for _, _, inputs, outputs in layers_of(block, sites)]
+
+    def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
+        return sum(self.linear_parameters(*pair) for pair in linears) if self.freezes_decoder else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankConfig(LinearsConfig):
+    """A low-rank update of linear layers.
+
+    Args:
+        rank: r = 3 (Conv-LoRA, NAS-LoRA).
+    """
+
+    rank: Count = 3
+
+    def linear_parameters(self, inputs: int, outputs: int) -> int:
+        return self.rank * (inputs + outputs)
+
+    def _require_maps(self) -> None:
+        if self.freezes_decoder:
+            raise MethodError(
+                f"sites={self.sites!r}: a cell needs a map, and the mask decoder's layers see mask tokens; use lora, dora, samed "
+                "or hira there"
+            )
 
 
 def modules_of(shape: BlockShape, sites: str) -> dict[str, list[str]]:

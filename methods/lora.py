@@ -3,7 +3,7 @@
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as in their code; ``sites=q,v`` gives each slice its own. No
 dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA) or from data (EVA); see
-`harness.methods.configs.lowrank.LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder.
+`LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder.
 PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank). SoMA's biases stay frozen, and
 ``blocks=`` chooses which blocks it leaves alone. EVA does not redistribute ranks among layers (peft's ``rho=1``). Its directions are exact
 for a fixed number of images, where peft's are estimated batch by batch until they settle.
@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, ParameterGroup
-from harness.methods.configs.lowrank import LoRAConfig, LowRankConfig, SAMedConfig
-from harness.methods.linears import LinearMethod, rows_of
+from harness.methods.base import Count, MergeMode, ParameterGroup, Positive
+from harness.methods.linears import LinearMethod, LowRankConfig, rows_of
 from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
 from harness.methods.parts.merging import (
@@ -34,6 +34,49 @@ from harness.methods.parts.merging import (
 )
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import Adaptable, BlockSite, DecoderSite, TokenLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig(LowRankConfig):
+    """LoRA (2106.09685) as the SAM papers use it.
+
+    Args:
+        alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
+        scaling: ``lora`` divides alpha by the rank, ``rslora`` by its root (2312.03732), so that high ranks learn as fast.
+        rate_ratio: learning rate of B over that of A and of all else that trains; 1, and 16 in LoRA+ (2402.12354).
+        initialisation: ``kaiming`` (A random, B zero); or B A starts as a part of the frozen weights, and what is learnt is
+            its change: ``pissa`` (2404.02948) their largest singular directions, ``soma`` (2412.04077) their smallest,
+            ``olora`` (2406.01775) the first columns of their QR decomposition. ``eva`` (2410.07170): B is zero, and A the
+            principal directions of what enters the layer, over the first training images.
+    """
+
+    alpha: Positive = 32.0
+    scaling: Literal["lora", "rslora"] = "lora"
+    rate_ratio: Positive = 1.0
+    initialisation: Literal["kaiming", "pissa", "soma", "olora", "eva"] = "kaiming"
+
+    @property
+    def scale(self) -> float:
+        """Factor of the update."""
+        return self.alpha / (self.rank if self.scaling == "lora" else self.rank**0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAMedConfig(LoRAConfig):
+    """SAMed (2304.13785): LoRA of rank 4 on the q and v slices; alpha equals the rank, whichever it is, so the update is not
+    scaled (as released)."""
+
+    sites: str = "q,v"
+    rank: Count = 4
+    alpha: float | None = None  # type: ignore[assignment]  # never None once made
+
+    def __post_init__(self) -> None:
+        if self.alpha not in (None, self.rank):
+            raise MethodError(
+                f"alpha is the rank in SAMed, whose update has no scale, not {self.alpha:g}; use lora[sites='q,v']"
+            )
+        object.__setattr__(self, "alpha", float(self.rank))
+        super().__post_init__()
 
 
 class LowRankMethod(LinearMethod):
@@ -203,7 +246,7 @@ def part_of(weight: Tensor, *, rank: int, scale: float, which: str) -> tuple[Ten
     Args:
         scale: s. s · B A are the largest (``pissa``) or the smallest (``soma``) singular directions, each factor with the root
             of the singular values. With ``olora`` B A are the first columns of Q times the first rows of R.
-        which: see `harness.methods.configs.lowrank.LoRAConfig`.
+        which: see `LoRAConfig`.
 
     Raises:
         MethodError: the matrix has no such rank.

@@ -13,18 +13,48 @@ not from pruned backbone weights. No rung is dropped.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import LSTConfig
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import linear, started_linear
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, Encoder, TokenGrid, TokenLayout, block_sites
 
 TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTConfig(PlacedConfig):
+    """Ladder side tuning (2206.06522): a narrow network parallel to the frozen backbone, fed by its blocks' outputs.
+
+    Args:
+        blocks: which blocks have a rung, that is a side block fed by them.
+        reduction: the side network is this many times narrower, 8 (paper).
+    """
+
+    reduction: Count = 8
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return None
+
+    def width(self, shape: BackboneShape) -> int:
+        shape.require_one_width("lst", "has one ladder of one width over one map")
+        return max(1, shape.dim // self.reduction)
+
+    def hidden(self, shape: BackboneShape) -> int:
+        return max(1, shape.blocks[0].mlp_dim // self.reduction)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        width, hidden = self.width(shape), self.hidden(shape)
+        side_block = 4 * width + 4 * (width * width + width) + 2 * width * hidden + hidden + width
+        rungs = len(self.placed(shape))
+        down = (rungs + 1) * shape.dim * width  # one for the embedding that the ladder starts from
+        return down + rungs * (side_block + 1) + 2 * width + width * shape.dim
 
 
 class SideBlock(nn.Module):

@@ -8,17 +8,36 @@ Deviations: no dropout. Prefix tokens of a timm ViT have no neighbours: each is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import MonaConfig
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import started
+from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, TokenLayout, block_sites, halves
 
 KERNELS = (3, 5, 7)
 _NORM_SHARE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonaConfig(PlacedConfig):
+    """Mona (2408.08345): a multi-scale convolutional adapter after attention and another after the MLP.
+
+    Args:
+        hidden: channels of the bottleneck, 64 (paper).
+    """
+
+    hidden: Count = 64
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        hidden = self.hidden
+        filters = hidden * (3**2 + 5**2 + 7**2) + 3 * hidden + hidden**2 + hidden
+        dims = [block.dim for block in self.placed(shape)]
+        return sum(2 * (4 * dim + 2 * dim * hidden + hidden + dim + filters) for dim in dims)
 
 
 class MultiScale(nn.Module):

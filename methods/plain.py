@@ -3,12 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from harness.methods.base import WEIGHTS, Method, ParameterGroup
-from harness.methods.configs import DecoderOnlyConfig, FullConfig, ZeroShotConfig
+from harness.methods.base import WEIGHTS, Method, MethodConfig, ParameterGroup, Positive
+from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.methods.parts.sites import Adaptable
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOnlyConfig(MethodConfig):
+    """Encoder frozen; only mask decoder and head train."""
+
+    @property
+    def trains_encoder(self) -> bool:
+        return False
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return 0
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotConfig(DecoderOnlyConfig):
+    """Nothing trains: the pretrained segmenter as it is."""
+
+    trains: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            raise MethodError(f"lr={self.lr}: nothing of zeroshot trains; leave out its rate")
+
+    def passes(self, *, epochs: int, of_updates: bool) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullConfig(MethodConfig):
+    """Everything trains but prompt encoder and IoU head.
+
+    Args:
+        encoder_lr: learning rate of the encoder, None for that of the rest (ours).
+    """
+
+    encoder_lr: Positive | None = None
+
+    @property
+    def trains_backbone_weights(self) -> bool:
+        return True
+
+    def added_parameters(self, shape: BackboneShape) -> int:
+        return 0
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return shape.parameters
 
 
 class ZeroShot(Method):

@@ -9,14 +9,34 @@ identity but not equal to it: a declared deviation. Deviation: the tokens are no
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import ReinConfig
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import started
+from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, block_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinConfig(PlacedConfig):
+    """Rein (2312.04265): learnt tokens refine what each block gives.
+
+    Args:
+        tokens: of a block, 100 (code).
+        rank: of their matrix, 16 (code).
+        scale: what the learnt factor of the change starts from, 1e-3 (code).
+    """
+
+    tokens: Count = 100
+    rank: Count = 16
+    scale: float = 1e-3
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        shape.require_one_width("rein", "refines all blocks by two matrices of one width")
+        return len(self.placed(shape)) * self.rank * (self.tokens + shape.dim) + 2 * (shape.dim**2 + shape.dim) + 1
 
 
 class Shared(nn.Module):

@@ -13,14 +13,47 @@ The released code (tianrun-chen/SAM-Adapter-PyTorch) names the axes of its embed
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import SAMAdapterConfig
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import kaiming_uniform, linear, started_linear
+from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.methods.parts.sites import Adaptable, block_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAMAdapterConfig(PlacedConfig):
+    """SAM-Adapter (2304.09148): before each block a prompt made of the patch embedding and of the image's high frequencies.
+
+    Args:
+        scale: the prompt's hidden width is dim / scale, 32 (code).
+        ratio: the central square of the spectrum with this fraction of its area is removed, 0.25 (paper).
+        patch_embedding: ``intended`` tunes each token's own embedding; ``released`` scrambles it first, see
+            `harness.methods.samadapter`.
+    """
+
+    scale: Count = 32
+    ratio: float = 0.25
+    patch_embedding: Literal["released", "intended"] = "intended"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.ratio < 1:
+            raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum is in [0, 1)")
+
+    def width(self, shape: BackboneShape) -> int:
+        shape.require_one_width("samadapter", "makes the prompts of all blocks of one embedding of the patches")
+        return max(1, shape.dim // self.scale)
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        width = self.width(shape)
+        shared = (shape.dim * width + width) + (3 * shape.patch**2 * width + width) + (width * shape.dim + shape.dim)
+        return shared + len(self.placed(shape)) * (width * width + width)
 
 
 def high_frequencies(images: Tensor, *, ratio: float) -> Tensor:

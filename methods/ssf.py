@@ -11,19 +11,50 @@ stage of SAM 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode, Method
-from harness.methods.configs.baselines import SSFConfig
+from harness.methods.base import MergeMode, Method, PlacedConfig
 from harness.methods.parts.merging import MergeReport
-from harness.methods.parts.placement import MethodError
+from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.methods.parts.sites import Adaptable, block_sites
 
 _SITES = ("norm1", "qkv", "proj", "norm2", "mlp_in", "mlp_out")
 _NOISE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSFConfig(PlacedConfig):
+    """SSF (2210.08823): a scale and a shift for each channel after every linear and norm of a block.
+
+    Args:
+        init: ``intended`` starts from the identity; ``released`` from N(1, 0.02²) and N(0, 0.02²), as the code of the paper.
+        outside: also after the patch projection.
+    """
+
+    init: Literal["released", "intended"] = "intended"
+    outside: bool = True
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        what = (
+            "q, k and v"
+            if not shape.qkv_bias
+            else "its patch projection"
+            if self.outside and not shape.patch_bias
+            else ""
+        )
+        if what:
+            more = "another method" if not shape.qkv_bias else "ssf[outside=false]"
+            raise MethodError(f"ssf folds into weight and bias, and this backbone has no bias at {what}; take {more}")
+        channels = sum(block.entering + 6 * block.dim + block.mlp_dim for block in self.placed(shape))
+        projected = shape.stem[1].outputs if shape.stem else shape.embedded  # of the two that embed patches the last
+        return 2 * (channels + (projected if self.outside else 0))
+
+    def gradient_from(self, shape: BackboneShape) -> int | None:
+        return 0 if self.outside else super().gradient_from(shape)
 
 
 class ScaleShift(nn.Module):

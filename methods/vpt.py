@@ -11,13 +11,28 @@ the identity at init, a declared deviation: no prompt is neutral in a softmax.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.base import Method
-from harness.methods.configs.baselines import VPTConfig
+from harness.methods.base import Count, Method, PlacedConfig
+from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, block_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class VPTConfig(PlacedConfig):
+    """VPT-deep (2203.12119): learnt tokens that join the attention of a block.
+
+    Args:
+        tokens: prompts a block; 12 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
+    """
+
+    tokens: Count = 12
+
+    def encoder_parameters(self, shape: BackboneShape) -> int:
+        return sum(self.tokens * block.entering for block in self.placed(shape))
 
 
 class PromptedAttention(nn.Module):

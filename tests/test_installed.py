@@ -107,7 +107,7 @@ def test_another_package_named_datasets_is_what_that_name_finds(tmp_path: Path, 
     (theirs / "__init__.py").write_text("Dataset = 'theirs'\n")
     code = (
         f"import sys; sys.path.insert(2, {str(theirs.parent)!r}); import datasets; assert datasets.Dataset == 'theirs'\n"
-        "import harness.datasets.kvasir, harness.methods.configs\n"
+        "import harness.datasets.kvasir, harness.methods.base\n"
         "from harness.registry import BENCHMARKS\n"
         "assert BENCHMARKS.get('kvasir').__module__ == 'harness.datasets.kvasir'\n"
     )

@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness.datasets.base import Benchmark, DatasetError, Pair, Sample, Splits
-from harness.methods.base import MergeMode, Method
-from harness.methods.configs import PlacedConfig
+from harness.methods.base import MergeMode, Method, PlacedConfig
 from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, block_sites

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.datasets.readers.folder_benchmark import FolderBenchmark
 from harness.datasets.readers.layouts import FolderLayout, Layout, Part
-from harness.methods.configs.lowrank import LowRankConfig
+from harness.methods.linears import LowRankConfig
 from harness.methods.lora import LowRankMethod
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from harness.methods.base import Method
-from harness.methods.configs import MethodConfig
+from harness.methods.base import Method, MethodConfig
 from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape

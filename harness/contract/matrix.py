@@ -13,8 +13,7 @@ from tabulate import tabulate
 from harness import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.methods.base import Method
-from harness.methods.configs import MethodConfig
+from harness.methods.base import Method, MethodConfig
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, require_stands, trained_in_decoder

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from harness.experiment.trained import Trained, published_sam, trained_segmenter
 from harness.methods.base import Method
-from harness.methods.configs.peft import TUNERS
+from harness.methods.peft import TUNERS
 from harness.models.checkpoint import read_tensors, require_match
 from harness.models.original_sam import plain_sam
 from harness.models.published import hf_name

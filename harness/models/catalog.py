@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.methods.configs import MethodConfig
 from harness.methods.parts.placement import BackboneShape
 from harness.models.decoders import HEAD_DIM, Decoder, Task, dense_parameters, mask2former_parameters
 from harness.models.known import TIMM, Backbone, known_backbones, plain_blocks
 from harness.system.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from harness.methods.base import MethodConfig
 
 
 @lru_cache(maxsize=64)

@@ -8,15 +8,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import Run
-from harness.methods.configs import MethodConfig, PlacedConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError
 from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
 from harness.models.decoders import Decoder, dense_activations
 from harness.registry import BENCHMARKS, method_config
 from harness.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.methods.base import MethodConfig
 
 DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -131,6 +133,8 @@ def _config_of(method: str, options: str) -> MethodConfig:
     try:
         return method_config(method, json.loads(options))
     except (UsageError, MethodError):
+        from harness.methods.base import PlacedConfig
+
         return PlacedConfig()
 
 

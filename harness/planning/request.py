@@ -14,7 +14,7 @@ from harness.archive.schema import Run
 from harness.methods.parts.placement import MethodError
 from harness.planning.memory import trained_in_encoder
 from harness.protocols.card import Protocol
-from harness.registry import METHODS, method_config, method_config_class
+from harness.registry import METHODS, method_config, option_names
 from harness.settings import CACHE_GIB
 from harness.studies import Row
 from harness.system.errors import UsageError
@@ -102,7 +102,7 @@ def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
             methods.setdefault(METHODS.resolve(head), {})[rest] = value
         elif dot or key in own_tables:
             protocol[key] = value
-        elif having := [name for name in names if key in {f.name for f in fields(method_config_class(name))}]:
+        elif having := [name for name in names if key in option_names(name)]:
             whose = "lora" if "lora" in having else min(having)
             raise UsageError(
                 f"--set {key}={value}: {key} is an option of methods; name the method, as in {whose}.{key}={value}"
@@ -150,13 +150,12 @@ class ConfiguredRow(PlannedRow):
 def configured(row: PlannedRow, protocol: Protocol) -> ConfiguredRow:
     """A row with its configuration: the card's switches and its table for the method, then the row's options. Raises UsageError: an
     unknown field."""
-    known = {f.name for f in fields(method_config_class(row.method))}
     switches = {
         "gate": protocol.quirks.moe_gate,
         "init": protocol.quirks.ssf_init,
         "patch_embedding": protocol.quirks.samadapter_embedding,
     }
-    values: dict[str, Any] = {key: value for key, value in switches.items() if key in known}
+    values: dict[str, Any] = {key: value for key, value in switches.items() if key in option_names(row.method)}
     values |= protocol.methods.get(row.method, {})
     base = method_config(row.method, values)
     config = method_config(row.method, {**values, **row.options})

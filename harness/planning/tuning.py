@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.archive.files import SIDECARS
@@ -19,7 +19,7 @@ from harness.evaluation.conventions import higher_is_better
 from harness.planning.data import selects_by
 from harness.planning.plan import Plan, Setting, benchmarks_of, matched, plan
 from harness.planning.request import PlannedRow, Request
-from harness.registry import METHODS, method_config_class
+from harness.registry import METHODS, option_names
 from harness.studies import RULES_BY, grid_of, is_rule
 from harness.system.errors import UsageError, did_you_mean
 
@@ -335,7 +335,7 @@ def _check_grids(
     for name in grids:
         whose, dot, option = name.rpartition(".")
         if is_rule(name) and name not in RULES:
-            options = {option.name for row in compared for option in fields(method_config_class(row.method))}
+            options = {option for row in compared for option in option_names(row.method)}
             raise UsageError(
                 f"--tune {name}: no method that is compared has this field, and it is not a rule that can be tuned"
                 f"{did_you_mean(name, (*options, *RULES))}"

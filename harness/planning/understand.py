@@ -24,7 +24,7 @@ from harness.planning.request import PlannedRow, Request, split_overrides, with_
 from harness.planning.tuning import Tuning, parse_tune, tried_fields
 from harness.protocols.card import Protocol
 from harness.protocols.load import load_protocol, resolve
-from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, method_config_class
+from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, trains
 from harness.settings import Settings, named_table
 from harness.studies import MOST_SEEDS, Study, choices_of, grid_of, is_rule, load_study
 from harness.system.errors import UsageError
@@ -42,7 +42,7 @@ def usable(registry: Registry) -> list[str]:
 def all_methods() -> list[str]:
     """The methods that ``all`` stands for: those that train something. The others need a whole pretrained segmenter, which not
     every backbone has, so they must be named."""
-    return [name for name in usable(METHODS) if method_config_class(name).trains]
+    return [name for name in usable(METHODS) if trains(name) != "nothing"]
 
 
 def split_words(text: str, everything: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field as Bound
 from harness.check import from_mapping
 from harness.evaluation.conventions import LABELS, METRICS
 from harness.models.known import TIMM, known_backbones
-from harness.registry import BENCHMARKS, METHODS, method_config, method_config_class
+from harness.registry import BENCHMARKS, METHODS, option_names, trains
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import checked_name
 from harness.system.yaml_files import read_yaml
@@ -254,7 +254,7 @@ def _check_choice(name: str, *, where: str) -> None:
         raise UsageError(
             f"{where}: choose: {name} is not an option of a method; a rule is chosen with tune, or set for all"
         )
-    known = [each.name for each in fields(method_config_class(METHODS.resolve(whose)))] if dot else [option]
+    known = option_names(whose) if dot else [option]
     if option not in known:
         raise UsageError(f"{where}: choose: {whose} has no field {option!r}{did_you_mean(option, known)}")
 
@@ -265,9 +265,7 @@ RULES_BY = "decoder"
 
 def is_rule(name: str) -> bool:
     """Whether a grid is of a rule of the protocol, such as ``decoder_lr``, and not of a method's option."""
-    return "." not in name and not any(
-        name == f.name for method in METHODS.names() for f in fields(method_config_class(method))
-    )
+    return "." not in name and not any(name in option_names(method) for method in METHODS.names())
 
 
 def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -280,10 +278,9 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
     rules = {name: list(values) for name, values in grids.items() if is_rule(name)}
     if rules and METHODS.resolve(method) == RULES_BY:
         return rules  # its own rate is the decoder's
-    config_class = method_config_class(METHODS.resolve(method))
-    if not config_class.trains:
+    if trains(method) == "nothing":
         return {}
-    known = {f.name for f in fields(config_class)}
+    known = option_names(method)
     of_method: dict[str, list[Any]] = {}
     for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
         whose, dot, option = name.rpartition(".")
@@ -303,18 +300,14 @@ def choices_of(method: str, options: Mapping[str, Any], choose: Mapping[str, Seq
 
     A method that ``choose`` names (``full.encoder_lr``) has the grids of its name alone, any other those without a method (``lr``). An
     option that the row sets is not chosen. A plug-in's method that is not loaded, as where only its records are read, has the latter.
-
-    Raises:
-        UsageError, MethodError: options that the method does not take.
     """
     if method not in METHODS:
         return {name: list(values) for name, values in choose.items() if "." not in name and name not in options}
-    config = method_config(method, options)
-    if not config.trains or not (config.trains_encoder or config.freezes_decoder):
+    if trains(method) != "own":
         return {}
     named = {name.rpartition(".")[2]: list(values) for name, values in choose.items() if _names(name, method)}
     plain = {name: list(values) for name, values in choose.items() if "." not in name}
-    known = {each.name for each in fields(config)}
+    known = option_names(method)
     return {name: values for name, values in (named or plain).items() if name in known and name not in options}
 
 

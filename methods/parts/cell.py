@@ -216,7 +216,7 @@ class Cell(nn.Module):
         generator: source of the initial weights.
         fused: batch the operations into few convolutions; the same result as one by one.
         compiled: have torch.compile make few kernels of it; the same result to rounding.
-        norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.configs.naslora.NASLoRAConfig`.
+        norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.naslora.NASLoRAConfig`.
         residual: add the map itself.
 
     Shape: (B, channels, h, w) to the same.

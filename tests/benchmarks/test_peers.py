@@ -7,9 +7,8 @@ import torch
 
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora
 from benchmarks.reference import PlainLoRA, plain_twin
-from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig
-from harness.methods.convlora import ConvLoRA
-from harness.methods.lora import LoRA
+from harness.methods.convlora import ConvLoRA, ConvLoRAConfig
+from harness.methods.lora import LoRA, LoRAConfig
 from harness.models.build import build_segmenter
 
 pytest.importorskip("peft")

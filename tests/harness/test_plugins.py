@@ -141,7 +141,7 @@ BROKEN = {
 }
 HEAD = (
     "from dataclasses import dataclass\nfrom harness.methods.base import Method\n"
-    "from harness.methods.configs import DecoderOnlyConfig, MethodConfig\n"
+    "from harness.methods.base import MethodConfig\nfrom harness.methods.plain import DecoderOnlyConfig\n"
 )
 
 

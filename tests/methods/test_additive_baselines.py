@@ -14,30 +14,17 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import gelu, linear
 
 from harness.contract.case import IMAGE_SIZE, ContractCase, grouped_parameters
-from harness.methods.adapter import Adapter
-from harness.methods.adaptformer import AdaptFormer
-from harness.methods.bitfit import BitFit, LayerNormTuning
-from harness.methods.configs.baselines import (
-    AdapterConfig,
-    AdaptFormerConfig,
-    BitFitConfig,
-    LayerNormConfig,
-    LSTConfig,
-    MonaConfig,
-    ReinConfig,
-    SAMAdapterConfig,
-    SSFConfig,
-    VPTConfig,
-)
-from harness.methods.configs.lowrank import LoRAConfig
-from harness.methods.lora import LoRA
-from harness.methods.lst import LST, Rung
-from harness.methods.mona import Mona, MonaBlock
+from harness.methods.adapter import Adapter, AdapterConfig
+from harness.methods.adaptformer import AdaptFormer, AdaptFormerConfig
+from harness.methods.bitfit import BitFit, BitFitConfig, LayerNormConfig, LayerNormTuning
+from harness.methods.lora import LoRA, LoRAConfig
+from harness.methods.lst import LST, LSTConfig, Rung
+from harness.methods.mona import Mona, MonaBlock, MonaConfig
 from harness.methods.parts.placement import MethodError
-from harness.methods.rein import RefinedBlock, Rein
-from harness.methods.samadapter import SAMAdapter, high_frequencies, scrambled
-from harness.methods.ssf import SSF, ScaleShift
-from harness.methods.vpt import VPT
+from harness.methods.rein import RefinedBlock, Rein, ReinConfig
+from harness.methods.samadapter import SAMAdapter, SAMAdapterConfig, high_frequencies, scrambled
+from harness.methods.ssf import SSF, ScaleShift, SSFConfig
+from harness.methods.vpt import VPT, VPTConfig
 from harness.models.catalog import backbone_shape, decoder_parameters
 
 

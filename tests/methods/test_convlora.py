@@ -9,8 +9,7 @@ import torch
 from torch.nn.functional import conv2d, gelu, interpolate
 
 from harness.contract.case import ContractCase, logits
-from harness.methods.configs.lowrank import ConvLoRAConfig
-from harness.methods.convlora import ConvLoRA, Mixture, expert_load, squared_variation
+from harness.methods.convlora import ConvLoRA, ConvLoRAConfig, Mixture, expert_load, squared_variation
 from harness.methods.parts.placement import MethodError
 from harness.planning.request import PlannedRow, configured
 from harness.protocols.load import load_protocol

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.contract.case import ContractCase
-from harness.methods.configs.baselines import ConvpassConfig
-from harness.methods.convpass import BypassedBlock, Convpass
+from harness.methods.convpass import BypassedBlock, Convpass, ConvpassConfig
 
 HIDDEN, SCALE = 4, 0.7
 

@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from harness.methods.configs.baselines import AdapterConfig, AdaptFormerConfig, LSTConfig, SAMAdapterConfig, VPTConfig
-from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig, SAMedConfig
-from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
+from harness.methods.adapter import AdapterConfig
+from harness.methods.adaptformer import AdaptFormerConfig
+from harness.methods.convlora import ConvLoRAConfig
+from harness.methods.lora import LoRAConfig, SAMedConfig
+from harness.methods.lst import LSTConfig
+from harness.methods.naslora import NASLoRAConfig, NASPCLoRAConfig
 from harness.methods.parts.placement import MethodError
+from harness.methods.samadapter import SAMAdapterConfig
+from harness.methods.vpt import VPTConfig
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, decoder_parameters, encoder_parameters, known_backbones
 from harness.registry import METHODS, method_config_class

@@ -11,8 +11,7 @@ from torch.func import functional_call
 
 from harness.contract.case import ContractCase
 from harness.methods.base import Method
-from harness.methods.configs.baselines import FacTConfig
-from harness.methods.fact import FacT
+from harness.methods.fact import FacT, FacTConfig
 from harness.models.segmenter import Segmenter
 
 SCALE = 0.5

@@ -12,9 +12,9 @@ from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora.eva import get_eva_state_dict
 from torch import Tensor, nn
 
-from harness.methods.configs.lowrank import ConvLoRAConfig, LoRAConfig, SAMedConfig
+from harness.methods.convlora import ConvLoRAConfig
 from harness.methods.dora import DoRA
-from harness.methods.lora import LoRA, SAMed
+from harness.methods.lora import LoRA, LoRAConfig, SAMed, SAMedConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter

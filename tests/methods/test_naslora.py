@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from harness.contract.case import ContractCase, logits
 from harness.methods.base import ARCHITECTURE, WEIGHTS
-from harness.methods.configs.lowrank import LoRAConfig
-from harness.methods.configs.naslora import NASLoRAConfig, NASPCLoRAConfig
-from harness.methods.lora import LoRA
-from harness.methods.naslora import NASLoRA, NASPCLoRA
+from harness.methods.lora import LoRA, LoRAConfig
+from harness.methods.naslora import NASLoRA, NASLoRAConfig, NASPCLoRA, NASPCLoRAConfig
 from harness.methods.parts import cell as parts
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter

@@ -85,6 +85,13 @@ def test_defaults_are_what_they_were() -> None:
         assert all(field.kw_only for field in fields(config))
 
 
+def test_what_trains_under_a_method_is_what_its_class_says() -> None:
+    for name, entry in {**methods.BUILTIN, **methods.TUNERS}.items():
+        config = method_config_class(name)()
+        own = "own" if config.trains_encoder or config.freezes_decoder else "decoder"
+        assert entry.trains == (own if config.trains else "nothing")
+
+
 def test_two_rates_of_full_fine_tuning_are_each_in_a_group_of_its_own() -> None:
     case = ContractCase(method=METHODS.get("full"), config=method_config("full", {"encoder_lr": 3e-5, "lr": 1e-3}))
     rates = {path: group.lr for group in case.attached()[1].parameter_groups() for path in group.named}

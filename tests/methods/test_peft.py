@@ -16,10 +16,9 @@ from harness import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.methods.base import Method
-from harness.methods.configs.peft import FILLED_IN, LEFT_OUT, SEEDS, TUNERS, config_of
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import block_sites
-from harness.methods.peft import method_of
+from harness.methods.peft import FILLED_IN, SEEDS, TUNERS, config_of, method_of
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, method_config
@@ -48,8 +47,9 @@ def _fields(name: str) -> dict[str, dataclasses.Field[Any]]:
 
 
 def test_the_table_knows_every_tuner_of_peft() -> None:
-    assert TUNERS.keys() | LEFT_OUT.keys() == KINDS.keys()
-    assert not TUNERS.keys() & LEFT_OUT.keys()
+    left_out = methods.tuners()["left_out"]
+    assert TUNERS.keys() | left_out.keys() == KINDS.keys()
+    assert not TUNERS.keys() & left_out.keys()
     assert list(methods.TUNERS) == [f"peft/{name}" for name in TUNERS]
 
 

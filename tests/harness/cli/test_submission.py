@@ -40,7 +40,7 @@ table: {kind: leaderboard, baseline: LoRA, metrics: [iou], scores: [last], split
 """
 BREAKS = """
 from harness.methods.bitfit import BitFit
-from harness.methods.configs.baselines import BitFitConfig
+from harness.methods.bitfit import BitFitConfig
 
 class Loose(BitFit):
     name = "loose"

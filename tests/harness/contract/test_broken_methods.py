@@ -14,10 +14,8 @@ from harness.contract.case import ContractCase, Violation, logits
 from harness.contract.checks import CHECKS
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import MergeReport, Method
-from harness.methods.bitfit import BitFit
-from harness.methods.configs.baselines import BitFitConfig
-from harness.methods.configs.lowrank import LoRAConfig
-from harness.methods.lora import LoRA
+from harness.methods.bitfit import BitFit, BitFitConfig
+from harness.methods.lora import LoRA, LoRAConfig
 from harness.models.build import build_segmenter
 from harness.registry import METHODS
 from tests.harness.planned import job_of

@@ -21,7 +21,7 @@ from tests.harness.planned import job_of
 PLUGIN = '''
 from dataclasses import dataclass
 from harness.methods.lora import LoRA
-from harness.methods.configs.lowrank import LowRankConfig
+from harness.methods.linears import LowRankConfig
 
 SCALE = 2.0
 

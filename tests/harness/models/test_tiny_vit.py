@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_training import AnySize, own_sam
-from harness.methods.configs.lowrank import LoRAConfig
-from harness.methods.configs.naslora import NASLoRAConfig
-from harness.methods.lora import LoRA
-from harness.methods.naslora import NASLoRA
+from harness.methods.lora import LoRA, LoRAConfig
+from harness.methods.naslora import NASLoRA, NASLoRAConfig
 from harness.methods.plain import Full, FullConfig
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import decoder_parameters, encoder_parameters

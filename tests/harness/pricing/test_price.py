@@ -14,7 +14,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.dispatch.target import Target, target_of
-from harness.methods.configs.lowrank import LoRAConfig
+from harness.methods.lora import LoRAConfig
 from harness.models import attention_choice
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.methods.configs.lowrank import LoRAConfig
-from harness.methods.lora import LoRA, LowRankMethod
+from harness.methods.lora import LoRA, LoRAConfig, LowRankMethod
 from harness.methods.parts.merging import LeastSquares
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
