@@ -12,8 +12,7 @@ from PIL import Image
 from torch import nn
 
 from harness.cli import predict
-from harness.methods.configs.lowrank import LoRAConfig
-from harness.methods.lora import LoRA
+from harness.methods.lora import LoRA, LoRAConfig
 from harness.models.build import build_segmenter
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
