@@ -26,6 +26,10 @@ class DatasetError(ValueError):
     """Files are missing or do not fit the benchmark; the message is one line that says what to do."""
 
 
+class NotFound(DatasetError):
+    """Nothing of the benchmark is in the folder that was given."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its

@@ -96,6 +96,10 @@ class OwnBenchmark(FolderBenchmark):
             listed = ", ".join(f"{root} ({count} pairs)" for root, count in pairs.items())
             raise DatasetError(f"{data_root} holds several data sets: {listed}; give one, such as {self.name}={root}")
         counts = Counter({path: len(image_files(path)) for path in below[1:] if not path.is_relative_to(root)})
+        above = [folder for folder in root.parents if folder.is_relative_to(data_root)]
+        for path in (path for folder in above for path in own_layouts.tables_in(folder)):
+            if own_layouts.is_called_a_split(path) and self.options.split_rule != CARVED:
+                raise DatasetError(f"{path} is named as a split and lies above {root}; move it there, or away")
         if max(counts.values(), default=0) > pairs[root]:
             seen = ", ".join(f"{path.relative_to(data_root)}/ ({n})" for path, n in counts.most_common(6) if n)
             raise DatasetError(
@@ -111,7 +115,7 @@ class OwnBenchmark(FolderBenchmark):
             return 0
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        more = "; several masks per image, read as their union" * isinstance(layout, own_layouts.Objects)
+        more = layout.remark(root) if isinstance(layout, own_layouts.OwnLayout) else ""
         if self.options.split_rule == CARVED:
             arranged = super().arrange(parts, root=root, layout=layout)
             return arranged._replace(rule=f"{arranged.rule}{more}", lists=layout.lists(root))
@@ -321,11 +325,8 @@ def nnunet_labels(root: Path) -> dict[str, int]:
 def read_classes(path: Path) -> tuple[str, ...]:
     """Names, one a line, blank lines left out, each with its colour (``crop 0,255,0``) where masks are painted. Raises DatasetError:
     unreadable, fewer than two, too many, or one twice."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not a readable list ({error})") from error
-    names = _checked(tuple(" ".join(line.split()) for line in text.splitlines() if line.strip()), path)
+    lines = splitting.read_text(path).splitlines()
+    names = _checked(tuple(" ".join(line.split()) for line in lines if line.strip()), path)
     decoding.colours_of(names)
     return names
 
@@ -376,7 +377,7 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
             f"category={category} is for COCO files, and {root} has the layout {kind.name!r}; leave it out"
         )
     for path in (root / CLASSES, folder / CLASSES):
-        if path.is_file():
+        if path.exists():
             return own_benchmark(name, read_classes(path)), root
     labels = nnunet_labels(root) if isinstance(kind, own_layouts.NnUnet) else {}
     classes = tuple(label for label in labels if label != _IGNORED)

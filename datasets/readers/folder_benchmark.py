@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Sample, Splits, Tested
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound, Pair, Sample, Splits, Tested
 from harness.datasets.readers import decoding, splitting
 from harness.datasets.readers.layouts import Layout, plain_folder_name, recognise, subfolders
 from harness.datasets.readers.opening import stored_size
@@ -98,7 +98,7 @@ class FolderBenchmark(Benchmark):
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
-            raise DatasetError(f"no folder {data_root} (--data DIR names another); {self._how_to_get()}")
+            raise NotFound(f"no folder {data_root} (--data DIR names another); {self._how_to_get()}")
         known = {plain_folder_name(name) for name in self.folders}
         named = [path for path in subfolders(data_root) if plain_folder_name(path.name) in known]
         candidates = [data_root] if self.recognised(data_root) else []
@@ -109,7 +109,7 @@ class FolderBenchmark(Benchmark):
             candidates = [path for path in subfolders(data_root) if recognise(path, distinctive)]
         if not candidates:
             tried = ", ".join(str(data_root / name) for name in self.folders)
-            raise DatasetError(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
+            raise NotFound(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
             raise DatasetError(f"{self.title} is there more than once: {listed}; --datasets {self.name}=DIR chooses")

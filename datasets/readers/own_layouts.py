@@ -77,6 +77,10 @@ class OwnLayout(Layout):
     hint: str
     distinctive = False
 
+    def remark(self, root: Path) -> str:
+        """What the rule adds on what is read, or not."""
+        return ""
+
     def matches(self, root: Path) -> bool:
         try:
             return any(part.pairs for part in self.parts_at(root).values())
@@ -157,6 +161,13 @@ class NnUnet(OwnLayout):
                 parts[part] = pairing.paired_by_key(cases, labels)
         return parts if "train" in parts else {}
 
+    def remark(self, root: Path) -> str:
+        """Published test images mostly have no labels."""
+        images = image_files(root / "imagesTs") if (root / "imagesTs").is_dir() else []
+        return f"; {len(images)} images of imagesTs/ have no labels and are not tested" * (
+            bool(images) and not (root / "labelsTs").is_dir()
+        )
+
 
 class OneFolder(OwnLayout):
     """Images with masks ``NAME_mask``, or ``NAME.png`` of ``NAME.jpg``, in one folder or in folders of splits."""
@@ -193,6 +204,9 @@ class Objects(OwnLayout):
     def parts_at(self, root: Path) -> Parts:
         parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
         return {part: paired for part, paired in parts.items() if paired.pairs}
+
+    def remark(self, root: Path) -> str:
+        return "; several masks per image, read as their union"
 
     def _in(self, root: Path) -> Paired:
         images, masks = resolve_folder(root, IMAGES), resolve_folder(root, MASKS)

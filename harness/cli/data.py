@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.check import from_mapping, parse_assignments
 from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, subcommand, verb
-from harness.datasets.base import Benchmark, DataOptions, DatasetError
+from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound
 from harness.registry import BENCHMARKS, JOINT, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
@@ -171,8 +171,7 @@ def _entry(name: str, root: Path) -> dict[str, Any]:
     try:
         entry["found"] = str(benchmark.locate(root))
     except DatasetError as error:
-        missing = not root.is_dir() or str(error).startswith(f"no {benchmark.title}")
-        entry["problem"] = f"nothing of it in {root}" if missing else str(error)
+        entry["problem"] = f"nothing of it in {root}" if isinstance(error, NotFound) else str(error)
     return entry
 
 

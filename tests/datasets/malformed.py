@@ -264,7 +264,7 @@ FOLDERS: dict[str, tuple[Callable[[Drawn, Path], Any], bool]] = {
     "a folder named as a mask": (lambda d, r: then(d, r, lambda root, stem: (root / "masks/more.png").mkdir()), False),
     "a link to itself": (lambda d, r: then(d, r, lambda root, stem: os.symlink("loop.jpg", root / "images/loop.jpg")), False),
     "a link to nothing": (lambda d, r: then(d, r, lambda root, stem: os.symlink("/no/such", root / "masks/more.png")), False),
-    "classes in UTF-16": (lambda d, r: classes(d, r, "ground\ntree\n".encode("utf-16")), False),
+    "classes in UTF-16": (lambda d, r: classes(d, r, "ground\ntree\n".encode("utf-16")), True),
     "classes on one line": (lambda d, r: classes(d, r, b"ground, tree"), False),
     "classes of Windows": (lambda d, r: classes(d, r, "\ufeffground\r\ntree\r\n\r\n".encode()), True),
     "classes with a nought": (lambda d, r: classes(d, r, b"ground\0\ntree\n"), False),

@@ -216,6 +216,12 @@ def test_nnunets_ignore_label_is_ignored_and_no_class(tmp_path: Path, labels: di
     assert tests[STEMS[-1]] == [0, 255], "no object, and an area to ignore"
 
 
+def test_nnunets_test_images_without_labels_are_not_tested_and_the_rule_says_so(tmp_path: Path) -> None:
+    write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png")
+    photograph(tmp_path / "imagesTs/more_0000.png")
+    assert opened(tmp_path)[1].rule.endswith("; 1 images of imagesTs/ have no labels and are not tested")
+
+
 @pytest.mark.parametrize("object_value", [1, 255])
 def test_nnunets_foreground_is_the_object_where_its_labels_ignore_nothing(tmp_path: Path, object_value: int) -> None:
     write(tmp_path, "imagesTr/{}_0000.png", "labelsTr/{}.png", STEMS, bands(0, object_value))
@@ -371,6 +377,7 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],  # type: ignore[func-returns-value]
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],  # type: ignore[func-returns-value]
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],  # type: ignore[func-returns-value]
+    "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],  # type: ignore[func-returns-value]
     "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],  # type: ignore[func-returns-value]
     "lists.txt is named as a split": lambda root: [write(root / s, stems=x) for s, x in SPLITS] and (root / "test_lists.txt").touch(),  # type: ignore[func-returns-value]
     "in its column split than in its column fold": lambda root: write_column(
