@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
-from harness.training.cache import ArrayCache, EmbeddingCache, encoder_is_frozen, weights_fingerprint
+from harness.training.cache import ArrayCache, EmbeddingCache, Known, encoder_is_frozen, weights_fingerprint
 from harness.training.device import autocast
 from harness.training.feeding import encoded, normalise
 from harness.training.images import ImageSource
@@ -164,6 +163,8 @@ class Scoring:
             evaluate_split(predict, items, scorer, batch_size=EVALUATION_BATCH, seen=saw, stop=self._stop)
         except Stopped as stopped:
             raise Interrupted(f"stopped while {name} was scored; repeat the command to score it") from stopped
+        if self._embeddings is not None:
+            self._embeddings.flush()
         return scorer
 
     def test(
@@ -187,9 +188,7 @@ class Scoring:
         """
         side = 1 if self.labels else self._rules.image_size
 
-        def predict(
-            images: Tensor, prompts: Sequence[Coordinates | None] = (), found: Sequence[Tensor | None] = ()
-        ) -> Tensor:
+        def predict(images: Tensor, prompts: Sequence[Coordinates | None] = (), known: Sequence[Known] = ()) -> Tensor:
             assert not segmenter.training, "a model is scored in evaluation mode"
             placed = [each for each in prompts if each is not None]
             given = (together(placed, device=self._device),) if placed else ()
@@ -198,10 +197,10 @@ class Scoring:
                 if self._embeddings is not None:
                     encode = partial(encoded, segmenter, self._rules, device=self._device)
                     kept = [
-                        self._embeddings.get(None, image=each, encode=partial(encode, each)) if there is None else there
-                        for each, there in zip_longest(images, found)
+                        to_device(self._embeddings.get(there, partial(encode, each)), self._device)
+                        for each, there in zip(images, known, strict=True)
                     ]
-                    output = decode(to_device(torch.stack(kept), self._device), *given)
+                    output = decode(torch.stack(kept), *given)
                 else:
                     output = segmenter(normalise(to_device(images, self._device), self._rules.pixels), *given)
             return class_scores(output, side=side, num_classes=self._data.benchmark.num_classes)
@@ -220,18 +219,16 @@ class Scoring:
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 
-    def inputs_of(
-        self, source: ImageSource, index: int, split: str
-    ) -> tuple[Tensor, Coordinates | None, Tensor | None]:
-        """What `predictor` takes of one image of a split: (3, S, S) uint8, its prompts where the rules have any, and its embedding where a
-        cache has it. Images are read in threads, and the cache with them."""
+    def inputs_of(self, source: ImageSource, index: int, split: str) -> tuple[Tensor, Coordinates | None, Known | None]:
+        """What `predictor` takes of one image of a split: (3, S, S) uint8, its prompts where the rules have any, and what the cache of
+        embeddings holds of it. Images are read in threads, and the cache with them."""
         image = torch.from_numpy(source.image(index))
-        found = None if self._embeddings is None else self._embeddings.find(None, image=image)
+        known = None if self._embeddings is None else self._embeddings.look_up(None, image=image)
         if self._rules.prompt == "none":
-            return image, None, found
+            return image, None, known
         mask, stem = source.mask_input(index), source.stem(index)
         moved = self._rules.prompt_noise if split in self._data.tests else 0.0
-        return image, prompts_of(mask, self._rules, self._run.seed, stem, moved=moved), found
+        return image, prompts_of(mask, self._rules, self._run.seed, stem, moved=moved), known
 
 
 @dataclass(frozen=True)
@@ -247,7 +244,7 @@ class _Items(Sequence[Item]):
 
     def __getitem__(self, index: Any) -> Any:
         stem = self.source.stem(index)
-        image, prompts, found = self.scoring.inputs_of(self.source, index, self.split)
+        image, prompts, known = self.scoring.inputs_of(self.source, index, self.split)
         if prompts is not None and len(prompts) == 0:
             self.scoring.unprompted.add((self.split, stem))
-        return stem, image, self.source.mask_native(index), prompts, found
+        return stem, image, self.source.mask_native(index), prompts, known

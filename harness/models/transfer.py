@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host's tensor on the device, through pinned memory where that is a GPU."""
-    if device.type != "cuda":
+    """A tensor on the device: a host's goes to a GPU through pinned memory."""
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 

@@ -12,7 +12,9 @@ import io
 import logging
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.methods.base import Method
+from harness.models.transfer import to_host
 from harness.settings import CACHE_GIB
 from harness.system.files import write_atomically
 
@@ -91,6 +94,7 @@ class ArrayCache:
 
 
 MEMORY_LIMIT = 4 << 30
+_UNWRITTEN = 64  # embeddings at most that wait to be stored
 
 
 def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
@@ -110,8 +114,15 @@ def weights_fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+Known = tuple[str, Tensor | None]
+"""The key of an image's embedding, and the embedding where it was there already."""
+
+
 class EmbeddingCache:
     """Embeddings (C, h, w), in memory and in a folder that other runs read as well.
+
+    Threads that load images call `look_up`, which hashes and reads. The thread that launches kernels calls `get`, which does neither: what
+    it encodes is copied to the host and written to the folder by a thread of the cache.
 
     Args:
         encoder: everything but the image that determines an embedding: `weights_fingerprint`, precision, normalisation, device, code.
@@ -121,58 +132,72 @@ class EmbeddingCache:
 
     def __init__(self, *, encoder: str, cache: ArrayCache | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
         self._encoder, self._cache, self._room = encoder.encode(), cache, memory_limit
-        self._memory: dict[str, Tensor] = {}
+        self._memory: dict[str, Future[Tensor]] = {}
         self._keys: dict[Hashable, str] = {}
         self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
+        self._pending: deque[Future[Tensor]] = deque()
 
     def ready(self, entry: Hashable) -> bool:
         """Whether the embedding of an earlier entry is in memory, so that its image need not be loaded."""
         return self._keys.get(entry, "") in self._memory
 
-    def get(self, entry: Hashable, *, image: Tensor | None, encode: Callable[[], Tensor]) -> Tensor:
-        """The embedding (C, h, w) on the CPU.
+    def look_up(self, entry: Hashable, *, image: Tensor | None) -> Known:
+        """The embedding on the CPU, where there is one.
 
         Args:
             entry: names the image in this process, flip included; None for an image that does not come a second time.
             image: (3, S, S) uint8 as it is encoded; may be None for an entry that is `ready`.
-            encode: computes the embedding of that image.
         """
-        if (found := self.find(entry, image=image)) is not None:
+        if image is None:
+            key = self._keys[entry]
+        else:
+            key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
+            if entry is not None:
+                self._keys[entry] = key
+        if key in self._memory:
+            return key, self._memory[key].result()
+        if self._cache is None or (stored := self._cache.get(key)) is None:
+            return key, None
+        embedding = torch.from_numpy(stored)
+        embedding = embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding
+        future = Future[Tensor]()
+        future.set_result(embedding)
+        self._remember(key, future, embedding.nbytes)
+        return key, embedding
+
+    def get(self, known: Known, encode: Callable[[], Tensor]) -> Tensor:
+        """The embedding (C, h, w), on the CPU where `look_up` found it, else on the device of what ``encode`` computes."""
+        key, found = known
+        if found is not None:
             return found
-        assert image is not None
-        embedding = encode().detach().cpu().contiguous()
-        key = self._key(entry, image)
+        if key in self._memory:  # since it was looked up
+            return self._memory[key].result()
+        embedding = encode().detach().contiguous()
+        future = self._writer.submit(self._store, key, to_host(embedding))
+        self._remember(key, future, embedding.nbytes)
+        self._pending.append(future)
+        if len(self._pending) > _UNWRITTEN:
+            self._pending.popleft().result()
+        return embedding
+
+    def flush(self) -> None:
+        """Wait until all embeddings are stored."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _store(self, key: str, wait: Callable[[], Tensor]) -> Tensor:
+        embedding = wait().clone()  # out of pinned memory
         if self._cache is not None:
             half = embedding.dtype is torch.bfloat16  # which NumPy does not know
             self._cache.put(key, (embedding.view(torch.int16) if half else embedding).numpy())
-        return self._remembered(key, embedding)
+        return embedding
 
-    def find(self, entry: Hashable, *, image: Tensor | None) -> Tensor | None:
-        """The embedding that is there already, None without one. It hashes the image and reads a file, so threads that load images call
-        it too."""
-        if image is None:
-            return self._memory[self._keys[entry]]
-        key = self._key(entry, image)
-        if key in self._memory:
-            return self._memory[key]
-        if self._cache is None or (stored := self._cache.get(key)) is None:
-            return None
-        embedding = torch.from_numpy(stored)
-        return self._remembered(key, embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding)
-
-    def _key(self, entry: Hashable, image: Tensor) -> str:
-        key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
-        if entry is not None:
-            self._keys[entry] = key
-        return key
-
-    def _remembered(self, key: str, embedding: Tensor) -> Tensor:
-        size = embedding.numel() * embedding.element_size()
+    def _remember(self, key: str, future: Future[Tensor], size: int) -> None:
         with self._lock:
             if size <= self._room and key not in self._memory:
                 self._room -= size
-                self._memory[key] = embedding
-        return embedding
+                self._memory[key] = future
 
 
 def bytes_of(tensor: Tensor) -> bytes:

@@ -19,7 +19,7 @@ from harness.models.transfer import channels, to_device
 from harness.protocols.card import Protocol
 from harness.system.machine import cores
 from harness.training.batches import TrainingImages, UpdatePlan, load_one
-from harness.training.cache import EmbeddingCache
+from harness.training.cache import EmbeddingCache, Known
 from harness.training.device import autocast
 from harness.training.losses import Prediction
 from harness.training.prompts import prompts_of, together
@@ -36,9 +36,10 @@ class Batch:
     """The images of one forward pass.
 
     Args:
-        entries: (index, flipped) of each image, by which a cache of embeddings finds it.
+        entries: (index, flipped) of each image.
         images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
         embeddings: (B, D, h, w) of the frozen encoder where all were found in its cache.
+        known: what was found in that cache of each image, where some were not.
         targets: (B, S, S) uint8 class indices, mirrored.
         passes: the images of the whole update by those of this pass; the number of passes where all have one size.
         prompts: of the objects in ``targets``; None under a protocol without prompts.
@@ -48,6 +49,7 @@ class Batch:
     images: Tensor | None
     targets: Tensor
     embeddings: Tensor | None = None
+    known: Sequence[Known] = ()
     passes: float = 1.0
     prompts: Prompts | None = None
 
@@ -101,6 +103,8 @@ class Feeder:
     ) -> None:
         self._readers.shutdown(cancel_futures=True)
         self._updates.shutdown(cancel_futures=True)
+        if self._embeddings is not None:
+            self._embeddings.flush()
 
     def prepare(self, epoch: int, step: int, *, for_architecture: bool = False, other_masks: bool = False) -> None:
         """Start loading an update, under ``other_masks`` with the masks of other images; see `UpdatePlan`."""
@@ -144,11 +148,13 @@ class Feeder:
             loaded = [future.result() for future in loading]
             images = [image for image, _, _ in loaded if image is not None]
             targets = torch.stack([target for _, target, _ in loaded])
-            found = [embedding for _, _, embedding in loaded if embedding is not None]
+            known = [each for _, _, each in loaded if each is not None]
+            found = [embedding for _, embedding in known if embedding is not None]
             complete = len(found) == len(entries)
             batches.append(
                 Batch(
                     entries=entries,
+                    known=() if complete else known,
                     images=self._pinned(torch.stack(images)) if images and not complete else None,
                     embeddings=self._pinned(torch.stack(found)) if complete else None,
                     targets=self._pinned(targets),
@@ -160,11 +166,11 @@ class Feeder:
 
     def _read(
         self, epoch: int, index: int, turn: int, *, flip: bool, mask: int, with_image: bool
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """An image, its target, and the image's embedding where that is in the cache."""
+    ) -> tuple[Tensor | None, Tensor, Known | None]:
+        """An image, its target, and what the cache of embeddings holds of the image."""
         image, target = load_one(self._images, index, flip=flip, mask=mask, with_image=with_image)
         if self._embeddings is not None:
-            return image, target, self._embeddings.find((index, flip), image=image)
+            return image, target, self._embeddings.look_up((index, flip), image=image)
         if not self._protocol.augment or image is None:
             return image, target, None
         from harness.training.augmentations import augmented  # torchvision takes a second
@@ -196,13 +202,12 @@ class Feeder:
 
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
         """(B, D, h, w) from the cache; each image that is missing is encoded alone."""
+        assert batch.images is not None
         encode = partial(encoded, self._segmenter, self._protocol, device=self._device)
-        images = [None] * len(batch.entries) if batch.images is None else batch.images
         kept = [
-            cache.get(entry, image=image, encode=partial(encode, image))
-            for entry, image in zip(batch.entries, images, strict=True)
+            cache.get(known, partial(encode, image)) for known, image in zip(batch.known, batch.images, strict=True)
         ]
-        return to_device(torch.stack(kept), self._device)
+        return torch.stack([to_device(embedding, self._device) for embedding in kept])
 
 
 @torch.no_grad()

@@ -120,13 +120,13 @@ def test_embeddings_of_another_precision_or_normalisation_are_no_others(results:
 
 def test_embeddings_of_an_earlier_run_are_read_by_the_threads_that_read_images(tmp_path: Path, monkeypatch) -> None:
     run_experiment(job_of(tmp_path, "decoder", flip=0.0, **SMALL))
-    find, main = EmbeddingCache.find, set[bool]()
+    look_up, main = EmbeddingCache.look_up, set[bool]()
 
     def noted(self: EmbeddingCache, entry: Any, *, image: Any) -> Any:
         main.add(threading.current_thread() is threading.main_thread())
-        return find(self, entry, image=image)
+        return look_up(self, entry, image=image)
 
-    monkeypatch.setattr(EmbeddingCache, "find", noted)
+    monkeypatch.setattr(EmbeddingCache, "look_up", noted)
     for module in ("harness.experiment.scoring", "harness.training.feeding"):
         monkeypatch.setattr(f"{module}.encoded", lambda *_, **__: pytest.fail("encoded once more"))
     record = run_experiment(job_of(tmp_path, "decoder", flip=0.0, lr=2e-3, **SMALL))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from harness.training import cache as caching
 from harness.training.cache import ArrayCache, EmbeddingCache, weights_fingerprint
 from tests.harness.training.tiny import Run, attached, protocol
 
@@ -24,6 +25,13 @@ def cache(
     return EmbeddingCache(
         encoder=encoder, cache=None if folder is None else ArrayCache(folder), memory_limit=memory_limit
     )
+
+
+def got(embeddings: EmbeddingCache, entry: Any, encode: Encode, *, image: Tensor | None = IMAGE) -> Tensor:
+    """As a thread that loads and the one that computes get it between them."""
+    embedding = embeddings.get(embeddings.look_up(entry, image=image), encode)
+    embeddings.flush()
+    return embedding
 
 
 class Encode:
@@ -44,12 +52,10 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
 def test_an_embedding_is_computed_once_and_kept_exactly(folder: Path | None, dtype: torch.dtype) -> None:
     embeddings, encode = cache(folder), Encode(VALUE.to(dtype))
     assert not embeddings.ready((1, True))
-    first = embeddings.get((1, True), image=IMAGE, encode=encode)
+    first = got(embeddings, (1, True), encode)
     assert embeddings.ready((1, True))
-    repeated = embeddings.get((1, True), image=None, encode=encode)
-    others = (
-        [first, repeated] if folder is None else [first, repeated, cache(folder).get(None, image=IMAGE, encode=encode)]
-    )
+    repeated = got(embeddings, (1, True), encode, image=None)
+    others = [first, repeated] + ([] if folder is None else [got(cache(folder), None, encode)])
     assert encode.calls == 1
     assert all(other.dtype == dtype and torch.equal(other, encode.value) for other in others)
 
@@ -63,26 +69,25 @@ def test_an_embedding_is_computed_once_and_kept_exactly(folder: Path | None, dty
     ],
 )
 def test_a_later_process_reads_what_its_own_encoder_made_of_the_same_pixels(tmp_path, encoder, image, expected) -> None:
-    cache(tmp_path).get((0, False), image=IMAGE, encode=Encode())
+    got(cache(tmp_path), (0, False), Encode())
     encode = Encode(VALUE + 1)
-    got = cache(tmp_path, encoder=encoder).get((0, False), image=image, encode=encode)
-    assert torch.equal(got, expected)
+    assert torch.equal(got(cache(tmp_path, encoder=encoder), (0, False), encode, image=image), expected)
     assert encode.calls == int(expected is not VALUE)
 
 
 def test_other_pixels_under_one_entry_have_an_embedding_of_their_own(folder: Path | None) -> None:
     """Folds of one benchmark train side by side and number their images alike."""
     first, second = cache(folder), cache(folder)
-    first.get((0, False), image=IMAGE, encode=Encode())
-    second.get((0, False), image=IMAGE + 1, encode=Encode(VALUE + 1))
-    assert torch.equal(first.get((0, False), image=None, encode=Encode()), VALUE)
-    assert torch.equal(second.get((0, False), image=None, encode=Encode()), VALUE + 1)
+    got(first, (0, False), Encode())
+    got(second, (0, False), Encode(VALUE + 1), image=IMAGE + 1)
+    assert torch.equal(got(first, (0, False), Encode(), image=None), VALUE)
+    assert torch.equal(got(second, (0, False), Encode(), image=None), VALUE + 1)
 
 
 def test_what_finds_no_room_in_memory_is_computed_each_time(folder: Path | None) -> None:
     embeddings, encode = cache(folder, memory_limit=0), Encode()
     for _ in range(2):
-        assert torch.equal(embeddings.get((0, False), image=IMAGE, encode=encode), VALUE)
+        assert torch.equal(got(embeddings, (0, False), encode), VALUE)
         assert not embeddings.ready((0, False))
     assert encode.calls == (2 if folder is None else 1)
 
@@ -141,24 +146,30 @@ def test_each_image_passes_the_encoder_once_a_flip(tmp_path: Path) -> None:
     assert second.source.requested == []
 
 
-def test_what_lies_in_a_folder_is_hashed_and_read_by_the_threads_that_load(tmp_path: Path, monkeypatch) -> None:
-    """Of images that find no room in memory, in a later run; each computes on its own core's thread alone."""
-    rules, get = protocol(epochs=2), ArrayCache.get
-    for name in ("first", "second"):
-        run = Run(
-            folder=tmp_path / name, method="decoder", rules=rules, embeddings=cache(tmp_path / "e", memory_limit=0)
-        )
-        counts, readers = encoded(run), set[tuple[bool, int]]()
+def test_the_thread_that_computes_neither_hashes_nor_reads_nor_writes(tmp_path: Path, monkeypatch) -> None:
+    """Of images that find no room in memory, in a first run and in a later one; readers compute on one thread each."""
+    doing: list[tuple[str, bool, int]] = []
 
-        def noted(self: ArrayCache, key: str, readers: set = readers) -> Any:
-            readers.add((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
-            return get(self, key)
+    def watched(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(ArrayCache, "get", noted)
-            run.train()
+        def noted(*given: Any) -> Any:
+            doing.append((name, threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+            return real(*given)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for owner, name in ((caching, "bytes_of"), (ArrayCache, "get"), (ArrayCache, "put")):
+        watched(owner, name)
+    for folder in ("first", "second"):
+        embeddings = cache(tmp_path / "e", memory_limit=0)
+        run = Run(folder=tmp_path / folder, method="decoder", rules=protocol(epochs=2), embeddings=embeddings)
+        counts = encoded(run)
+        run.train()
     assert counts == []
-    assert readers == {(False, 1)}
+    assert {name for name, *_ in doing} == {"bytes_of", "get", "put"}
+    assert not any(computes for _, computes, _ in doing)
+    assert {threads for name, _, threads in doing if name != "put"} == {1}
 
 
 @pytest.mark.parametrize(
