@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from harness.archive.schema import update_budget
 from harness.models.checkpoint import read_tensors, require_unpacked
 from harness.system.errors import UsageError, shortened
 from harness.system.files import replace_atomically
@@ -42,13 +43,15 @@ class Position:
             roles, and their seconds.
         alpha_lr_sum: the architecture's rate, summed over its updates so far.
         best_epoch, best_value: 1-based epoch with the best validation score so far, 0 before the first, and its score.
-        history, architecture: see `harness.training.outcome.TrainingResult`.
+        history: one entry an epoch: ``epoch`` (1-based), ``loss`` (mean over updates), ``lr`` (of the weights, last update), ``val``
+            (metrics, empty where not validated), ``seconds``, ``updates`` (by role).
+        architecture: one entry an epoch: site -> softmax(α); empty for methods without.
         step_times: seconds of each update by role.
         waits: seconds that each update waited for its images.
         train_seconds, wall_seconds: in updates, and in all.
         peak: bytes at the highest point of training.
         threads: of the process that wrote the checkpoint.
-        codes, machines: of all starts of the run so far (`Assignment.code`, `Assignment.machine`), one entry for each change.
+        codes, machines: of all starts of the run so far (`harness.training.loop.Training`), one entry for each change.
     """
 
     epoch: int = 0
@@ -112,7 +115,9 @@ class Position:
         )
 
     def cost(self) -> dict[str, float]:
-        """See `harness.training.outcome.TrainingResult`."""
+        """``step_time_s`` (median over all passes, two in a step of weights and α; ``step_time_weights_s`` and
+        ``step_time_architecture_s`` by role), ``data_wait_s`` (median), ``peak_memory_bytes``, ``train_time_s`` (updates), ``wall_time_s``
+        (with validation), ``steps`` (updates)."""
         every = [seconds for times in self.step_times.values() for seconds in times]
         cost = {
             "step_time_s": statistics.median(every or [0.0]),
@@ -125,6 +130,12 @@ class Position:
         if len(self.step_times) > 1:
             cost |= {f"step_time_{role}_s": statistics.median(times) for role, times in self.step_times.items()}
         return cost
+
+
+    def budget(self) -> dict[str, float]:
+        """See `harness.archive.schema.Record`."""
+        operations = max(map(len, self.architecture[-1].values()), default=0) if self.architecture else 0
+        return update_budget(self.history, alpha_lr_sum=self.alpha_lr_sum, operations=operations)
 
 
 class CheckpointFiles:

@@ -15,25 +15,25 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.archive.schema import update_budget
 from harness.methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from harness.methods.parts.placement import MethodError
+from harness.models.decoders import Task
 from harness.models.transfer import to_host
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
-from harness.training.batches import UpdatePlan, draw_number, hold_out
-from harness.training.cache import encoder_is_frozen
+from harness.training.batches import TrainingImages, UpdatePlan, draw_number, hold_out
+from harness.training.cache import EmbeddingCache, encoder_is_frozen
 from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, copied, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.optimisers import set_learning_rate
-from harness.training.outcome import Assignment, Diverged, Interrupted, Progress, TrainingResult
+from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest
 from harness.training.step import TrainingStep
 
 MOST_STEPS = 1000
@@ -84,44 +84,7 @@ WARMUP_STEPS = 3
 """Updates after each start that the median step time excludes: allocators, kernels and files are still cold."""
 
 
-def train(given: Assignment) -> TrainingResult:
-    """Train the attached method as the protocol says, continuing from a checkpoint in ``given.folder`` where there is one.
-
-    Raises:
-        Diverged: loss or gradients are not finite.
-        Interrupted: a stop was requested; call it with the same folder to continue.
-        UsageError: the protocol does not fit the task.
-    """
-    protocol, method, images = given.protocol, given.method, given.images
-    if len(images) < 2 and (method.architecture_holdout() or method.architecture_masks_shuffled()):
-        raise UsageError("alpha_data=holdout and alpha_data=shuffled need two training images or more; here is one")
-    kept, held_out = hold_out(len(images), method.architecture_holdout(), seed=given.seed)
-    plan = UpdatePlan(
-        indices=kept,
-        held_out=held_out,
-        shuffle_masks=method.architecture_masks_shuffled(),
-        batch_size=protocol.batch_size,
-        accumulate=protocol.accumulate,
-        epoch_images=protocol.epoch_images,
-        flip=protocol.flip,
-        seed=given.seed,
-    )
-    cacheable = protocol.cache_embeddings and not protocol.augment and encoder_is_frozen(method, given.segmenter)
-    feeder = partial(Feeder, given.segmenter, images, plan=plan, protocol=protocol, device=given.device)
-    loop = _Loop(
-        given=given,
-        plan=plan,
-        feeder=feeder(embeddings=given.embeddings if cacheable else None),
-        uncached=partial(feeder, embeddings=None),
-        step=TrainingStep.of(method, protocol, task=given.task, num_classes=given.num_classes, device=given.device),
-        total=planned_steps(method, plan, protocol, images=len(images)),
-        checkpoints=CheckpointFiles(given.folder, identity=given.identity, data=given.data),
-    )
-    return loop.run()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pass:
+class _Pass(NamedTuple):
     """A pass whose numbers the host has not read yet. ``numbers`` waits for its loss and gradient norm; ``where`` is for messages."""
 
     numbers: Callable[[], Tensor]
@@ -133,49 +96,117 @@ class _Pass:
 
 
 @dataclass(kw_only=True)
-class _Loop:
-    """The parts of a run and its position; see `train`. ``uncached``: makes a feeder without embeddings. ``best``: the trained tensors of
-    the best epoch so far, on the CPU."""
+class Training:
+    """The training of one run: what is trained, on which images, and by which rules. Call `run` once.
 
-    given: Assignment
-    plan: UpdatePlan
-    feeder: Feeder
-    uncached: Callable[[], Feeder]
-    step: TrainingStep
-    total: int
-    checkpoints: CheckpointFiles
-    position: Position = field(default_factory=Position)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    prepared: int = 0
-    cold: int = WARMUP_STEPS
-    started: float = 0.0
-    saved_at: float = 0.0
-    pending: _Pass | None = None
-    mark: float = 0.0
-    loss_read: float = math.nan
+    Args:
+        segmenter: on ``device``, with ``method`` attached: images (B, 3, S, S) to low-resolution logits.
+        images: the training split at the network's input size.
+        task, num_classes: of the benchmark; they choose the loss.
+        seed: of batch order, flips and the method's noise.
+        folder: the run's state folder.
+        identity: the run's key.
+        data: the fingerprint of its files, empty if unknown: a run whose files changed starts over.
+        code: fingerprint of the code; a checkpoint of other code is continued, and the record says so.
+        machine: such as ``NVIDIA H100, torch 2.6.0``; a checkpoint of another one is continued, and the record says so.
+        validate: scores the segmenter on validation; called in evaluation mode without gradient.
+        selection: which of these scores chooses the best epoch.
+        embeddings: cache of a frozen encoder's embeddings; None to compute them every time.
+        stop: requests an early, resumable end.
+        report: called with ``kind`` (``step`` after an update, ``epoch``, ``checkpoint`` after writing one, ``note`` for a line of
+            ``text``), ``epoch`` and ``epochs`` (1-based), ``step`` and ``steps`` (done in the epoch), ``loss`` (of the update, or the epoch's
+            mean), ``rate`` (latest one of the weights), ``seconds`` (in the epoch's updates so far) and an epoch's validation ``metrics``.
 
-    def run(self) -> TrainingResult:
+    Raises:
+        UsageError: the protocol does not fit the task.
+    """
+
+    segmenter: nn.Module
+    method: Method
+    images: TrainingImages
+    protocol: Protocol
+    task: Task
+    num_classes: int
+    seed: int
+    folder: Path
+    identity: str
+    validate: Callable[[], dict[str, float]]
+    selection: Selection
+    device: torch.device
+    code: str = ""
+    machine: str = ""
+    data: str = ""
+    embeddings: EmbeddingCache | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    report: Callable[[dict[str, Any]], None] = lambda progress: None
+
+    def __post_init__(self) -> None:
+        protocol, method, count = self.protocol, self.method, len(self.images)
+        if count < 2 and (method.architecture_holdout() or method.architecture_masks_shuffled()):
+            raise UsageError("alpha_data=holdout and alpha_data=shuffled need two training images or more; here is one")
+        kept, held_out = hold_out(count, method.architecture_holdout(), seed=self.seed)
+        self._plan = UpdatePlan(
+            indices=kept,
+            held_out=held_out,
+            shuffle_masks=method.architecture_masks_shuffled(),
+            batch_size=protocol.batch_size,
+            accumulate=protocol.accumulate,
+            epoch_images=protocol.epoch_images,
+            flip=protocol.flip,
+            seed=self.seed,
+        )
+        cacheable = protocol.cache_embeddings and not protocol.augment and encoder_is_frozen(method, self.segmenter)
+        self._feeder = self._feed(self.embeddings if cacheable else None)
+        self._step = TrainingStep.of(
+            method, protocol, task=self.task, num_classes=self.num_classes, device=self.device
+        )
+        self._total = planned_steps(method, self._plan, protocol, images=count)
+        self._checkpoints = CheckpointFiles(self.folder, identity=self.identity, data=self.data)
+        self._position = Position()
+        self._best: dict[str, Tensor] = {}  # the trained tensors of the best epoch so far, on the CPU
+        self._prepared, self._cold = 0, WARMUP_STEPS
+        self._started = self._saved_at = self._mark = 0.0
+        self._pending: _Pass | None = None
+        self._loss_read = math.nan
+
+    def _feed(self, embeddings: EmbeddingCache | None) -> Feeder:
+        plan, protocol, device = self._plan, self.protocol, self.device
+        return Feeder(
+            self.segmenter, self.images, plan=plan, protocol=protocol, device=device, embeddings=embeddings
+        )
+
+    def run(self) -> Position:
+        """Train as the protocol says, continuing from a checkpoint in the folder where there is one. The trained tensors are then in the
+        folder's `BEST` and `LAST`.
+
+        Raises:
+            Diverged: loss or gradients are not finite.
+            Interrupted: a stop was requested; the same call continues.
+        """
         self._resume()
-        for known, current in ((self.position.codes, self.given.code), (self.position.machines, self.given.machine)):
+        for known, current in ((self._position.codes, self.code), (self._position.machines, self.machine)):
             if known[-1:] != [current]:
                 known.append(current)
-        self.saved_at = self.started = time.monotonic()
-        if self.given.method.start_images and not self._number():
+        self._saved_at = self._started = time.monotonic()
+        if self.method.start_images and not self._number():
             self._start_from_data()
-        if not self.total:  # nothing trains: the first state is tested
+        if not self._total:  # nothing trains: the first state is tested
             self._keep_best()
-        with self.feeder:
+        with self._feeder:
             while not self._over():
                 self._train_epoch()
                 self._finish_epoch()
                 if not self._over():
                     self._stop_if_requested()
-        return self._result()
+        position = self._position
+        write_state(self.folder / LAST, self.method.state(), identity=self.identity, epoch=position.epoch)
+        write_state(self.folder / BEST, self._best, identity=self.identity, epoch=position.best_epoch)
+        return position
 
     def _start_from_data(self) -> None:
         """Let the method see the run's first batches, or all of its first epoch where that has fewer images. A resumed run has the
         result in its state."""
-        method, plan = self.given.method, self.plan
+        method, plan = self.method, self._plan
         wanted = -(-method.start_images // (plan.batch_size * plan.accumulate))
         steps = min(wanted, plan.updates_per_epoch)
 
@@ -187,141 +218,141 @@ class _Loop:
                         feeder.predict(batch)
                     yield
 
-        self.given.segmenter.eval()
-        with self.uncached() as feeder:
+        self.segmenter.eval()
+        with self._feed(None) as feeder:
             method.start_from(passes(feeder))
 
     def _train_epoch(self) -> None:
-        position = self.position
-        self.given.segmenter.train()
-        reset_peak(self.given.device)
+        position = self._position
+        self.segmenter.train()
+        reset_peak(self.device)
         while position.step < self._steps_in(position.epoch):
-            if self.pending is None:
-                self.mark = time.monotonic()
+            if self._pending is None:
+                self._mark = time.monotonic()
             self._prepare_ahead()
-            for roles in self.step.passes(epoch=position.epoch, step=position.step):
-                batches, waited = self.feeder.take()
+            for roles in self._step.passes(epoch=position.epoch, step=position.step):
+                batches, waited = self._feeder.take()
                 made = self._update(roles, batches, waited)
                 self._settle()  # the pass before this one
-                self.pending = made
-                if self.given.device.type == "cpu" or self.step.scaler.is_enabled():  # fp16's scaler waits each time
+                self._pending = made
+                if self.device.type == "cpu" or self._step.scaler.is_enabled():  # fp16's scaler waits each time
                     self._settle()
-            self.given.method.after_update(epoch=position.epoch, step=position.step, total=self.total)
-            self.step.clear(self.step.optimisers)
+            self.method.after_update(epoch=position.epoch, step=position.step, total=self._total)
+            self._step.clear(self._step.optimisers)
             position.step += 1
-            self.cold = max(0, self.cold - 1)
-            self._report("step", loss=self.loss_read)
+            self._cold = max(0, self._cold - 1)
+            self._report("step", loss=self._loss_read)
             self._stop_if_requested()
-            if time.monotonic() - self.saved_at >= 60 * self.given.protocol.checkpoint_minutes:
+            if time.monotonic() - self._saved_at >= 60 * self.protocol.checkpoint_minutes:
                 self._save()
         self._settle()
 
     def _settle(self) -> None:
         """Read the numbers of the pending pass and count it. Raises Diverged: they are not finite."""
-        if self.pending is None:
+        if self._pending is None:
             return
-        done, self.pending = self.pending, None
-        self.loss_read, norm = done.numbers().tolist()
-        half, position = self.step.scaler.is_enabled(), self.position
+        done, self._pending = self._pending, None
+        self._loss_read, norm = done.numbers().tolist()
+        half, position = self._step.scaler.is_enabled(), self._position
         # fp16 gradients may overflow: the scaler skips that step and lowers its scale.
-        if not math.isfinite(self.loss_read) or not (half or math.isfinite(norm)):
-            what = "gradient" if math.isfinite(self.loss_read) else "loss"
+        if not math.isfinite(self._loss_read) or not (half or math.isfinite(norm)):
+            what = "gradient" if math.isfinite(self._loss_read) else "loss"
             rate = ", ".join(f"{value:g}" for value in done.rates)
             raise Diverged(f"the {what} is not finite in {done.where} at lr {rate}; try a lower lr, or precision=fp32")
         made = not half or math.isfinite(norm)
-        if not made and self.step.scaler.get_scale() < 1:
+        if not made and self._step.scaler.get_scale() < 1:
             raise Diverged(
                 f"the gradient is not finite at any scale of fp16, up to {done.where}; try precision=bf16 or fp32"
             )
         if made and ARCHITECTURE in done.roles:
             position.alpha_lr_sum += done.rates[done.roles.index(ARCHITECTURE)]
         now = time.monotonic()
-        position.peak = max(position.peak, peak_bytes(self.given.device))
+        position.peak = max(position.peak, peak_bytes(self.device))
         position.count_update(
             "+".join(done.roles),
-            loss=self.loss_read,
-            seconds=now - self.mark,
+            loss=self._loss_read,
+            seconds=now - self._mark,
             waited=done.waited,
             timed=done.timed,
             made=made,
         )
-        self.mark = now
+        self._mark = now
 
     def _over(self) -> bool:
         """Whether training is over. A run that stopped after its last update still has to validate that epoch."""
-        done = self._number() >= self.total and not self.position.step
-        return done or self.position.out_of_patience(self.given.protocol.patience)
+        done = self._number() >= self._total and not self._position.step
+        return done or self._position.out_of_patience(self.protocol.patience)
 
     def _stop_if_requested(self) -> None:
-        if self.given.stop.requested:
+        if self.stop.requested:
             self._save()
             raise Interrupted(
-                f"stopped in epoch {self.position.epoch + 1} after step {self.position.step}; repeat the command to continue"
+                f"stopped in epoch {self._position.epoch + 1} after step {self._position.step}; repeat the command to continue"
             )
 
     def _steps_in(self, epoch: int) -> int:
         """Steps of an epoch; the last one may end early."""
-        return min(self.plan.updates_per_epoch, self.total - epoch * self.plan.updates_per_epoch)
+        return min(self._plan.updates_per_epoch, self._total - epoch * self._plan.updates_per_epoch)
 
     @property
     def _epochs(self) -> int:
-        return -(-self.total // self.plan.updates_per_epoch)
+        return -(-self._total // self._plan.updates_per_epoch)
 
     def _prepare_ahead(self) -> None:
         """Load the images of this update and of the next ones in the background, across the end of an epoch too."""
         number = self._number()
-        last = min(number + LOOKAHEAD, self.total - 1)
-        for ahead in range(max(number, self.prepared), last + 1):
-            epoch, step = divmod(ahead, self.plan.updates_per_epoch)
-            passes = self.step.passes(epoch=epoch, step=step)
+        last = min(number + LOOKAHEAD, self._total - 1)
+        for ahead in range(max(number, self._prepared), last + 1):
+            epoch, step = divmod(ahead, self._plan.updates_per_epoch)
+            passes = self._step.passes(epoch=epoch, step=step)
             for roles in passes:
                 alone = roles == (ARCHITECTURE,)
-                for_architecture = alone and bool(len(passes) > 1 or self.plan.held_out)
-                self.feeder.prepare(
-                    epoch, step, for_architecture=for_architecture, other_masks=alone and self.plan.shuffle_masks
+                for_architecture = alone and bool(len(passes) > 1 or self._plan.held_out)
+                self._feeder.prepare(
+                    epoch, step, for_architecture=for_architecture, other_masks=alone and self._plan.shuffle_masks
                 )
-        self.prepared = last + 1
+        self._prepared = last + 1
 
     def _number(self) -> int:
         """Index of the next update in the whole run."""
-        return self.position.epoch * self.plan.updates_per_epoch + self.position.step
+        return self._position.epoch * self._plan.updates_per_epoch + self._position.step
 
     def _update(self, roles: tuple[Role, ...], batches: list[Any], waited: float) -> _Pass:
         """One optimiser step of the given roles, which waited ``waited`` seconds for its images."""
-        position, rules = self.position, self.given.protocol
+        position, rules = self._position, self.protocol
         self._seed_noise(roles)
-        factor = learning_rate_factor(self._number(), total=self.total, kind=rules.schedule, warmup=rules.warmup)
-        rates = [set_learning_rate(self.step.optimisers[role], factor) for role in roles]
+        factor = learning_rate_factor(self._number(), total=self._total, kind=rules.schedule, warmup=rules.warmup)
+        rates = [set_learning_rate(self._step.optimisers[role], factor) for role in roles]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
-        loss = norm = self.step.gradients(roles, batches, predict=self.feeder.predict)
+        loss = norm = self._step.gradients(roles, batches, predict=self._feeder.predict)
         # The host does not wait for a GPU here: if its loss is not finite, this update is the run's last and is saved nowhere.
-        if self.given.device.type != "cpu" or math.isfinite(float(loss)):
-            norm = self.step.update(roles)
+        if self.device.type != "cpu" or math.isfinite(float(loss)):
+            norm = self._step.update(roles)
         return _Pass(
             numbers=to_host(torch.stack([loss.double(), norm.to(loss.device).double()])),
             roles=roles,
             rates=rates,
             where=f"epoch {position.epoch + 1}, step {position.step + 1}",
             waited=waited,
-            timed=not self.cold,
+            timed=not self._cold,
         )
 
     def _seed_noise(self, roles: tuple[Role, ...]) -> None:
         """Seed this step's noise by its position: the method's own, and torch's, which plug-ins may use."""
-        key: tuple[int | str, ...] = (self.plan.seed, self.position.epoch, self.position.step, 0)  # the first stream
-        passes = self.step.passes(epoch=self.position.epoch, step=self.position.step)
+        key: tuple[int | str, ...] = (self._plan.seed, self._position.epoch, self._position.step, 0)  # the first stream
+        passes = self._step.passes(epoch=self._position.epoch, step=self._position.step)
         if len(passes) > 1 and roles == (ARCHITECTURE,):
             key = (*key, ARCHITECTURE)
-        self.given.method.generator.manual_seed(draw_number("method", *key))
+        self.method.generator.manual_seed(draw_number("method", *key))
         number = draw_number("torch", *key)
         torch.default_generator.manual_seed(number)
         # Without a GPU in use, torch.manual_seed would store a traceback each step, to seed GPUs later.
-        if self.given.device.type != "cpu":
+        if self.device.type != "cpu":
             torch.manual_seed(number)
 
     def _finish_epoch(self) -> None:
-        position = self.position
+        position = self._position
         epoch = position.epoch + 1
         metrics: dict[str, float] = {}
         if self._selects(epoch):
@@ -330,90 +361,72 @@ class _Loop:
             except Interrupted:
                 self._save()  # with the epoch trained and not yet validated
                 raise
-            value = metrics[self.given.selection.metric]
-            if self.given.protocol.select == "last" or self.given.selection.improves(value, position.best_value):
+            value = metrics[self.selection.metric]
+            if self.protocol.select == "last" or self.selection.improves(value, position.best_value):
                 position.best_epoch, position.best_value = epoch, value
                 self._keep_best()
         self._report("epoch", loss=position.mean_loss(), metrics=metrics)
-        self.position = position.after_epoch(metrics, architecture=self.given.method.architecture())
+        self._position = position.after_epoch(metrics, architecture=self.method.architecture())
         self._save()
 
     def _keep_best(self) -> None:
-        self.best = copied(self.given.method.state())
+        self._best = copied(self.method.state())
 
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
 
         A method that needs more epochs for as many updates of its weights is validated as often, so that none chooses among more.
         """
-        planned, every = self.given.protocol.epochs, self.given.protocol.select_every * self._epochs
+        planned, every = self.protocol.epochs, self.protocol.select_every * self._epochs
         return epoch * planned // every > (epoch - 1) * planned // every or epoch == self._epochs
 
     def _validate(self) -> dict[str, float]:
-        self.given.segmenter.eval()
+        self.segmenter.eval()
         with torch.no_grad():
-            return self.given.validate()
+            return self.validate()
 
     def _save(self) -> None:
         self._settle()
         now = time.monotonic()
-        self.position.wall_seconds += now - self.started
-        self.started = self.saved_at = now
-        self.position.threads = torch.get_num_threads()
-        self.checkpoints.save(
+        self._position.wall_seconds += now - self._started
+        self._started = self._saved_at = now
+        self._position.threads = torch.get_num_threads()
+        self._checkpoints.save(
             {
-                "position": asdict(self.position),
-                "state": self.given.method.state(),
-                "best": self.best,
-                "optimisers": {role: optimiser.state_dict() for role, optimiser in self.step.optimisers.items()},
-                "scaler": self.step.scaler.state_dict(),
+                "position": asdict(self._position),
+                "state": self.method.state(),
+                "best": self._best,
+                "optimisers": {role: optimiser.state_dict() for role, optimiser in self._step.optimisers.items()},
+                "scaler": self._step.scaler.state_dict(),
             }
         )
         self._report("checkpoint")
 
     def _resume(self) -> None:
-        content, problems = self.checkpoints.load()
+        content, problems = self._checkpoints.load()
         for line in problems:
             self._report("note", text=line)
         if content is None:
             return
-        self.best = content["best"]
-        self.position = Position(**content["position"])
-        self.given.method.load_state({name: tensor.to(self.given.device) for name, tensor in content["state"].items()})
-        for role, optimiser in self.step.optimisers.items():
+        self._best = content["best"]
+        self._position = Position(**content["position"])
+        self.method.load_state({name: tensor.to(self.device) for name, tensor in content["state"].items()})
+        for role, optimiser in self._step.optimisers.items():
             optimiser.load_state_dict(content["optimisers"][role])
-        self.step.scaler.load_state_dict(content["scaler"])
-        self._report("note", text=f"continues in epoch {self.position.epoch + 1} after step {self.position.step}")
-        self.position.codes = self.position.codes or ["unknown"]
-        if self.position.codes[-1] != self.given.code:
+        self._step.scaler.load_state_dict(content["scaler"])
+        self._report("note", text=f"continues in epoch {self._position.epoch + 1} after step {self._position.step}")
+        self._position.codes = self._position.codes or ["unknown"]
+        if self._position.codes[-1] != self.code:
             self._report("note", text="other code wrote the checkpoint: the record will say so")
-        if self.position.machines[-1:] not in ([], [self.given.machine]):
+        if self._position.machines[-1:] not in ([], [self.machine]):
             self._report(
-                "note", text=f"the checkpoint was written on {self.position.machines[-1]}: the record will say so"
+                "note", text=f"the checkpoint was written on {self._position.machines[-1]}: the record will say so"
             )
-        if self.given.device.type == "cpu" and self.position.threads not in (0, torch.get_num_threads()):
-            torch.set_num_threads(self.position.threads)
+        if self.device.type == "cpu" and self._position.threads not in (0, torch.get_num_threads()):
+            torch.set_num_threads(self._position.threads)
             self._report(
-                "note", text=f"uses {self.position.threads} threads as the checkpoint did, so sums round alike"
+                "note", text=f"uses {self._position.threads} threads as the checkpoint did, so sums round alike"
             )
-
-    def _result(self) -> TrainingResult:
-        position = self.position
-        operations = max(map(len, self.given.method.architecture().values()), default=0)  # that a cell mixes
-        best, last = self.given.folder / BEST, self.given.folder / LAST
-        write_state(last, self.given.method.state(), identity=self.given.identity, epoch=position.epoch)
-        write_state(best, self.best, identity=self.given.identity, epoch=position.best_epoch)
-        return TrainingResult(
-            history=position.history,
-            architecture=position.architecture,
-            selected_epoch=position.best_epoch,
-            best_state=best,
-            last_state=last,
-            cost=position.cost(),
-            budget=update_budget(position.history, alpha_lr_sum=position.alpha_lr_sum, operations=operations),
-            earlier_codes=position.codes[:-1],
-            earlier_machines=position.machines[:-1],
-        )
 
     def _report(
         self,
@@ -423,17 +436,15 @@ class _Loop:
         metrics: dict[str, float] | None = None,
         text: str = "",
     ) -> None:
-        self.given.report(
-            Progress(
-                kind=kind,
-                epoch=min(self.position.epoch + 1, self._epochs),
-                epochs=self._epochs,
-                step=self.position.step,
-                steps=max(1, self._steps_in(min(self.position.epoch, self._epochs - 1))),
-                loss=loss,
-                rate=self.position.lr,
-                seconds=self.position.epoch_seconds,
-                metrics=metrics or {},
-                text=text,
-            )
-        )
+        epoch = min(self._position.epoch, self._epochs - 1)
+        progress: dict[str, Any] = {
+            "kind": kind,
+            "epoch": epoch + 1,
+            "epochs": self._epochs,
+            "step": self._position.step,
+            "steps": max(1, self._steps_in(epoch)),
+            "loss": loss,
+            "rate": self._position.lr,
+            "seconds": self._position.epoch_seconds,
+        }
+        self.report(progress | {name: value for name, value in (("metrics", metrics), ("text", text)) if value})
