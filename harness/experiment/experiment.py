@@ -50,9 +50,9 @@ from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError, device_fault
 from harness.system.files import write_atomically
 from harness.training.cache import ArrayCache, weights_fingerprint
-from harness.training.checkpoint import read_state
-from harness.training.loop import train
-from harness.training.outcome import Assignment, Interrupted, Selection, StopRequest, TrainingResult
+from harness.training.checkpoint import BEST, LAST, Position, read_state
+from harness.training.loop import Training
+from harness.training.outcome import Interrupted, Selection, StopRequest
 
 
 def run_experiment(
@@ -138,22 +138,11 @@ class Experiment:
             stop=lambda: self.stop.requested,
         )
 
-    def train(self, *, stop: StopRequest | None) -> TrainingResult:
+    def train(self, *, stop: StopRequest | None) -> Position:
         """Train with selection on validation, continuing from a checkpoint of an earlier attempt."""
         self.stop = stop or self.stop
         with self.stages.during("loading"):
-            path = self.job.checkpoint
-            if path and fingerprint(Path(path)) != self.run.checkpoint:
-                raise UsageError(
-                    f"the checkpoint {path} changed since this run was planned; repeat the command to plan it anew"
-                )
-            self.report({"stage": "opening data"})
-            sources = {"train": self.data.train, "val": self.data.val, **self.data.tests}
-            self.counts = {name: len(source) for name, source in sources.items()}
-            self.available = self.data.available
-            if self.device.type == "cpu" and (warning := unusable_gpu()):
-                self.report({"stage": warning})
-            self.report({"stage": "building the model"})
+            self._open()
         segmenter, method = self._attached()
         self.parameters = count_parameters(segmenter)
         embeddings = self.scoring.remember_frozen(segmenter, method)
@@ -164,35 +153,43 @@ class Experiment:
             scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation")
             return scores.get("all", {})
 
-        return train(
-            Assignment(
-                segmenter=segmenter,
-                method=method,
-                images=self.data.train,
-                protocol=self.rules,
-                task=self.data.benchmark.task,
-                num_classes=self.scoring.num_classes,
-                seed=self.run.seed,
-                folder=self.folder,
-                identity=self.run.key,
-                code=" ".join(self._number_code().values()),
-                machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds otherwise
-                data=self.run.data_fingerprint,
-                validate=validate,
-                selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
-                device=self.device,
-                embeddings=embeddings,
-                stop=self.stop,
-                report=lambda step: self.report(
-                    {
-                        "stage": "training",
-                        **{key: value for key, value in asdict(step).items() if value not in ("", {})},
-                    }
-                ),
-            )
-        )
+        return Training(
+            segmenter=segmenter,
+            method=method,
+            images=self.data.train,
+            protocol=self.rules,
+            task=self.data.benchmark.task,
+            num_classes=self.scoring.num_classes,
+            seed=self.run.seed,
+            folder=self.folder,
+            identity=self.run.key,
+            code=" ".join(self._number_code().values()),
+            machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds otherwise
+            data=self.run.data_fingerprint,
+            validate=validate,
+            selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
+            device=self.device,
+            embeddings=embeddings,
+            stop=self.stop,
+            report=lambda progress: self.report({"stage": "training", **progress}),
+        ).run()
 
-    def test(self, record: Record, trained: TrainingResult) -> tuple[Record, str, bytes]:
+    def _open(self) -> None:
+        """Open the files. Raises UsageError: the checkpoint is another file by now, or the GPU of a sweep's job cannot be used."""
+        path = self.job.checkpoint
+        if path and fingerprint(Path(path)) != self.run.checkpoint:
+            raise UsageError(
+                f"the checkpoint {path} changed since this run was planned; repeat the command to plan it anew"
+            )
+        self.report({"stage": "opening data"})
+        sources = {"train": self.data.train, "val": self.data.val, **self.data.tests}
+        self.counts = {name: len(source) for name, source in sources.items()}
+        self.available = self.data.available
+        if self.device.type == "cpu" and (warning := unusable_gpu()):
+            self.report({"stage": warning})
+        self.report({"stage": "building the model"})
+
+    def test(self, record: Record, trained: Position) -> tuple[Record, str, bytes]:
         """Score the best and the last checkpoint, every merged form of the best, and its decoded form.
 
         Returns:
@@ -200,29 +197,55 @@ class Experiment:
         """
         scores: dict[str, Summary] = {}
         images: dict[str, ImageTable] = {}
-        merges: dict[str, dict[str, Any]] = {}
         kept = KeptMasks(self.data, self.rules, run=self.run)
         segmenter, method = self._attached()
-        variants = {"best": trained.best_state, "last": trained.last_state}
-        if trained.selected_epoch == len(trained.history):
-            variants.pop("last")
-        for variant, path in variants.items():
-            method.load_state(self._state(path))
-            scores[variant], images[variant] = self.scoring.test(
+        epochs = {"best": trained.best_epoch, "last": len(trained.history)}
+        for model, epoch in epochs.items():
+            if model == "last" and epoch == epochs["best"]:
+                scores[model] = scores["best"]
+                continue
+            method.load_state(self._state(model))
+            scores[model], images[model] = self.scoring.test(
                 segmenter,
-                stage=f"test {variant}",
-                blank=variant != "best" or not method.config.trains or self.rules.select == "last",
-                seen=kept if variant == "best" else None,
+                stage=f"test {model}",
+                blank=model != "best" or not method.config.trains or self.rules.select == "last",
+                seen=kept if model == "best" else None,
             )
-        if "last" not in scores:
-            scores["last"] = scores["best"]
         validated = {entry["epoch"]: entry["val"] for entry in trained.history}
-        for model, epoch in {"best": trained.selected_epoch, "last": len(trained.history)}.items():
+        for model, epoch in epochs.items():
             scores[model] = {"val": validated[epoch], **scores[model]} if epoch else scores[model]
-        folded: dict[str, str] = {}  # fingerprint of a fully folded model -> the first variant tested with it
+        merges = self._test_merged(method, scores, images)
+        if trained.architecture:
+            method.load_state(self._state("best"))
+            if method.decode():
+                scores["decoded"], images["decoded"] = self.scoring.test(segmenter, stage="test decoded")
+        begun = {"begun_by": ", ".join(trained.codes[:-1]), "begun_on": "; ".join(trained.machines[:-1])}
+        record = replace(
+            record,
+            scores=scores,
+            selected_epoch=trained.best_epoch or None,
+            history=trained.history,
+            architecture=trained.architecture,
+            cost={**trained.cost(), **self.stages.cost()},
+            budget=trained.budget(),
+            merge=merges,
+            counts={**record.counts, **self.scoring.exceptions},
+            ignored=dict(self.scoring.ignored),
+            foreground=self.scoring.foreground,
+            environment=record.environment | {name: words for name, words in begun.items() if words},
+        )
+        groups = {split: self.data.groups(split) for split in self.data.tests}
+        return record, images_csv(images, groups), kept.encoded(images["best"])
+
+    def _test_merged(
+        self, method: Method, scores: dict[str, Summary], images: dict[str, ImageTable]
+    ) -> dict[str, dict[str, Any]]:
+        """Add the scores of every merged form of the best state; returns what each merge did."""
+        merges: dict[str, dict[str, Any]] = {}
+        folded: dict[str, str] = {}  # fingerprint of a fully folded model -> the first form tested with it
         for mode in (mode for mode in self.rules.merge if mode in method.merge_modes):
             merged, merging = self._attached()
-            merging.load_state(self._state(trained.best_state))
+            merging.load_state(self._state("best"))
             merged.eval()
             self.report({"stage": f"merging ({mode})"})
             with self.stages.during("merging"):
@@ -232,33 +255,13 @@ class Experiment:
                     held_out=list(self.scoring.batches(self.data.val, EVALUATION_BATCH)),
                 )
             merges[mode] = asdict(report)
-            variant = f"merged-{mode}"
-            equal = variant if report.left else folded.setdefault(weights_fingerprint(merged), variant)
-            if equal == variant:
-                scores[variant], images[variant] = self.scoring.test(merged, stage=f"test {variant}")
+            model = f"merged-{mode}"
+            equal = model if report.left else folded.setdefault(weights_fingerprint(merged), model)
+            if equal == model:
+                scores[model], images[model] = self.scoring.test(merged, stage=f"test {model}")
             else:
-                scores[variant], images[variant] = scores[equal], images[equal]
-        if trained.architecture:
-            method.load_state(self._state(trained.best_state))
-            if method.decode():
-                scores["decoded"], images["decoded"] = self.scoring.test(segmenter, stage="test decoded")
-        begun = {"begun_by": ", ".join(trained.earlier_codes), "begun_on": "; ".join(trained.earlier_machines)}
-        record = replace(
-            record,
-            scores=scores,
-            selected_epoch=trained.selected_epoch or None,
-            history=trained.history,
-            architecture=trained.architecture,
-            cost={**trained.cost, **self.stages.cost()},
-            budget=trained.budget,
-            merge=merges,
-            counts={**record.counts, **self.scoring.exceptions},
-            ignored=dict(self.scoring.ignored),
-            foreground=self.scoring.foreground,
-            environment=record.environment | {name: words for name, words in begun.items() if words},
-        )
-        groups = {split: self.data.groups(split) for split in self.data.tests}
-        return record, images_csv(images, groups), kept.encoded(images["best"])
+                scores[model], images[model] = scores[equal], images[equal]
+        return merges
 
     def record(self, code: Code) -> Record:
         """The record of the run without its result."""
@@ -312,6 +315,7 @@ class Experiment:
             write_atomically(note, json.dumps(choice))
         return choice
 
-    def _state(self, path: Path) -> dict[str, Tensor]:
-        tensors = read_state(path, identity=self.run.key)
+    def _state(self, model: str) -> dict[str, Tensor]:
+        """The trained tensors of the ``best`` or the ``last`` epoch."""
+        tensors = read_state(self.folder / {"best": BEST, "last": LAST}[model], identity=self.run.key)
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}

@@ -131,7 +131,6 @@ class Position:
             cost |= {f"step_time_{role}_s": statistics.median(times) for role, times in self.step_times.items()}
         return cost
 
-
     def budget(self) -> dict[str, float]:
         """See `harness.archive.schema.Record`."""
         operations = max(map(len, self.architecture[-1].values()), default=0) if self.architecture else 0

@@ -6,10 +6,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +30,7 @@ def normalise(images: Tensor, pixels: tuple[Sequence[float], Sequence[float]]) -
     return (images.float() / 255 - centre) / spread
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(NamedTuple):
     """The images of one forward pass.
 
     Args:
@@ -198,7 +196,7 @@ class Feeder:
         if embeddings is not None:
             embeddings = embeddings.to(self._device, non_blocking=True)
         targets = batch.targets.to(self._device, non_blocking=True)
-        return replace(batch, images=images, embeddings=embeddings, targets=targets)
+        return batch._replace(images=images, embeddings=embeddings, targets=targets)
 
     def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
         """(B, D, h, w) from the cache; each image that is missing is encoded alone."""

@@ -114,8 +114,9 @@ class Training:
         embeddings: cache of a frozen encoder's embeddings; None to compute them every time.
         stop: requests an early, resumable end.
         report: called with ``kind`` (``step`` after an update, ``epoch``, ``checkpoint`` after writing one, ``note`` for a line of
-            ``text``), ``epoch`` and ``epochs`` (1-based), ``step`` and ``steps`` (done in the epoch), ``loss`` (of the update, or the epoch's
-            mean), ``rate`` (latest one of the weights), ``seconds`` (in the epoch's updates so far) and an epoch's validation ``metrics``.
+            ``text``), ``epoch`` and ``epochs`` (1-based), ``step`` and ``steps`` (done in the epoch), ``loss`` (of the update, or the
+            epoch's mean), ``rate`` (latest one of the weights), ``seconds`` (in the epoch's updates so far) and an epoch's validation
+            ``metrics``.
 
     Raises:
         UsageError: the protocol does not fit the task.
@@ -157,9 +158,7 @@ class Training:
         )
         cacheable = protocol.cache_embeddings and not protocol.augment and encoder_is_frozen(method, self.segmenter)
         self._feeder = self._feed(self.embeddings if cacheable else None)
-        self._step = TrainingStep.of(
-            method, protocol, task=self.task, num_classes=self.num_classes, device=self.device
-        )
+        self._step = TrainingStep.of(method, protocol, task=self.task, num_classes=self.num_classes, device=self.device)
         self._total = planned_steps(method, self._plan, protocol, images=count)
         self._checkpoints = CheckpointFiles(self.folder, identity=self.identity, data=self.data)
         self._position = Position()
@@ -171,9 +170,7 @@ class Training:
 
     def _feed(self, embeddings: EmbeddingCache | None) -> Feeder:
         plan, protocol, device = self._plan, self.protocol, self.device
-        return Feeder(
-            self.segmenter, self.images, plan=plan, protocol=protocol, device=device, embeddings=embeddings
-        )
+        return Feeder(self.segmenter, self.images, plan=plan, protocol=protocol, device=device, embeddings=embeddings)
 
     def run(self) -> Position:
         """Train as the protocol says, continuing from a checkpoint in the folder where there is one. The trained tensors are then in the

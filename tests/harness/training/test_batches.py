@@ -241,9 +241,9 @@ def test_a_label_stays() -> None:
 
 
 def test_training_sees_them_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
-    plain = summary(Run(folder=tmp_path / "plain", rules=protocol(epochs=1)).train())
+    plain = summary(Run(folder=tmp_path / "plain", rules=protocol(epochs=1)))
     rules = protocol(epochs=1, augment=("vertical-flip", "colour-jitter"))
-    first, second = (summary(Run(folder=tmp_path / name, rules=rules).train()) for name in ("a", "b"))
+    first, second = (summary(Run(folder=tmp_path / name, rules=rules)) for name in ("a", "b"))
     assert first == second
     assert first["last"] != plain["last"]
 

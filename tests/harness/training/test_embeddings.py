@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.training import cache as caching
 from harness.training.cache import ArrayCache, EmbeddingCache, weights_fingerprint
+from harness.training.checkpoint import LAST
 from tests.harness.training.tiny import Run, attached, protocol
 
 IMAGE = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
@@ -106,12 +107,12 @@ def test_the_fingerprint_changes_with_any_weight() -> None:
 def test_training_with_cached_embeddings_equals_training_without(tmp_path: Path, precision: str) -> None:
     rules = protocol(precision=precision, batch_size=1, epochs=2)
     expected = Run(folder=tmp_path / "plain", method="decoder", rules=rules, images=4).train()
-    last = load_file(expected.last_state)
+    last = load_file(tmp_path / "plain" / LAST)
     for name, folder in (("memory", None), ("file", tmp_path / "embeddings")):
         embeddings = cache(folder)
         cached = Run(folder=tmp_path / name, method="decoder", rules=rules, images=4, embeddings=embeddings).train()
         assert [entry["loss"] for entry in cached.history] == [entry["loss"] for entry in expected.history]
-        other = load_file(cached.last_state)
+        other = load_file(tmp_path / name / LAST)
         assert all(torch.equal(last[name], other[name]) for name in last)
 
 

@@ -16,8 +16,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from harness.protocols.card import Quirks
 from harness.training.batches import UpdatePlan, draw_number, load_one
+from harness.training.checkpoint import BEST, LAST
 from harness.training.feeding import normalise
-from harness.training.outcome import Diverged, Interrupted, Progress, Selection, StopRequest
+from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
 
 
@@ -32,15 +33,15 @@ def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
     run = Run(folder=tmp_path, images=7)
     begun = time.monotonic()
     result = run.train()
-    assert result.cost["wall_time_s"] <= time.monotonic() - begun
+    assert result.cost()["wall_time_s"] <= time.monotonic() - begun
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
     assert [entry["updates"] for entry in result.history] == [{"weights": 4}] * 3
-    assert result.cost["steps"] == 12
-    assert 0 < result.cost["step_time_s"] < result.cost["train_time_s"] < result.cost["wall_time_s"]
-    assert sum(entry["seconds"] for entry in result.history) == pytest.approx(result.cost["train_time_s"])
-    assert result.cost["peak_memory_bytes"] > 50e6
+    assert result.cost()["steps"] == 12
+    assert 0 < result.cost()["step_time_s"] < result.cost()["train_time_s"] < result.cost()["wall_time_s"]
+    assert sum(entry["seconds"] for entry in result.history) == pytest.approx(result.cost()["train_time_s"])
+    assert result.cost()["peak_memory_bytes"] > 50e6
     assert result.history[0]["lr"] == pytest.approx(2e-3 * (1 - 3 / 12))
-    last = load_file(result.last_state)
+    last = load_file(tmp_path / LAST)
     assert last.keys() == run.attached.state().keys()
     assert all(torch.equal(last[name], tensor) for name, tensor in run.attached.state().items())
 
@@ -111,15 +112,15 @@ def test_mixed_precision_trains_close_to_fp32(tmp_path: Path) -> None:
         mixed = Run(folder=tmp_path / precision, images=4, rules=rules).train()
         for a, b in zip(full.history, mixed.history, strict=True):
             assert b["loss"] == pytest.approx(a["loss"], rel=0.05)
-        assert all(tensor.dtype == torch.float32 for tensor in load_file(mixed.last_state).values())
+        assert all(tensor.dtype == torch.float32 for tensor in load_file(tmp_path / precision / LAST).values())
 
 
 def test_an_epochs_loss_is_the_mean_over_its_own_updates(tmp_path: Path) -> None:
     losses: dict[int, list[float]] = {}
 
-    def look(progress: Progress) -> None:
-        if progress.kind == "step":
-            losses.setdefault(progress.epoch, []).append(progress.loss)
+    def look(progress: dict[str, Any]) -> None:
+        if progress["kind"] == "step":
+            losses.setdefault(progress["epoch"], []).append(progress["loss"])
 
     result = Run(folder=tmp_path, images=5, rules=protocol(epochs=3), report=look).train()
     assert [len(losses[epoch]) for epoch in (1, 2, 3)] == [3, 3, 3]
@@ -129,14 +130,12 @@ def test_an_epochs_loss_is_the_mean_over_its_own_updates(tmp_path: Path) -> None
 
 
 def test_weights_depend_on_the_seed_and_not_on_other_random_numbers(tmp_path: Path) -> None:
-    def draws(progress: Progress) -> None:
+    def draws(progress: dict[str, Any]) -> None:
         torch.rand(3)
 
     rules = protocol(epochs=2)
     first, second, other = (
-        summary(
-            Run(folder=tmp_path / str(k), method="convlora", seed=seed, report=report, rules=rules, images=4).train()
-        )
+        summary(Run(folder=tmp_path / str(k), method="convlora", seed=seed, report=report, rules=rules, images=4))
         for k, (seed, report) in enumerate([(0, lambda progress: None), (0, draws), (1, draws)])
     )
     assert first == second
@@ -147,8 +146,8 @@ def test_the_noise_of_every_step_is_its_own(tmp_path: Path) -> None:
     run = Run(folder=tmp_path, method="convlora", images=4, seed=3, rules=protocol(epochs=2))
     seeds: list[tuple[int, int]] = []
 
-    def look(progress: Progress) -> None:
-        if progress.kind == "step":
+    def look(progress: dict[str, Any]) -> None:
+        if progress["kind"] == "step":
             seeds.append((run.attached.generator.initial_seed(), torch.initial_seed()))
 
     run.report = look
@@ -213,19 +212,19 @@ def test_the_last_image_of_an_epoch_counts_as_the_others_whatever_pass_it_is_in(
 def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> None:
     rules = protocol(epochs=4)
     result = Run(folder=tmp_path / "four", images=2, rules=rules, validate=scripted(0.1, 0.7, 0.7, 0.3)).train()
-    assert result.selected_epoch == 2
+    assert result.best_epoch == 2
     assert [entry["val"]["iou"] for entry in result.history] == [0.1, 0.7, 0.7, 0.3]
     # The state of epoch 2 is the last state of a run that is stopped there.
     stopped = Run(folder=tmp_path / "two", images=2, rules=rules, validate=scripted(0.1, 0.7), stop=StopRequest())
     stop = stopped.stop
     assert stop is not None
-    stopped.report = lambda progress: stop.request() if (progress.kind, progress.epoch) == ("epoch", 2) else None
+    stopped.report = lambda progress: stop.request() if (progress["kind"], progress["epoch"]) == ("epoch", 2) else None
     with pytest.raises(Interrupted):
         stopped.train()
-    best = load_file(result.best_state)
+    best = load_file(tmp_path / "four" / BEST)
     kept = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["best"]
     assert all(torch.equal(best[name], kept[name]) for name in best)
-    assert not all(torch.equal(best[name], value) for name, value in load_file(result.last_state).items())
+    assert not all(torch.equal(best[name], value) for name, value in load_file(tmp_path / "four" / LAST).items())
 
 
 @pytest.mark.parametrize(
@@ -245,15 +244,15 @@ def test_validation_runs_every_select_every_epochs_and_at_the_end(tmp_path: Path
     calls = scripted(0.5, 0.4, 0.6)
     result = Run(folder=tmp_path, images=2, rules=protocol(epochs=5, select_every=2), validate=calls).train()
     assert [bool(entry["val"]) for entry in result.history] == [False, True, False, True, True]
-    assert result.selected_epoch == 5
+    assert result.best_epoch == 5
 
 
 def test_the_last_state_is_the_model_where_the_protocol_says_so(tmp_path: Path) -> None:
     rules = protocol(epochs=3, select="last")
     result = Run(folder=tmp_path, images=2, rules=rules, validate=scripted(0.7, 0.9, 0.3)).train()
-    assert result.selected_epoch == 3
-    last = load_file(result.last_state)
-    assert all(torch.equal(last[name], value) for name, value in load_file(result.best_state).items())
+    assert result.best_epoch == 3
+    last = load_file(tmp_path / LAST)
+    assert all(torch.equal(last[name], value) for name, value in load_file(tmp_path / BEST).items())
     for more in ({"patience": 2}, {"quirks": Quirks(selection="released")}):
         with pytest.raises(ValueError, match="select=last"):
             protocol(epochs=3, select="last", **more)
@@ -269,12 +268,12 @@ def test_a_method_that_needs_more_epochs_for_as_many_updates_is_validated_as_oft
 def test_the_rate_falls_over_all_steps_of_a_budget_of_updates(tmp_path: Path) -> None:
     rules = protocol(epochs=4, budget="updates", schedule="linear")
     config = {"search_start_epoch": 1, "alternate": "iteration"}
-    reports: list[Progress] = []
+    reports: list[dict[str, Any]] = []
     Run(
         folder=tmp_path, images=4, rules=rules, method="naslora", config=config, validate=scripted(*[0.5] * 9),
         report=reports.append,
     ).train()  # fmt: skip
-    rates = [progress.rate for progress in reports if progress.kind == "step"]
+    rates = [progress["rate"] for progress in reports if progress["kind"] == "step"]
     assert len(rates) == 13, "eight updates of the weights, five of the architecture"
     updates = [number for number, rate in enumerate(rates) if number == 0 or rate != rates[number - 1]]
     assert len(updates) == 8
@@ -300,22 +299,22 @@ def test_training_stops_once_patience_runs_out_and_lr_falls_as_if_it_had_not(tmp
     result = Run(folder=tmp_path / "early", images=2, rules=protocol(**rules), validate=scripted(*scores)).train()
     whole = Run(folder=tmp_path / "whole", images=2, rules=protocol(epochs=5), validate=scripted(*scores)).train()
     assert len(whole.history) == 5
-    assert result.selected_epoch == 2
+    assert result.best_epoch == 2
     assert [(e["epoch"], e["loss"], e["lr"]) for e in result.history] == [
         (e["epoch"], e["loss"], e["lr"]) for e in whole.history[:4]
     ], "a tie is no better, so two in a row were none better than epoch 2"
-    assert load_file(result.last_state).keys() == load_file(result.best_state).keys()
-    repeated: list[Progress] = []
+    assert load_file(tmp_path / "early" / LAST).keys() == load_file(tmp_path / "early" / BEST).keys()
+    repeated: list[dict[str, Any]] = []
     Run(
         folder=tmp_path / "early", images=2, rules=protocol(**rules), validate=scripted(), report=repeated.append
     ).train()
-    assert not [progress for progress in repeated if progress.kind == "step"], "a finished run stays finished"
+    assert not [progress for progress in repeated if progress["kind"] == "step"], "a finished run stays finished"
 
 
 def test_patience_counts_validations_since_the_best(tmp_path: Path) -> None:
     rules = protocol(epochs=9, select_every=2, patience=2)
     result = Run(folder=tmp_path, images=2, rules=rules, validate=scripted(0.3, 0.2, 0.4, 0.1, 0.2)).train()
-    assert (len(result.history), result.selected_epoch) == (9, 6)
+    assert (len(result.history), result.best_epoch) == (9, 6)
     rules = protocol(epochs=9, select_every=2, patience=1)
     result = Run(folder=tmp_path / "one", images=2, rules=rules, validate=scripted(0.3, 0.4, 0.4)).train()
-    assert (len(result.history), result.selected_epoch) == (6, 4)
+    assert (len(result.history), result.best_epoch) == (6, 4)

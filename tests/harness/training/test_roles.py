@@ -14,7 +14,7 @@ from torch import nn
 from harness.methods.base import ARCHITECTURE, WEIGHTS
 from harness.system.errors import UsageError
 from harness.training.batches import hold_out
-from harness.training.outcome import Interrupted, Progress, StopRequest
+from harness.training.outcome import Interrupted, StopRequest
 from tests.harness.training.tiny import Run, protocol, summary
 
 
@@ -57,15 +57,15 @@ def watched(folder: Path, config: dict[str, Any], **more: Any) -> tuple[Run, lis
     images = trained_on(run)
     steps: list[tuple[int, set[str], set[int]]] = []
 
-    def look(progress: Progress) -> None:
-        if progress.kind != "step":
+    def look(progress: dict[str, Any]) -> None:
+        if progress["kind"] != "step":
             return
         moved: set[str] = set()
         for role, named in roles.items():
             if any(not torch.equal(p.detach(), before[role][name]) for name, p in named.items()):
                 moved.add(role)
             before[role] = {name: p.detach().clone() for name, p in named.items()}
-        steps.append((progress.epoch, moved, set(images)))
+        steps.append((progress["epoch"], moved, set(images)))
         images.clear()
 
     run.report = look
@@ -85,7 +85,7 @@ def test_stagewise_steps_move_one_role_and_use_its_own_images(tmp_path: Path) ->
     assert set.union(*(used for epoch, _, used in steps if epoch == 1)) == set(kept)
     assert len(result.architecture) == 3
     assert result.architecture[0] != result.architecture[2]
-    assert set(result.cost) >= {"step_time_weights_s", "step_time_architecture_s"}
+    assert set(result.cost()) >= {"step_time_weights_s", "step_time_architecture_s"}
     assert sum(result.history[1]["updates"].values()) == sum(result.history[0]["updates"].values())
 
 
@@ -123,20 +123,20 @@ def test_shuffled_masks_reach_alpha_alone(tmp_path: Path, alternate: str) -> Non
 def test_a_run_of_both_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     config = {"alternate": "both", "search_start_epoch": 1}
     rules = protocol(epochs=2)
-    whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config, rules=rules).train())
+    whole = summary(Run(folder=tmp_path / "whole", method="naslora", config=config, rules=rules))
     stop = StopRequest()
 
-    def after_step(progress: Progress) -> None:
-        stop.requested = progress.kind == "step" and (progress.epoch, progress.step) == (2, 2)
+    def after_step(progress: dict[str, Any]) -> None:
+        stop.requested = progress["kind"] == "step" and (progress["epoch"], progress["step"]) == (2, 2)
 
     with pytest.raises(Interrupted):
         Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules, stop=stop, report=after_step).train()
-    assert summary(Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules).train()) == whole
+    assert summary(Run(folder=tmp_path / "cut", method="naslora", config=config, rules=rules)) == whole
 
 
 def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path: Path) -> None:
     rules = protocol(epochs=2, budget="updates")
-    assert Run(folder=tmp_path / "lora", rules=rules, images=5).train().budget == {"weight_updates": 6.0}
+    assert Run(folder=tmp_path / "lora", rules=rules, images=5).train().budget() == {"weight_updates": 6.0}
     for number, config in enumerate(
         (
             {"alternate": "iteration", "search_start_epoch": 1},
@@ -147,17 +147,17 @@ def test_a_budget_of_updates_gives_the_weights_of_every_reading_as_many(tmp_path
         )
     ):
         result = Run(folder=tmp_path / str(number), method="naslora", config=config, rules=rules, images=5).train()
-        assert result.budget["weight_updates"] == 6.0, config
-        assert result.budget["alpha_updates"] > 0, config
+        assert result.budget()["weight_updates"] == 6.0, config
+        assert result.budget()["alpha_updates"] > 0, config
 
 
 def test_the_budget_of_alpha_is_the_sum_of_its_rates_and_the_cap_that_follows(tmp_path: Path) -> None:
     config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01}
     result = Run(folder=tmp_path, method="naslora", config=config, images=8).train()
     rates = [0.01 * (1 - update / 12) for update in range(4, 12)]
-    assert result.budget["alpha_updates"] == 8.0
-    assert result.budget["alpha_lr_sum"] == pytest.approx(sum(rates))
-    assert result.budget["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
+    assert result.budget()["alpha_updates"] == 8.0
+    assert result.budget()["alpha_lr_sum"] == pytest.approx(sum(rates))
+    assert result.budget()["share_cap"] == pytest.approx(1 / (1 + 7 * math.exp(-2 * sum(rates))))
 
 
 def test_each_pass_of_a_step_has_noise_of_its_own(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_each_pass_of_a_step_has_noise_of_its_own(tmp_path: Path) -> None:
 def test_with_dartss_optimiser_the_rate_of_alpha_stays(tmp_path: Path) -> None:
     config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01, "alpha_optimizer": "darts"}
     result = Run(folder=tmp_path, method="naslora", config=config, rules=protocol(epochs=2), images=4).train()
-    assert result.budget["alpha_lr_sum"] == pytest.approx(0.01 * result.budget["alpha_updates"]) != 0
+    assert result.budget()["alpha_lr_sum"] == pytest.approx(0.01 * result.budget()["alpha_updates"]) != 0
 
 
 def test_steps_that_a_scaler_skips_are_no_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_steps_that_a_scaler_skips_are_no_updates(tmp_path: Path, monkeypatch: p
     config = {"alternate": "both", "search_start_epoch": 1}
     rules = protocol(epochs=2, precision="fp16")
     result = Run(folder=tmp_path, method="naslora", config=config, rules=rules, images=4).train()
-    assert {name: result.budget[name] for name in ("weight_updates", "alpha_updates", "alpha_lr_sum")} == {
+    assert {name: result.budget()[name] for name in ("weight_updates", "alpha_updates", "alpha_lr_sum")} == {
         "weight_updates": 0.0, "alpha_updates": 0.0, "alpha_lr_sum": 0.0
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.training.checkpoint import read_label
 from harness.training.optimisers import update
-from harness.training.outcome import Interrupted, Progress, StopRequest
+from harness.training.outcome import Interrupted, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
 
 
@@ -21,7 +21,7 @@ from tests.harness.training.tiny import Run, protocol, scripted, summary
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder and the summary of a run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, summary(Run(folder=folder).train())
+    return folder, summary(Run(folder=folder))
 
 
 @pytest.fixture
@@ -36,24 +36,28 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, ste
     """After the last update too, whose epoch was once neither validated nor in the history."""
     stop = StopRequest()
 
-    def stop_there(progress: Progress) -> None:
-        if progress.kind == "step" and (progress.epoch, progress.step) == (epoch, step):
+    def stop_there(progress: dict[str, Any]) -> None:
+        if progress["kind"] == "step" and (progress["epoch"], progress["step"]) == (epoch, step):
             stop.request()
 
     with pytest.raises(
         Interrupted, match=f"stopped in epoch {epoch} after step {step}; repeat the command to continue"
     ):
         Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
-    reported: list[Progress] = []
-    assert summary(Run(folder=tmp_path / "stopped", report=reported.append).train()) == whole[1]
-    assert [note.text for note in reported if note.kind == "note"] == [f"continues in epoch {epoch} after step {step}"]
-    assert [(progress.epoch, progress.step) for progress in reported if progress.kind == "step"][:1] == following
+    reported: list[dict[str, Any]] = []
+    assert summary(Run(folder=tmp_path / "stopped", report=reported.append)) == whole[1]
+    assert [note.get("text", "") for note in reported if note["kind"] == "note"] == [
+        f"continues in epoch {epoch} after step {step}"
+    ]
+    assert [(progress["epoch"], progress["step"]) for progress in reported if progress["kind"] == "step"][
+        :1
+    ] == following
 
 
 def test_a_finished_run_is_not_trained_twice(tmp_path: Path, finished: dict[str, Any]) -> None:
     reported: list[str] = []
-    repeated = Run(folder=tmp_path, report=lambda progress: reported.append(progress.kind), validate=scripted())
-    assert summary(repeated.train()) == finished
+    repeated = Run(folder=tmp_path, report=lambda progress: reported.append(progress["kind"]), validate=scripted())
+    assert summary(repeated) == finished
     assert "step" not in reported
 
 
@@ -65,7 +69,7 @@ def test_a_finished_run_writes_its_best_state_again(tmp_path: Path, finished: di
         foreign = {name: tensor + 1 for name, tensor in Run(folder=tmp_path).attached.state().items()}
         metadata = {"sam-peft-harness": json.dumps({"identity": "another", "epoch": epoch})}
         save_file(foreign, tmp_path / "best.safetensors", metadata=metadata)
-    assert summary(Run(folder=tmp_path, validate=scripted()).train()) == finished
+    assert summary(Run(folder=tmp_path, validate=scripted())) == finished
 
 
 def test_state_files_name_their_run_and_their_epoch(tmp_path: Path, finished: dict[str, Any]) -> None:
@@ -78,7 +82,7 @@ def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result
 
     def stopped(code: str, *, epoch: int) -> None:
         stop = StopRequest()
-        heard = lambda reported: stop.request() if reported.kind == "step" and reported.epoch == epoch else None  # noqa: E731
+        heard = lambda reported: stop.request() if reported["kind"] == "step" and reported["epoch"] == epoch else None  # noqa: E731
         with pytest.raises(Interrupted):
             Run(folder=tmp_path, stop=stop, report=heard, code=code, machine=f"{code} GPU").train()
 
@@ -87,22 +91,25 @@ def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result
     stopped("second", epoch=2)
     reported: list[str] = []
     last = Run(
-        folder=tmp_path, code="third", machine="second GPU", report=lambda progress: reported.append(progress.text)
+        folder=tmp_path,
+        code="third",
+        machine="second GPU",
+        report=lambda progress: reported.append(progress.get("text", "")),
     )
     result = last.train()
-    assert result.earlier_codes == ["first", "second"]
-    assert result.earlier_machines == ["first GPU"]
+    assert result.codes[:-1] == ["first", "second"]
+    assert result.machines[:-1] == ["first GPU"]
     assert any("other code" in text for text in reported)
     assert not any("written on" in text for text in reported)
 
 
 @pytest.mark.usefixtures("finished")
 def test_a_checkpoint_that_names_no_code_counts_as_written_by_other(tmp_path: Path) -> None:
-    assert Run(folder=tmp_path).train().earlier_codes == []
+    assert Run(folder=tmp_path).train().codes[:-1] == []
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     del content["position"]["codes"]
     torch.save(content, tmp_path / "checkpoint.pt")
-    assert Run(folder=tmp_path).train().earlier_codes == ["unknown"]
+    assert Run(folder=tmp_path).train().codes[:-1] == ["unknown"]
 
 
 def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path, whole: tuple[Path, dict[str, Any]]) -> None:
@@ -116,7 +123,7 @@ def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path, whole
     run.validate = validate
     with pytest.raises(Interrupted, match="stopped in epoch 2 after step 0"):
         run.train()
-    assert summary(Run(folder=tmp_path / "stopped").train()) == whole[1]
+    assert summary(Run(folder=tmp_path / "stopped")) == whole[1]
 
 
 @pytest.mark.usefixtures("finished")
@@ -127,11 +134,11 @@ def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
     notes: list[str] = []
     steps: list[int] = []
 
-    def look(progress: Progress) -> None:
-        if progress.text:
-            notes.append(progress.text)
-        if progress.kind == "step":
-            steps.append(progress.step)
+    def look(progress: dict[str, Any]) -> None:
+        if progress.get("text", ""):
+            notes.append(progress.get("text", ""))
+        if progress["kind"] == "step":
+            steps.append(progress["step"])
 
     Run(folder=tmp_path, report=look).train()
     assert any("belongs to run other" in note for note in notes)
@@ -146,7 +153,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) ->
     with pytest.raises(Interrupted):
         Run(folder=tmp_path, images=4, rules=rules, stop=stop, report=lambda _: stop.request()).train()
     torch.set_num_threads(1)
-    Run(folder=tmp_path, images=4, rules=rules, report=lambda progress: notes.append(progress.text)).train()
+    Run(folder=tmp_path, images=4, rules=rules, report=lambda progress: notes.append(progress.get("text", ""))).train()
     assert torch.get_num_threads() == 2
     assert any("uses 2 threads" in text for text in notes)
 
@@ -170,8 +177,8 @@ def test_each_checkpoint_holds_the_best_state_that_it_counts_on(tmp_path: Path) 
 def test_a_run_in_fp16_goes_on_with_the_scale_of_its_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules, stop = protocol(precision="fp16", epochs=1), StopRequest()
 
-    def stop_there(progress: Progress) -> None:
-        if progress.kind == "step" and progress.step == 2:
+    def stop_there(progress: dict[str, Any]) -> None:
+        if progress["kind"] == "step" and progress["step"] == 2:
             stop.request()
 
     with pytest.raises(Interrupted):

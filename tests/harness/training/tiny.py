@@ -27,9 +27,10 @@ from harness.models.segmenter import probabilities
 from harness.protocols.card import Protocol
 from harness.registry import METHODS, method_config_class
 from harness.training.cache import EmbeddingCache
+from harness.training.checkpoint import BEST, LAST, Position
 from harness.training.feeding import normalise
-from harness.training.loop import train
-from harness.training.outcome import Assignment, Progress, Selection, StopRequest, TrainingResult
+from harness.training.loop import Training
+from harness.training.outcome import Selection, StopRequest
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -90,7 +91,7 @@ class Run:
     code: str = "code"
     machine: str = "a CPU"
     validate: Callable[[], dict[str, float]] | None = None
-    report: Callable[[Progress], None] = lambda progress: None
+    report: Callable[[dict[str, Any]], None] = lambda progress: None
 
     def __post_init__(self) -> None:
         self.source = Discs(self.images, classes=self.classes)
@@ -98,15 +99,14 @@ class Run:
             self.method, seed=self.seed, task=self.task, classes=self.classes, **self.config
         )
 
-    def train(self) -> TrainingResult:
-        given = Assignment(
+    def train(self) -> Position:
+        return Training(
             segmenter=self.segmenter, method=self.attached, images=self.source, protocol=self.rules, task=self.task,
             num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
             validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU,
             embeddings=self.embeddings, stop=self.stop or StopRequest(), report=self.report,
             code=self.code, machine=self.machine,
-        )  # fmt: skip
-        return train(given)
+        ).run()  # fmt: skip
 
     def scores(self) -> dict[str, float]:
         """IoU on three images that are not trained on."""
@@ -125,25 +125,26 @@ def scripted(*values: float) -> Any:
     return lambda: {"iou": next(left)}
 
 
-def summary(result: TrainingResult) -> dict[str, Any]:
-    """What must not depend on interruptions: every number except times and memory."""
+def summary(run: Run) -> dict[str, Any]:
+    """Train; what must not depend on interruptions: every number except times and memory."""
+    result = run.train()
     untimed = [{key: value for key, value in entry.items() if key != "seconds"} for entry in result.history]
     return {
-        "history": untimed, "architecture": result.architecture, "selected": result.selected_epoch,
-        "steps": result.cost["steps"], "best": hashlib.sha256(result.best_state.read_bytes()).hexdigest(),
-        "last": hashlib.sha256(result.last_state.read_bytes()).hexdigest(),
+        "history": untimed, "architecture": result.architecture, "selected": result.best_epoch,
+        "steps": result.cost()["steps"], "best": hashlib.sha256((run.folder / BEST).read_bytes()).hexdigest(),
+        "last": hashlib.sha256((run.folder / LAST).read_bytes()).hexdigest(),
     }  # fmt: skip
 
 
 def main(options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
 
-    def report(progress: Progress) -> None:
-        print(progress.kind, progress.epoch, progress.step, progress.text, flush=True)
+    def report(progress: dict[str, Any]) -> None:
+        print(progress["kind"], progress["epoch"], progress["step"], progress.get("text", ""), flush=True)
 
     rules = protocol(**options.pop("rules", {}))
-    result = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, report=report).train()
-    print(json.dumps(summary(result)), flush=True)
+    run = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, report=report)
+    print(json.dumps(summary(run)), flush=True)
 
 
 def serve() -> None:
