@@ -165,9 +165,8 @@ def before(words: list[str]) -> None:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what takes long or wants real weights; each answers as the real one does."""
-    request = SimpleNamespace(
-        images=["a.png"], out=Path("masks"), trained=SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
-    )
+    trained = SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
+    prediction = SimpleNamespace(images=["a.png"], out=Path("masks"), trained=trained, run=lambda **_: 0)
 
     for name, stand in {
         "harness.models.build.require_checkpoint": lambda *_: None,
@@ -191,7 +190,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.costing.measure.measure": lambda *_, **__: CostStore(RESULTS).sessions()[0][0],
         "harness.experiment.trained.of_results": lambda *_: None,
         "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),
-        "harness.cli.predict.request_of": lambda *_: request,
-        "harness.experiment.predicting.predict": lambda *_, **__: 0,
+        "harness.cli.predict.prediction_of": lambda *_: prediction,
     }.items():
         monkeypatch.setattr(name, stand)

@@ -22,7 +22,7 @@ from harness.cli.command import (
 from harness.cli.find import find_run
 from harness.dispatch.sweeps import sweep_of
 from harness.models.catalog import resolve_backbone
-from harness.models.published import LICENCES, card_of, require_file_or_word
+from harness.models.published import LICENCES, card_of, require_file_or_word, weights_file
 from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings
@@ -143,7 +143,6 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         from safetensors.torch import save
 
         from harness.experiment.adopting import merged_adapter
-        from harness.models.published import weights_file
 
         backbone = resolve_backbone(arguments.backbone)
         checkpoint = weights_file(arguments.checkpoint, backbone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.cli.command import add_plugins, add_results, add_run, command, load_own_plugins, results_of, verb
 from harness.cli.find import find_run
@@ -15,6 +15,10 @@ from harness.models.published import require_file_or_word, weights_file
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
 from harness.system.streams import bars, stages
+
+if TYPE_CHECKING:
+    from harness.experiment.predicting import Prediction
+    from harness.experiment.trained import Trained
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="X,Y[,0]",
-        help="a point on the one object, with ,0 beside it; repeatable, also with one --box",
+        help="a point on the one object, or with ,0 a point outside it; repeatable, also with one --box",
     )
     pointed.add_argument(
         "--prompts",
@@ -102,18 +106,16 @@ def main(argv: list[str] | None = None) -> int:
     with stages() as report:
         report("loading torch and the run")
         from harness.experiment.environment import own_device
-        from harness.experiment.predicting import predict
 
-        request = request_of(arguments, objects)
+        prediction = prediction_of(arguments, objects)
+    total = len(prediction.images)
     with bars() as move:
-        there = predict(
-            request, device=own_device(), progress=lambda done: move("predicting", done, len(request.images))
-        )
-    what = "labels" if request.trained.task == "classification" else "masks"
+        there = prediction.run(device=own_device(), progress=lambda done: move("predicting", done, total))
+    what = "labels" if prediction.trained.task == "classification" else "masks"
     of_run = arguments.run or (arguments.adapter and arguments.adapter.is_file())
-    by = f"run {request.trained.run.key}" if of_run else str(arguments.adapter or arguments.backbone)
+    by = f"run {prediction.trained.run.key}" if of_run else str(arguments.adapter or arguments.backbone)
     before = f", {there} were there already" if there else ""
-    print(f"{request.out}: {what} of {len(request.images) - there} images by {by}{before}")
+    print(f"{prediction.out}: {what} of {total - there} images by {by}{before}")
     return 0
 
 
@@ -137,46 +139,22 @@ def _require_model(arguments: argparse.Namespace, *, pointed: bool) -> None:
         raise UsageError(f"--backbone {entry.name} has no mask decoder of its own; train one, and give --run")
 
 
-def request_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> Any:
-    """The request; torch is loaded here."""
-    from harness.experiment.predicting import Predict, find_images
-    from harness.experiment.trained import Trained, adapter, of_results, published_sam
-    from harness.planning.understand import checkpoint_of
+def prediction_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> Prediction:
+    """What the command asks for; torch is loaded here."""
+    from harness.experiment.predicting import Prediction, find_images
 
     images, prompts = find_images(arguments.images), {}
     if arguments.prompts:
         prompts = read_prompts(arguments.prompts, images)
+    elif objects and len(images) != 1:
+        raise UsageError(
+            f"--box and --point are pixels of one image, and --images names {len(images)}; give --prompts FILE"
+        )
     elif objects:
-        if len(images) != 1:
-            raise UsageError(
-                f"--box and --point are pixels of one image, and --images names {len(images)}; give --prompts FILE"
-            )
         prompts = {images[0]: tuple(objects)}
-
-    results, settings = results_of(arguments), load_settings()
-    if arguments.run is None and not (arguments.adapter and arguments.adapter.is_file()):
-        name = resolve_backbone(arguments.backbone or "vit_b")
-        weights = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(name)
-        if weights is None:
-            raise UsageError(
-                f"--adapter {arguments.adapter} is folded into the weights that it was trained on; give them with --checkpoint FILE"
-                if arguments.adapter
-                else f"--backbone {name} without a run: give its weights with --checkpoint FILE"
-            )
-        checkpoint: Path | None
-        checkpoint = file = weights_file(weights, name)
-        trained: Trained
-        if arguments.adapter:
-            from harness.experiment.adopting import adopted
-
-            trained = adopted(arguments.adapter, backbone=name, checkpoint=file)
-        else:
-            trained = published_sam(name, file)
-    else:
-        trained = adapter(arguments.adapter) if arguments.adapter else of_results(results, arguments.run)
-        checkpoint = checkpoint_of(trained.run, settings, given=arguments.checkpoint)
+    trained, checkpoint = _model(arguments)
     trained.require_checkpoint(checkpoint)
-    return Predict(
+    return Prediction(
         trained=trained,
         checkpoint=checkpoint,
         images=images,
@@ -186,3 +164,28 @@ def request_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> Any
         batch=arguments.batch,
         prompts=prompts,
     )
+
+
+def _model(arguments: argparse.Namespace) -> tuple[Trained, Path | None]:
+    """The model, and the weights that it started from."""
+    from harness.experiment.trained import adapter, of_results, published_sam
+    from harness.planning.understand import checkpoint_of
+
+    settings, folder = load_settings(), arguments.adapter
+    if arguments.run is not None or (folder and folder.is_file()):
+        trained = adapter(folder) if folder else of_results(results_of(arguments), arguments.run)
+        return trained, checkpoint_of(trained.run, settings, given=arguments.checkpoint)
+    name = resolve_backbone(arguments.backbone or "vit_b")
+    weights = arguments.checkpoint or named_table(settings, "checkpoints", resolve_backbone).get(name)
+    if weights is None and folder:
+        raise UsageError(
+            f"--adapter {folder} is folded into the weights that it was trained on; give them with --checkpoint FILE"
+        )
+    if weights is None:
+        raise UsageError(f"--backbone {name} without a run: give its weights with --checkpoint FILE")
+    file = weights_file(weights, name)
+    if not folder:
+        return published_sam(name, file), file
+    from harness.experiment.adopting import adopted  # peft takes a second
+
+    return adopted(folder, backbone=name, checkpoint=file), file

@@ -1,12 +1,12 @@
 """How an image becomes the network's input, and the network's scores a mask of the image's size.
 
-A run's model sees what it was trained on, an image stretched to a square (`AsInRuns`). A published SAM without a run sees what its
+A run's model sees what it was trained on, an image stretched to a square (`Framing`). A published SAM without a run sees what its
 authors' predictor shows it (`AsPublished`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from harness.datasets.base import Sample
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.scoring import class_scores
 from harness.models.segmenter import SegmenterOutput
-from harness.protocols.card import Protocol as Rules
+from harness.protocols.card import Protocol
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 
@@ -29,24 +29,8 @@ Size = tuple[int, int]
 """Height and width."""
 
 
-class Framing(Protocol):
-    """One way from images to inputs and back."""
-
-    def tensor(self, pixels: Array) -> Tensor:
-        """The image (H, W, 3) as the network's input (3, S, S), normalised, on the CPU."""
-
-    def inside(self, size: Size) -> Size:
-        """The part of the input, from its upper left, that an image of this size fills."""
-
-    def scores(self, output: SegmenterOutput) -> Tensor:
-        """What is kept of an output: (B, h, w) of a binary task, (B, C, h, w) of several classes."""
-
-    def restored(self, scores: Floats, size: Size) -> tuple[Floats, Array]:
-        """From the scores of one image its probabilities (H, W) or (C, H, W), and its mask (H, W) of class indices."""
-
-
-class AsInRuns:
-    """Stretched to the square input with Pillow's bicubic filter; probabilities at its side, resized to the image.
+class Framing:
+    """As in runs: stretched to the square input with Pillow's bicubic filter; probabilities at its side, resized to the image.
 
     Args:
         rules: of the run.
@@ -54,26 +38,30 @@ class AsInRuns:
         labels: whether images have one label each, whose probabilities are (C, 1, 1).
     """
 
-    def __init__(self, rules: Rules, *, num_classes: int, labels: bool = False) -> None:
-        self._rules, self._num_classes, self._side = rules, num_classes, 1 if labels else rules.image_size
+    def __init__(self, rules: Protocol, *, num_classes: int, labels: bool = False) -> None:
+        self._rules, self._num_classes, self._labels, self._side = rules, num_classes, labels, rules.image_size
 
     def tensor(self, pixels: Array) -> Tensor:
-        stretched = to_input(Sample(image=pixels, mask=pixels[..., 0]), self._rules.image_size)[:3]
+        """The image (H, W, 3) as the network's input (3, S, S), normalised, on the CPU."""
+        stretched = to_input(Sample(image=pixels, mask=pixels[..., 0]), self._side)[:3]
         return normalise(torch.from_numpy(stretched)[None], self._rules.pixels)[0]
 
     def inside(self, size: Size) -> Size:
-        return self._rules.image_size, self._rules.image_size
+        """The part of the input, from its upper left, that an image of this size fills."""
+        return self._side, self._side
 
     def scores(self, output: SegmenterOutput) -> Tensor:
-        return class_scores(output, side=self._side, num_classes=self._num_classes)
+        """What is kept of an output: (B, h, w) of a binary task, (B, C, h, w) of several classes."""
+        return class_scores(output, side=1 if self._labels else self._side, num_classes=self._num_classes)
 
     def restored(self, scores: Floats, size: Size) -> tuple[Floats, Array]:
+        """From the scores of one image its probabilities (H, W) or (C, H, W), and its mask (H, W) of class indices."""
         resized = resize_bilinear(scores, size)
         chosen = resized.argmax(axis=0) if scores.ndim == 3 else resized > self._rules.evaluation.threshold
         return resized, chosen.astype(np.uint8)
 
 
-class AsPublished:
+class AsPublished(Framing):
     """As segment_anything's ``SamPredictor`` for SAM and MobileSAM: the longest side fills the input, bilinear with Pillow, and zeros
     after normalisation fill the rest. As transformers' processors for SAM 2 and SAM 3: stretched to the square, bilinear with torchvision.
 
@@ -82,8 +70,9 @@ class AsPublished:
         padded: the first of the two.
     """
 
-    def __init__(self, rules: Rules, *, padded: bool) -> None:
-        self._rules, self._side, self._padded = rules, rules.image_size, padded
+    def __init__(self, rules: Protocol, *, padded: bool) -> None:
+        super().__init__(rules, num_classes=2)
+        self._padded = padded
 
     def tensor(self, pixels: Array) -> Tensor:
         height, width = self.inside(pixels.shape[:2])
@@ -98,7 +87,7 @@ class AsPublished:
 
     def inside(self, size: Size) -> Size:
         if not self._padded:
-            return self._side, self._side
+            return super().inside(size)
         scale = self._side / max(size)
         height, width = (max(1, int(length * scale + 0.5)) for length in size)
         return height, width

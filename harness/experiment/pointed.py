@@ -1,14 +1,13 @@
-"""Boxes and points that a user gives for his images: read, checked, and given to the network. Free of torch."""
+"""Boxes and points that users give for their own images, read and checked. Free of torch."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.datasets.base import DatasetError
 from harness.datasets.readers.layouts import read_csv
@@ -26,13 +25,12 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pointed:
+class Pointed(NamedTuple):
     """One object, in pixels of its image from the upper left.
 
     Args:
         box: left, top, right, bottom; None where only points are given.
-        points: x, y, and 1 on the object or 0 beside it.
+        points: x, y, and 1 on the object or 0 next to it.
     """
 
     box: Box | None = None
@@ -40,18 +38,18 @@ class Pointed:
 
 
 def given_on_command_line(boxes: Sequence[str], points: Sequence[str]) -> tuple[Pointed, ...]:
-    """The objects of ``--box`` and ``--point``: one a box, or one of all points and at most one box.
+    """The objects of ``--box`` and ``--point``: one for each box, or one of all points and at most one box.
 
     Raises:
         UsageError: malformed, or points with several boxes.
     """
-    read = [_box(text, f"--box {text}") for text in boxes]
-    on = tuple(_point(text, f"--point {text}") for text in points)
+    read = [_box(text.split(","), f"--box {text}") for text in boxes]
+    on = tuple(_point(text.split(","), f"--point {text}") for text in points)
     if not on:
         return tuple(Pointed(box=box) for box in read)
     if len(read) > 1:
         raise UsageError(
-            "--point says more of one object, and there are several --box; give each object a line with --prompts FILE"
+            "--point belongs to one object, and there are several --box; give all objects with --prompts FILE"
         )
     return (Pointed(box=read[0] if read else None, points=on),)
 
@@ -69,16 +67,16 @@ def read_prompts(path: Path, images: Sequence[Path]) -> dict[Path, tuple[Pointed
     for image in images:
         by_name.setdefault(image.name, []).append(image)
     found: dict[Path, list[Pointed]] = {image: [] for image in images}
-    for number, (name, each) in enumerate(rows, start=1):
+    for number, each in enumerate(rows, start=1):
+        here = f"{where}: object {number}"
+        name, pointed = _object(each, here)
         fitting = [image for image in by_name.get(Path(name).name, ()) if _ends_with(image, name)]
         if len(fitting) != 1:
-            raise UsageError(f"{where}: object {number} is of {shortened(name)}, which --images does not name")
-        found[fitting[0]].append(each)
+            raise UsageError(f"{here} is of {shortened(name)}, which --images does not name")
+        found[fitting[0]].append(pointed)
     if without := [image for image, objects in found.items() if not objects]:
-        raise UsageError(
-            f"{where} has no object of {without[0]}" + (f" and {len(without) - 1} more images" if len(without) > 1 else "")
-            + "; leave these out of --images"
-        )  # fmt: skip
+        more = f" and {len(without) - 1} more images" if len(without) > 1 else ""
+        raise UsageError(f"{where} has no object of {without[0]}{more}; leave these out of --images")
     return {image: tuple(objects) for image, objects in found.items()}
 
 
@@ -93,7 +91,7 @@ def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
             for x, y in (*corners, *(point[:2] for point in each.points)):
                 if not (0 <= x <= width and 0 <= y <= height):
                     raise UsageError(
-                        f"{x:g},{y:g} is not on {image}, which has {width} x {height} pixels; cut it off there"
+                        f"{x:g},{y:g} is not on {image}, which has {width} x {height} pixels; end the box at its edge"
                     )
 
 
@@ -102,7 +100,8 @@ def _ends_with(image: Path, name: str) -> bool:
     return Path(os.path.abspath(image)).parts[-len(parts) :] == parts
 
 
-def _csv(path: Path, where: str) -> Iterable[tuple[str, Pointed]]:
+def _csv(path: Path, where: str) -> list[dict[str, Any]]:
+    """The rows as objects of `_json`."""
     try:
         header, *rows = read_csv(path) or [[]]
     except DatasetError as error:
@@ -112,66 +111,54 @@ def _csv(path: Path, where: str) -> Iterable[tuple[str, Pointed]]:
         raise UsageError(
             f"{where}: give the columns image,x0,y0,x1,y1 (and points, as 'x,y x,y,0'); its header is {header}"
         )
-    for number, row in enumerate(rows, start=1):
-        cells, here = dict(zip(header, row, strict=False)), f"{where}: object {number}"
+    objects = []
+    for row in rows:
+        cells = dict(zip(header, row, strict=False))
         corners = [cells.get(name, "") for name in COLUMNS]
-        box = _box(",".join(corners), here) if any(corners) else None
-        points = tuple(_point(text, here) for text in cells.get("points", "").split())
-        yield cells["image"], _pointed(box, points, here)
+        points = [text.split(",") for text in cells.get("points", "").split()]
+        objects.append({"image": cells["image"], "box": corners if any(corners) else None, "points": points})
+    return objects
 
 
-def _json(path: Path, where: str) -> Iterable[tuple[str, Pointed]]:
+def _json(path: Path, where: str) -> list[Any]:
     text = bounded_text(path, where=where, most=LARGEST)
     try:
         lines = [line for line in text.splitlines() if line.strip()]
-        objects = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
+        return list(json.loads(text) if text.lstrip().startswith("[") else map(json.loads, lines))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: no JSON list of objects, or one a line ({error})") from error
-    for number, each in enumerate(objects, start=1):
-        here = f"{where}: object {number}"
-        if (
-            not isinstance(each, dict)
-            or each.keys() - {"image", "box", "points"}
-            or not isinstance(each.get("image"), str)
-        ):
-            raise UsageError(f'{here}: give {{"image": NAME, "box": [x0, y0, x1, y1], "points": [[x, y, 1]]}}')
-        box, points = each.get("box"), each.get("points") or []
-        if not isinstance(points, list):
-            raise UsageError(f"{here}: points is no list of [x, y] or [x, y, 0]")
-        on = tuple(_point(_joined(point), here) for point in points)
-        yield each["image"], _pointed(None if box is None else _box(_joined(box), here), on, here)
+        raise UsageError(f"{where} is neither a JSON list of objects nor one object a line ({error})") from error
 
 
-def _joined(numbers: Any) -> str:
-    return ",".join(map(str, numbers)) if isinstance(numbers, list) else str(numbers)
-
-
-def _pointed(box: Box | None, points: tuple[Point, ...], where: str) -> Pointed:
+def _object(given: Any, where: str) -> tuple[str, Pointed]:
+    """The name of the image, and the object in it."""
+    known = isinstance(given, dict) and not given.keys() - {"image", "box", "points"}
+    if not known or not isinstance(given.get("image"), str) or not isinstance(given.get("points") or [], list):
+        raise UsageError(f'{where}: give {{"image": NAME, "box": [x0, y0, x1, y1], "points": [[x, y, 1]]}}')
+    box, points = given.get("box"), given.get("points") or ()
     if box is None and not points:
         raise UsageError(f"{where} has neither box nor points")
-    return Pointed(box=box, points=points)
+    on = tuple(_point(point, where) for point in points)
+    return given["image"], Pointed(box=None if box is None else _box(box, where), points=on)
 
 
-def _box(text: str, where: str) -> Box:
-    numbers = _numbers(text)
+def _box(values: Any, where: str) -> Box:
+    numbers = _numbers(values)
     if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
         raise UsageError(f"{where}: a box is left,top,right,bottom in pixels of the image, left and top the smaller")
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _point(text: str, where: str) -> Point:
-    x, y, label = (*_numbers(text), 1.0)[:3] if len(_numbers(text)) in (2, 3) else (0.0, 0.0, -1.0)
+def _point(values: Any, where: str) -> Point:
+    x, y, label = (*numbers, 1.0)[:3] if len(numbers := _numbers(values)) in (2, 3) else (0.0, 0.0, -1.0)
     if label not in (0, 1):
-        raise UsageError(
-            f"{where}: a point is x,y in pixels of the image, and 0 after them where it is beside the object"
-        )
+        raise UsageError(f"{where}: a point is x,y in pixels of the image, followed by 0 where it is not on the object")
     return x, y, int(label)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    """Nothing where ``text`` is no finite numbers with commas."""
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Nothing where ``values`` is not a list of finite numbers or of their texts."""
     try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
+        numbers = tuple(map(float, values)) if isinstance(values, list) else ()
+    except (ValueError, TypeError, OverflowError):
         return ()
     return numbers if all(map(math.isfinite, numbers)) else ()

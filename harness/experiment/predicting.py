@@ -1,5 +1,5 @@
-"""Masks or labels of a user's images by a trained model, or by a published SAM that boxes and points show the objects. Read `predict`
-downwards.
+"""Masks or labels of a user's images by a trained model, or by a published SAM that boxes and points show the objects. Read
+`Prediction.run` downwards.
 
 By a run an image is treated as a test image is: upright RGB, bicubic to the network's square input, scores resized bilinear to the
 image's own size. So a mask's scores are those of the run's record, if that was scored at the images' own size. A published SAM sees it
@@ -13,9 +13,11 @@ import hashlib
 import io
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from harness.datasets.base import require_plain
 from harness.datasets.readers.decoding import read_image
 from harness.datasets.readers.opening import stored_size
 from harness.datasets.readers.pairing import image_files, name_key
-from harness.experiment.framing import Array, AsInRuns, AsPublished, Floats, Framing
+from harness.experiment.framing import Array, AsPublished, Floats, Framing
 from harness.experiment.pointed import Pointed, require_on_images
 from harness.experiment.trained import Trained
 from harness.models.sam_encoder import SAMEncoder
@@ -46,32 +48,9 @@ NOTE = "predictions.json"
 """In the folder: of which model, images and options its files are, so that the same command continues and no other does."""
 STARTED = "labels.csv.started"
 """The rows of `LABELS` so far; gone when all are there."""
+ANOTHER = "choose a folder that is empty or new"
 LARGEST = 1 << 28
 """Bytes of the two."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predict:
-    """What to predict and what to write.
-
-    Args:
-        checkpoint: the pretrained weights that the run started from, None for a run from random weights.
-        images: files, as `find_images` gives them.
-        out: folder of the masks: empty, new, or begun by an equal request.
-        overlay: write the image with the contours of its mask.
-        probabilities: write float32 arrays at the image's size.
-        batch: images a forward pass.
-        prompts: the objects of every image; empty without prompts.
-    """
-
-    trained: Trained
-    checkpoint: Path | None
-    images: Sequence[Path]
-    out: Path
-    overlay: bool = False
-    probabilities: bool = False
-    batch: int = 4
-    prompts: Mapping[Path, Sequence[Pointed]] = field(default_factory=dict)
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -95,149 +74,246 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return files
 
 
-def predict(request: Predict, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
-    """Write the mask of every image that has none, each file whole or not at all, into a folder that is empty or new, or that an equal
-    request began.
+Scored = tuple[Path, Array, list[Floats]]
+"""An image's path, its pixels (H, W, 3), and scores: of all, then of each of its objects (`Framing.scores`)."""
 
-    A classifier gives `LABELS` instead: image, label, and the probability of every class.
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Masks or labels of images, and the folder that they are written to.
 
     Args:
-        progress: is given how many images are done.
-
-    Returns:
-        How many images were done before.
-
-    Raises:
-        UsageError: the folder holds something else, or cannot be written, or prompts do not fit the model or their image.
-        DatasetError: an image cannot be read. The masks of those before it stay.
+        checkpoint: the pretrained weights that the run started from, None for a run from random weights.
+        images: files, as `find_images` gives them.
+        out: folder of the masks: empty, new, or begun by an equal prediction.
+        overlay: write the image with the contours of its mask.
+        probabilities: write float32 arrays at the image's size.
+        batch: images a forward pass.
+        prompts: the objects of every image; empty without prompts.
     """
-    out, run = request.out, request.trained.run
-    labels = request.trained.task == "classification"
-    if labels and (request.overlay or request.probabilities):
-        raise UsageError(f"--overlay and --probabilities are for masks; run {run.key} gives {LABELS}")
-    _check_prompts(request)
-    note = _note(request)
-    begun = _is_begun(out, note)
-    rows = _started(out) if labels and begun else []
-    there = {row[0] for row in rows}
-    waiting = [
-        image for image in request.images if image.name not in there and not (begun and _is_done(request, image))
-    ]
-    before = done = len(request.images) - len(waiting)
-    if not waiting and (not labels or (out / LABELS).exists()):
+
+    trained: Trained
+    checkpoint: Path | None
+    images: Sequence[Path]
+    out: Path
+    overlay: bool = False
+    probabilities: bool = False
+    batch: int = 4
+    prompts: Mapping[Path, Sequence[Pointed]] = field(default_factory=dict)
+
+    def run(self, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
+        """Write the mask of every image that has none, each file whole or not at all.
+
+        A classifier gives `LABELS` instead: image, label, and the probability of every class.
+
+        Args:
+            progress: is given how many images are done.
+
+        Returns:
+            How many images were done before.
+
+        Raises:
+            UsageError: the folder holds something else, or cannot be written, or prompts do not fit the model or their image.
+            DatasetError: an image cannot be read. The masks of those before it stay.
+        """
+        self._check_prompts()
+        begun = self._is_begun(note := self._note())
+        rows = self._rows() if begun and self._labels else []
+        there = {row[0] for row in rows}
+        waiting = [each for each in self.images if each.name not in there and not (begun and self._is_done(each))]
+        before = done = len(self.images) - len(waiting)
+        if not waiting and not rows:
+            return before
+        segmenter, _ = self.trained.segmenter(self.checkpoint)
+        segmenter.to(device)
+        framing, names = self._framing(segmenter), BENCHMARKS.get(self.trained.run.benchmark).class_names
+        with writing_to(f"--out {self.out}"):
+            write_atomically(self.out / NOTE, note)
+        progress(done)
+        with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
+            pending: list[Future[None]] = []
+            for batch in self._scored(segmenter, waiting, framing=framing, device=device):
+                self._finish(pending)  # bounds what waits in memory
+                done += len(batch)
+                if self._labels:
+                    new = [[path.name, *_labelled(score, names)] for path, _, (score, *_) in batch]
+                    rows += new
+                    pending = [writers.submit(_add_rows, self.out / STARTED, new)]
+                else:
+                    pending = [writers.submit(self._write, framing, *each) for each in batch]
+                progress(done)
+            self._finish(pending)
+        if self._labels:
+            with writing_to(f"--out {self.out}"):
+                write_atomically(self.out / LABELS, _csv([["image", "label", *names], *rows]))
+                (self.out / STARTED).unlink(missing_ok=True)
         return before
-    segmenter, _ = request.trained.segmenter(request.checkpoint)
-    segmenter.to(device)
-    framing = _framing(request, segmenter)
-    names = BENCHMARKS.get(run.benchmark).class_names
-    with writing_to(f"--out {out}"):
-        write_atomically(out / NOTE, note)
-    progress(done)
-    with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
-        pending: list[Future[None]] = []
-        for batch in _scored(request, segmenter, waiting, framing=framing, device=device):
-            _finish(pending, out)  # bounds what waits in memory
-            done += len(batch)
-            if labels:
-                new = [
-                    [path.name, names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
-                    for path, _, (score, *_) in batch
-                ]
-                rows += new
-                pending = [writers.submit(_add_rows, out / STARTED, new)]
-            else:
-                pending = [writers.submit(write_masks, request, framing, *each) for each in batch]
-            progress(done)
-        _finish(pending, out)
-    if labels:
-        with writing_to(f"--out {out}"):
-            write_atomically(out / LABELS, _csv([["image", "label", *names], *rows]))
-            (out / STARTED).unlink(missing_ok=True)
-    return before
 
+    @property
+    def _labels(self) -> bool:
+        return self.trained.task == "classification"
 
-def _finish(pending: list[Future[None]], out: Path) -> None:
-    with writing_to(f"--out {out}", then="; finished masks stay, and the same command continues"):
-        for each in pending:
-            each.result()
-
-
-def _check_prompts(request: Predict) -> None:
-    """Say where prompts and training differ. Raises UsageError: prompts for a model that takes none, or that are not on their image."""
-    run = request.trained.run
-    trained_with = str(run.rules.get("prompt", "none"))
-    if not request.prompts:
-        if trained_with != "none":
-            say(f"run {run.key} was trained with prompts ({trained_with}); without one it looks for objects by itself")
-        return
-    if request.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
-        raise UsageError(f"boxes and points are for SAM's decoder and one foreground, and run {run.key} has another")
-    if trained_with == "none" and not request.trained.published:
-        say(f"run {run.key} was trained without prompts; it may follow them less than the SAM that it started from")
-    require_on_images(request.prompts)
-
-
-def _note(request: Predict) -> str:
-    """The content of `NOTE`."""
-
-    def digest(what: object) -> str:
-        return hashlib.blake2b(repr(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-
-    files = [(image, image.stat()) for image in request.images]
-    images = [(os.path.realpath(image), found.st_size, found.st_mtime_ns) for image, found in files]
-    given = [[(each.box, each.points) for each in request.prompts.get(image, ())] for image in request.images]
-    note = {
-        "model": {"run": request.trained.run.key, "state": request.trained.digest},
-        "images": {"count": len(images), "digest": digest(images)},
-        "options": {"overlay": request.overlay, "probabilities": request.probabilities},
-        "prompts": digest(given) if request.prompts else "",
-    }
-    return json.dumps(note, indent=1) + "\n"
-
-
-def _is_begun(out: Path, note: str) -> bool:
-    """Whether an equal request began the folder; else it is empty or new, so that no file of the user's is replaced.
-
-    Raises:
-        UsageError: it holds anything else, perhaps the images themselves.
-    """
-    try:
-        if not (out / NOTE).exists():
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise UsageError(f"--out {out} is not empty; choose a folder that is empty or new")
-            return False
-        there, wanted = json.loads(read_regular(out / NOTE, largest=LARGEST)), json.loads(note)
-        if linked := [name for name in (OVERLAYS, PROBABILITIES, OBJECTS) if (out / name).is_symlink()]:
+    def _check_prompts(self) -> None:
+        """Say where prompts and training differ. Raises UsageError: prompts for a model that takes none, or that are not on their image;
+        or masks asked of a classifier."""
+        run = self.trained.run
+        if self._labels and (self.overlay or self.probabilities):
+            raise UsageError(f"--overlay and --probabilities are for masks; run {run.key} gives {LABELS}")
+        trained_with = str(run.rules.get("prompt", "none"))
+        if not self.prompts:
+            if trained_with != "none":
+                say(
+                    f"run {run.key} was trained with prompts ({trained_with}); without one it looks for objects by itself"
+                )
+            return
+        if self.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
             raise UsageError(
-                f"--out {out}: {linked[0]} is a link, which is not followed; choose a folder that is empty or new"
+                f"boxes and points are for SAM's decoder and one foreground, and run {run.key} has another"
             )
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
-    except UsageError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"--out {out}: {NOTE} cannot be read ({error}); choose a folder that is empty or new"
-        ) from error
-    other = [name for name in wanted if not isinstance(there, dict) or there.get(name) != wanted[name]]
-    if other:
-        raise UsageError(
-            f"--out {out} was begun with other {' and '.join(other)}; repeat that command, or choose a folder that is empty or new"
-        )
-    return True
+        if trained_with == "none" and not self.trained.published:
+            say(f"run {run.key} was trained without prompts; it may follow them less than the SAM that it started from")
+        require_on_images(self.prompts)
+
+    def _note(self) -> str:
+        """The content of `NOTE`."""
+
+        def digest(what: object) -> str:
+            return hashlib.blake2b(repr(what).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+        files = [(image, image.stat()) for image in self.images]
+        images = [(os.path.realpath(image), found.st_size, found.st_mtime_ns) for image, found in files]
+        given = [[tuple(each) for each in self.prompts.get(image, ())] for image in self.images]
+        note = {
+            "model": {"run": self.trained.run.key, "state": self.trained.digest},
+            "images": {"count": len(images), "digest": digest(images)},
+            "options": {"overlay": self.overlay, "probabilities": self.probabilities},
+            "prompts": digest(given) if self.prompts else "",
+        }
+        return json.dumps(note, indent=1) + "\n"
+
+    def _is_begun(self, note: str) -> bool:
+        """Whether an equal prediction began the folder; else it is empty or new, so that no file of the user's is replaced.
+
+        Raises:
+            UsageError: it holds anything else, perhaps the images themselves.
+        """
+        out, wanted = self.out, json.loads(note)
+        try:
+            found = list(out.iterdir()) if out.is_dir() else [out] * out.exists()
+            there = json.loads(read_regular(out / NOTE, largest=LARGEST)) if out / NOTE in found else None
+        except OSError as error:
+            raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"--out {out}: {NOTE} cannot be read ({error}); {ANOTHER}") from error
+        if not found:
+            return False
+        if there is None:
+            raise UsageError(f"--out {out} is not empty; {ANOTHER}")
+        if linked := [name for name in (OVERLAYS, PROBABILITIES, OBJECTS) if (out / name).is_symlink()]:
+            raise UsageError(f"--out {out}: {linked[0]} is a link, which is not followed; {ANOTHER}")
+        if other := [name for name in wanted if not isinstance(there, dict) or there.get(name) != wanted[name]]:
+            raise UsageError(
+                f"--out {out} was begun with other {' and '.join(other)}; repeat that command, or {ANOTHER}"
+            )
+        return True
+
+    def _rows(self) -> list[list[str]]:
+        """The whole rows that a classifier left in `STARTED`; a line that was cut short is gone."""
+        path = self.out / STARTED
+        try:
+            text = read_regular(path, largest=LARGEST).decode() if path.exists() else ""
+        except ValueError as error:
+            raise UsageError(f"--out {self.out}: {STARTED} cannot be read ({error}); {ANOTHER}") from error
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            with writing_to(f"--out {self.out}"):
+                write_atomically(path, whole)
+        return list(csv.reader(io.StringIO(whole)))
+
+    def _is_done(self, image: Path) -> bool:
+        files = [self.out / LABELS] if self._labels else self._outputs(image)
+        return all(file.is_file() and not file.is_symlink() for file in files)
+
+    def _outputs(self, image: Path) -> list[Path]:
+        """The files of one image, the mask last."""
+        count = len(self.prompts.get(image, ()))
+        objects = [self.out / OBJECTS / f"{image.stem}_{number}.png" for number in range(1, count + 1)]
+        overlay = [self.out / OVERLAYS / f"{image.stem}.png"] if self.overlay else []
+        arrays = [self.out / PROBABILITIES / f"{image.stem}.npy"] if self.probabilities else []
+        return [*objects, *arrays, *overlay, self.out / f"{image.stem}.png"]
+
+    def _framing(self, segmenter: Any) -> Framing:
+        rules, benchmark = from_rules(self.trained.run.rules), BENCHMARKS.get(self.trained.run.benchmark)
+        if self.trained.published:
+            return AsPublished(rules, padded=isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder))
+        return Framing(rules, num_classes=benchmark.num_classes, labels=self._labels)
+
+    @torch.no_grad()
+    def _scored(
+        self, segmenter: Any, images: Sequence[Path], *, framing: Framing, device: torch.device
+    ) -> Iterator[list[Scored]]:
+        """Batches of images; the next batch is read meanwhile.
+
+        Raises:
+            UsageError: scores that are not finite; as a mask they would be background.
+        """
+        rules, size = from_rules(self.trained.run.rules), self.batch
+
+        def read(paths: Sequence[Path]) -> tuple[Sequence[Path], list[Array], Tensor]:
+            pixels = [read_image(path) for path in paths]
+            return paths, pixels, torch.stack([framing.tensor(each) for each in pixels])
+
+        with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
+            chunks = iter([images[start : start + size] for start in range(0, len(images), size)])
+            coming = deque(reader.submit(read, chunk) for chunk in islice(chunks, 1))
+            while coming:
+                paths, pixels, inputs = coming.popleft().result()
+                coming.extend(reader.submit(read, chunk) for chunk in islice(chunks, 1))
+                with autocast(rules, device):
+                    if self.prompts:
+                        embeddings = segmenter.encode(inputs.to(device)).split(1)
+                        outputs = [
+                            _of_objects(segmenter, embedding, self.prompts[path], image=image, framing=framing)
+                            for embedding, path, image in zip(embeddings, paths, pixels, strict=True)
+                        ]
+                        scores = [list(framing.scores(output).float().cpu().numpy()) for output in outputs]
+                    else:
+                        scores = [[s] for s in framing.scores(segmenter(inputs.to(device))).float().cpu().numpy()]
+                for path, each in zip(paths, scores, strict=True):
+                    if not all(np.isfinite(score).all() for score in each):
+                        raise UsageError(
+                            f"{path}: the model's scores are not finite, so it has no mask; use another run"
+                        )
+                yield list(zip(paths, pixels, scores, strict=True))
+
+    def _write(self, framing: Framing, path: Path, pixels: Array, scores: Sequence[Floats]) -> None:
+        """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: of all, then of each object."""
+        size, (whole, *objects) = pixels.shape[:2], scores
+        *others, file = self._outputs(path)
+        for target, score in zip(others, objects, strict=False):  # which come first
+            _write_png(target, framing.restored(score, size)[1] * np.uint8(255))
+        probabilities, mask = framing.restored(whole, size)
+        for target in others[len(objects) :]:
+            if target.suffix == ".npy":
+                content = io.BytesIO()
+                np.save(content, probabilities)
+                write_atomically(target, content.getvalue())
+            else:
+                _write_png(target, overlay(pixels, mask))
+        if probabilities.ndim == 3:
+            _write_png(file, mask, colours=palette())
+        else:
+            _write_png(file, mask * np.uint8(255))
+
+    def _finish(self, pending: list[Future[None]]) -> None:
+        with writing_to(f"--out {self.out}", then="; finished masks stay, and the same command continues"):
+            for each in pending:
+                each.result()
 
 
-def _is_done(request: Predict, image: Path) -> bool:
-    return all(file.is_file() and not file.is_symlink() for file in _outputs(request, image))
-
-
-def _outputs(request: Predict, image: Path) -> list[Path]:
-    """The files of one image, the mask last."""
-    count = len(request.prompts.get(image, ()))
-    objects = [request.out / OBJECTS / f"{image.stem}_{number}.png" for number in range(1, count + 1)]
-    overlay = [request.out / OVERLAYS / f"{image.stem}.png"] if request.overlay else []
-    arrays = [request.out / PROBABILITIES / f"{image.stem}.npy"] if request.probabilities else []
-    return [*objects, *arrays, *overlay, request.out / f"{image.stem}.png"]
+def _labelled(score: Floats, names: Sequence[str]) -> list[str]:
+    """A label, and the probabilities (C, 1, 1) that it follows from."""
+    return [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:
@@ -250,75 +326,6 @@ def _add_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     with open(descriptor, "a", encoding="utf-8") as file:
         file.write(_csv(rows))
-
-
-def _started(out: Path) -> list[list[str]]:
-    """The whole rows that a classifier left; a line that was cut short is gone."""
-    path = out / (LABELS if (out / LABELS).exists() else STARTED)
-    if not path.exists():
-        return []
-    try:
-        text = read_regular(path, largest=LARGEST).decode()
-    except ValueError as error:
-        raise UsageError(
-            f"--out {out}: {path.name} cannot be read ({error}); choose a folder that is empty or new"
-        ) from error
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        with writing_to(f"--out {out}"):
-            write_atomically(path, whole)
-    return list(csv.reader(io.StringIO(whole)))[1 if path.name == LABELS else 0 :]
-
-
-def _framing(request: Predict, segmenter: Any) -> Framing:
-    rules = from_rules(request.trained.run.rules)
-    if request.trained.published:
-        return AsPublished(rules, padded=isinstance(segmenter.encoder, SAMEncoder | TinyViTEncoder))
-    classes = BENCHMARKS.get(request.trained.run.benchmark).num_classes
-    return AsInRuns(rules, num_classes=classes, labels=request.trained.task == "classification")
-
-
-Scored = tuple[Path, Array, list[Floats]]
-"""An image's path, its pixels (H, W, 3), and scores: of all, then of each of its objects (`Framing.scores`)."""
-
-
-@torch.no_grad()
-def _scored(
-    request: Predict, segmenter: Any, images: Sequence[Path], *, framing: Framing, device: torch.device
-) -> Iterator[list[Scored]]:
-    """Batches of images; the next batch is read meanwhile.
-
-    Raises:
-        UsageError: scores that are not finite; as a mask they would be background.
-    """
-    rules, size = from_rules(request.trained.run.rules), request.batch
-
-    def read(paths: Sequence[Path]) -> tuple[list[Array], Tensor]:
-        pixels = [read_image(path) for path in paths]
-        return pixels, torch.stack([framing.tensor(each) for each in pixels])
-
-    chunks = [images[start : start + size] for start in range(0, len(images), size)]
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
-        coming = reader.submit(read, chunks[0]) if chunks else None
-        for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-            assert coming is not None
-            pixels, inputs = coming.result()
-            if following:
-                coming = reader.submit(read, following)
-            with autocast(rules, device):
-                if request.prompts:
-                    embeddings = segmenter.encode(inputs.to(device)).split(1)
-                    outputs = [
-                        _of_objects(segmenter, embedding, request.prompts[path], image=image, framing=framing)
-                        for embedding, path, image in zip(embeddings, chunk, pixels, strict=True)
-                    ]
-                    scores = [list(framing.scores(output).float().cpu().numpy()) for output in outputs]
-                else:
-                    scores = [[each] for each in framing.scores(segmenter(inputs.to(device))).float().cpu().numpy()]
-            for path, each in zip(chunk, scores, strict=True):
-                if not all(np.isfinite(score).all() for score in each):
-                    raise UsageError(f"{path}: the model's scores are not finite, so it has no mask; use another run")
-            yield list(zip(chunk, pixels, scores, strict=True))
 
 
 def _of_objects(
@@ -342,26 +349,6 @@ def _of_objects(
             prompts = prompts._replace(points=scaled([point[:2] for point in each.points])[None], labels=labels)
         masks.append(segmenter.prompted(embedding, prompts).masks)
     return SegmenterOutput(torch.cat([torch.cat(masks).amax(dim=0, keepdim=True), *masks]), None)
-
-
-def write_masks(request: Predict, framing: Framing, path: Path, pixels: Array, scores: Sequence[Floats]) -> None:
-    """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: of all, then of each object."""
-    size, (whole, *objects) = pixels.shape[:2], scores
-    *others, file = _outputs(request, path)
-    for target, score in zip(others, objects, strict=False):  # which come first
-        _write_png(target, framing.restored(score, size)[1] * np.uint8(255))
-    probabilities, mask = framing.restored(whole, size)
-    for target in others[len(objects) :]:
-        if target.suffix == ".npy":
-            content = io.BytesIO()
-            np.save(content, probabilities)
-            write_atomically(target, content.getvalue())
-        else:
-            _write_png(target, overlay(pixels, mask))
-    if probabilities.ndim == 3:
-        _write_png(file, mask, colours=palette())
-    else:
-        _write_png(file, mask * np.uint8(255))
 
 
 def _write_png(path: Path, pixels: Array, *, colours: Array | None = None) -> None:

@@ -373,17 +373,16 @@ def test_a_limit_leaves_the_same_images_to_every_seed(tmp_path: Path) -> None:
 def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, benchmark: str, first: float, better: float
 ) -> None:
-    given: list[Any] = []
+    given: dict[str, Any] = {}
 
-    def stop_there(assignment: Any) -> Any:
-        given.append(assignment)
+    def stop_there(**arguments: Any) -> Any:
+        given.update(arguments)
         raise ArithmeticError("as far as this test goes")
 
-    monkeypatch.setattr("harness.experiment.experiment.train", stop_there)
+    monkeypatch.setattr("harness.experiment.experiment.Training", stop_there)
     assert run_experiment(job_of(tmp_path, benchmarks=(benchmark,))).code == "ERROR"
-    (assignment,) = given
-    assert assignment.selection.improves(better, first)
-    assert not assignment.selection.improves(first, better)
+    assert given["selection"].improves(better, first)
+    assert not given["selection"].improves(first, better)
 
 
 def test_the_head_starts_from_a_number_of_31_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

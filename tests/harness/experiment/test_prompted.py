@@ -69,19 +69,24 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job,
     assert page.read_text().count("a box around each object of the true mask") == 1
 
 
-def test_noise_moves_the_boxes_of_tests_alone(done: tuple[Job, Record], capsys) -> None:
-    job, record = done
-    moved = run_experiment(job_of(Path(job.results), "decoder", prompt="box", prompt_noise=0.2, **SMALL))
-    assert moved.key != record.key
-    assert [each["loss"] for each in moved.history] == [each["loss"] for each in record.history]
-    assert moved.scores["best"]["val"] == record.scores["best"]["val"]
-    assert moved.scores["best"]["test"]["iou"] != record.scores["best"]["test"]["iou"]
-    assert tables.main(["--results", job.results]) == 0
-    (page,) = (Path(job.results) / "tables").glob("*.md")
-    assert any(
-        "prompt box, prompt noise 0.2" in line for line in page.read_text().splitlines() if line.startswith("## ")
-    )
-    assert "moved by up to 0.2 of its side" in page.read_text()
+def test_a_comparison_under_boxes_has_a_table_for_each_noise_which_moves_boxes_of_tests_alone(tmp_path, capsys) -> None:
+    records: dict[float, list[Record]] = {}
+    for noise in (0.0, 0.1, 0.2):
+        planned = plan_of(tmp_path, "zeroshot", "decoder", "lora", prompt="box", prompt_noise=noise, **SMALL)
+        records[noise] = [run_experiment(job) for job in planned.jobs]
+    exact, *moved = records.values()
+    for each in moved:
+        assert not {record.key for record in each} & {record.key for record in exact}
+        for record, other in zip(each, exact, strict=True):
+            assert [epoch["loss"] for epoch in record.history] == [epoch["loss"] for epoch in other.history]
+            assert record.scores["best"].get("val") == other.scores["best"].get("val")
+            assert record.scores["best"]["test"] != other.scores["best"]["test"]
+    assert tables.main(["--results", str(tmp_path)]) == 0
+    (page,) = (tmp_path / "tables").glob("*.md")
+    _, *apart = page.read_text().split("\n## ")
+    assert sorted("prompt noise" in table.partition("\n")[0] for table in apart) == [False, True, True]
+    assert all("prompt box" in table and "| LoRA |" in table and "| Zero-shot |" in table for table in apart)
+    assert page.read_text().count("moved by up to 0.2 of its side") == 1
 
 
 def test_a_study_of_prompts_has_a_table_for_each(tmp_path: Path) -> None:
@@ -242,7 +247,7 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     (["--box", "1,2,3"], "left,top,right,bottom"),
     (["--box", "80,10,10,50"], "left and top the smaller"),
     (["--point", "a,b"], "a point is x,y"),
-    (["--point", "1,2,3"], "0 after them"),
+    (["--point", "1,2,3"], "followed by 0"),
     (["--box", "10,10,161,50"], "160 x 100"),
     (["--point", "3,-1"], "160 x 100"),
     (["--box", "1,1,9,9", "--box", "2,2,9,9", "--point", "3,3"], "--prompts FILE"),
