@@ -22,8 +22,7 @@ from tabulate import tabulate
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_rate
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
-from harness.archive.measured import Ratio
-from harness.comparison.leaderboard import paired_ratio
+from harness.comparison.leaderboard import Ratio, paired_ratio
 from harness.costing.instruments import LiveBytes, flop_counter, processor_clock, used_by_others, wall_clock
 from harness.costing.session import RandomImages
 from harness.methods.convlora import ConvLoRA, ConvLoRAConfig

@@ -19,15 +19,14 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.archive.older import with_model
 from harness.archive.schema import largest
 from harness.system.files import read_regular
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 SIDECARS = ("images.csv", "architecture.csv", "masks.png")
 """Endings of a record's sidecar files, whose names begin with its key."""
@@ -225,8 +224,6 @@ class ImageTable:
 
     def scores(self, metric: str) -> NDArray[np.float64] | None:
         """(images,); None without this metric, or where a score is not a number or out of range."""
-        import numpy as np
-
         try:
             values = np.array([float(text) for text in self.texts[metric].split(",")])
         except (KeyError, ValueError):

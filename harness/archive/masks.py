@@ -12,13 +12,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.archive.files import read_sidecar
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MASKS = "masks.png"
 LARGEST_MASKS = 64 << 20
@@ -48,8 +46,6 @@ class KeptMask:
 
     def coloured(self) -> NDArray[np.uint8]:
         """(S, 2 S, 3) RGB: the prediction left, the truth right, in the colours of the file."""
-        import numpy as np
-
         return np.array(_PALETTE, dtype=np.uint8)[np.concatenate([self.predicted, self.truth], axis=1)]
 
 
@@ -73,7 +69,6 @@ def extremes(scores: Mapping[tuple[str, str], float], *, sign: int) -> dict[str,
 
 def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
     """The content of the file, equal for equal masks; empty without masks."""
-    import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -91,7 +86,6 @@ def encoded_masks(masks: Sequence[KeptMask]) -> bytes:
 
 def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     """The masks in a file; ``expected`` as in `read_sidecar`. Raises ValueError: it is not such a file, or not the one that was written."""
-    import numpy as np
     from PIL import Image
 
     data = read_sidecar(path, expected=expected, largest=LARGEST_MASKS)

@@ -66,17 +66,6 @@ class Comparability:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """A method over a baseline: geometric mean of the ratios by round, with a 95 % t interval of their logarithms. The interval is None
-    where the quantity does not vary (memory, FLOPs, parameters)."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    rounds: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
 class MethodCost:
     """One method's cost.
 
@@ -96,7 +85,7 @@ class MethodCost:
         inference_parameters: the same -> all parameters of that model.
         merge_failures: mode -> why it was not measured.
         checkpoint_bytes: the method's state on disk.
-        ratios: of older records: baseline label -> quantity -> `Ratio`.
+        ratios: of older records, by the label of a baseline.
         changed: fields of ``config`` that differ from the protocol's for this method; None in older records.
     """
 
@@ -114,10 +103,20 @@ class MethodCost:
     inference_parameters: dict[str, int] = field(default_factory=dict)
     merge_failures: dict[str, str] = field(default_factory=dict)
     checkpoint_bytes: int = 0
-    ratios: dict[str, dict[str, Ratio]] = field(default_factory=dict)
+    ratios: dict[str, Any] = field(default_factory=dict)
     changed: list[str] | None = None
     not_counted: dict[str, int] = field(default_factory=dict)  # of older records, as the next
     joules: float | None = None
+
+    def merge_to(self, plain: int) -> str:
+        """``exact`` or ``calibrated``: the merge after which the model has no more parameters than a ``plain`` one; ``not needed`` where
+        it never has more; ``no``; empty where it was not measured."""
+        counts = self.inference_parameters
+        if not counts.get("unmerged"):
+            return ""
+        if counts["unmerged"] <= plain:
+            return "not needed"
+        return next((mode for mode in ("exact", "calibrated") if 0 < counts.get(f"merged-{mode}", 0) <= plain), "no")
 
 
 @dataclass(frozen=True, kw_only=True)

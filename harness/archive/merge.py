@@ -85,6 +85,10 @@ def may_be_left_out(name: str, record: Record) -> bool:
     return name == MASKS or (bool(record.run.tuning) and "chosen" not in record.run.tuning)
 
 
+Outcome = str
+"""Of one file: ``copied``, ``same``, or a line on why it was left out."""
+
+
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     """Copy the records and cost records below ``source`` that are absent below ``destination``. A success also replaces a failure, and
     a record replaces one of the same result that holds less about its tuning. Nothing else is changed.
@@ -99,47 +103,49 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     ours, theirs = RecordStore(destination), RecordStore(source)
     if not theirs.folder.is_dir():
         raise UsageError(f"{source} holds no records (there is no folder {theirs.folder})")
-    copied = same = 0
-    left_out: list[str] = []
+    outcomes = []
     try:
         for path in theirs.files():
-            try:
-                record, standing = checked(path), ours.summary(path.stem)
-            except (ValueError, UsageError) as error:
-                left_out.append(f"not copied: {printable_line(str(path))}: {error}")
-                continue
-            same_result = standing is not None and record.scores == standing.scores
-            same_result &= standing is not None and record.run.data_fingerprint == standing.run.data_fingerprint
-            is_better = standing is not None and (
-                (record.code == "OK" and standing.code != "OK")
-                or (same_result and _tuning(record) > _tuning(standing))  # knows how its options were chosen
-            )
-            if standing is None or is_better:
-                _copy(path, ours.path(record.key), record)
-                copied += 1
-            elif same_result or record.code != "OK":
-                same += 1
-            else:
-                left_out.append(
-                    f"conflict: {record.key} has other scores or other data in {path} and below {destination}"
-                )
+            outcomes.append(_merge_record(path, ours))
         for path in sorted(CostStore(source).folder.glob("*.json")):
-            target = CostStore(destination).folder / path.name
-            try:
-                CostStore.load(path)
-            except ValueError as error:
-                left_out.append(f"not copied: {printable_line(str(path))}: {error}")
-                continue
-            if not os.path.lexists(target):
-                write_atomically(target, path.read_bytes())
-                copied += 1
-            elif target.read_bytes() == path.read_bytes():
-                same += 1
-            else:
-                left_out.append(f"conflict: {printable_line(path.name)} is another cost record below {destination}")
+            outcomes.append(_merge_cost(path, CostStore(destination).folder / path.name))
     except OSError as error:
         raise UsageError(f"cannot write below {destination}: {os_reason(error)}; what is there is whole") from error
-    return copied, same, left_out
+    left_out = [outcome for outcome in outcomes if outcome not in ("copied", "same")]
+    return outcomes.count("copied"), outcomes.count("same"), left_out
+
+
+def _merge_record(path: Path, ours: RecordStore) -> Outcome:
+    try:
+        record, standing = checked(path), ours.summary(path.stem)
+    except (ValueError, UsageError) as error:
+        return f"not copied: {printable_line(str(path))}: {error}"
+    if standing is not None:
+        data = (record.run.data_fingerprint, standing.run.data_fingerprint)
+        same_result = record.scores == standing.scores and data[0] == data[1]
+        knows_more = same_result and _tuning(record) > _tuning(standing)  # how its options were chosen
+        if not knows_more and (record.code != "OK" or standing.code == "OK"):
+            if same_result or record.code != "OK":
+                return "same"
+            return f"conflict: {record.key} has other scores or other data in {path} and below {ours.root}"
+    _copy(path, ours.path(record.key), record)
+    return "copied"
+
+
+def _merge_cost(path: Path, target: Path) -> Outcome:
+    try:
+        CostStore.load(path)
+    except ValueError as error:
+        return f"not copied: {printable_line(str(path))}: {error}"
+    if os.path.lexists(target):
+        same = target.read_bytes() == path.read_bytes()
+        return (
+            "same"
+            if same
+            else f"conflict: {printable_line(path.name)} is another cost record below {target.parent.parent}"
+        )
+    write_atomically(target, path.read_bytes())
+    return "copied"
 
 
 def _tuning(record: Record) -> tuple[int, int]:

@@ -153,6 +153,9 @@ class _Run(Run):
     manifest: Printable
     tuning: Annotated[_Tuning, AfterValidator(_choice)] = field(default_factory=lambda: _Tuning())  # type: ignore[assignment]
 
+    def plain(self) -> Run:
+        return Run(**vars(self))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _File(Record):
@@ -169,6 +172,9 @@ class _File(Record):
     ignored: dict[str, Number] = field(default_factory=dict)
     foreground: dict[str, Amount] = field(default_factory=dict)
     attempts: Count = 1
+
+    def plain(self) -> Record:
+        return Record(**{**vars(self), "run": self.run.plain()})
 
 
 T = TypeVar("T")
@@ -207,8 +213,7 @@ def load_record(path: Path) -> Record:
 
 def parse(data: bytes) -> Record:
     """The record in ``data``. Raises ValueError: it is none of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
-    file = validated(_File, data, version=SCHEMA_VERSION)
-    record = Record(**{**vars(file), "run": Run(**vars(file.run))})
+    record = validated(_File, data, version=SCHEMA_VERSION).plain()
     if record.scores and record.code != "OK":
         raise ValueError(f"it has scores, and ended with {record.code}")
     if record.parameters and "trainable" not in record.parameters:

@@ -7,15 +7,23 @@ result is a cost record below ``ROOT/cost``; ``sam-peft tables --study cost`` pr
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from harness.archive.measured import CostStore
+from harness.archive.store import require_writable
 from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, add_plugins, add_results, command, plugins_of, results_of, verb
+from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
+from harness.models.decoders import LABELLING
+from harness.models.published import weights_file
+from harness.planning.request import configured, split_overrides, with_options
+from harness.planning.understand import all_methods, parse_row, require_rows, split_words
+from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import load_plugins
+from harness.report.costs import cost_page
+from harness.report.formats import write
 from harness.system.errors import UsageError
 from harness.system.streams import terminal_width
 
@@ -26,20 +34,15 @@ if TYPE_CHECKING:
 def parser() -> CommandParser:
     p = command("cost", __doc__)
     p.add_argument(
-        "--methods",
-        action=Once,
-        required=True,
-        metavar="A,B[opt=1],…",
+        "--methods", action=Once, required=True, metavar="A,B[opt=1],…",
         help="methods in the order of a round; 'all' for every one",
-    )
+    )  # fmt: skip
     p.add_argument("--protocol", default="nas-lora", metavar="NAME", help="rules of training (default: nas-lora)")
     p.add_argument("--backbone", metavar="NAME", help="default: the protocol's")
     p.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
+        "--checkpoint", type=Path, metavar="FILE",
         help="pretrained weights ('published' downloads them); without it they are random, which costs the same",
-    )
+    )  # fmt: skip
     p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the protocol's)")
     p.add_argument("--batch", type=int, metavar="N", help="images per step (default: the protocol's)")
     p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the protocol's")
@@ -64,7 +67,6 @@ def parser() -> CommandParser:
     )
     add_plugins(p)
     add_results(p)
-    p.add_argument("--json", action="store_true", help="print the record as JSON instead of a table")
     return p
 
 
@@ -74,16 +76,34 @@ def main(argv: list[str] | None = None) -> int:
     _check(arguments)
     for line in load_plugins(plugins_of(arguments))[1]:
         print(line, file=sys.stderr)
+    store, compared = CostStore(results_of(arguments)), _compared(arguments)
 
-    from harness.archive.measured import CostStore
-    from harness.archive.store import require_writable
-    from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
-    from harness.models.decoders import LABELLING
-    from harness.models.published import weights_file
-    from harness.planning.request import configured, split_overrides, with_options
-    from harness.planning.understand import all_methods, parse_row, require_rows, split_words
-    from harness.protocols.load import for_backbone, load_protocol
+    import torch  # after all that the options alone can refuse
 
+    from harness.costing.instruments import used_by_others
+    from harness.costing.measure import measure
+    from harness.costing.session import Session
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = _device(arguments.device)
+    others = used_by_others(device)
+    if others and not arguments.shared:
+        raise UsageError(
+            f"{others}; wait until the device is free, or measure anyway with --shared, which marks the record"
+        )
+    session = Session(**compared, rounds=arguments.rounds, device=device, shared=others, clock=arguments.clock)
+    require_writable(store.folder)
+    record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
+    path = store.write(record)
+    page = cost_page([record], title="cost", details=True)
+    print(write(page, style="text", width=terminal_width(sys.stdout) or 100), end="")
+    print(f"written: {path}", file=sys.stderr)
+    return 1 if record.dropped else 0
+
+
+def _compared(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The rows of a session, and what they share."""
     general, by_method = split_overrides(parse_assignments(arguments.set))
     from_options = {"image_size": arguments.image_size, "batch_size": arguments.batch, "precision": arguments.precision}
     general |= {key: value for key, value in from_options.items() if value is not None}
@@ -98,46 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         row.require_fit(backbone, image_size=protocol.image_size)
     checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
-    store = CostStore(results_of(arguments))
-
-    import torch
-
-    from harness.costing.instruments import used_by_others
-    from harness.costing.measure import measure
-    from harness.costing.session import Session
-    from harness.report.costs import cost_page
-    from harness.report.formats import write
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = _device(arguments.device)
-    others = used_by_others(device)
-    if others and not arguments.shared:
-        raise UsageError(
-            f"{others}; wait until the device is free, or measure anyway with --shared, which marks the record"
-        )
-    session = Session(
-        rows=rows,
-        backbone=backbone,
-        checkpoint=checkpoint,
-        protocol=protocol,
-        task="classification" if protocol.decoder in LABELLING else "multiclass" if arguments.classes else "binary",
-        num_classes=arguments.classes or 2,
-        rounds=arguments.rounds,
-        device=device,
-        shared=others,
-        clock=arguments.clock,
-    )
-    require_writable(store.folder)
-    record = measure(session, report=lambda line: print(line, file=sys.stderr, flush=True))
-    path = store.write(record)
-    if arguments.json:
-        print(json.dumps(asdict(record), indent=1))
-    else:
-        page = cost_page([record], title="cost", details=True)
-        print(write(page, style="text", width=terminal_width(sys.stdout) or 100), end="")
-    print(f"written: {path}", file=sys.stderr)
-    return 1 if record.dropped else 0
+    task = "classification" if protocol.decoder in LABELLING else "multiclass" if arguments.classes else "binary"
+    return {
+        "rows": rows, "backbone": backbone, "checkpoint": checkpoint, "protocol": protocol, "task": task,
+        "num_classes": arguments.classes or 2,
+    }  # fmt: skip
 
 
 def _check(arguments: argparse.Namespace) -> None:

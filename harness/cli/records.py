@@ -20,6 +20,8 @@ from harness.cli.command import (
     verb,
 )
 from harness.cli.find import find_run
+from harness.comparison.submission import check_rows
+from harness.experiment.number_code import has_changed
 from harness.report.trackers import TARGETS, export_records
 from harness.studies import load_study
 from harness.system.errors import UsageError
@@ -86,14 +88,10 @@ def _check(root: Path) -> int:
 
 
 def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
-    from harness.comparison.submission import check_rows
-
     study, changed = load_study(arguments.study), None
     if not RecordStore(root).folder.is_dir():
         raise UsageError(f"{root} holds no records (there is no folder {RecordStore(root).folder})")
     if load_own_plugins(arguments):  # whose code needs torch
-        from harness.experiment.number_code import has_changed
-
         changed = has_changed
     findings = check_rows(root, study, changed=changed)
     for finding in findings:

@@ -15,8 +15,15 @@ from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import require_writable
 from harness.cli.command import add_plugins, add_results, command, load_own_plugins, results_of, verb, write_file
+from harness.comparison import Leaderboard, grids, leaderboards
 from harness.datasets.base import DatasetError
+from harness.dispatch.sweeps import read_sweeps
+from harness.planning.data import network_images
 from harness.registry import BENCHMARKS, is_own
+from harness.report.figures import draw
+from harness.report.site import INDEX, LEADERBOARD, WRITTEN, site
+from harness.report.style import FORMATS, encoded_figure
+from harness.studies import load_study
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import say
@@ -24,10 +31,6 @@ from harness.system.streams import say
 
 @verb
 def main(argv: list[str] | None = None) -> int:
-    from harness.comparison import grids, leaderboards  # pandas and matplotlib, which the help need not wait for
-    from harness.report.site import INDEX, site
-    from harness.studies import load_study
-
     options = parser().parse_args(argv)
     load_own_plugins(options)
     root = results_of(options)
@@ -61,10 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _figures(folder: Path, boards: list[Any], pictures: Callable[[Record, str, str], Any]) -> int:
-    from harness.report.figures import draw
-    from harness.report.style import FORMATS, encoded_figure
-
+def _figures(folder: Path, boards: list[Leaderboard], pictures: Callable[[Record, str, str], Any]) -> int:
     count = 0
     for number, board in enumerate(boards, start=1):
         for name, figure, caption in draw(board, pictures):
@@ -83,9 +83,6 @@ def _figures(folder: Path, boards: list[Any], pictures: Callable[[Record, str, s
 
 def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record, str, str], Any]:
     """(a record, split, stem) -> the image that the network saw; None where it is not at hand or may not be redistributed."""
-    from harness.dispatch.sweeps import read_sweeps
-    from harness.planning.data import network_images
-
     roots = {run.key: str(run.job.get("dataset_root", "")) for sweep in read_sweeps(root, {}) for run in sweep.runs}
 
     def trained_on(key: str) -> Path | None:
@@ -121,8 +118,6 @@ def is_redistributable(record: Record) -> bool:
 
 def is_free(path: Path) -> bool:
     """Whether a page may be written there: there is nothing, an empty file, or an earlier page."""
-    from harness.report.site import LEADERBOARD, WRITTEN
-
     if not os.path.lexists(path):
         return True
     try:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
+from harness.cli.find import find_key
 from harness.dispatch.run_states import (
     FINISHED,
     INTERRUPTED,
@@ -25,18 +25,16 @@ from harness.dispatch.run_states import (
     WAITING,
     Queue,
     RunState,
+    Survey,
     survey,
     time_left,
 )
 from harness.dispatch.slurm import Slurm
+from harness.report.formats import Table, fitted, heads
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import counted, printable
-
-if TYPE_CHECKING:  # what --help does without
-    from harness.dispatch.run_states import Survey
-    from harness.report.formats import Table
 
 WATCH_SECONDS = 5.0
 MOST = 6
@@ -135,8 +133,6 @@ def overview(seen: Survey, *, width: int = 0) -> str:
     wider than ``width``, that of a terminal, is split between its columns."""
     if not seen.runs:
         return "no runs yet; start with sam-peft run --methods lora,naslora --datasets all"
-    from harness.report.formats import fitted
-
     lines = ["seeds finished / planned, and the state of the others"]
     groups: dict[tuple[str, str], list[RunState]] = {}
     for run in seen.runs.values():
@@ -179,8 +175,6 @@ def _state(run: RunState) -> str:
 
 
 def _table(runs: Sequence[RunState]) -> Table:
-    from harness.report.formats import Table, heads
-
     benchmarks = list(dict.fromkeys(run.benchmark for run in runs))
     cells: dict[str, dict[str, list[RunState]]] = {}
     for run in runs:
@@ -217,8 +211,6 @@ def failures(seen: Survey, *, width: int = 0) -> str:
 def print_log(seen: Survey, wanted: str) -> None:
     """Print the log of the run that ``wanted`` means, by key or words (`harness.comparison.names`). Raises UsageError: it means none or
     several, or the run has no log."""
-    from harness.cli.find import find_key
-
     run = seen.runs[find_key(wanted, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():

@@ -43,7 +43,7 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
     values = {name: [recorded_option(method, name, value) for value in grid[name]] for name in grid}
     runs = runs.loc[[all(run.method_config.get(name) in values[name] for name in grid) for run in runs["run"]]]
     frame = runs.assign(
-        order=[tuple(_orderable(run.method_config[name]) for name in grid) for run in runs["run"]],
+        order=runs["run"].map(lambda run: tuple(_orderable(run.method_config[name]) for name in grid)),
         validation=[-math.inf if record is None else _validation(record) for record in runs["record"]],
         rules=[content_hash(hashed_rules(run.rules)) for run in runs["run"]],
     )

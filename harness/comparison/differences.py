@@ -120,7 +120,7 @@ def simultaneous(
     seeds = [sorted(column[baseline].by_seed) if baseline in column else [] for column in columns]
     rows = [
         row
-        for row in columns[0]
+        for row in (columns[0] if columns else ())
         if row != baseline and all(row in c and set(s) <= c[row].by_seed.keys() for c, s in zip(columns, seeds, strict=True))
     ]  # fmt: skip
     if not rows or min(map(len, seeds)) < 2:

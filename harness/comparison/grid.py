@@ -155,8 +155,8 @@ class Grid:
     scores: pd.DataFrame
     runs: pd.DataFrame
     archive: Archive
-    _samples: dict[tuple[str, Column], Sample] = field(default_factory=dict)
-    _differences: dict[tuple[str, str, Column], Difference | None] = field(default_factory=dict)
+    _samples: dict[tuple[str, Column], Sample] = field(default_factory=dict, init=False)
+    _differences: dict[tuple[str, str, Column], Difference | None] = field(default_factory=dict, init=False)
 
     @cached_property
     def cells(self) -> Mapping[tuple[str, Column], Cell]:

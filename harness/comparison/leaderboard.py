@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from harness.archive.measured import CostRecord, MethodCost, Ratio
+from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.names import BASELINES, UNTUNED
@@ -99,10 +99,6 @@ class Leaderboard:
     def cell(self, row: str, benchmark: str) -> Cell:
         return self.grid.cells[row, self.columns[benchmark]]
 
-    def cells(self, row: str, benchmark: str) -> list[Cell]:
-        """The cell of a row on a benchmark, in a list; all of its cells for an empty name."""
-        return [self.cell(row, name) for name in self.columns if benchmark in ("", name)]
-
     def difference(self, row: str, benchmark: str = "") -> Difference | None:
         """Row minus baseline with a simultaneous interval; without an interval where a run collapsed. None for the baseline and where one
         of the two has a gap."""
@@ -110,30 +106,28 @@ class Leaderboard:
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str], Difference]:
-        steady = {
-            name: {row: self.grid.sample(row, self.columns[name]) for row in self._ran if self._is_steady(row, name)}
-            for name in self.columns
-        }
         found: dict[tuple[str, str], Difference] = {}
         for name, column in self.columns.items():
-            for row in self._ran:
-                alone = self.grid.difference(row, self.baseline, column) if row != self.baseline else None
-                if alone is not None and self.cell(row, name).complete:
+            for row in (row for row in self._ran if row != self.baseline and self.cell(row, name).complete):
+                if alone := self.grid.difference(row, self.baseline, column):
                     found[row, name] = Difference(mean=alone.mean, low=None, high=None, n=alone.n)
-            together = simultaneous([steady[name]], self.baseline, prior=PRIORS[self.spread]) if steady[name] else {}
-            found |= {(row, name): differences[0] for row, differences in together.items()}
+            found |= {(row, name): each for row, each in self._simultaneous([name]).items()}
         for row in self._ran:
-            over = [found[row, name] for name in self.complete if (row, name) in found]
-            if over and len(over) == len(self.complete):
-                mean = statistics.fmean(each.mean for each in over)
-                found[row, ""] = Difference(mean=mean, low=None, high=None, n=min(each.n for each in over))
-        whole = [steady[name] for name in self.complete]
-        means = simultaneous(whole, self.baseline, prior=PRIORS[self.spread]) if whole else {}
-        return found | {(row, ""): differences[-1] for row, differences in means.items()}
+            known = [found[row, name] for name in self.complete if (row, name) in found]
+            if known and len(known) == len(self.complete):
+                mean, n = statistics.fmean(each.mean for each in known), min(each.n for each in known)
+                found[row, ""] = Difference(mean=mean, low=None, high=None, n=n)
+        return found | {(row, ""): each for row, each in self._simultaneous(self.complete).items()}
 
-    def _is_steady(self, row: str, benchmark: str) -> bool:
-        cell = self.cell(row, benchmark)
-        return cell.complete and not cell.collapsed
+    def _simultaneous(self, benchmarks: Sequence[str]) -> dict[str, Difference]:
+        """Row -> its difference in the mean over some benchmarks, of rows without a gap and without a collapsed run."""
+        samples = []
+        for name in benchmarks:
+            cells = {row: self.cell(row, name) for row in self._ran}
+            steady = [row for row, cell in cells.items() if cell.complete and not cell.collapsed]
+            samples.append({row: self.grid.sample(row, self.columns[name]) for row in steady})
+        together = simultaneous(samples, self.baseline, prior=PRIORS[self.spread])
+        return {row: differences[-1] for row, differences in together.items()}
 
     def verdict(self, row: str, benchmark: str = "") -> Verdict:
         """Whether a row is better or worse than the baseline, by the interval of their difference."""
@@ -159,21 +153,16 @@ class Leaderboard:
     def ratio(self, row: str, of: Literal["time", "memory"]) -> Ratio | None:
         """Time or memory of a training step over the baseline's, from one cost session; None where it was not measured."""
         if row == self.baseline:
-            return Ratio(value=1.0)
+            return Ratio(1.0)
         costs = self._costs
         return ratios_to(costs[row], costs[self.baseline]).get(of) if row in costs else None
 
     def merges(self, row: str) -> str:
-        """``exact`` or ``calibrated``: the merge after which nothing of the method is left; ``not needed`` where the method adds nothing;
-        ``no``; empty where it was not measured."""
-        cost = self._costs.get(row)
-        if cost is None or self.session is None or not (own := cost.inference_parameters.get("unmerged")):
+        """`MethodCost.merge_to` the smallest model of the session; empty where it was not measured."""
+        if self.session is None or row not in self._costs:
             return ""
-        plain = min(count for method in self.session.methods for count in method.inference_parameters.values())
-        if own <= plain:
-            return "not needed"
-        merged = {mode: cost.inference_parameters.get(f"merged-{mode}", 0) for mode in ("exact", "calibrated")}
-        return next((mode for mode, count in merged.items() if 0 < count <= plain), "no")
+        plain = min((n for method in self.session.methods for n in method.inference_parameters.values()), default=0)
+        return self._costs[row].merge_to(plain)
 
 
 def leaderboards(tables: Iterable[Grid], study: Study | None = None, baseline: str = "") -> list[Leaderboard]:
@@ -249,11 +238,19 @@ def _of_a_step(method: str, config: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in plain_values(hashed_options(method, config)).items() if name not in FREE}
 
 
+class Ratio(NamedTuple):
+    """A method's cost over a baseline's, with a 95 % interval where there are several rounds; memory does not vary."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
 def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Geometric mean of the per-round ratios, with a 95 % t interval of their logarithms (none for a single round)."""
+    """Geometric mean of the ratios by round, with a 95 % t interval of their logarithms (none for a single round)."""
     logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
-    low, high = map(math.exp, interval) if (interval := of_seeds(logs).interval()) else (None, None)
-    return Ratio(value=math.exp(statistics.fmean(logs)), low=low, high=high, rounds=len(logs))
+    ends = map(math.exp, of_seeds(logs).interval() or ())
+    return Ratio(math.exp(statistics.fmean(logs)), *ends)
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
@@ -264,5 +261,5 @@ def ratios_to(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:
         ratios["time"] = paired_ratio(rounds, base_rounds)
     memory, base = (cost.memory_bytes.get("allocated", 0) for cost in (method, baseline))
     if memory and base:
-        ratios["memory"] = Ratio(value=memory / base)
+        ratios["memory"] = Ratio(memory / base)
     return ratios

@@ -44,7 +44,7 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     unique = _unique(groups, names, [bool(run.tuning) for run in own])
     runs = runs.assign(table=tables, row=[unique[group] for group in groups], model="best")
     order = ["table", "rank", "row", "key"]
-    ranked = runs.assign(rank=[method_rank(name) for name in runs["method"]]).sort_values(order, ignore_index=True)
+    ranked = runs.assign(rank=runs["method"].map(method_rank)).sort_values(order, ignore_index=True)
     return ranked.drop(columns="rank")
 
 

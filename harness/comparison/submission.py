@@ -10,8 +10,9 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.archive.archive import Archive, Joined, weights_of
 from harness.archive.files import rounding
@@ -70,8 +71,7 @@ def with_own_rows(study: Study, archive: Joined) -> Study:
     return replace(study, entries=entries, table=replace(study.table, baseline=marked.get(baseline, baseline)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """One line of a check: what was looked at, and what is wrong with it; of a right one what was found."""
 
     what: str

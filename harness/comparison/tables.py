@@ -135,7 +135,9 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics:
     everywhere = shared(list(changed.values())) if is_known else {}
     words = headed([name for name in HEADED if name in everywhere], firsts[0].rules) if everywhere else ""
     same = {name: str(runs[name].mode().iloc[0]) for name in SAME_RULES}
-    title = " · ".join(filter(None, [same["protocol"], same["backbone"], words, *_other_inputs(runs["run"], study)]))
+    title = " · ".join(
+        filter(None, [same["protocol"], same["backbone"], words, *_other_inputs(list(runs["run"]), study)])
+    )
     scores = pd.DataFrame(_scores(runs, lines, columns, planned))
     common = {name: same[name] for name in ("protocol", "backbone", "checkpoint")}
     return Grid(

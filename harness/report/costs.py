@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from harness.archive.measured import CostRecord, MethodCost, Ratio, setups
-from harness.comparison.leaderboard import paired_ratio, ratios_to
+from harness.archive.measured import CostRecord, MethodCost, setups
+from harness.comparison.leaderboard import Ratio, paired_ratio, ratios_to
 from harness.comparison.papers import Papers
 from harness.report.formats import Number, Page, Table, Value, heads
 from harness.studies import Row

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from harness.comparison.differences import Difference
 from harness.comparison.grid import Cell, Mark
@@ -46,8 +46,7 @@ class Number:
         return cls(value=known[0] if known else None, most=known[-1] if known else None, form=form)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(NamedTuple):
     """The scores of a row on a column, with their mark among other rows."""
 
     cell: Cell
@@ -58,8 +57,7 @@ Value = str | Number | Score | Difference | None
 """The content of a cell; None where a row has no such number."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
+class Head(NamedTuple):
     """The heading of a column; ``words``: the column has names, not numbers."""
 
     title: str
@@ -89,6 +87,10 @@ class Table:
     below: Sequence[str] = ()
     level: int = 2
 
+    @property
+    def marks(self) -> set[Mark]:
+        return {value.mark for row in self.rows for value in row if isinstance(value, Score)} - {""}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
@@ -112,9 +114,7 @@ class Page:
 
     @property
     def marks(self) -> set[Mark]:
-        return {
-            value.mark for table in self.tables for row in table.rows for value in row if isinstance(value, Score)
-        } - {""}
+        return set().union(*(table.marks for table in self.tables))
 
 
 EMPTY = "–"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.archive.files import is_of_record
 from harness.archive.masks import MASKS, KeptMask, chosen_images, extremes, read_masks
@@ -17,12 +19,9 @@ from harness.report.sentences import caption
 from harness.report.style import PAGE, cut, new_figure
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
-    Picture = NDArray[np.uint8]
-
+Picture = NDArray[np.uint8]
 Pictures = Callable[[Record, str, str], Any]
 """(a record, split, stem) -> image (S, S, 3) uint8 at the network's input size; None where it is not available."""
 Image = tuple[str, str]
@@ -38,8 +37,7 @@ MOST_IMAGES = 3
 """Images under which all rows stand side by side."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tile:
+class Tile(NamedTuple):
     """One picture with its name and score.
 
     Args:
@@ -154,8 +152,6 @@ def _scores(board: Leaderboard, record: Record, column: Column) -> dict[Image, f
 
 def kinds(predicted: Picture, truth: Picture) -> Picture:
     """(H, W): foreground that is 1 found, 2 missed, 3 invented or 4 of another class; 5 is ignored, 0 nothing."""
-    import numpy as np
-
     right, there = predicted == truth, truth > 0
     cases = [truth == 255, there & right, there & (predicted == 0), there, predicted > 0]
     return np.select(cases, [5, 1, 2, 4, 3]).astype(np.uint8)
@@ -163,8 +159,6 @@ def kinds(predicted: Picture, truth: Picture) -> Picture:
 
 def _painted(predicted: Picture, truth: Picture, photograph: Picture | None) -> Picture:
     """(S, S, 3): found, missed and invented foreground in colours, over the grey photograph where there is one."""
-    import numpy as np
-
     kind = _thinned(kinds(predicted, truth))
     if photograph is None:
         return np.array(COLOURS, np.uint8)[kind]

@@ -25,7 +25,11 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
         return "These images are generated: their scores show that everything works, but do not rank methods."
     if board.grid.is_own and benchmark and (text := gain(board.grid, board.columns[benchmark])):
         return text
-    rows = [row for row in board.rows if not any(cell.blank for cell in board.cells(row, benchmark))]
+    rows = [
+        row
+        for row in board.rows
+        if not any(board.cell(row, name).blank for name in board.columns if benchmark in ("", name))
+    ]
     judged = {row: d for row in rows if (d := board.difference(row, benchmark)) and d.low is not None}
     if not judged:
         return f"{what}: {_without_interval(board, benchmark)}."

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.archive.archive import Archive
-from harness.archive.measured import CostRecord, CostStore, MethodCost, Ratio
+from harness.archive.measured import CostRecord, CostStore, MethodCost
 from harness.cli.tables import main
 from harness.comparison import grids, leaderboards
 from harness.comparison.leaderboard import costs_of, session_for
@@ -91,7 +91,7 @@ def test_a_kind_of_step_without_a_share_has_none() -> None:
 
 def test_changes_are_against_full_fine_tuning_and_lora_or_the_first_method_and_what_an_older_session_names() -> None:
     def against(*labels: str, older: str = "") -> set[str]:
-        ratios = {older: {"time": Ratio(value=1.5)}} if older else {}
+        ratios = {older: {"time": {"value": 1.5}}} if older else {}
         methods = [method(v, [0.1], method=v.partition("[")[0], ratios=ratios) for v in labels]
         titles = [head.title for head in page_of([session(methods=methods)]).tables[0].columns]
         return {title.split()[2] for title in titles if title.startswith("time against")}
