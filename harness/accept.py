@@ -1,12 +1,11 @@
 """Whether a machine's GPU is fit for runs, in parts that are each *right* or *not right*: `sam-peft doctor --device cuda --accept`.
 
-What a part found stays in a file, so that the same command goes on after an interruption. A part is a function that returns what it
-measured, and a line for each thing that is not right.
+What a part found stays in a file, so that the same command goes on after an interruption. A part is a function of the machine and of a
+dictionary that it fills with what it measures; it yields a line for each thing that is not right.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -15,27 +14,26 @@ import platform
 import signal
 import statistics
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
-from harness.archive.schema import Record, Run, content_hash
+from harness.archive.schema import Record, Run
 from harness.contract.gpu import LIMITS, examine_gpu, facts, steps_of
-from harness.costing.instruments import busy_seconds, kernels, without_waits
+from harness.costing.instruments import busy_share, first_wait
 from harness.costing.measure import build_subject, measure
 from harness.costing.session import Session, release
 from harness.datasets.base import DatasetError
 from harness.datasets.samples import write_samples
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.dispatch.run_states import RUNNING, RunState
-from harness.dispatch.sweeps import contents_of_command
+from harness.dispatch.sweeps import code_digest, contents_of_command
 from harness.dispatch.target import target_of
 from harness.experiment.building import first_images, open_data
 from harness.experiment.environment import Stages, one_line
@@ -43,7 +41,6 @@ from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import export
 from harness.experiment.scoring import Scoring
 from harness.experiment.trained import of_results
-from harness.models.attention_choice import choose
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import DECODERS
@@ -81,8 +78,8 @@ LEAST_BUSY = 0.9
 OFF_TIME, OFF_MEMORY, OFF_SCORE = 0.25, 0.1, 1e-3
 """How far a step's seconds and its peak may be from the plan's, relative; and scores and probabilities from the processor's."""
 
-Findings = tuple[dict[str, Any], list[str]]
-"""What a part measured, and what is not right."""
+Found = dict[str, Any]
+"""What a part measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,26 +143,29 @@ def benchmark_below(data: Path | None, task: str = "binary") -> str:
 
 def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
     """Do what the file ``out`` does not hold of this machine and this code. Gives a line for each part, and whether it is right."""
-    code = {name: hashlib.sha256(content).hexdigest() for name, content in contents_of_command().items()}
     identity = {
         "machine": {"host": platform.node(), **facts(machine.device)},
-        "code": content_hash(code),
+        "code": code_digest(contents_of_command()),
         "asked": [[*machine.backbones], [*machine.methods], str(machine.data or "")],
     }
-    held, parts = _held(out, identity), dict(PARTS)
+    held, parts = dict[str, Any](), dict(PARTS)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(out.read_text(encoding="utf-8"))
+        if {name: content[name] for name in identity} == identity:
+            held = dict(content["parts"])
     if machine.cluster:
         parts[f"8 ({machine.cluster})"] = ("two runs through the queue, one of them requeued", queued)
     for number, (title, part) in parts.items():
         if number not in held:
             machine.report(f"{number}. {title}")
-            begun = time.monotonic()
+            begun, found, wrong = time.monotonic(), Found(), list[str]()
             try:
-                found, wrong = part(machine)
+                wrong.extend(part(machine, found))
             except Exception as error:  # the other parts still want their turn
                 if device_fault(error):
                     yield f"{number}. {title}: not right: {one_line(error)}; the same command goes on here", False
                     return
-                found, wrong = {}, [one_line(error)]
+                wrong.append(one_line(error))
             release()
             seconds = round(time.monotonic() - begun, 1)
             held[number] = {"title": title, "wrong": wrong, "seconds": seconds, "found": found}
@@ -174,154 +174,107 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
         yield f"{number}. {title}: {'not right: ' + '; '.join(wrong) if wrong else 'right'}", not wrong
 
 
-def _held(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts in the file, if they are of this identity."""
-    try:
-        content = json.loads(out.read_text(encoding="utf-8"))
-        same = {name: content[name] for name in identity} == identity
-        return dict(content["parts"]) if same else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def examined(machine: Machine) -> Findings:
+def examined(machine: Machine, found: Found) -> Iterator[str]:
     """Every method and every tuner of peft in every precision, attention and rates; and LoRA under every decoder."""
-    found = examine_gpu(backbone=machine.backbones[0], methods=machine.methods, report=machine.report)
-    wrong = list(found["failures"])
+    found.update(examine_gpu(backbone=machine.backbones[0], methods=machine.methods, report=machine.report))
+    yield from found["failures"]
     for decoder in DECODERS[1:]:
         steps = steps_of("lora", machine.device, backbone="tiny_timm", decoder=decoder)
-        wrong += [f"lora under {decoder}, {step.where}: {step.text}" for step in steps if not step.right]
-    return found, wrong
+        yield from (f"lora under {decoder}, {step.where}: {step.text}" for step in steps if not step.right)
 
 
-def as_planned(machine: Machine) -> Findings:
+def as_planned(machine: Machine, found: Found) -> Iterator[str]:
     """Seconds and allocated peak of steps, against those that a plan states; and whether the allocator does what it was told."""
-    found, wrong, speed = dict[str, Any](), list[str](), gpu(torch.cuda.get_device_name(machine.device))
+    speed = gpu(torch.cuda.get_device_name(machine.device))
     for backbone, method in itertools.product(machine.backbones, ROWS):
-        machine.report(f"steps of {method} on {backbone}")
-        session, run = _session(machine, method, backbone)
+        name = f"{method} on {backbone}"
+        machine.report(f"steps of {name}")
+        session, run = _session(machine, method, backbone=backbone)
         try:
             (cost,) = measure(session).methods
         except UsageError as error:  # it finds no room, say
-            wrong.append(f"{method} on {backbone}: {error}")
+            yield f"{name}: {error}"
             continue
-        planned = {"seconds": step_seconds(run, speed), "bytes": training_bytes(run, session.attention)}
-        there = {
-            "seconds": statistics.median(cost.step_seconds["total"]),
-            "bytes": float(cost.memory_bytes["allocated"]),
-        }
-        found[f"{method} on {backbone}"] = {"planned": planned, "measured": there}
-        wrong += [
-            f"{method} on {backbone}: {there[name]:.3g} {name} a step, planned {planned[name]:.3g}"
-            for name, off in (("seconds", OFF_TIME), ("bytes", OFF_MEMORY))
-            if abs(there[name] / planned[name] - 1) > off
-        ]
+        planned = (step_seconds(run, speed), training_bytes(run, session.attention))
+        measured = (statistics.median(cost.step_seconds["total"]), float(cost.memory_bytes["allocated"]))
+        found[name] = {"planned": planned, "measured": measured}
+        for unit, plans, seen, off in zip(("seconds", "bytes"), planned, measured, (OFF_TIME, OFF_MEMORY), strict=True):
+            if abs(seen / plans - 1) > off:
+                yield f"{name}: {seen:.3g} {unit} a step, planned {plans:.3g}"
         release()
-    told = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
+    settings = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
     found["allocator"] = torch.cuda.memory._snapshot().get("allocator_settings", {})
-    if "expandable_segments:True" in told and not found["allocator"].get("expandable_segments"):
-        wrong.append(f"the allocator does not follow {told.strip()}")
-    return found, wrong
+    if "expandable_segments:True" in settings and not found["allocator"].get("expandable_segments"):
+        yield f"the allocator does not follow {settings.strip()}"
 
 
-def free_of_waits(machine: Machine) -> Findings:
-    """Steps of which none makes the processor wait for the GPU, but those of `WAITS`; the first of each makes kernels and moments."""
-    found, wrong = dict[str, str](), list[str]()
+def free_of_waits(machine: Machine, found: Found) -> Iterator[str]:
+    """Steps in which the processor never waits for the GPU, but those of `WAITS`; the first of each makes kernels and moments."""
     for method in ROWS:
-        session, _ = _session(machine, method, machine.backbones[0])
+        session, _ = _session(machine, method)
         subject = build_subject(session.rows[0], session)
         subject.clock = time.perf_counter  # the session's own waits
-        try:
+        with closing(subject):
             for kind in subject.shares():
                 subject.step(kind)
-                with without_waits(machine.device):
-                    subject.step(kind)
-        except RuntimeError as error:
-            if "synchroniz" not in str(error):
-                raise
-            found[method] = _line_of(error)
-        finally:
-            subject.close()
+                if line := first_wait(machine.device, partial(subject.step, kind)):
+                    found[method] = line
         if method in found and method not in WAITS:
-            wrong.append(f"a step of {method} waits at {found[method]}")
-    return {"waits": found}, wrong
+            yield f"a step of {method} waits at {found[method]}"
 
 
-def _line_of(error: Exception) -> str:
-    """The innermost line of this package in an error's traceback."""
-    root, steps = Path(__file__).parent, traceback.extract_tb(error.__traceback__)
-    step = [step for step in steps if Path(step.filename).is_relative_to(root)][-1]
-    return f"{Path(step.filename).relative_to(root.parent)}:{step.lineno}"
-
-
-def _session(machine: Machine, method: str, backbone: str) -> tuple[Session, Run]:
-    """A session of one method, and the run that a plan would price."""
-    run = machine.job(method, backbone=backbone).run
+def _session(machine: Machine, method: str, **changes: Any) -> tuple[Session, Run]:
+    """A session of one method, and the run that a plan would price; ``changes`` as `Machine.job` takes them."""
+    run = machine.job(method, **changes).run
     rules = from_rules(run.rules)
     row = configured(PlannedRow(method=method, options=ROWS[method]), rules)
-    session = Session(
-        rows=(row,), backbone=backbone, checkpoint=None, protocol=rules, device=machine.device, rounds=ROUNDS
-    )
-    return session, run
+    fields: Any = {"rows": (row,), "backbone": run.backbone, "checkpoint": None, "rounds": ROUNDS}
+    return Session(protocol=rules, device=machine.device, **fields), run
 
 
-class Busy:
-    """Watches a run: ``shares`` of the time in which the GPU computed, in ``training`` and ``evaluation`` of its second epoch."""
-
-    def __init__(self) -> None:
-        self.shares: dict[str, float] = {}
-        self._doing, self._begun = "", 0.0
-        self._profile: Any = None
-
-    def __call__(self, content: Mapping[str, Any]) -> None:
-        kind = content.get("kind", content["stage"])
-        if self._doing and kind in ("validation", "epoch"):
-            torch.cuda.synchronize()
-            seconds = time.perf_counter() - self._begun
-            self._profile.stop()
-            self.shares[self._doing], self._doing = busy_seconds(kernels(self._profile)) / seconds, ""
-        second = content.get("epoch") == 2
-        starts = {"validation": "evaluation"} if "training" in self.shares else {"step": "training"} if second else {}
-        if kind in starts and not self._doing and starts[kind] not in self.shares:
-            self._doing, self._profile = starts[kind], profile(activities=[ProfilerActivity.CUDA])
-            self._profile.start()
-            self._begun = time.perf_counter()
-
-
-def kept_busy(machine: Machine) -> Findings:
+def kept_busy(machine: Machine, found: Found) -> Iterator[str]:
     """The share of the time in which the GPU computes: in LoRA's training, and in evaluation of one class and of several."""
-    found, wrong = dict[str, Any](), list[str]()
     for task in ("binary", "multiclass"):
-        data, watch = machine.data, Busy()
+        data, shares = machine.data, dict[str, float]()
         try:
             benchmark_below(data, task)
         except UsageError:  # other tasks are there
             data = None
-        job = machine.job(task=task, data=data, **FED)
-        record = run_experiment(job, progress=watch)
+        job, watch = machine.job(task=task, data=data, **FED), _watch(shares)
+        next(watch)
+        record = run_experiment(job, progress=watch.send)
         if record.code not in ("OK", "BLANK"):  # a start from random weights may see nothing in photographs
             _right(record)
-        found[task] = {"benchmark": job.run.benchmark, "data": str(data or "generated"), **watch.shares}
-        if watch.shares["training"] < LEAST_BUSY:
-            wrong.append(f"the GPU is busy for {watch.shares['training']:.0%} of training on {job.run.benchmark}")
-    return found, wrong
+        found[task] = {"benchmark": job.run.benchmark, "data": str(data or "generated"), **shares}
+        if shares["training"] < LEAST_BUSY:
+            yield f"the GPU is busy for {shares['training']:.0%} of training on {job.run.benchmark}"
 
 
-def requeued(machine: Machine) -> Findings:
+def _watch(shares: dict[str, float]) -> Generator[None, Mapping[str, Any], None]:
+    """Is sent what a run reports; puts into ``shares`` in how much of the time the GPU computed, in ``training`` and ``evaluation`` of the
+    run's second epoch."""
+    while (content := (yield)).get("epoch") != 2 or content.get("kind") != "step":
+        pass
+    for doing, end in (("training", "validation"), ("evaluation", "epoch")):
+        with busy_share(shares, doing):
+            while (content := (yield)).get("kind", content["stage"]) != end:
+                pass
+    while True:
+        yield
+
+
+def requeued(machine: Machine, found: Found) -> Iterator[str]:
     """A run that gets the signal of a requeue in the middle of an epoch and is started again, against one that is left alone."""
-    found, wrong = dict[str, Any](), list[str]()
     for precision in ("bf16", "fp16"):
         job = machine.job(precision=precision)
         whole = _right(run_experiment(replace(job, results=f"{job.results}/left-alone")))
         if not _interrupted(job):
-            wrong.append(f"{precision}: the run ended before it got the signal")
-        resumed = _right(run_experiment(job))
-        losses = [[entry["loss"] for entry in record.history] for record in (whole, resumed)]
+            yield f"{precision}: the run ended before it got the signal"
+        losses = [[entry["loss"] for entry in record.history] for record in (whole, _right(run_experiment(job)))]
         off = max(abs(x - y) / max(abs(x), 1e-12) for x, y in zip(*losses, strict=True))
         found[precision] = {"losses": losses, "deviation": off}
         if not off <= LIMITS[precision][0]:
-            wrong.append(f"{precision}: losses after the requeue deviate by {off:.1e}")
-    return found, wrong
+            yield f"{precision}: losses after the requeue deviate by {off:.1e}"
 
 
 def _right(record: Record) -> Record:
@@ -333,12 +286,10 @@ def _right(record: Record) -> Record:
 
 def _interrupted(job: Job) -> bool:
     """Whether a run stops at the signal that a job gets before its time is up."""
-    stop, steps = StopRequest(), 0
+    stop, steps = StopRequest(), itertools.count(1)
 
     def report(content: Mapping[str, Any]) -> None:
-        nonlocal steps
-        steps += content.get("kind") == "step"
-        if steps == STOPPED_AFTER and not stop.requested:
+        if content.get("kind") == "step" and next(steps) == STOPPED_AFTER:
             signal.raise_signal(signal.SIGUSR2)
 
     before = signal.signal(signal.SIGUSR2, lambda *_: stop.request())
@@ -351,55 +302,47 @@ def _interrupted(job: Job) -> bool:
     return False
 
 
-def out_of_memory(machine: Machine) -> Findings:
+def out_of_memory(machine: Machine, found: Found) -> Iterator[str]:
     """A run that asks for more memory than there is; then one with each of the settings that its advice says to fit."""
-    backbone, total = machine.backbones[-1], torch.cuda.get_device_properties(machine.device).total_memory
-
-    def job(images: int, **rules: Any) -> Job:
-        return machine.job(backbone=backbone, **{"epochs": 1, "epoch_images": images, "batch_size": images, **rules})
-
-    images = 2 * RULES["batch_size"]
-    while training_bytes(job(images).run) < 1.2 * total:
+    total, images = torch.cuda.get_device_properties(machine.device).total_memory, RULES["batch_size"]
+    planned = 0.0
+    while planned < 1.2 * total:
         images *= 2
-    failed = run_experiment(job(images))
+        asked = {"backbone": machine.backbones[-1], "epochs": 1, "epoch_images": images, "batch_size": images}
+        planned = training_bytes(machine.job(**asked).run)
+    failed = run_experiment(machine.job(**asked))
     release()
-    found: dict[str, Any] = {"images": images, "code": failed.code, "advice": failed.message}
+    found |= {"images": images, "code": failed.code, "advice": failed.message, "tried": {}}
     if failed.code != "OOM":
-        return found, [f"a batch of {images} images should find no room, and ended as {failed.code}: {failed.message}"]
-    run = job(images).run
-    rules, shape = from_rules(run.rules), backbone_shape(backbone)
-    sizes: Any = {"batch": images, "image_size": rules.image_size, "precision": rules.precision}
-    kinds = choose(shape, rules.attention, device=machine.device, **sizes)
-    changes = less_memory(run, available=total, kinds=kinds)
-    tried = {
-        json.dumps(change): run_experiment(job(images, **change)) for change, size in changes if size <= ROOM * total
-    }
-    found["tried"] = {change: record.code for change, record in tried.items()}
-    wrong = [f"{change} was advised and ends as {each.code}" for change, each in tried.items() if each.code != "OK"]
-    return found, wrong if tried else [f"no setting is advised: {failed.message}"]
+        yield f"a batch of {images} images should find no room, and ended as {failed.code}: {failed.message}"
+        return
+    session, run = _session(machine, "lora", **asked)
+    changes = less_memory(run, available=total, kinds=session.attention)
+    for change in (change for change, size in changes if size <= ROOM * total):
+        code = found["tried"][json.dumps(change)] = run_experiment(machine.job(**{**asked, **change})).code
+        if code != "OK":
+            yield f"{change} was advised and ends as {code}"
+    if not found["tried"]:
+        yield f"no setting is advised: {failed.message}"
 
 
-def on_the_processor(machine: Machine) -> Findings:
+def on_the_processor(machine: Machine, found: Found) -> Iterator[str]:
     """One trained model on the GPU and on the processor: its scores; its probabilities, and those of its merged and exported forms."""
-    job = machine.job(precision="fp32")
+    job, processor = machine.job(precision="fp32"), torch.device("cpu")
     run, rules, record = job.run, from_rules(job.run.rules), _right(run_experiment(job))
-    trained, data, processor = (
-        of_results(Path(job.results), run.key),
-        open_data(run, Path(job.dataset_root)),
-        torch.device("cpu"),
-    )
+    trained, data = of_results(Path(job.results), run.key), open_data(run, Path(job.dataset_root))
     unmerged, (split, source) = trained.segmenter(None)[0], next(iter(data.tests.items()))
     scoring = Scoring(data, rules, device=processor, stages=Stages(), report=lambda _: None, run=run)
     there, here = record.scores["best"][split], scoring.test(unmerged, stage="test")[0][split]
-    off = {f"score {name}": abs(value - here[name]) for name, value in there.items() if not math.isnan(value)}
+    found |= {f"score {name}": abs(value - here[name]) for name, value in there.items() if not math.isnan(value)}
     file = Path(job.results) / "exported.pth"
     _, merged, _ = export(trained, out=file)
     exported = build_segmenter(run.backbone, task="binary", image_size=rules.image_size, checkpoint=file)
     images = normalise(first_images(source, RULES["batch_size"]), rules.pixels)
     expected = _probabilities(unmerged, images, processor)
     for name, model in {"unmerged": unmerged, "merged": merged, "exported": exported}.items():
-        off[name] = float((_probabilities(model, images, machine.device) - expected).abs().max())
-    return off, [f"{name} differs by {by:.1e}" for name, by in off.items() if not by <= OFF_SCORE]
+        found[name] = float((_probabilities(model, images, machine.device) - expected).abs().max())
+    yield from (f"{name} differs by {by:.1e}" for name, by in found.items() if not by <= OFF_SCORE)
 
 
 @torch.no_grad()
@@ -409,31 +352,28 @@ def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
     return probabilities(model.to(device).eval()(images.to(device)), (height, width)).cpu()
 
 
-def queued(machine: Machine) -> Findings:
+def queued(machine: Machine, found: Found) -> Iterator[str]:
     """Two runs through a cluster's queue, of which the first that trains is requeued."""
-    anew = machine.shared.absolute() / time.strftime("%Y%m%d-%H%M%S")
-    shared = replace(machine, results=anew)
-    jobs = [shared.job(method, **QUEUED) for method in ("lora", "decoder")]
-    executor, again = make_executor(target_of(cluster=machine.cluster), results=shared.results), ""
+    shared = replace(machine, results=machine.shared.absolute() / time.strftime("%Y%m%d-%H%M%S"))
+    executor, again = make_executor(target_of(cluster=machine.cluster), results=shared.results), list[str]()
     assert not isinstance(executor, LocalExecutor)
-    executor.submit(jobs)
+    executor.submit([shared.job(method, **QUEUED) for method in ("lora", "decoder")])
 
     def requeue(runs: Mapping[str, RunState]) -> None:
-        nonlocal again
         training = [run for run in runs.values() if run.state == RUNNING and run.task and run.done]
         if training and not again:
-            again = training[0].key
+            again.append(training[0].key)
             executor.slurm.ask(["scontrol", "requeue", training[0].task])
 
-    ended = executor.wait(on_change=requeue)
-    found = {key: {"state": run.state, "attempts": run.attempts} for key, run in ended.items()}
-    wrong = [f"run {key} ended as {run.state}: {run.message}" for key, run in ended.items() if run.state != "OK"]
-    if not again or ended[again].attempts < 2:
-        wrong.append("no run was started again after a requeue")
-    return found, wrong
+    for key, run in executor.wait(on_change=requeue).items():
+        found[key] = {"state": run.state, "attempts": run.attempts}
+        if run.state != "OK":
+            yield f"run {key} ended as {run.state}: {run.message}"
+    if not any(found[key]["attempts"] > 1 for key in again):
+        yield "no run was started again after a requeue"
 
 
-Part = Callable[[Machine], Findings]
+Part = Callable[[Machine, Found], Iterator[str]]
 PARTS: Mapping[str, tuple[str, Part]] = {
     "1": ("a step of every method, attention, rates", examined),
     "2": ("steps as fast and as large as planned", as_planned),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -23,6 +25,7 @@ from harness.system.errors import UsageError
 BUSY = 0.1
 """Cores (CPU) or fraction of the device (GPU) that others may use before it counts as shared."""
 OTHERS_BYTES = 1 << 30
+_PACKAGE = Path(__file__).parents[1]
 
 
 Clock = Callable[[], float]
@@ -98,15 +101,33 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=_FURTHER)
 
 
-@contextmanager
-def without_waits(device: torch.device) -> Iterator[None]:
-    """A context in which torch raises RuntimeError where the processor waits for the GPU."""
+def first_wait(device: torch.device, work: Callable[[], object]) -> str:
+    """The line of this package, as ``file:line``, at which ``work`` first makes the processor wait for the GPU, and ends there; empty where
+    it never does."""
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        yield
+        work()
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        files = [(Path(step.filename), step.lineno) for step in traceback.extract_tb(error.__traceback__)]
+        file, line = [(file, line) for file, line in files if file.is_relative_to(_PACKAGE)][-1]
+        return f"{file.relative_to(_PACKAGE.parent)}:{line}"
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    return ""
+
+
+@contextmanager
+def busy_share(shares: dict[str, float], name: str) -> Iterator[None]:
+    """Puts under ``name`` in how much of the time that the block takes the GPU computes."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        begun = time.perf_counter()
+        yield
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+    shares[name] = busy_seconds(kernels(profiled)) / seconds
 
 
 def kernels(profiled: Any) -> list[tuple[int, int]]:

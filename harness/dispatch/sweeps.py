@@ -295,7 +295,7 @@ def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
     """
     plugins = tuple(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
     contents = contents_of_command(plugins)
-    target = results / "snapshots" / _digest(contents)
+    target = results / "snapshots" / code_digest(contents)
     if not os.path.lexists(target):
         temporary = own_folder(target.parent) / f".{target.name}.{secrets.token_hex(8)}"
         try:
@@ -357,7 +357,8 @@ def _plugin(number: int, path: str) -> str:
     return f"plugins/{number}/{Path(path).name}"
 
 
-def _digest(contents: Mapping[str, bytes]) -> str:
+def code_digest(contents: Mapping[str, bytes]) -> str:
+    """The name of a snapshot: a hash of its files' names and bytes."""
     total = hashlib.sha256()
     for name in sorted(contents):
         total.update(os.fsencode(f"{name}\0{len(contents[name])}\0"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from harness import accept
 from harness.cli import doctor
 from harness.contract import gpu
+from harness.costing import instruments
 from harness.datasets.samples import write_samples
 from harness.dispatch.run_states import QUEUED, RUNNING, RunState, ShowStates
 from harness.dispatch.sweeps import names_of_run
@@ -37,15 +40,22 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accept.Machine:
     return accept.Machine(device=device, backbones=["tiny"], methods=["lora"], cluster="", report=report, **folders)
 
 
+def tried(part: accept.Part, machine: accept.Machine) -> tuple[dict[str, Any], list[str]]:
+    """What a part measured, and what is not right."""
+    found: dict[str, Any] = {}
+    wrong = list(part(machine, found))
+    return found, wrong
+
+
 def test_steps_under_every_decoder_are_examined(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "SCORED", 4)
     monkeypatch.setattr(gpu, "PHOTOGRAPHS", 2)
     with pretended():
-        found, wrong = accept.examined(machine)
+        found, wrong = tried(accept.examined, machine)
         assert wrong == []
         assert found["rates"]["step"] > 0
         planted(monkeypatch, left_on_the_processor)
-        wrong = accept.examined(machine)[1]
+        wrong = tried(accept.examined, machine)[1]
     assert {decoder for decoder in DECODERS if any(f"under {decoder}, bf16" in line for line in wrong)} == {
         *DECODERS[1:]
     }
@@ -62,28 +72,28 @@ def test_images_to_feed_are_those_of_the_benchmark_that_is_there(machine: accept
 def test_waits_of_a_step_are_found(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accept, "ROWS", {"lora": {}, "convlora": {}})
     with pretended():
-        found, wrong = accept.free_of_waits(machine)
+        found, wrong = tried(accept.free_of_waits, machine)
         assert wrong == []
-        assert found["waits"].keys() == {"convlora"}
+        assert found.keys() == {"convlora"}
         planted(monkeypatch, read_as_a_number)
-        (line,) = accept.free_of_waits(machine)[1]
+        (line,) = tried(accept.free_of_waits, machine)[1]
     assert line.startswith("a step of lora waits at harness/")
 
 
 def test_a_requeue_changes_no_loss(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended():
-        found, wrong = accept.requeued(machine)
+        found, wrong = tried(accept.requeued, machine)
         assert wrong == []
         assert all(seen["deviation"] == 0 for seen in found.values())
 
 
 def test_scores_on_the_processor_are_those_of_the_gpu(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended():
-        found, wrong = accept.on_the_processor(machine)
+        found, wrong = tried(accept.on_the_processor, machine)
         assert wrong == []
         assert found.keys() > {"score dice", "unmerged", "merged", "exported"}
         monkeypatch.setattr(accept, "OFF_SCORE", -1.0)
-        assert len(accept.on_the_processor(machine)[1]) == len(found)
+        assert len(tried(accept.on_the_processor, machine)[1]) == len(found)
 
 
 def test_steps_are_held_against_the_plan(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,41 +102,38 @@ def test_steps_are_held_against_the_plan(machine: accept.Machine, monkeypatch: p
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     settings = {"allocator_settings": {"expandable_segments": False}}
     with pretended(), patch.object(torch.cuda.memory, "_snapshot", lambda: settings):
-        found, wrong = accept.as_planned(machine)
+        found, wrong = tried(accept.as_planned, machine)
         assert [line.partition(":")[0] for line in wrong[:2]] == ["naslora on tiny"] * 2
         assert "expandable_segments" in wrong[2]
-        planned = found["naslora on tiny"]["measured"]
-        monkeypatch.setattr(accept, "step_seconds", lambda run, device: planned["seconds"])
+        seconds, size = found["naslora on tiny"]["measured"]
+        monkeypatch.setattr(accept, "step_seconds", lambda run, device: seconds)
         monkeypatch.setattr(accept, "OFF_TIME", 100.0)
-        monkeypatch.setattr(accept, "training_bytes", lambda run, kinds: planned["bytes"])
+        monkeypatch.setattr(accept, "training_bytes", lambda run, kinds: size)
         settings["allocator_settings"]["expandable_segments"] = True
-        assert accept.as_planned(machine)[1] == []
+        assert tried(accept.as_planned, machine)[1] == []
 
 
 def test_time_in_several_kernels_at_once_counts_once_and_the_processors_not() -> None:
-    assert accept.busy_seconds([(0, 4), (6, 8), (1, 2), (7, 9)]) == pytest.approx(7e-9)
+    assert instruments.busy_seconds([(0, 4), (6, 8), (1, 2), (7, 9)]) == pytest.approx(7e-9)
     with profile(activities=[ProfilerActivity.CPU]) as on_the_processor:
         torch.ones(3).add(1)
     assert on_the_processor.events()
-    assert accept.kernels(on_the_processor) == []
+    assert instruments.kernels(on_the_processor) == []
 
 
 @pytest.mark.parametrize(("seconds", "right"), [(0.0, False), (1e6, True)])
 def test_the_busy_share_is_that_of_the_second_epoch(seconds, right, machine, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles: list[Any] = []
 
-    class Profile(SimpleNamespace):
-        def start(self) -> None:
-            profiles.append(self)
+    def profiled(**activities: Any) -> Any:
+        profiles.append(activities)
+        return nullcontext()
 
-        def stop(self) -> None:
-            pass
-
-    monkeypatch.setattr(accept, "profile", Profile)
-    monkeypatch.setattr(accept, "kernels", lambda _: [(0, int(seconds * 1e9))])
+    monkeypatch.setattr(instruments, "profile", profiled)
+    monkeypatch.setattr(instruments, "kernels", lambda _: [(0, int(seconds * 1e9))])
     monkeypatch.setattr(accept, "FED", {"epoch_images": 4})
     with pretended():
-        found, wrong = accept.kept_busy(machine)
+        found, wrong = tried(accept.kept_busy, machine)
     assert (wrong == []) is right
     assert [seen["benchmark"] for seen in found.values()][1] == "trans10k_v2"
     assert all(seen.keys() >= {"training", "evaluation"} for seen in found.values())
@@ -155,7 +162,7 @@ def test_one_of_two_runs_in_the_queue_is_requeued(attempts, machine, monkeypatch
             return states("OK", attempts=attempts)
 
     monkeypatch.setattr(accept, "make_executor", lambda target, results: Queue())
-    found, wrong = accept.queued(replace(machine, cluster="gpu"))
+    found, wrong = tried(accept.queued, replace(machine, cluster="gpu"))
     assert asked == [["scontrol", "requeue", "7_0"]]
     assert len(found) == 2
     assert bool(wrong) is (attempts == 1)
@@ -176,7 +183,7 @@ def test_advice_after_too_large_a_batch_is_tried(room, ends, machine, monkeypatc
     of_sixteen = training_bytes(machine.job(batch_size=16).run)
     properties = SimpleNamespace(total_memory=int(of_sixteen / 1.5))
     with pretended(), patch.object(torch.cuda, "get_device_properties", lambda _: properties):
-        found, wrong = accept.out_of_memory(machine)
+        found, wrong = tried(accept.out_of_memory, machine)
     assert (found["images"], found["code"]) == (16, "OOM")
     assert {*found["tried"].values()} == {ends}
     assert [line.rpartition(" ")[2] for line in wrong] == [code for code in found["tried"].values() if code != "OK"]
@@ -186,11 +193,11 @@ def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, mo
     begun: list[str] = []
 
     def part(name: str, *wrong: str, error: Exception | None = None) -> tuple[str, accept.Part]:
-        def examine(_: accept.Machine) -> accept.Findings:
+        def examine(_: accept.Machine, found: dict[str, Any]) -> Iterator[str]:
             begun.append(name)
             if error is not None:
                 raise error
-            return {"name": name}, list(wrong)
+            yield from wrong
 
         return name, examine
 
@@ -213,7 +220,7 @@ def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, mo
 
 
 def test_the_command_prints_parts_and_ends_with_1_where_one_is_not_right(tmp_path, monkeypatch, capsys) -> None:
-    parts: dict[str, Any] = {"1": ("a", lambda machine: ({}, [])), "2": ("b", lambda machine: ({}, ["odd"]))}
+    parts: dict[str, Any] = {"1": ("a", lambda machine, found: []), "2": ("b", lambda machine, found: ["odd"])}
     monkeypatch.setattr(accept, "PARTS", parts)
     command = ["--device", "cuda", "--accept", "--out", str(tmp_path / "gpu.json")]
     with pretended():
