@@ -174,7 +174,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
             (f"harness.{name}.published_file" for name in ("models.published", "planning.plan", "planning.understand")),
             lambda *_: Path("WEIGHTS"),
         ),
-        "harness.planning.plan.read_tensors": lambda *_: None,
+        "harness.models.checkpoint.read_tensors": lambda *_: None,
         "harness.costing.instruments.used_by_others": lambda *_: "",
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
             method=name, backbone=backbone, passed=True

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from functools import reduce
+from functools import partial, reduce
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,7 @@ MOST_PRUNED = 64
 _MOST_REPEATS = 4
 """In a pattern of layers' names; four take a second over all names of ViT-H, and each further one ten times as long."""
 _MOST_CHOICES = 6
-"""Of optional parts and of groups with alternatives, each of which doubles the ways to match."""
+"""Of optional parts and of groups, which may have alternatives; each doubles the ways to match."""
 _CHANGED_WEIGHTS = ("corda", "loftq", "lora_ga", "pissa_niter_")
 """Starts of LoRA that change the frozen weights by what is not in its file: data, quantisation, random numbers."""
 BACKBONES = ("vit_b", "vit_l", "vit_h", "tiny")
@@ -84,51 +84,23 @@ def merged_adapter(
         UsageError: no such folder, a damaged file, a tuner or an option that is unknown or cannot be merged, or an adapter or a
             checkpoint of another model.
     """
-    config, tensors = _read(folder)
-    kind = str(config.get("peft_type", "")).lower()
-    if kind not in TUNERS or TUNERS[kind].unmerged:
-        raise UsageError(
-            f"{folder} is an adapter of the kind {kind or 'unknown'}, which is not folded into weights here"
-        )
-    kinds = {member.value.lower(): member for member in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
-    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[kind]]
-    given = {name: value for name, value in config.items() if name not in _OF_MODEL}
-    _require_determined(folder, given)
-    known = {field.name for field in fields(config_class)}
-    if unknown := [name for name, value in given.items() if name not in known and value]:
-        raise UsageError(
-            f"{folder} sets {unknown[0]}, which peft {peft.__version__} does not know for {kind}; install the peft that wrote it"
-        )
+    content, tensors = _read(folder)
+    config = _configuration(folder, content)
     if backbone not in BACKBONES:
-        raise UsageError(f"transformers' SamModel is {', '.join(BACKBONES)}, and {backbone} is none of them")
+        raise UsageError(f"--adapter and --adopt are for {', '.join(BACKBONES)}, not for {backbone}")
     sam = plain_sam(backbone)
     whole = {hf_name(name): name for name in sam.state_dict()}
     if checkpoint is not None:
         weights = read_tensors(checkpoint)
         require_match(weights, sam.state_dict(), path=checkpoint, backbone=backbone)
         sam.load_state_dict(weights)
-    options = {name: value for name, value in given.items() if name in known} | {"inference_mode": False}
-
-    def adapted(plain: nn.Module) -> Any:
-        """The model with the adapter's layers; refused where the file holds others."""
-        tree: Any = named_as_transformers(plain)
-        model: Any = peft.get_peft_model(tree, config_class(**options))
-        needed = peft.get_peft_model_state_dict(model)
-        lacking, odd = needed.keys() - tensors.keys(), tensors.keys() - needed.keys()
-        if lacking or odd:
-            raise ValueError(f"its file {'lacks' if lacking else 'holds, and should not,'} {min(lacking or odd)}")
-        asked, held = (sum(tensor.numel() for tensor in of.values()) for of in (needed, tensors))
-        if asked > MOST_PRUNED * held:
-            raise ValueError(f"its configuration asks for {asked:,} numbers, and its file holds {held:,}")
-        return model
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # First without memory, of which the configuration may ask for any amount. Tuners that start from values cannot.
             with suppress(RuntimeError), torch.device("meta"):  # of which NotImplementedError is one
-                adapted(plain_sam(backbone))
-            model = adapted(sam)
+                _adapted(plain_sam(backbone), config, tensors)
+            model = _adapted(sam, config, tensors)
             peft.set_peft_model_state_dict(model, dict(tensors))
             layers = model.base_model.model.named_modules()
             changed = tuple(name for name, layer in layers if isinstance(layer, BaseTunerLayer))
@@ -141,6 +113,39 @@ def merged_adapter(
             f"{folder} is not an adapter of {backbone} as transformers' SamModel has it: {reason}"
         ) from error
     return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, changed
+
+
+def _configuration(folder: Path, content: Mapping[str, Any]) -> Callable[[], Any]:
+    """Makes peft's configuration of ``adapter_config.json``. Raises UsageError: an unknown kind or option, or what `_require_determined`
+    refuses."""
+    kind = str(content.get("peft_type", "")).lower()
+    if kind not in TUNERS or TUNERS[kind].unmerged:
+        raise UsageError(f"{folder} is an adapter of the kind {kind or 'unknown'}, which cannot be folded into weights")
+    kinds = {member.value.lower(): member for member in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
+    config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kinds[kind]]
+    given = {name: value for name, value in content.items() if name not in _OF_MODEL}
+    _require_determined(folder, given)
+    known = {field.name for field in fields(config_class)}
+    if unknown := [name for name, value in given.items() if name not in known and value]:
+        raise UsageError(
+            f"{folder} sets {unknown[0]}, which peft {peft.__version__} does not know for {kind}; install the peft that wrote it"
+        )
+    options = {name: value for name, value in given.items() if name in known} | {"inference_mode": False}
+    return partial(config_class, **options)
+
+
+def _adapted(plain: nn.Module, config: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
+    """The model with the adapter's layers. Raises ValueError: the file holds others."""
+    tree: Any = named_as_transformers(plain)
+    model: Any = peft.get_peft_model(tree, config())
+    needed = peft.get_peft_model_state_dict(model)
+    lacking, odd = needed.keys() - tensors.keys(), tensors.keys() - needed.keys()
+    if lacking or odd:
+        raise ValueError(f"its file {'lacks' if lacking else 'holds, and should not,'} {min(lacking or odd)}")
+    asked, held = (sum(tensor.numel() for tensor in of.values()) for of in (needed, tensors))
+    if asked > MOST_PRUNED * held:
+        raise ValueError(f"its configuration asks for {asked:,} numbers, and its file holds {held:,}")
+    return model
 
 
 def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
@@ -177,18 +182,9 @@ def _leaves(value: object) -> Iterator[object]:
 
 
 def backtracks(pattern: str) -> bool:
-    """Whether matching a layer's name may take for ever: a repeat or a choice is repeated, or there are too many of either."""
-    plain = re.sub(
-        r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL
-    )  # escapes and sets are one character
-    choices = 0
-    while group := re.search(r"\(([^()]*)\)", plain):
-        inside, after = group[1].removeprefix("?:"), plain[group.end() : group.end() + 1]
-        if re.search(r"[*+{|]", inside) and after and after in "*+{":
-            return True
-        choices += "|" in inside
-        plain = plain[: group.start()] + inside + plain[group.end() :]
-    return len(re.findall(r"[*+{]", plain)) > _MOST_REPEATS or choices + plain.count("?") > _MOST_CHOICES
+    """Whether matching a layer's name may take for ever: a group is repeated, or there are too many repeats or choices."""
+    repeats, choices = len(re.findall(r"[*+{]", pattern)), pattern.count("(") + pattern.count("?")
+    return bool(re.search(r"\)[*+{]", pattern)) or repeats > _MOST_REPEATS or choices > _MOST_CHOICES
 
 
 def named_as_transformers(sam: nn.Module) -> nn.Module:

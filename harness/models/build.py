@@ -80,20 +80,11 @@ def build_segmenter(
     way: dict[str, Any] = {"fused": fused_attention, "activation_checkpointing": activation_checkpointing}
     parts = _sam_parts if shape.neck_dim else _neckless_parts
     encoder, prompt_encoder, plain_decoder, neck = parts(entry, shape, checkpoint, seed=head_seed, **way)
-    if decoder != "sam":
-        from harness.models.dense_decoders import Mask2FormerDecoder, dense_decoder
-
-        with seeded(head_seed + 1):
-            classes = 2 if task == "binary" else num_classes
-            if decoder == "mask2former":
-                queries = Mask2FormerDecoder(shape.dim, shape=entry.decoder, classes=classes)
-                return QuerySegmenter(encoder=encoder, decoder=queries, binary=task == "binary")
-            dense = dense_decoder(decoder, dim=shape.dim, classes=classes, fused=fused_attention)
-        if decoder == "class-token":
-            encoder.gives_class_token = True  # type: ignore[assignment]
-        return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
     tokens = mask_tokens if task == "multiclass" else 1
     with seeded(head_seed + 1):
+        if decoder != "sam":
+            classes = 2 if task == "binary" else num_classes
+            return _dense_segmenter(decoder, encoder, entry, classes=classes, task=task, fused=fused_attention)
         kind = SAM2MaskDecoder if isinstance(plain_decoder, PlainSAM2Decoder) else BatchedMaskDecoder
         mask_decoder = kind(plain_decoder, mask_tokens=tokens, spare_tokens=spare_tokens == "intended")
         if tokens > 1:
@@ -103,6 +94,21 @@ def build_segmenter(
         if strict_loading == "released" and checkpoint is not None:
             prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.normal_()
     return SAMSegmenter(encoder=encoder, prompt_encoder=prompt_encoder, mask_decoder=mask_decoder, neck=neck, head=head)
+
+
+def _dense_segmenter(
+    decoder: Decoder, encoder: nn.Module, entry: Backbone, *, classes: int, task: Task, fused: bool
+) -> DenseSegmenter:
+    """A decoder of `harness.models.dense_decoders` on a ViT of timm."""
+    from harness.models.dense_decoders import Mask2FormerDecoder, dense_decoder
+
+    if decoder == "mask2former":
+        queries = Mask2FormerDecoder(entry.shape.dim, shape=entry.decoder, classes=classes)
+        return QuerySegmenter(encoder=encoder, decoder=queries, binary=task == "binary")
+    if decoder == "class-token":
+        encoder.gives_class_token = True  # type: ignore[assignment]
+    dense = dense_decoder(decoder, dim=entry.shape.dim, classes=classes, fused=fused)
+    return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
 
 
 def require_checkpoint(name: str, checkpoint: Path) -> None:
@@ -141,15 +147,7 @@ def _sam_parts(
     **way: bool,
 ) -> _Parts:
     """Without a checkpoint of random weights; ``way``: how the encoder computes."""
-    kind = (
-        _sam3_encoder()
-        if shape.upscaled
-        else TinyViTEncoder
-        if shape.stem
-        else SAM2Encoder
-        if shape.pyramid
-        else SAMEncoder
-    )
+    kind = _encoder_class(shape)
     plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
     def build() -> tuple[BlockEncoder, PromptEncoder, MaskDecoder]:
@@ -179,8 +177,10 @@ def _sam_parts(
     return encoder, prompts, decoder, None
 
 
-def _sam3_encoder() -> type[BlockEncoder]:
-    """Raises UsageError: transformers has no SAM 3."""
+def _encoder_class(shape: BackboneShape) -> type[BlockEncoder]:
+    """Raises UsageError: it is SAM 3's, and transformers has none."""
+    if not shape.upscaled:
+        return TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
     try:
         from harness.models.sam3 import SAM3Encoder
     except ImportError as error:
@@ -198,9 +198,7 @@ def _neckless_parts(
     **way: bool,
 ) -> _Parts:
     """As `_sam_parts`, of a ViT of timm."""
-    from timm.models import eva, vision_transformer
-
-    from harness.models.timm_encoder import TimmEncoder, create_vit
+    from harness.models.timm_encoder import TimmEncoder, create_vit, fitted
 
     with seeded(seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
@@ -213,8 +211,7 @@ def _neckless_parts(
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
         require_match(state, expected, path=checkpoint, backbone=entry.name)
-        fit = (eva if isinstance(vit, eva.Eva) else vision_transformer).checkpoint_filter_fn
-        vit.load_state_dict(fit(state, vit, interpolation="bicubic", antialias=True), strict=True)
+        vit.load_state_dict(fitted(state, vit), strict=True)
     return TimmEncoder(vit, shape=shape, **way), prompts, decoder, neck
 
 

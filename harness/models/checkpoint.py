@@ -1,4 +1,4 @@
-"""Checkpoints of backbones on disk: safe reading, strict checking. Imports torch only where tensors are read."""
+"""Checkpoints of backbones on disk: safe reading, strict checking."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.models.catalog import resolve_backbone
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness.models.published import require_checkpoint_file
 from harness.system.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 MOST_RATIO = 4
 """Bytes of tensors by bytes of their file, at most; random weights can hardly be packed."""
@@ -54,31 +55,6 @@ def family_of(tensors: Mapping[str, Tensor]) -> str:
     return f"{words} ({', '.join(details)})"
 
 
-def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
-    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken apart at
-    its ``=``. Raises UsageError: the part before ``=`` is not a backbone."""
-    paths: dict[str, Path] = {}
-    for item in items:
-        name, equals, file = item.partition("=")
-        if not equals or Path(item).exists():
-            paths[""] = Path(item)
-            continue
-        try:
-            paths[resolve_backbone(name)] = Path(file)
-        except UsageError as error:
-            raise UsageError(f"--checkpoint {item}: no such file, and {error}") from error
-    return paths
-
-
-def require_checkpoint_file(path: Path | None) -> None:
-    """Refuse a path of no file, before torch is loaded to read it. Raises UsageError: there is none."""
-    if path is not None and not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(
-            f"checkpoint {path} {what}; give the path of a .pth or .safetensors file, or --checkpoint published for the authors' weights"
-        )
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a ``.safetensors`` file or a ``.pth`` file, on the CPU; a pickle with code in it is refused.
 
@@ -87,9 +63,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: missing, truncated, holding code, anything but tensors, or numbers that are not finite.
     """
-    import torch
-    from safetensors.torch import load_file
-
     tensors = _read(path, safetensors=load_file, pickled=partial(torch.load, map_location="cpu", weights_only=True))
     for name, tensor in tensors.items():
         values = tensor.float() if tensor.element_size() == 1 else tensor  # torch compares no 8-bit floats
@@ -101,8 +74,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_shapes(path: Path) -> dict[str, Tensor]:
     """As `read_tensors`, but tensors without values (on the meta device), which are not looked at: cheap for gigabytes.
     Of their types it distinguishes floating point from others."""
-    import torch
-    from safetensors import safe_open
 
     def empty(part: Any) -> Tensor:
         kind = torch.float32 if part.get_dtype().startswith(("F", "BF")) else torch.int64
@@ -122,8 +93,6 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
 def _read(
     path: Path, *, safetensors: Callable[[Path], dict[str, Tensor]], pickled: Callable[[Path], Any]
 ) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-
     damage = (
         SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError, zipfile.BadZipFile,
     )  # fmt: skip
@@ -165,8 +134,6 @@ def require_unpacked(path: Path) -> None:
 
 def _is_plain(value: object) -> bool:
     """Whether it is a dense tensor with all of its numbers in the file: not of the meta device, nor a few that strides of 0 repeat."""
-    import torch
-
     return (
         isinstance(value, torch.Tensor)
         and value.layout is torch.strided

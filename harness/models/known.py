@@ -9,7 +9,7 @@ with everything the large ones have: windows that need padding, global blocks, r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -217,70 +217,55 @@ def _timm(
     return Backbone(name=TIMM + model, shape=shape, timm_model=model, class_token=True, pixels=pixels)
 
 
-def known_backbones() -> dict[str, Backbone]:
-    """Every entry by name."""
-    # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
-    small: dict[str, Any] = {"image_size": 128, "neck_dim": 64}
-    tiny = _sam("tiny", dim=64, depth=4, heads=2, window=3, global_blocks=(1, 3), decoder=_TINY_DECODER, **small)
-    mobile = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
-    tiny_mobile = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
-    # Windows that their maps do not divide, a global block, and a block with windows that does not pool.
-    tiny_hiera = _hiera(dim=16, heads=1, depths=(1, 2, 2, 1), windows=(8, 6, 6, 3), global_blocks=(4,), coarse=3)
-    test_vit = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, pixels=HALF)
-    third = _timm("vit_small_patch16_dinov3", dim=64, depth=4, heads=2, patch=16, image_size=128, rotary=True)
-    # timm's layer scales of 1e-5 would hide every block of a random model.
-    options = {"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5}
-    entries = [
-        tiny,
-        _sam("vit_b", dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
-        _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
-        _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
-        test_vit,
-        replace(test_vit, name="tiny_timm", decoder=_TINY_DECODER, pixels=IMAGENET),  # as its first records
-        replace(third, name="tiny_dinov3", decoder=_TINY_DECODER, timm_options=options),
-        Backbone(name="mobile_sam", shape=mobile),
-        Backbone(name="tiny_mobile_sam", shape=replace(tiny_mobile, image_size=128), decoder=_TINY_DECODER),
-        _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
-        _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
-        _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
-        _sam2("large", dim=144, heads=2, depths=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
-        _sam3(
-            "sam3",
-            patch=14,
-            image_size=1008,
-            neck_dim=256,
-            coarse=24,
-            decoder=_SAM_DECODER,
-            dim=1024,
-            depth=32,
-            heads=16,
-            mlp_dim=4736,
-            window=24,
-            global_blocks=(7, 15, 23, 31),
-        ),
-        _sam3(
-            "tiny_sam3",
-            patch=16,
-            coarse=3,
-            decoder=_TINY_DECODER,
-            **small,
-            dim=64,
-            depth=4,
-            heads=2,
-            mlp_dim=192,
-            window=3,
-            global_blocks=(1, 3),
-        ),
-        Backbone(name="tiny_sam2", shape=replace(tiny_hiera, **small), decoder=replace(_TINY_DECODER, finer_maps=True)),
-    ]
+# As small as tests need: windows of 3 that the grid does not divide, two global blocks.
+_SMALL: dict[str, Any] = {"image_size": 128, "neck_dim": 64}
+_TINY: dict[str, Any] = {**_SMALL, "dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3)}
+_LARGE: dict[str, Any] = {"image_size": 1008, "neck_dim": 256, "dim": 1024, "depth": 32, "heads": 16, "window": 24}
+_MOBILE = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
+_TINY_MOBILE = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
+# Windows that their maps do not divide, a global block, and a block with windows that does not pool.
+_TINY_HIERA = _hiera(dim=16, heads=1, depths=(1, 2, 2, 1), windows=(8, 6, 6, 3), global_blocks=(4,), coarse=3)
+_TEST_VIT = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, pixels=HALF)
+_THIRD = _timm("vit_small_patch16_dinov3", dim=64, depth=4, heads=2, patch=16, image_size=128, rotary=True)
+
+
+def _sizes_of_timm() -> Iterator[Backbone]:
+    """timm's ViTs of augreg, DINOv2 and DINOv3."""
     for size, (dim, depth, heads) in _SIZES.items():
         numbers: dict[str, Any] = {"dim": dim, "depth": depth, "heads": heads}
         for side in (224, 384):
-            entries.append(_timm(f"vit_{size}_patch16_{side}", **numbers, patch=16, image_size=side, pixels=HALF))
+            yield _timm(f"vit_{size}_patch16_{side}", **numbers, patch=16, image_size=side, pixels=HALF)
         if size != "tiny":
             second: dict[str, Any] = {**numbers, "patch": 14, "image_size": 518, "layer_scale": True}
-            registers: dict[str, Any] = {"prefix_tokens": 5, "positioned_prefix": 0}
-            entries.append(_timm(f"vit_{size}_patch14_dinov2", **second))
-            entries.append(_timm(f"vit_{size}_patch14_reg4_dinov2", **second, **registers))
-            entries.append(_timm(f"vit_{size}_patch16_dinov3", **numbers, patch=16, image_size=256, rotary=True))
-    return {entry.name: entry for entry in entries}
+            yield _timm(f"vit_{size}_patch14_dinov2", **second)
+            yield _timm(f"vit_{size}_patch14_reg4_dinov2", **second, prefix_tokens=5, positioned_prefix=0)
+            yield _timm(f"vit_{size}_patch16_dinov3", **numbers, patch=16, image_size=256, rotary=True)
+
+
+_ENTRIES = (
+    _sam("tiny", **_TINY, decoder=_TINY_DECODER),
+    _sam("vit_b", dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+    _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
+    _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
+    _TEST_VIT,
+    replace(_TEST_VIT, name="tiny_timm", decoder=_TINY_DECODER, pixels=IMAGENET),  # as its first records
+    replace(
+        _THIRD,
+        name="tiny_dinov3",
+        decoder=_TINY_DECODER,
+        # timm's layer scales of 1e-5 would hide every block of a random model.
+        timm_options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
+    ),
+    Backbone(name="mobile_sam", shape=_MOBILE),
+    Backbone(name="tiny_mobile_sam", shape=replace(_TINY_MOBILE, image_size=128), decoder=_TINY_DECODER),
+    _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
+    _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
+    _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
+    _sam2("large", dim=144, heads=2, depths=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
+    _sam3("sam3", **_LARGE, mlp_dim=4736, global_blocks=(7, 15, 23, 31), patch=14, coarse=24, decoder=_SAM_DECODER),
+    _sam3("tiny_sam3", **_TINY, mlp_dim=192, patch=16, coarse=3, decoder=_TINY_DECODER),
+    Backbone(name="tiny_sam2", shape=replace(_TINY_HIERA, **_SMALL), decoder=replace(_TINY_DECODER, finer_maps=True)),
+    *_sizes_of_timm(),
+)
+KNOWN = {entry.name: entry for entry in _ENTRIES}
+"""Every entry by name."""

@@ -6,11 +6,11 @@ And names on the Hugging Face Hub: of published SAMs, and of their tensors in tr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.models.catalog import backbone
-from harness.models.checkpoint import require_checkpoint_file
+from harness.models.catalog import backbone, resolve_backbone
 from harness.system.errors import UsageError
 from harness.system.streams import say
 
@@ -34,6 +34,31 @@ GATED = {"sam3": "https://huggingface.co/facebook/sam3"}
 def is_word(path: Path) -> bool:
     """Whether a path is one of `WORDS` and no file of that name exists."""
     return str(path) in WORDS and not path.exists()
+
+
+def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
+    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken apart at
+    its ``=``. Raises UsageError: the part before ``=`` is not a backbone."""
+    paths: dict[str, Path] = {}
+    for item in items:
+        name, equals, file = item.partition("=")
+        if not equals or Path(item).exists():
+            paths[""] = Path(item)
+            continue
+        try:
+            paths[resolve_backbone(name)] = Path(file)
+        except UsageError as error:
+            raise UsageError(f"--checkpoint {item}: no such file, and {error}") from error
+    return paths
+
+
+def require_checkpoint_file(path: Path | None) -> None:
+    """Refuse a path of no file, before torch is loaded to read it. Raises UsageError: there is none."""
+    if path is not None and not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(
+            f"checkpoint {path} {what}; give the path of a .pth or .safetensors file, or --checkpoint published for the authors' weights"
+        )
 
 
 def require_file_or_word(path: Path | None) -> None:

@@ -5,12 +5,13 @@ So is DINOv3 (2508.10104), whose blocks rotate queries and keys by position (RoP
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import timm
 import torch
 from timm.layers import AttentionRope, resample_abs_pos_embed
+from timm.models import eva, vision_transformer
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -32,18 +33,17 @@ def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer
     return vit
 
 
-@dataclass
-class Rotations:
-    """Sines and cosines by position, (h·w, 2·head width); the encoder writes them, attention reads them."""
-
-    table: Tensor = field(default_factory=lambda: torch.empty(0))
+def fitted(state: dict[str, Tensor], vit: VisionTransformer | Eva) -> dict[str, Tensor]:
+    """A model's tensors with the table of positions at the size of ``vit``, as timm resizes it."""
+    fit = (eva if isinstance(vit, Eva) else vision_transformer).checkpoint_filter_fn
+    return fit(state, vit, interpolation="bicubic", antialias=True)
 
 
 class RotatedAttention:
     """Mixed into timm's attention with rotated queries and keys, in blocks that do not get the rotation; tokens in front of
     those with a position, however many, are not rotated."""
 
-    rotations: Rotations
+    rotations: SimpleNamespace
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """(B, P + h·w, C) to the same."""
@@ -84,7 +84,8 @@ class TimmEncoder(BlockEncoder):
         self.norm_pre, self.norm = getattr(vit, "norm_pre", nn.Identity()), vit.norm
         self.blocks = nn.ModuleList(vit.blocks)
         self.rope: Any = vit.rope if isinstance(vit, Eva) else None
-        self.rotations = Rotations()
+        # Sines and cosines by position, (h·w, 2·head width): the encoder writes them, attention reads them.
+        self.rotations = SimpleNamespace(table=torch.empty(0))
         for block in self.blocks:
             attention: Any = block.attn
             attention.fused_attn = fused

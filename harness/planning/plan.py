@@ -18,7 +18,6 @@ from harness.archive.store import RecordStore
 from harness.datasets.base import DatasetError
 from harness.datasets.preparing.checking import first_look, groups_apart
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
-from harness.models.checkpoint import read_tensors
 from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit
 from harness.models.published import is_word, published_file
 from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
@@ -66,10 +65,10 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
     digest = fingerprint(path)
     if not known_to_fit(digest, backbone):
-        from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
+        from harness.models import build, checkpoint  # import torch, which other plans need not wait for
 
-        require_checkpoint(backbone, path)
-        read_tensors(path)  # refuses numbers that are not finite
+        build.require_checkpoint(backbone, path)
+        checkpoint.read_tensors(path)  # refuses numbers that are not finite
         checked, digest = digest, fingerprint(path)
         if digest == checked:  # else it changed meanwhile
             remember_fit(digest, backbone)

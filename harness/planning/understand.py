@@ -17,8 +17,7 @@ from harness.check import parse_assignments
 from harness.datasets.own import any_folder
 from harness.methods import TUNERS
 from harness.models.catalog import resolve_backbone
-from harness.models.checkpoint import checkpoint_paths
-from harness.models.published import is_word, published_file
+from harness.models.published import checkpoint_paths, is_word, published_file
 from harness.planning.data import data_options
 from harness.planning.request import PlannedRow, Request, split_overrides, with_options
 from harness.planning.tuning import Tuning, parse_tune, tried_fields

@@ -13,7 +13,7 @@ from pydantic import Field as Bound
 
 from harness.check import from_mapping
 from harness.evaluation.conventions import LABELS, METRICS
-from harness.models.known import TIMM, known_backbones
+from harness.models.known import KNOWN, TIMM
 from harness.registry import BENCHMARKS, METHODS, option_names, trains
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import checked_name
@@ -231,8 +231,8 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     if twice:
         raise UsageError(f"{where}: two entries are labelled {twice[0]!r}; give one of them another label")
     for backbone in study.by_backbone:  # under a name that no run has, they would count for none
-        if not backbone.startswith(TIMM) and backbone not in (names := known_backbones()):
-            raise UsageError(f"{where}: by_backbone: unknown backbone {backbone!r}{did_you_mean(backbone, names)}")
+        if not backbone.startswith(TIMM) and backbone not in KNOWN:
+            raise UsageError(f"{where}: by_backbone: unknown backbone {backbone!r}{did_you_mean(backbone, KNOWN)}")
     if both := sorted(study.by_backbone.keys() & set(study.backbones)):
         raise UsageError(f"{where}: by_backbone: {both[0]} is one of its backbones, whose rules are in 'set'")
     if study.prompts and (study.tune or study.choose):

@@ -9,6 +9,7 @@ scored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from typing import Protocol as Shape
 
@@ -110,17 +111,12 @@ class Mask2FormerLoss(Loss):
         costs = [
             self._costs(prediction.masks[image], classes[image], region[image].float(), valid[image].float(), labels)
             for image, labels in enumerate(present)
-            if labels
         ]
-        matches = iter(_matched(costs))
+        tokens_at, regions_at = zip(*_matched(costs), strict=True)
         labels_at = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long)
-        tokens_at: list[list[int]] = []
-        chosen: list[Tensor] = []
-        for image, labels in enumerate(present):
-            tokens, regions = next(matches) if labels else ([], [])
-            tokens_at.append(tokens)
-            labels_at[image, tokens] = torch.tensor([labels[at] for at in regions], dtype=torch.long)
-            chosen += [region[image][at] for at in regions]
+        for image, (tokens, regions) in enumerate(zip(tokens_at, regions_at, strict=True)):
+            labels_at[image, tokens] = torch.tensor([present[image][at] for at in regions], dtype=torch.long)
+        chosen = [region[image][at] for image, regions in enumerate(regions_at) for at in regions]
         # One transfer for all that matching found; from here on the host waits for nothing.
         moved = to_device(
             torch.cat([labels_at.flatten(), torch.tensor([at for each in tokens_at for at in each], dtype=torch.long)]),
@@ -135,21 +131,28 @@ class Mask2FormerLoss(Loss):
         loss = self.weights.classes * entropy / divisors[0].clamp(min=torch.finfo(torch.float32).tiny)
         if not chosen:
             return loss + 0 * prediction.masks.sum()
-        counts = list(map(len, tokens_at))
-        masks = [
-            prediction.masks[image].index_select(0, at)
-            for image, at in enumerate(chosen_tokens.split(counts))
-            if counts[image]
-        ]
-        mask = torch.stack(chosen).float()
+        tokens_of = chosen_tokens.split(list(map(len, tokens_at)))
+        return loss + self._of_masks(prediction.masks, tokens_of, torch.stack(chosen).float(), valid) / divisors[1]
+
+    def _of_masks(self, masks: Tensor, tokens: Sequence[Tensor], mask: Tensor, valid: Sequence[Tensor]) -> Tensor:
+        """The terms of the masks, summed over the regions.
+
+        Args:
+            masks: (B, K, h, w) logits.
+            tokens: of each image those that were matched.
+            mask: (M, S, S) in {0, 1}, the regions of all images in the order of their tokens.
+            valid: of each image (S, S).
+        """
+        counts = list(map(len, tokens))
+        logits_of = [masks[image].index_select(0, at) for image, at in enumerate(tokens) if counts[image]]
         known = torch.cat([each.float().expand(number, -1, -1) for each, number in zip(valid, counts, strict=True)])
         size = (int(mask.shape[-2]), int(mask.shape[-1]))
-        logits = upsampled(torch.cat(masks)[:, None], size)[:, 0]
+        logits = upsampled(torch.cat(logits_of)[:, None], size)[:, 0]
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
         bce = (bce * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
         probability = logits.sigmoid() * known
         dice = 1 - (2 * (probability * mask).sum((1, 2)) + 1) / (probability.sum((1, 2)) + mask.sum((1, 2)) + 1)
-        return loss + (self.weights.mask * bce.sum() + self.weights.dice * dice.sum()) / divisors[1]
+        return self.weights.mask * bce.sum() + self.weights.dice * dice.sum()
 
     def _present(self, target: Tensor) -> list[list[int]]:
         """The classes that each mask (S, S) of a batch holds, ascending. Raises ValueError: one that the head does not have."""
@@ -169,8 +172,10 @@ class Mask2FormerLoss(Loss):
             classes: (K, C + 1) logits.
             region: (M, S, S) in {0, 1}.
             valid: (S, S) in {0, 1}.
-            present: M classes of the regions.
+            present: M classes of the regions; without any, M is 0.
         """
+        if not present:
+            return masks.new_zeros(len(masks), 0, dtype=torch.float32)
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         inside = F.adaptive_avg_pool2d(region, size).flatten(1)
         weight = F.adaptive_avg_pool2d(valid[None], size).flatten(1)
@@ -188,8 +193,6 @@ class Mask2FormerLoss(Loss):
 
 def _matched(costs: list[Tensor]) -> list[tuple[list[int], list[int]]]:
     """Token and region indices of the cheapest one-to-one assignment of every image, read from the device at once."""
-    if not costs:
-        return []
     from scipy.optimize import linear_sum_assignment  # of several classes alone
 
     flat = to_host(torch.cat([cost.flatten() for cost in costs]))().numpy()

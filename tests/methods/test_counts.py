@@ -24,7 +24,7 @@ from harness.methods.parts.placement import MethodError
 from harness.methods.samadapter import SAMAdapterConfig
 from harness.methods.vpt import VPTConfig
 from harness.models.build import build_segmenter
-from harness.models.catalog import backbone_shape, decoder_parameters, encoder_parameters, known_backbones
+from harness.models.catalog import KNOWN, backbone_shape, decoder_parameters, encoder_parameters
 from harness.registry import METHODS, method_config_class
 
 CELL = 360 + 8
@@ -94,7 +94,7 @@ def test_lora_on_vit_h_with_its_decoder_trains_the_published_four_million() -> N
     assert total == 3_997_056
 
 
-@pytest.mark.parametrize("backbone", known_backbones())
+@pytest.mark.parametrize("backbone", KNOWN)
 def test_full_counts_every_encoder_of_the_catalogue(backbone: str) -> None:
     assert method_config_class("full")().encoder_parameters(backbone_shape(backbone)) == encoder_parameters(backbone)
 

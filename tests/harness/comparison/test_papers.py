@@ -10,7 +10,7 @@ from scipy import stats
 
 from harness.comparison.names import BENCHMARK_ORDER, PAPER_METRICS, SCORE_TITLES, metric
 from harness.comparison.papers import FOLDER, MARKS, Claim, Papers, Published, Setup
-from harness.models.catalog import known_backbones
+from harness.models.catalog import KNOWN
 from harness.protocols.load import card_rules
 from harness.registry import METHODS, method_config
 from harness.report.scores import paper_tables
@@ -136,7 +136,7 @@ def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None
     assert set(setups) == {path.stem for path in FOLDER.glob("*.csv")}
     for name, setup in setups.items():
         assert card_rules(name, "kvasir") is not None
-        assert setup.backbone in known_backbones()
+        assert setup.backbone in KNOWN
         assert setup.test_images.keys() <= set(BENCHMARK_ORDER)
 
 

@@ -11,11 +11,11 @@ import torch
 
 from harness.models.build import build_segmenter
 from harness.models.catalog import (
+    KNOWN,
     backbone,
     backbone_shape,
     decoder_parameters,
     encoder_parameters,
-    known_backbones,
     resolve_backbone,
     total_parameters,
 )
@@ -81,7 +81,7 @@ def test_closed_forms_equal_the_modules(name: str, decoder: str, task: Task) -> 
     assert sum(p.numel() for p in segmenter.parameters()) == total_parameters(name, image_size=16 * patch, **given)
 
 
-@pytest.mark.parametrize("name", [name for name in known_backbones() if "timm" in name])
+@pytest.mark.parametrize("name", [name for name in KNOWN if "timm" in name])
 def test_known_shapes_equal_timm(name: str) -> None:
     import timm
 
@@ -141,7 +141,7 @@ def test_models_of_timm_bring_their_own() -> None:
         ("vit_t", "MobileSAM is mobile_sam"),
     ],
 )
-def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:
+def test_unKNOWN_name_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint) as caught:
         backbone_shape(name)
     assert "\n" not in str(caught.value)

@@ -352,7 +352,7 @@ def test_a_checkpoint_is_checked_once_for_a_backbone_until_it_changes(reads, tmp
     path, checked = write(tmp_path / "file"), []
     during: list[Callable[[Path], Path]] = []
     monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
-    monkeypatch.setattr("harness.planning.plan.read_tensors", lambda path: [change(path) for change in during])
+    monkeypatch.setattr("harness.models.checkpoint.read_tensors", lambda path: [change(path) for change in during])
 
     plan = functools.partial(planned, path)
     first = plan("vit_b")

@@ -23,7 +23,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.decoders import LABELLING, dense_activations, dense_parameters
 from harness.models.dense_decoders import LinearDecoder, MaskTransformer
-from harness.models.known import known_backbones
+from harness.models.known import KNOWN
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SegmenterOutput, probabilities, upsample
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
@@ -213,7 +213,7 @@ def test_parameters_have_the_names_of_segmenters_own_checkpoints() -> None:
 POOL = {"class-token": "token", "mean-pool": "avg"}
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     name: (entry.timm_model, dict(entry.timm_options))
-    for name, entry in known_backbones().items()
+    for name, entry in KNOWN.items()
     if name in ("tiny_timm", "tiny_dinov3")
 }
 
