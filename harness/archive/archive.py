@@ -5,6 +5,7 @@ Its numbers are also pandas frames, a number a row, for questions that no page a
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.archive.files import ImageTable, all_image_scores, image_table
+from harness.archive.files import LARGEST_TABLE, ImageTable, all_image_scores, image_table
 from harness.archive.measured import CostRecord, CostStore
 from harness.archive.older import same_data, with_plans
 from harness.archive.schema import Record, Run
@@ -20,6 +21,8 @@ from harness.archive.store import RecordStore
 from harness.models.known import SAME_WEIGHTS
 from harness.protocols.keys import content_hash, hashed_options
 from harness.registry import groups_by_rule
+from harness.system.errors import UsageError
+from harness.system.files import read_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +33,10 @@ Shares = Mapping[str, Sequence[float]]
 
 MISSING = "MISSING"
 """The code of a planned run that has no record."""
+
+
+STATES = ("submitted", "rerun by CI", "rerun by maintainers")
+"""Who ran a record of a folder that takes submissions, the least confirmed first."""
 
 
 class Archive:
@@ -81,6 +88,21 @@ class Archive:
         record = self.store.summary(key)
         assert record is not None
         return record
+
+    @cached_property
+    def _submitted(self) -> dict[str, str] | None:
+        """Key -> state of every record that was submitted; None for a folder that takes no submissions, which has no such file."""
+        path = self.root / "submitted.csv"
+        if not path.exists():
+            return None
+        header, *lines = csv.reader(read_regular(path, largest=LARGEST_TABLE).decode(errors="replace").splitlines())
+        if header != ["key", "state"] or not all(len(line) == 2 and line[1] in STATES for line in lines):
+            raise UsageError(f"{path}: its columns are not key and state, or a state is none of {', '.join(STATES)}")
+        return dict(lines)
+
+    def state_of(self, record: Record) -> str:
+        """One of `STATES`; empty for a folder that takes no submissions."""
+        return "" if self._submitted is None else self._submitted.get(record.key, STATES[-1])
 
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
         """Scores by image of one of a run's models, None without such. Where the file has no clusters of images, they follow the
@@ -161,6 +183,10 @@ class Joined(Archive):
     def is_own(self, record: Record) -> bool:
         """Whether a listed record is of the first folder."""
         return self._others.get(record.key) is not record
+
+    def state_of(self, record: Record) -> str:
+        state = self.other.state_of(record)
+        return STATES[0] if state and self.is_own(record) else state
 
     @property
     def costs(self) -> list[CostRecord]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from harness.archive.archive import STATES
 from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Cell, Column, Grid
@@ -135,6 +136,11 @@ class Leaderboard:
         if found is None or found.low is None:
             return ""
         return "not distinguishable" if found.is_none else "better" if found.mean > 0 else "worse"
+
+    def state(self, row: str) -> str:
+        """Who ran the row (`harness.archive.archive.STATES`), of its runs the least confirmed; empty where the folder does not say."""
+        states = {self.grid.archive.state_of(record) for record in self.grid.records_of(row)}
+        return next((state for state in STATES if state in states), "")
 
     def parameters(self, row: str, part: str = "encoder") -> int | None:
         """The number of trained parameters, in the encoder or in all (``trainable``); None without a run."""

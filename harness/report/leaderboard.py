@@ -16,6 +16,9 @@ from harness.studies import Study
 SPREADS = {"pooled": "pooled over rows, Dunnett", "shrunk": "each row's own, shrunk towards that of all"}
 
 
+STATE = "State: submitted (nobody else ran it), rerun by CI (one replicate), or rerun by maintainers (every run)."
+
+
 def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
     """A table of methods for each grid, best first."""
     import pandas as pd
@@ -39,6 +42,8 @@ def _table(board: Leaderboard, study: Study) -> Table:
     for name, column in board.columns.items():
         titles += [f"{column.name} (%)", f"{column.title} Δ", *(f"{other.name} (%)" for other in board.beside(name))]
     titles += ["encoder params (M)", "all trained (M)", "step time ×", "memory ×", "merges"]
+    states = {row: state for row in board.rows if (state := board.state(row))}
+    titles += ["state"] if states else []
     names = ", ".join(board.columns[name].title for name in board.complete)
     setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
     below = [
@@ -53,10 +58,12 @@ def _table(board: Leaderboard, study: Study) -> Table:
         below.append(
             "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
         )
+    below += [STATE] if states else []
     below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
     return Table(
         heading=board.grid.title, above=[*([study.note] if study.note else []), *rules_in_words(board.grid)],
-        columns=heads("method", *titles, words=["verdict", "merges"]), rows=[_line(board, row) for row in board.rows], below=below,
+        columns=heads("method", *titles, words=["verdict", "merges", "state"]), below=below,
+        rows=[[*_line(board, row), *([states.get(row)] if states else [])] for row in board.rows],
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """From a folder that somebody sent to a verdict on its row (docs/join.md): intake.py DIR, also as `make intake DIR=…`.
 
 DIR holds `records/`, and the file of the method where it is a plug-in. The records are checked, the method goes through the contract,
-the table is made with the row, and one replicate of LoRA and of the row is run again. Exit code 1 with one line where something fails.
+the table is made with the row, and one replicate of LoRA and of the row is run again. Exit code 1 with one line where something fails;
+else `submitted.csv` in the folder of the output has the lines that `results/submitted.csv` gets when the records are merged.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def intake(folder: Path, study: Study, arguments: argparse.Namespace) -> None:
     if not own <= made or len(made) == len(own):
         raise Refused(f"rerun: not all runs of seed {seed} on {benchmark} ended here; the lines above say why")
     compare(Joined(folder, arguments.results), Archive(again), study)
+    states = [f"{record.key},rerun by CI\n" for record in Archive(folder).records]
+    (arguments.out / "submitted.csv").write_text("".join(states), encoding="utf-8")
 
 
 def replicate(folder: Path, study: Study) -> tuple[str, int]:

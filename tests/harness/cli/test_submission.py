@@ -21,9 +21,11 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.records import main as records_verb
 from harness.cli.tables import main as tables_verb
+from harness.comparison import grids, leaderboards
 from harness.experiment.number_code import _of_method
 from harness.run import main as run
-from harness.studies import load_study
+from harness.studies import Row, load_study
+from harness.system.errors import UsageError
 from tests.values import REPOSITORY, there
 
 STUDY = """
@@ -213,6 +215,43 @@ def test_a_committed_row_with_runs_of_yours_says_so(
     assert "| LoRA (partly yours) |" in capsys.readouterr().out
 
 
+def test_the_state_of_a_row_is_that_of_its_least_confirmed_run(board: Path, mine: Path, tmp_path: Path) -> None:
+    both = Path(shutil.copytree(board / "results" / "records", tmp_path / "both" / "records")).parent
+    shutil.copytree(mine / "records", both / "records", dirs_exist_ok=True)
+    study = load_study(str(board / "two.yaml"))
+    study = replace(study, entries=(*study.entries, Row(label="BitFit", method="bitfit")))
+
+    def found(archive: Archive) -> dict[str, str]:
+        (made,) = leaderboards(grids(archive, study=study), study)
+        return {row: made.state(row) for row in made.rows}
+
+    assert {*found(Archive(both)).values()} == {""}, "a folder that takes no submissions"
+    sent = Archive(mine).records
+    for lines, state in (
+        ([], "rerun by maintainers"),
+        ([f"{r.key},rerun by CI" for r in sent], "rerun by CI"),
+        ([f"{r.key},{'submitted' if r.run.seed else 'rerun by CI'}" for r in sent], "submitted"),
+    ):
+        (both / "submitted.csv").write_text("\n".join(["key,state", *lines, ""]), encoding="utf-8")
+        assert found(Archive(both)) == {"LoRA": "rerun by maintainers", "BitFit": state}
+    (both / "submitted.csv").write_text("key,state\nx,confirmed\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"submitted\.csv"):
+        found(Archive(both))
+
+
+def test_a_table_with_rows_of_yours_shows_the_state_of_each(
+    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(board / "results" / "records", theirs / "records")
+    (theirs / "submitted.csv").write_text("key,state\n", encoding="utf-8")
+    words = ["--study", str(board / "two.yaml"), "--results", str(mine), "--with", str(theirs)]
+    assert tables_verb(words) == 0
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    shown = {line[0]: line[-1] for line in lines}
+    assert shown == {"method": "state", "BitFit (yours)": "submitted", "LoRA": "rerun by maintainers"}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -255,6 +294,8 @@ def test_the_intake_takes_a_right_submission_after_a_rerun(
     assert take(board, mine, tmp_path / "out") == 0
     assert "accepted" in capsys.readouterr().out
     assert "BitFit (yours)" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    lines = (tmp_path / "out" / "submitted.csv").read_text(encoding="utf-8").splitlines()
+    assert sorted(lines) == [f"{record.key},rerun by CI" for record in Archive(mine).records]
     (again,) = (tmp_path / "out").glob("rerun-*")
     assert {(r.run.method, r.run.seed) for r in Archive(again).records} in (
         {("lora", s), ("bitfit", s)} for s in (0, 1)
