@@ -25,7 +25,6 @@ from harness.system.streams import say, show_text, stages, terminal_width
 from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
-    from harness.dispatch.run_jobs import Outcome
     from harness.dispatch.target import Target
     from harness.planning.plan import Plan, Setting
     from harness.planning.request import Request
@@ -312,21 +311,21 @@ def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
                 say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
             after = {job.run.key for later in steps for job in later.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
-            outcome, hours = start(without_lost(step.planned), step.request, how, spent=spent, later=more)
+            failed, hours = start(without_lost(step.planned), step.request, how, spent=spent, later=more)
             if how.cancel:
                 return 0
             step, spent = step.again(), spent + hours
             if step.left:
-                what = "are on their way" if outcome.submitted else "have no result"
+                what = "are on their way" if failed is None else "have no result"
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
-                return 0 if outcome.submitted else 1
+                return 0 if failed is None else 1
         request = with_choices(step)
         if trials:
             steps = plan_steps(request, tunings, setting)
     (last,) = steps
     label_finished(last.planned, RecordStore(last.request.results))
-    outcome, _ = start(last.planned, last.request, how, spent=spent)
-    return 0 if outcome.submitted else _print_table(last, how, failed=bool(outcome.failed))
+    failed, _ = start(last.planned, last.request, how, spent=spent)
+    return 0 if failed is None else _print_table(last, how, failed=bool(failed))
 
 
 def _print_table(step: Step, how: How, *, failed: bool) -> int:
@@ -364,7 +363,9 @@ def _of_edited_plugins(step: Step) -> list[str]:
     ]
 
 
-def start(planned: Plan, request: Request, how: How, *, spent: float, later: int = 0) -> tuple[Outcome, float]:
+def start(
+    planned: Plan, request: Request, how: How, *, spent: float, later: int = 0
+) -> tuple[dict[str, str] | None, float]:
     """Run what is pending, as far as a budget goes.
 
     Args:
@@ -372,7 +373,7 @@ def start(planned: Plan, request: Request, how: How, *, spent: float, later: int
         later: runs that follow in later steps.
 
     Returns:
-        What came of it, and its device-hours as priced; 0 without a budget.
+        What `harness.dispatch.run_jobs.run_jobs` returns, and its device-hours as priced; 0 without a budget.
 
     Raises:
         UsageError: something is missing, it would take months, not one run fits the budget, or what
@@ -397,7 +398,7 @@ def start(planned: Plan, request: Request, how: How, *, spent: float, later: int
     return carry_out(planned, request, how, later=later), hours
 
 
-def carry_out(planned: Plan, request: Request, how: How, *, later: int = 0) -> Outcome:
+def carry_out(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[str, str] | None:
     from harness.dispatch.run_jobs import run_jobs
 
     where, results = how.where, request.results

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
     seen = survey(results)
     if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
         queue, note = ask_cluster(seen)
-        seen = replace(survey(results, queue=queue), note=note)
+        seen = survey(results, queue=queue)._replace(note=note)
     if sweep is None:
         return seen
     known = list(seen.sweeps)
@@ -115,7 +115,7 @@ def look(results: Path, *, sweep: str | None = None) -> Survey:
         raise UsageError(f"no sweep {sweep!r} below {results}; there are: {', '.join(known[-5:]) or 'none'}")
     keys = {run.key for run in seen.sweeps[sweep].runs}
     runs = {key: run for key, run in seen.runs.items() if key in keys}
-    return replace(seen, runs=runs, sweeps={sweep: seen.sweeps[sweep]})
+    return seen._replace(runs=runs, sweeps={sweep: seen.sweeps[sweep]})
 
 
 def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:

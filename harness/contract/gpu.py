@@ -287,22 +287,14 @@ def _seconds(work: Callable[[], object], device: torch.device, *, times: int = 5
 def rates(backbone: str, device: torch.device) -> dict[str, float]:
     """Images a second of LoRA's training step and of passes alone, of scoring with nothing to decode, and of decoding and resizing
     JPEGs on all cores; and the step's peak memory in GiB."""
-    size = backbone_shape(backbone).image_size
+    shape, (mean, std) = backbone_shape(backbone), known(backbone).pixels
+    size, rules = shape.image_size, Protocol(name="doctor", precision="bf16", pixel_mean=mean, pixel_std=std)
     segmenter = build_segmenter(backbone, task="binary", image_size=size, head_seed=0)
     method = METHODS.get("lora")(method_config("lora", {}), seed=0)
     method.attach(segmenter)
     segmenter.to(device).train()
-    mean, std = known(backbone).pixels
-    rules = Protocol(name="doctor", precision="bf16", pixel_mean=mean, pixel_std=std)
-    chosen = choose(
-        backbone_shape(backbone),
-        rules.attention,
-        batch=BATCH,
-        image_size=size,
-        precision=rules.precision,
-        device=device,
-    )
-    apply_choice(segmenter, chosen)
+    sizes: Any = {"batch": BATCH, "image_size": size, "precision": rules.precision}
+    apply_choice(segmenter, choose(shape, rules.attention, device=device, **sizes))
     training = _training(method, rules, device)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size), dtype=np.uint8))
     images = normalise(pixels.to(device), rules.pixels)

@@ -54,6 +54,15 @@ class Capability:
     passed: bool = False
     failures: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """On the contract, in words."""
+        if not self.passed:
+            return f"broken ({len(self.failures)})"
+        if self.refusal:
+            return f"not on {self.backbone}"
+        return f"holds except {', '.join(self.declared)}" if self.declared else "holds"
+
 
 def examine(
     name: str, *, backbone: str, decoder: Decoder = "sam", options: Mapping[str, Any] | None = None
@@ -155,13 +164,6 @@ def matrix_cells(rows: Sequence[Capability]) -> tuple[dict[str, bool], list[list
     def count(number: int | None, *, without: str = "") -> str:
         return without if number is None else f"{number:,}"
 
-    def verdict(row: Capability) -> str:
-        if not row.passed:
-            return f"broken ({len(row.failures)})"
-        if row.refusal:
-            return f"not on {row.backbone}"
-        return f"holds except {', '.join(row.declared)}" if row.declared else "holds"
-
     return columns, [
         [
             row.method,
@@ -173,7 +175,7 @@ def matrix_cells(rows: Sequence[Capability]) -> tuple[dict[str, bool], list[list
             count(row.encoder_parameters),
             count(row.trainable_parameters),
             count(row.on_mobile_sam, without="does not attach"),
-            verdict(row),
+            row.verdict,
         ]
         for row in rows
     ]

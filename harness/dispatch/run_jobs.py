@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,6 @@ class LocalExecutor:
         self.results = results.absolute()
         self.target = target
         self._processes: list[subprocess.Popen[bytes]] = []
-
-    def describe(self) -> str:
-        if self.target.executor == "inline":
-            return "inline: runs go one after the other in this process, for debugging"
-        devices = f"GPU {', '.join(self.target.devices)}" if self.target.devices else "CPU"
-        workers = f"{self.target.workers} worker process{'es' if self.target.workers > 1 else ''}"
-        return f"local: {workers} here ({devices}, {counted(self.target.threads, 'thread')} each); --workers N changes that"
 
     def submit(self, jobs: Sequence[Job], *, command: str = "", later: int = 0) -> dict[str, str]:
         is_inline = self.target.executor == "inline"
@@ -191,16 +184,6 @@ def at_work(runs: Mapping[str, RunState], *, total: int, width: int) -> list[str
 RETRY_CLASSES = ("oom", "timeout", "diverged", "blank", "no_data", "error")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The outcome of a plan. ``submitted``: runs go on without this process, so there is no table yet. ``failed``: key ->
-    reason code or
-    state of runs without success."""
-
-    submitted: bool
-    failed: dict[str, str]
-
-
 def make_executor(target: Target, *, results: Path, request: str = "") -> LocalExecutor | SlurmExecutor:
     """The executor of a target; ``request`` identifies its sweeps on a cluster. Raises UsageError: no SLURM here."""
     if target.profile is None:
@@ -240,11 +223,14 @@ def run_jobs(
     wait: bool = False,
     retry: str | None = None,
     cancel: bool = False,
-) -> Outcome:
+) -> dict[str, str] | None:
     """Run what is not finished, or cancel it; prints where runs go and their state. A sweep keeps ``command``, the command line,
     and how many runs are to follow ``later``.
 
     On this machine failed runs are restarted; on a cluster only those that ``retry`` names. Interrupted runs always continue.
+
+    Returns:
+        Key -> reason code or state of the runs without success; None where runs go on without this process.
 
     Raises:
         UsageError: the cluster refuses (partition, time limit, quota …), or the folder cannot be written.
@@ -253,18 +239,16 @@ def run_jobs(
     if cancel:
         if isinstance(chosen, LocalExecutor):
             raise UsageError("--cancel needs --cluster NAME; stop a local run with Ctrl-C")
-        if cancelled := chosen.cancel():
-            print(f"cancelled {counted(len(cancelled), 'job')}")
-        else:
-            print("nothing to cancel: no job that this command submitted is queued or running")
-        return Outcome(submitted=True, failed={})
+        none = "nothing to cancel: no job that this command submitted is queued or running"
+        print(f"cancelled {counted(len(cancelled), 'job')}" if (cancelled := chosen.cancel()) else none)
+        return None
     pending = to_start(planned, target, retry=retry)
     left_out, line = not_restarted(planned, pending)
     if line:
         say(line)
     if not pending:
-        return Outcome(submitted=False, failed=left_out)
-    say(chosen.describe())
+        return left_out
+    say(target.in_words)
     with stages() as report:
         report("freezing the code and handing over the runs")
         elsewhere = chosen.submit(pending, command=command, later=later)
@@ -275,21 +259,27 @@ def run_jobs(
         print(f"watch:  sam-peft status --results {results} --watch")
         print("cancel: the same command with --cancel (without --wait, --retry, --budget)")
         if not wait:
-            return Outcome(submitted=True, failed=left_out)
-    try:
-        with display(total=len(pending)) as show:
-            states = chosen.wait(on_change=show)
-    except KeyboardInterrupt as interrupt:
-        if isinstance(chosen, SlurmExecutor):
-            words = f"only this command; its runs stay with the cluster: sam-peft status --results {results} --watch"
-            raise KeyboardInterrupt(words) from interrupt
-        if target.executor == "local":
-            chosen.stop()
-        raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had already ended") from interrupt
+            return None
+    states = _waited(chosen, total=len(pending))
     if line := _left_over(states):
         say(line)
-    failed = {key: state.state for key, state in states.items() if state.state != "OK"}
-    return Outcome(submitted=False, failed={**left_out, **failed})
+    return {**left_out, **{key: state.state for key, state in states.items() if state.state != "OK"}}
+
+
+def _waited(chosen: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str, RunState]:
+    """The states of all runs once they have ended. Raises KeyboardInterrupt: Ctrl-C, with what becomes of the runs."""
+    try:
+        with display(total=total) as show:
+            return chosen.wait(on_change=show)
+    except KeyboardInterrupt as interrupt:
+        if isinstance(chosen, SlurmExecutor):
+            words = (
+                f"only this command; its runs stay with the cluster: sam-peft status --results {chosen.results} --watch"
+            )
+            raise KeyboardInterrupt(words) from interrupt
+        if chosen.target.executor == "local":
+            chosen.stop()
+        raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had already ended") from interrupt
 
 
 def _left_over(states: Mapping[str, RunState]) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.archive.schema import Record, seconds_of
 from harness.archive.store import RecordStore
@@ -101,8 +101,7 @@ class RunState(NamedRun):
 ShowStates = Callable[[Mapping[str, RunState]], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Survey:
+class Survey(NamedTuple):
     """All runs by key, in the order of their first submission, and sweeps by id.
 
     Args:
@@ -187,7 +186,7 @@ def _state_of(
     silent = silent_s(folder, last) if last else 0.0
     state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet, silent=silent)
     number = last.number if last else record.attempts if record else 0
-    progress = _progress(folder, since=last.started) if state == RUNNING and last else _Progress(stage="")
+    progress = _Progress.of(folder, since=last.started) if state == RUNNING and last else _Progress(stage="")
     return RunState(
         **names_of_run(run),
         state=state,
@@ -269,14 +268,14 @@ class _Progress:
     at: float = 0.0
     pace: float = 0.0
 
-
-def _progress(folder: Path, *, since: float) -> _Progress:
-    """What the run's process wrote; a file of an earlier start does not count."""
-    with contextlib.suppress(OSError, ValueError):
-        written = read_as(folder / "progress.json", _Progress)
-        if written.at >= since:
-            return replace(written, done=min(1.0, max(0.0, written.done)), pace=max(0.0, written.pace))
-    return _Progress(stage="starting")
+    @classmethod
+    def of(cls, folder: Path, *, since: float) -> _Progress:
+        """What the run's process wrote; a file of an earlier start does not count."""
+        with contextlib.suppress(OSError, ValueError):
+            written = read_as(folder / "progress.json", cls)
+            if written.at >= since:
+                return replace(written, done=min(1.0, max(0.0, written.done)), pace=max(0.0, written.pace))
+        return cls(stage="starting")
 
 
 PROGRESS_SECONDS = 2.0

@@ -150,10 +150,6 @@ class SlurmExecutor:
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
 
-    def describe(self) -> str:
-        partition = self.profile.partition or "its default partition"
-        return f"slurm: profile {self.profile.name}, {partition}, at most {self.profile.parallelism} tasks of an array at once"
-
     def submit(self, jobs: Sequence[Job], *, command: str = "", later: int = 0) -> dict[str, str]:
         """Submit the runs that are not on the cluster yet; returns key -> where each of the others is. Raises UsageError: the cluster
         refuses."""
@@ -180,23 +176,28 @@ class SlurmExecutor:
                 allowed=self.profile.max_attempts,
                 arrays=tuple(self._arrays(groups)),
             )
-            for number, array in enumerate(sweep.arrays):
-                try:
-                    job_id = self._sbatch(sweep, number, groups[array.first])
-                except Unreachable:
-                    raise  # whether it was submitted is not known; squeue shows the next command
-                except UsageError as error:
-                    done = [array.job for array in sweep.arrays[:number]]
-                    if done:
-                        replace(sweep, arrays=sweep.arrays[:number]).save()
-                    else:
-                        shutil.rmtree(sweep.folder)
-                    raise UsageError(refusal(str(error), done, of=len(sweep.arrays))) from error
-                arrays = [*sweep.arrays[:number], replace(array, job=job_id), *sweep.arrays[number + 1 :]]
-                sweep = replace(sweep, arrays=tuple(arrays)).save()
-        ids = ", ".join(array.job for array in sweep.arrays)
+            ids = ", ".join(self._submit_arrays(sweep, groups))
         self.submitted = f"sweep {sweep.id}: {counted(len(jobs), 'run')} submitted (jobs {ids})"
         return elsewhere
+
+    def _submit_arrays(self, sweep: Sweep, shapes: Sequence[Shape]) -> list[str]:
+        """Submit the arrays of a sweep, whose lines have these ``shapes``; returns their job ids. Raises UsageError: the cluster
+        refuses; the sweep keeps what it took before."""
+        ids: list[str] = []
+        for number, array in enumerate(sweep.arrays):
+            try:
+                ids.append(self._sbatch(sweep, number, shapes[array.first]))
+            except Unreachable:
+                raise  # whether it was submitted is not known; squeue shows the next command
+            except UsageError as error:
+                if ids:
+                    replace(sweep, arrays=sweep.arrays[:number]).save()
+                else:
+                    shutil.rmtree(sweep.folder)
+                raise UsageError(refusal(str(error), ids, of=len(sweep.arrays))) from error
+            arrays = [*sweep.arrays[:number], replace(array, job=ids[-1]), *sweep.arrays[number + 1 :]]
+            sweep = replace(sweep, arrays=tuple(arrays)).save()
+        return ids
 
     def wait(self, *, on_change: ShowStates) -> Mapping[str, RunState]:
         """Wait until the cluster has no more of the runs; the same command resubmits what the cluster ended."""
@@ -306,7 +307,7 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
         folder=sweep.logs,
         job_name=sweep.names[number],
         comment=str(sweep.results),
-        map_count=-(-array.runs // array.per_task),
+        map_count=array.tasks,
         array_parallelism=profile.parallelism,
         **{name: value for name in named if (value := getattr(shape, name))},
         nodes=1,

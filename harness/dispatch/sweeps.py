@@ -79,6 +79,15 @@ class PlannedRun(NamedRun):
     replaces: str = ""
     job: dict[str, Any] = field(repr=False)
 
+    def unpacked(self, results: Path) -> Job:
+        """The job, with all that a worker needs. Raises ValueError or another: it is damaged, or names another folder than ``results``."""
+        job = Job.from_json(self.job)
+        if job.run.key != self.key:
+            raise ValueError("its key is another run's")
+        if Path(job.results).resolve() != results.resolve():
+            raise ValueError(f"its runs belong to {job.results}")
+        return job
+
 
 @dataclass(frozen=True, kw_only=True)
 class Array:
@@ -96,6 +105,11 @@ class Array:
     per_task: int = 1
     gpus: int = 0
     job: str = ""
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks it has."""
+        return -(-self.runs // self.per_task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,14 +196,9 @@ class Sweep:
     def job(self, line: int) -> Job:
         """One run with all that a worker needs. Raises UsageError: the line is damaged, or names another results folder."""
         try:
-            job = Job.from_json(self.runs[line].job)
-            if job.run.key != self.runs[line].key:
-                raise ValueError("its key is another run's")
-            if Path(job.results).resolve() != self.results.resolve():
-                raise ValueError(f"its runs belong to {job.results}")
+            return self.runs[line].unpacked(self.results)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise _unreadable(self.folder / "jobs.jsonl", error) from error
-        return job
 
     def save(self) -> Sweep:
         content = asdict(self)

@@ -180,6 +180,17 @@ class Target:
     threads: int = 1
     profile: ClusterProfile | None = None
 
+    @property
+    def in_words(self) -> str:
+        if self.profile is not None:
+            partition = self.profile.partition or "its default partition"
+            return f"slurm: profile {self.profile.name}, {partition}, at most {self.workers} tasks of an array at once"
+        if self.executor == "inline":
+            return "inline: runs go one after the other in this process, for debugging"
+        devices = f"GPU {', '.join(self.devices)}" if self.devices else "CPU"
+        workers = f"{self.workers} worker process{'es' if self.workers > 1 else ''}"
+        return f"local: {workers} here ({devices}, {counted(self.threads, 'thread')} each); --workers N changes that"
+
 
 def target_of(
     executor: Executor | None = None,

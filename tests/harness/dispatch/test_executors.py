@@ -72,9 +72,9 @@ def test_failed_runs_are_restarted_by_class(tmp_path, inline):
     for code, message in codes.items():
         RecordStore(tmp_path).write(Record(run=jobs[code].run, key=jobs[code].run.key, code=code, message=message))
     failed = {job.run.key: name for name, job in jobs.items()}
-    outcome = run(Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path, retry="oom")
+    failed_again = run(Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path, retry="oom")
     assert {name for name, job in jobs.items() if starts(tmp_path, job.run.key)} == {"OOM"}
-    assert set(outcome.failed.values()) == {"TIMEOUT", "ERROR"}
+    assert set(failed_again.values()) == {"TIMEOUT", "ERROR"}
     run(
         Plan(jobs=tuple(jobs.values()), failed=failed), tmp_path
     )  # without --retry everything that failed, since no queue is involved
@@ -96,7 +96,7 @@ def test_a_cluster_restarts_what_failed_only_on_request(tmp_path):
 
 def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):
     good, bad = make_job(tmp_path), make_job(tmp_path, seed=1, failure="raise", always=True)
-    assert run(Plan(jobs=(good,)), tmp_path).failed == {}
+    assert run(Plan(jobs=(good,)), tmp_path) == {}
     (attempt,) = attempts(state_folder(tmp_path, good.run.key))
     assert (attempt.holder.pid, attempt.end) == (os.getpid(), "finished")
     with pytest.raises(RuntimeError, match="a bug in the experiment"):
@@ -132,7 +132,7 @@ def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
     with pytest.raises(KeyboardInterrupt, match="1 run left: lora on kvasir, seed 0"):
         run(Plan(jobs=(job,)), tmp_path)
     assert attempts(state_folder(tmp_path, job.run.key))[0].end == "interrupted"
-    assert run(Plan(jobs=(job,)), tmp_path).failed == {}
+    assert run(Plan(jobs=(job,)), tmp_path) == {}
     assert starts(tmp_path, job.run.key)[1] > 0
 
 
@@ -140,7 +140,7 @@ def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsy
     jobs = [make_job(tmp_path, seed=seed) for seed in range(5)]
     states = {job.run.key: state(job.run.key, "interrupted" if seed else "OK") for seed, job in enumerate(jobs)}
     monkeypatch.setattr(LocalExecutor, "wait", lambda self, *, on_change: states)
-    assert set(run(Plan(jobs=tuple(jobs)), tmp_path).failed) == {job.run.key for job in jobs[1:]}
+    assert set(run(Plan(jobs=tuple(jobs)), tmp_path)) == {job.run.key for job in jobs[1:]}
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("4 runs left: lora on leaf, seed 0; ")
 

@@ -254,7 +254,7 @@ def test_every_worker_gets_its_own_gpu_by_the_name_that_was_given(tmp_path, stan
     executor = make_executor(target_of("local"), results=tmp_path)
     assert isinstance(executor, LocalExecutor)
     assert executor.target.workers == 2
-    assert "GPU MIG-1b2c, GPU-8932f937" in executor.describe()
+    assert "GPU MIG-1b2c, GPU-8932f937" in executor.target.in_words
     jobs = held_jobs(tmp_path)
     executor.submit(jobs)
     folders = [state_folder(tmp_path, job.run.key) for job in jobs]

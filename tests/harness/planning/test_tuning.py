@@ -16,7 +16,6 @@ from harness.archive.merge import merge
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.samples import write_samples
-from harness.dispatch.run_jobs import Outcome
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
 from harness.planning.understand import understand
@@ -40,7 +39,7 @@ class Work:
         self.done: list[list[str]] = []
         self.later: list[int] = []
 
-    def __call__(self, planned: Plan, request: Any, *_: Any, later: int = 0) -> Outcome:
+    def __call__(self, planned: Plan, request: Any, *_: Any, later: int = 0) -> dict[str, str]:
         self.later.append(later)
         self.done.append([f"{job.run.label} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
         for job in planned.pending:
@@ -52,7 +51,7 @@ class Work:
             }
             ended: Any = {"code": code, "scores": {"best": best} if code == "OK" else {}, "cost": {"wall_time_s": 36.0}}
             RecordStore(request.results).write(Record(run=job.run, key=job.run.key, **ended))
-        return Outcome(submitted=False, failed={})
+        return {}
 
 
 def rate(run: Any) -> float:
@@ -240,7 +239,7 @@ def test_grids_that_fit_nothing_are_refused_before_anything_runs(tuned: Any, cap
 
 def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as submitting:
-        submitting.setattr(Work, "__call__", lambda *_, **__: Outcome(submitted=True, failed={}))
+        submitting.setattr(Work, "__call__", lambda *_, **__: None)
         assert tuned(best_at(1e-3))[0] == 0
     assert "3 trials are on their way; repeat the command to continue" in capsys.readouterr().err
     assert not (tmp_path / "tables").exists()
