@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:  # listing benchmarks does without numpy
     import numpy as np
@@ -88,8 +88,7 @@ class Splits:
         return {"train": self.train, "val": self.val, **self.test}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(NamedTuple):
     """image (H, W, 3) uint8 RGB; mask (H, W) uint8 class index, 255 = ignore; always of one size. A label is a mask (1, 1)."""
 
     image: NDArray[np.uint8]

@@ -28,7 +28,7 @@ class _Sets(FolderLayout):
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         return {
-            name: replace(part, pairs=tuple(_called(pair, f"{name}_") for pair in part.pairs))
+            name: part._replace(pairs=tuple(_called(pair, f"{name}_") for pair in part.pairs))
             if name in FURTHER
             else part
             for name, part in super().parts_at(root).items()
@@ -101,9 +101,9 @@ class Polyp(FolderBenchmark):
             train, val, test[kind.name] = train + split.train, val + split.val, split.test["test"]
             rules.append(f"{kind.name}: {split.rule}")
         for name, (_, size) in FURTHER.items():
-            if pairs := parts.get(name):
-                test[name] = pairs
-                rules.append(f"{name}: {len(pairs)}" + f" of {size}" * (len(pairs) != size))
+            if further := parts.get(name):
+                test[name] = further
+                rules.append(f"{name}: {len(further)}" + f" of {size}" * (len(further) != size))
         return Arranged(train, val, test, "; ".join(rules), "published")
 
     def group(self, pair: Pair) -> str:

@@ -12,8 +12,7 @@ import colorsys
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +29,7 @@ from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 
 Array = NDArray[np.uint8]
 Shape = tuple[int, int]
+Colour = tuple[int, int, int]
 Encode = Callable[[Path, Array], None]
 """Writes an image (H, W, 3), or class indices (H, W), to a file as the published archives do."""
 
@@ -52,16 +52,7 @@ class Scene(NamedTuple):
     classes: Array
 
 
-@dataclass(frozen=True, kw_only=True)
-class Palette:
-    """RGB of the background and of class 1, 2, …; ``outlines``: ``blobs`` or ``lines`` (roads)."""
-
-    background: tuple[int, int, int]
-    foreground: tuple[tuple[int, int, int], ...]
-    outlines: str = "blobs"
-
-
-def wheel(count: int) -> tuple[tuple[int, int, int], ...]:
+def wheel(count: int) -> tuple[Colour, ...]:
     """``count`` colours that differ in hue."""
     colours = (colorsys.hsv_to_rgb(index / count, 0.8, 0.6 + 0.4 * (index % 2)) for index in range(count))
     return tuple((int(255 * red), int(255 * green), int(255 * blue)) for red, green, blue in colours)
@@ -75,18 +66,24 @@ def _shape_of(index: int, side: int, *, square: bool) -> Shape:
     return round(side * height) | 1 if index % 2 else round(side * height), round(side * width)
 
 
-def draw_scene(generator: np.random.Generator, shape: Shape, palette: Palette) -> Scene:
-    """One scene: smooth noise over the background, one to three coloured objects, each of one class."""
+def draw_scene(
+    generator: np.random.Generator, shape: Shape, colours: Sequence[Colour], *, lines: bool = False
+) -> Scene:
+    """One scene: smooth noise over the background, one to three coloured objects, each of one class.
+
+    Args:
+        colours: RGB of the background and of class 1, 2, …
+        lines: objects are lines (roads) and not blobs.
+    """
     height, width = shape
     classes = np.zeros(shape, dtype=np.uint8)
     for _ in range(int(generator.integers(1, 4))):
-        outline = _line(generator, shape) if palette.outlines == "lines" else _blob(generator, shape)
-        classes[outline] = generator.integers(1, len(palette.foreground) + 1)
-    colours = np.array([palette.background, *palette.foreground], dtype=np.float64)
-    colours += generator.normal(0, 8, size=(1, 3))
+        outline = _line(generator, shape) if lines else _blob(generator, shape)
+        classes[outline] = generator.integers(1, len(colours))
+    paints = np.array(colours, dtype=np.float64) + generator.normal(0, 8, size=(1, 3))
     coarse = generator.normal(0, 1, size=(-(-height // 8), -(-width // 8), 3))
     texture = ndimage.zoom(coarse, (8, 8, 1), order=1)[:height, :width] * 14
-    image = colours[classes] + texture + generator.normal(0, 6, size=(height, width, 3))
+    image = paints[classes] + texture + generator.normal(0, 6, size=(height, width, 3))
     return Scene(image=np.clip(image, 0, 254).astype(np.uint8), classes=classes)
 
 
@@ -158,8 +155,7 @@ def channel_means(path: Path, classes: Array) -> None:
 # --- benchmarks
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tree:
+class Tree(NamedTuple):
     """One layout of one benchmark."""
 
     folder: str  # below the data root
@@ -170,13 +166,14 @@ class Tree:
     save_image: Encode = rgb
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a benchmark's samples look. ``stem``: (index, how many images in all) -> stem; ``square``: all images of one square size."""
+class Recipe(NamedTuple):
+    """How a benchmark's samples look: ``colours`` and ``lines`` as in `draw_scene`. ``stem``: (index, how many images in all) -> stem;
+    ``square``: all images are of one square size."""
 
-    palette: Palette
+    colours: tuple[Colour, ...]
     stem: Callable[[int, int], str]
     tree: Tree
+    lines: bool = False
     square: bool = False
 
 
@@ -184,24 +181,26 @@ def _splits(images: str, masks: str, **folders: str) -> dict[str, tuple[str, str
     return {part: (images.format(folder), masks.format(folder)) for part, folder in folders.items()}
 
 
-POLYP = Palette(background=(178, 92, 78), foreground=((228, 158, 70),))
+POLYP = ((178, 92, 78), (228, 158, 70))
+_ISIC = _splits(
+    "ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", train="Training", val="Validation", test="Test_v2"
+)
+_SBU = _splits("{}/ShadowImages", "{}/ShadowMasks", train="SBUTrain4KRecoveredSmall", test="SBU-Test")
+_TRANS10K = {
+    "train": "train", "val+easy": "validation/easy", "val+hard": "validation/hard", "easy": "test/easy", "hard": "test/hard",
+}  # fmt: skip
 RECIPES: Mapping[str, Recipe] = {
     "kvasir": Recipe(
-        palette=POLYP,
-        stem=lambda index, count: "cju" + sha256(f"kvasir {index}".encode()).hexdigest()[:22],
-        tree=Tree(
-            folder="Kvasir-SEG",
-            parts={"all": ("images", "masks")},
-            mask_names=(".jpg",),
-            encode=(jpeg_noise,),
-        ),
+        POLYP,
+        lambda index, count: "cju" + sha256(f"kvasir {index}".encode()).hexdigest()[:22],
+        Tree("Kvasir-SEG", {"all": ("images", "masks")}, mask_names=(".jpg",), encode=(jpeg_noise,)),
     ),
     "cvc612": Recipe(
-        palette=POLYP,
-        stem=lambda index, count: str(1 + round(index * 611 / max(1, count - 1))),  # spread over the 29 sequences
-        tree=Tree(
-            folder="CVC-ClinicDB",
-            parts={"all": ("Original", "Ground Truth")},
+        POLYP,
+        lambda index, count: str(1 + round(index * 611 / max(1, count - 1))),  # spread over the 29 sequences
+        Tree(
+            "CVC-ClinicDB",
+            {"all": ("Original", "Ground Truth")},
             suffix=".tif",
             mask_names=(".tif",),
             encode=(grey, three_channels),
@@ -209,80 +208,54 @@ RECIPES: Mapping[str, Recipe] = {
         ),
     ),
     "isic2017": Recipe(
-        palette=Palette(background=(214, 170, 150), foreground=((96, 58, 48),)),
-        stem=lambda index, count: f"ISIC_{index:07d}",
-        tree=Tree(
-            folder="ISIC2017",
-            parts=_splits(
-                "ISIC-2017_{}_Data",
-                "ISIC-2017_{}_Part1_GroundTruth",
-                train="Training",
-                val="Validation",
-                test="Test_v2",
-            ),
-            mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG"),
-        ),
+        ((214, 170, 150), (96, 58, 48)),
+        lambda index, count: f"ISIC_{index:07d}",
+        Tree("ISIC2017", _ISIC, mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG")),
     ),
     "camo": Recipe(
-        palette=Palette(background=(92, 112, 70), foreground=((140, 120, 82),)),
-        stem=lambda index, count: f"camourflage_{index:05d}",
-        tree=Tree(
-            folder="CAMO-V.1.0-CVIU2019",
-            parts=_splits("Images/{}", "GT", train="Train", test="Test"),
+        ((92, 112, 70), (140, 120, 82)),
+        lambda index, count: f"camourflage_{index:05d}",
+        Tree(
+            "CAMO-V.1.0-CVIU2019",
+            _splits("Images/{}", "GT", train="Train", test="Test"),
             encode=(grey, partial(grey, white=237)),  # white that only reaches 237
         ),
     ),
-    "sbu": Recipe(
-        palette=Palette(background=(182, 178, 168), foreground=((72, 72, 84),)),
-        stem=lambda index, count: f"lssd{index:04d}",
-        tree=Tree(
-            folder="SBU-shadow",
-            parts=_splits("{}/ShadowImages", "{}/ShadowMasks", train="SBUTrain4KRecoveredSmall", test="SBU-Test"),
-        ),
-    ),
+    "sbu": Recipe(((182, 178, 168), (72, 72, 84)), lambda index, count: f"lssd{index:04d}", Tree("SBU-shadow", _SBU)),
     "leaf": Recipe(
-        palette=Palette(background=(70, 132, 58), foreground=((150, 104, 52),)),
-        stem=lambda index, count: f"{index:05d}",
-        tree=Tree(
-            folder="leaf_disease",
-            parts={"all": ("data/data/images", "data/data/masks")},
-            encode=(palette_png,),
-        ),
+        ((70, 132, 58), (150, 104, 52)),
+        lambda index, count: f"{index:05d}",
+        Tree("leaf_disease", {"all": ("data/data/images", "data/data/masks")}, encode=(palette_png,)),
     ),
     "road": Recipe(
-        palette=Palette(background=(96, 112, 84), foreground=((190, 188, 182),), outlines="lines"),
-        stem=lambda index, count: f"{10078660 + 15 * index}_15",
-        square=True,
-        tree=Tree(
-            folder="massachusetts_roads",
-            parts=_splits("{}/sat", "{}/map", train="train", val="valid", test="test"),
+        ((96, 112, 84), (190, 188, 182)),
+        lambda index, count: f"{10078660 + 15 * index}_15",
+        Tree(
+            "massachusetts_roads",
+            _splits("{}/sat", "{}/map", train="train", val="valid", test="test"),
             suffix=".tiff",
             mask_names=(".tif",),
             encode=(grey, three_channels),
         ),
+        lines=True,
+        square=True,
     ),
     "trans10k_v1": Recipe(
-        palette=Palette(background=(120, 110, 100), foreground=((90, 160, 200), (190, 210, 120))),
-        stem=lambda index, count: str(index + 1),
-        tree=Tree(
-            folder="Trans10K",
-            parts={
-                "train": ("train/images", "train/masks"),
-                "val+easy": ("validation/easy/images", "validation/easy/masks"),
-                "val+hard": ("validation/hard/images", "validation/hard/masks"),
-                "easy": ("test/easy/images", "test/easy/masks"),
-                "hard": ("test/hard/images", "test/hard/masks"),
-            },
+        ((120, 110, 100), (90, 160, 200), (190, 210, 120)),
+        lambda index, count: str(index + 1),
+        Tree(
+            "Trans10K",
+            _splits("{}/images", "{}/masks", **_TRANS10K),
             mask_names=("_mask.png",),
             encode=(channel_means,),
         ),
     ),
     "trans10k_v2": Recipe(
-        palette=Palette(background=(110, 110, 110), foreground=wheel(11)),
-        stem=lambda index, count: str(index + 1),
-        tree=Tree(
-            folder="Trans10K-v2",
-            parts=_splits("{}/images", "{}/masks_12", train="train", val="validation", test="test"),
+        ((110, 110, 110), *wheel(11)),
+        lambda index, count: str(index + 1),
+        Tree(
+            "Trans10K-v2",
+            _splits("{}/images", "{}/masks_12", train="train", val="validation", test="test"),
             mask_names=("_mask.png",),
             encode=(rgb,),
         ),
@@ -374,7 +347,7 @@ def scene(name: str, number: int, *, size: int = DEFAULT_SIZE) -> Scene:
     """The scene of a sample's image before it is encoded: what a reader must get back."""
     recipe = RECIPES[name]
     generator = np.random.default_rng([0, *name.encode(), number])
-    return draw_scene(generator, _shape_of(number, size, square=recipe.square), recipe.palette)
+    return draw_scene(generator, _shape_of(number, size, square=recipe.square), recipe.colours, lines=recipe.lines)
 
 
 def _deal(parts: tuple[str, ...], count: int) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,7 @@ LEAST_CONTRAST = 6.0
 _ROWS = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """One pair, decoded once. ``error``: why it cannot be read; nothing else is known of it then."""
 
     split: str
@@ -44,8 +43,8 @@ class Fingerprint:
     turn_is_open: bool = False  # of the image, by EXIF, see `harness.datasets.readers.decoding.turn_is_open`
     border_share: float = 0.0  # the foreground's of the outermost pixels
     digest: str = ""  # of the image's pixels
-    thumbnail: NDArray[np.float32] = field(default_factory=lambda: np.zeros((THUMBNAIL, THUMBNAIL), np.float32))
-    bits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_SIDE * HASH_SIDE, bool))  # difference hash
+    thumbnail: NDArray[np.float32] = np.zeros((THUMBNAIL, THUMBNAIL), np.float32)
+    bits: NDArray[np.bool_] = np.zeros(HASH_SIDE * HASH_SIDE, bool)  # difference hash
 
 
 def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprint:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_files
@@ -49,8 +50,7 @@ def resolve_folder(root: Path, relative: str) -> Path | None:
     return here
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """Images and masks of one part of a benchmark.
 
     Args:
@@ -128,17 +128,13 @@ class FolderLayout(Layout):
             part = self.parts[name]
             key = name.partition("+")[0]
             paired = pair_files(image_files(images), image_files(masks), keep=part.keep)
-            parts[key] = joined_parts(parts[key], paired) if key in parts else paired
+            before = parts.get(key, Paired())
+            parts[key] = Paired(
+                before.pairs + paired.pairs,
+                before.unpaired_images + paired.unpaired_images,
+                before.unused_masks + paired.unused_masks,
+            )
         return parts
-
-
-def joined_parts(first: Paired, second: Paired) -> Paired:
-    """Two folders as one part."""
-    return Paired(
-        pairs=first.pairs + second.pairs,
-        unpaired_images=first.unpaired_images + second.unpaired_images,
-        unused_masks=first.unused_masks + second.unused_masks,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

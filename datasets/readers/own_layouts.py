@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
@@ -105,7 +105,7 @@ def pair_own(images: Path, masks: Path) -> Paired:
     """The pairs of two folders by `pair_names`. Raises DatasetError: both have files, and none pair."""
     image_paths, mask_paths = image_files(images), image_files(masks, MASK_EXTENSIONS)
     if not image_paths or not mask_paths:
-        return Paired(pairs=())
+        return Paired()
     if both := [path.name for path in subfolders(images) if image_files(path) and (masks / path.name).is_dir()]:
         raise DatasetError(f"{images} holds images and a folder {both[0]}/ of more; put all into one, or {LIST_THEM}")
     if (paired := pairing.pair_names(image_paths, mask_paths)).pairs:
@@ -139,7 +139,7 @@ class Folders(OwnLayout):
                 of_images, of_masks = {"all": images, **of_images}, {"all": masks, **of_masks}
         parts = {part: pair_own(of_images[part], of_masks[part]) for part in of_images if part in of_masks}
         if self.spare_images:
-            parts = {part: replace(paired, unpaired_images=()) for part, paired in parts.items()}
+            parts = {part: paired._replace(unpaired_images=()) for part, paired in parts.items()}
         return {part: paired for part, paired in parts.items() if paired.pairs or paired.unpaired_images}
 
 
@@ -190,8 +190,8 @@ class OneFolder(OwnLayout):
         try:
             paired = pairing.pair_files([path for path in files if path not in masks and is_image(path.name)], masks)
         except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
-            return Paired(pairs=())
-        return paired if 2 * len(paired.pairs) > len(paired.unpaired_images) else Paired(pairs=())
+            return Paired()
+        return paired if 2 * len(paired.pairs) > len(paired.unpaired_images) else Paired()
 
 
 class Objects(OwnLayout):
@@ -215,10 +215,10 @@ class Objects(OwnLayout):
             return pairing.paired_by_key(indexed(image_files(images), lambda path: name_key(path.stem)), folders)
         inner = [(folder / "images", folder / "masks") for folder in subfolders(root)]
         if not all(images.is_dir() and masks.is_dir() for images, masks in inner):
-            return Paired(pairs=())
+            return Paired()
         of_images = [(image_files(images), image_files(masks, MASK_EXTENSIONS)) for images, masks in inner]
         if any(len(images) != 1 for images, _ in of_images) or all(len(masks) < 2 for _, masks in of_images):
-            return Paired(pairs=())
+            return Paired()
         pairs = tuple(Pair(stem=i[0].stem, image=i[0], mask=m[0].parent) for i, m in of_images if m)
         return Paired(pairs=pairs, unpaired_images=tuple(images[0] for images, masks in of_images if not masks))
 

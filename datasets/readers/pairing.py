@@ -6,8 +6,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.datasets.base import DatasetError, Pair, require_plain
 
@@ -18,8 +18,7 @@ MASK_SUFFIXES = ("_segmentation", "_mask", "_masks", "_label", "_labels", "_gt",
 _SUPERPIXELS = re.compile(r"_superpixels?$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Paired:
+class Paired(NamedTuple):
     """The outcome of `pair_files`.
 
     Args:
@@ -28,7 +27,7 @@ class Paired:
         unused_masks: masks that belong to none of the images, as far as they are of this benchmark.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair, ...] = ()
     unpaired_images: tuple[Path, ...] = ()
     unused_masks: tuple[Path, ...] = ()
 

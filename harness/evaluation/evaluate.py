@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from harness.evaluation.scorer import IGNORE, ImageScore, SplitScorer
+from harness.datasets.base import IGNORE
+from harness.evaluation.scorer import ImageScore, SplitScorer
 from harness.models.transfer import to_host
 from harness.system.machine import cores
 

@@ -120,13 +120,7 @@ def mean_overlaps(image: SaliencyMap) -> tuple[float, float]:
 def _count_from(probabilities: Floats) -> NDArray[np.int64]:
     """(256,) how many are at or above each level, from the highest level down."""
     levels = (probabilities * 255).astype(np.uint8)  # truncation, as the authors' code does
-    # Two pixels at a time: half the counting.
-    even = levels.size // 2 * 2
-    pairs = np.bincount(levels[:even].view(np.uint16), minlength=_LEVELS**2).reshape(_LEVELS, _LEVELS)
-    counts = pairs.sum(axis=0) + pairs.sum(axis=1)
-    if even != levels.size:
-        counts[levels[-1]] += 1
-    return np.cumsum(counts[::-1])
+    return np.cumsum(np.bincount(levels, minlength=_LEVELS)[::-1])
 
 
 def _enhanced_alignment(
@@ -194,63 +188,28 @@ def _object_score(values: Floats, total: float, *, inverted: bool = False) -> fl
 
 
 def _region_score(image: SaliencyMap) -> float:
-    row = _centre(_count(image.foreground, axis=1))
-    # MATLAB's 1-based range 1:centre includes the centre: one more pixel in 0-based slices.
-    halves = [(rows, _column_sums(image, rows)) for rows in (slice(0, row + 1), slice(row + 1, None))]
-    column = _centre(halves[0][1][1] + halves[1][1][1])
+    valid = np.ones_like(image.foreground) if image.valid is None else image.valid
+    row, column = (round(float(positions.mean())) for positions in np.nonzero(image.foreground))  # halves to even
     score = 0.0
-    for rows, sums in halves:
+    # MATLAB's 1-based range 1:centre includes the centre: one more pixel in 0-based slices.
+    for rows in (slice(0, row + 1), slice(row + 1, None)):
         for columns in (slice(0, column + 1), slice(column + 1, None)):
-            size, positives, total, hit, squares = (float(part[columns].sum()) for part in sums)
-            if positives in (0, size):
-                valid = None if image.valid is None else image.valid[rows, columns]
-                similar = float(_constant(image.probability[rows, columns], valid))
-            else:
-                similar = _similarity(size=size, positives=positives, total=total, hit=hit, squares=squares)
-            score += similar * size / image.size
+            counted = valid[rows, columns]
+            predicted, true = image.probability[rows, columns][counted], image.foreground[rows, columns][counted]
+            score += _similarity(predicted, true) * true.size / image.size if true.size else 0.0
     return score
 
 
-def _column_sums(image: SaliencyMap, rows: slice) -> tuple[NDArray, ...]:
-    """(W,) each: pixels that count, foreground pixels, Σ p, Σ p of the foreground, Σ p²."""
-    predicted, true = image.probability[rows], image.foreground[rows]
-    if image.valid is None:
-        size = np.full(predicted.shape[1], len(predicted))
-    else:
-        size = _count(image.valid[rows], axis=0)
-        predicted = predicted * image.valid[rows]
-    return (
-        size,
-        _count(true, axis=0),
-        predicted.sum(axis=0),
-        np.einsum("ij,ij->j", predicted, true),
-        np.einsum("ij,ij->j", predicted, predicted),
-    )
+def _similarity(predicted: Floats, true: Mask) -> float:
+    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)) of (P,) pixels.
 
-
-def _count(mask: Mask, *, axis: int) -> NDArray[np.uint32]:
-    counts: NDArray[np.uint32] = np.add.reduce(mask.view(np.uint8), axis=axis, dtype=np.uint32)
-    return counts
-
-
-def _centre(counts: NDArray[np.uint32]) -> int:
-    """The mean position of the foreground's pixels along an axis, halves rounded to even."""
-    return round(float(counts @ np.arange(counts.size) / counts.sum()))
-
-
-def _constant(predicted: Floats, valid: Mask | None) -> bool:
-    """Whether a prediction is constant: where the truth is, σxy and so the score are 0, but two constants are alike and score 1."""
-    where = True if valid is None else valid
-    return bool(predicted.min(initial=np.inf, where=where) == predicted.max(initial=-np.inf, where=where))
-
-
-def _similarity(*, size: float, positives: float, total: float, hit: float, squares: float) -> float:
-    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)); arguments as `_column_sums`.
-
-    The truth varies, so its variance is in the denominator and rounding in the prediction's variance cannot show.
+    Where the truth is constant, σxy and so the score are 0, but two constants are alike and score 1. Else the truth's variance is in the
+    denominator, and rounding in the prediction's cannot show.
     """
-    x, y = total / size, positives / size
-    scale = size - 1 + EPS
-    variance = (squares - size * x * x) / scale
-    numerator = 4 * x * y * (hit - y * total) / scale
-    return numerator / ((x * x + y * y) * (variance + positives * (1 - y) / scale) + EPS)
+    size, positives = true.size, int(np.count_nonzero(true))
+    if positives in (0, size):
+        return float(predicted.min() == predicted.max())
+    x, y, scale = float(predicted.mean()), positives / size, size - 1 + EPS
+    variance = float(predicted.var()) * size / scale
+    covariance = (float(predicted[true].sum()) - y * x * size) / scale
+    return 4 * x * y * covariance / ((x * x + y * y) * (variance + positives * (1 - y) / scale) + EPS)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.datasets.base import IGNORE
 from harness.evaluation.conventions import (
     CLASSES,
     E_MEASURES,
@@ -25,7 +25,7 @@ from harness.evaluation.conventions import (
     Conventions,
 )
 from harness.evaluation.resize import resize_bilinear, resize_nearest
-from harness.evaluation.saliency import e_adaptive, e_curve, mae, mean_overlaps, s_measure, saliency_map
+from harness.evaluation.saliency import Mask, e_adaptive, e_curve, mae, mean_overlaps, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
 from harness.system.errors import UsageError, did_you_mean
 
@@ -33,9 +33,7 @@ Counts = NDArray[np.int64]
 """(C, C) pixels by true class and by predicted class; ignored pixels are not counted."""
 
 
-def counts_of_foreground(
-    predicted: NDArray[np.bool_], foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None = None
-) -> Counts:
+def counts_of_foreground(predicted: Mask, foreground: Mask, valid: Mask | None = None) -> Counts:
     """Counts (2, 2) of a binary prediction (H, W)."""
     total = predicted.size
     if valid is not None:
@@ -46,11 +44,7 @@ def counts_of_foreground(
 
 
 def counts_of_classes(
-    predicted: NDArray[np.integer],
-    true: NDArray[np.integer],
-    *,
-    num_classes: int,
-    valid: NDArray[np.bool_] | None = None,
+    predicted: NDArray[np.integer], true: NDArray[np.integer], *, num_classes: int, valid: Mask | None = None
 ) -> Counts:
     """Counts of class indices (H, W) below ``num_classes`` where they are ``valid``."""
     pairs = true.astype(np.intp) * num_classes + predicted.astype(np.intp, copy=False)
@@ -103,11 +97,8 @@ def accuracy(counts: Counts) -> float:
 
 Task = Literal["binary", "multiclass", "classification"]
 
-IGNORE = 255
 
-
-@dataclass(frozen=True, kw_only=True)
-class ImageScore:
+class ImageScore(NamedTuple):
     """What one image contributes.
 
     Args:
@@ -116,6 +107,7 @@ class ImageScore:
         ber_counts: pixels at ``ber_threshold``, likewise.
         e_curve: (256,) E-measure by threshold, None where no E-measure is wanted.
         ignored: whether its mask ignores every pixel, so that the split leaves the image out.
+        predicted: of an image with a label, the probability of the predicted class, and whether that is the label.
     """
 
     values: dict[str, float]
@@ -123,6 +115,7 @@ class ImageScore:
     ber_counts: Counts | None = None
     e_curve: NDArray[np.float64] | None = None
     ignored: bool = False
+    predicted: tuple[float, bool] | None = None
 
 
 class SplitScorer:
@@ -226,7 +219,7 @@ class SplitScorer:
         elif not np.issubdtype(scores.dtype, np.integer):
             raise ValueError(f"labels must be integers from 0 to {classes - 1}")
 
-    def _measure_classes(self, scores: NDArray, mask: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> ImageScore:
+    def _measure_classes(self, scores: NDArray, mask: NDArray[np.uint8], valid: Mask | None) -> ImageScore:
         if scores.ndim == 3:
             scores = scores.argmax(axis=0)
         counted = scores if valid is None else scores[valid]
@@ -234,11 +227,9 @@ class SplitScorer:
             raise ValueError(f"labels must be integers from 0 to {self.num_classes - 1}")
         counts = counts_of_classes(scores, mask, num_classes=self.num_classes, valid=valid)
         values = self._of_counts(counts, None)
-        return ImageScore(values={name: values[name] for name in self.metrics}, counts=counts)
+        return ImageScore({name: values[name] for name in self.metrics}, counts)
 
-    def _measure_binary(
-        self, scores: NDArray, foreground: NDArray[np.bool_], valid: NDArray[np.bool_] | None
-    ) -> ImageScore:
+    def _measure_binary(self, scores: NDArray, foreground: Mask, valid: Mask | None) -> ImageScore:
         probability = scores.astype(np.float64, copy=False)
         metrics, rules = set(self.metrics), self.conventions
         counts = ber_counts = None
@@ -261,8 +252,7 @@ class SplitScorer:
                 values["weighted_f"] = weighted_f(image, beta2=rules.weighted_f_beta2)
             if "mae" in metrics:
                 values["mae"] = mae(image)
-        chosen = {name: values[name] for name in self.metrics}
-        return ImageScore(values=chosen, counts=counts, ber_counts=ber_counts, e_curve=curve)
+        return ImageScore({name: values[name] for name in self.metrics}, counts, ber_counts, curve)
 
     def _of_counts(self, counts: Counts | None, ber_counts: Counts | None) -> dict[str, float]:
         """Every metric that follows from the counts that are there."""
@@ -312,13 +302,10 @@ class SplitScorer:
             ValueError: no image was scored.
             UsageError: every pixel of every mask is ignored.
         """
-        scores = [score for _, score in self._counted()]
-        if self._scores and not scores:
-            raise UsageError(
-                "nothing can be scored: every pixel of every mask is ignored (255); give masks with classes"
-            )
-        if not scores:
+        if not self._scores:
             raise ValueError("no image was scored")
+        if not (scores := [score for _, score in self._counted()]):
+            raise UsageError("every pixel of every mask is ignored (255), so none is scored; give masks with classes")
         # fsum is exact, so the order of images cannot show.
         result = {name: math.fsum(score.values[name] for score in scores) / len(scores) for name in self.metrics}
         if "e_max" in result:
@@ -340,19 +327,6 @@ LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 """Smallest probability in a score: a float32 of 0 must not give an infinite NLL, so that is at most 87.34 nats."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelScore(ImageScore):
-    """What one image contributes.
-
-    Args:
-        confidence: probability of the predicted class.
-        correct: whether that is the label.
-    """
-
-    confidence: float
-    correct: bool
-
-
 class LabelScorer(SplitScorer):
     """`SplitScorer` for a task ``classification``: a prediction is (C, 1, 1) probabilities, a target (1, 1) a class index.
 
@@ -362,7 +336,7 @@ class LabelScorer(SplitScorer):
 
     known = LABELS
 
-    def measure(self, scores: NDArray, mask: NDArray[np.uint8]) -> LabelScore:
+    def measure(self, scores: NDArray, mask: NDArray[np.uint8]) -> ImageScore:
         """Score one image without keeping it.
 
         Raises:
@@ -383,27 +357,26 @@ class LabelScorer(SplitScorer):
             "nll": -math.log(probability[label]) or 0.0,  # not -0.0
             "ece": abs(correct - confidence),
         }
-        return LabelScore(values={name: values[name] for name in self.metrics}, confidence=confidence, correct=correct)
+        return ImageScore({name: values[name] for name in self.metrics}, predicted=(confidence, correct))
 
     def summary(self) -> dict[str, float]:
         """The mean over images, and `calibration_error` of the split."""
         result = super().summary()
         if "ece" in result:
-            scores = [score for score in self._scores.values() if isinstance(score, LabelScore)]
-            result["ece"] = calibration_error(
-                [score.confidence for score in scores], [score.correct for score in scores]
-            )
+            result["ece"] = calibration_error([score.predicted for score in self._scores.values() if score.predicted])
         return result
 
 
-def calibration_error(confidences: list[float], correct: list[bool], *, bins: int = BINS) -> float:
+def calibration_error(predicted: Sequence[tuple[float, bool]], *, bins: int = BINS) -> float:
     """ECE (1706.04599): Σ over bins of confidence, (its images / all) · |their accuracy − their mean confidence|.
 
     A bin holds its lower bound and not its upper one, except the last, which holds 1.
+
+    Args:
+        predicted: the confidence of each image, and whether its prediction is correct.
     """
-    chosen = [min(int(confidence * bins), bins - 1) for confidence in confidences]
     gaps: dict[int, list[float]] = {}
-    for index, confidence, right in zip(chosen, confidences, correct, strict=True):
-        gaps.setdefault(index, []).append(right - confidence)
+    for confidence, correct in predicted:
+        gaps.setdefault(min(int(confidence * bins), bins - 1), []).append(correct - confidence)
     # fsum is exact, so the order of images cannot show.
-    return math.fsum(abs(math.fsum(gap)) for gap in gaps.values()) / len(confidences)
+    return math.fsum(abs(math.fsum(gap)) for gap in gaps.values()) / len(predicted)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.archive.schema import Run
+from harness.datasets.base import IGNORE
 from harness.evaluation.conventions import OF_TASK
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
-from harness.evaluation.scorer import IGNORE, LabelScorer, SplitScorer
+from harness.evaluation.scorer import LabelScorer, SplitScorer
 from harness.experiment.building import RunData, first_images
 from harness.experiment.environment import Stages, device_name
 from harness.experiment.number_code import number_code

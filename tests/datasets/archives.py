@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +54,7 @@ OTHERS: Mapping[str, Mapping[str, Tree]] = {
     },
     "sbu": {"autogluon": _lists("SBU-shadow", suffix=".jpg")},
     "leaf": {
-        "flat": replace(RECIPES["leaf"].tree, parts={"all": ("images", "masks")}),
+        "flat": RECIPES["leaf"].tree._replace(parts={"all": ("images", "masks")}),
         "autogluon": _lists("leaf_disease_segmentation", suffix=".jpg", encode=(palette_png,)),
     },
     "road": {
@@ -65,7 +64,7 @@ OTHERS: Mapping[str, Mapping[str, Tree]] = {
             suffix=".tiff",
             mask_names=(".tif",),
         ),
-        "autogluon": replace(_lists("road_segmentation", suffix=".tiff"), mask_names=(".tif",)),
+        "autogluon": _lists("road_segmentation", suffix=".tiff")._replace(mask_names=(".tif",)),
     },
 }
 TESTS = {"kvasir": "test_Kvasir.csv", "cvc612": "test_CVC-ClinicDB.csv", "camo": "test_CAMO.csv"}

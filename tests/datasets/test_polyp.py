@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.datasets.base import DatasetError, Splits
+from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.datasets.cvc612 import sequence_of
 from harness.datasets.polyp import Polyp
 from harness.datasets.preparing.checking import check, groups_apart
@@ -50,7 +50,8 @@ def pranet(root: Path) -> None:
     trained = [stem for stem in KVASIR + CVC if stem not in tested]
     write(root / "PraNet/TrainDataset/image", root / "PraNet/TrainDataset/masks", trained)
     for name, folder in (("kvasir", "Kvasir"), ("cvc612", "CVC-ClinicDB")):
-        write(*(root / f"PraNet/TestDataset/{folder}" / kind for kind in ("images", "masks")), sorted(TESTED[name]))
+        of_set = root / "PraNet/TestDataset" / folder
+        write(of_set / "images", of_set / "masks", sorted(TESTED[name]))
 
 
 def autogluon(root: Path) -> None:
@@ -116,7 +117,7 @@ def test_images_under_other_names_and_another_split_rule_are_refused(tmp_path: P
     with pytest.raises(DatasetError, match="published names"):
         opened(tmp_path)
     with pytest.raises(DatasetError, match="split_rule"):
-        Polyp(Polyp().options.__class__(split_rule="carved"))
+        Polyp(DataOptions(split_rule="carved"))
 
 
 def test_all_leaves_it_out_and_its_name_is_not_that_of_own_data() -> None:

@@ -76,8 +76,8 @@ def test_a_hopeless_and_a_certain_prediction_have_finite_scores() -> None:
 
 
 def test_a_confidence_of_one_is_in_the_last_bin_and_a_bound_in_the_bin_above() -> None:
-    assert calibration_error([1.0, 0.97], [False, True]) == pytest.approx(abs(-1.0 + 0.03) / 2)
-    assert calibration_error([1 / 3, 0.35], [True, False], bins=3) == pytest.approx(abs(2 / 3 - 0.35) / 2)
+    assert calibration_error([(1.0, False), (0.97, True)]) == pytest.approx(abs(-1.0 + 0.03) / 2)
+    assert calibration_error([(1 / 3, True), (0.35, False)], bins=3) == pytest.approx(abs(2 / 3 - 0.35) / 2)
 
 
 @pytest.mark.parametrize(
