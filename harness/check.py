@@ -13,14 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from harness.system.errors import UsageError, did_you_mean, shortened
 from harness.system.files import read_regular
 from harness.system.text import printable, printable_line
-
-if TYPE_CHECKING:  # half a second that listing names need not wait for
-    from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -43,12 +40,10 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
     Raises:
         UsageError: unknown key (with the nearest name), wrong type, value out of range.
     """
-    from pydantic import ValidationError
-
     _check_keys(cls, values, where=where, path="")
     try:
         instance: T = _adapter(cast("Any", cls)).validate_python(dict(values))
-    except ValidationError as error:
+    except ValueError as error:
         field, message, value, _ = _first(error)
         if not field:
             raise UsageError(f"{where}: {message}") from error
@@ -70,11 +65,9 @@ def from_json(kind: type[T], data: bytes) -> T:
     Raises:
         ValueError: it is no JSON, or holds something else.
     """
-    from pydantic import ValidationError
-
     try:
         made: T = _adapter(cast("Any", kind)).validate_json(data, strict=True)
-    except ValidationError as error:
+    except ValueError as error:
         field, message, _, is_syntax = _first(error)
         if is_syntax:
             raise ValueError(f"truncated or not JSON ({message})") from error
@@ -146,8 +139,8 @@ def parse_assignments(
     return assignments
 
 
-def _first(error: ValidationError) -> tuple[str, str, Any, bool]:
-    """What pydantic refused first: field, reason and value; and whether the text is no JSON at all."""
+def _first(error: Any) -> tuple[str, str, Any, bool]:
+    """What pydantic's ValidationError refused first: field, reason and value; and whether the text is not JSON at all."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
     message = message.split(", unable to ")[0].replace("Input should be", "must be")
@@ -202,8 +195,8 @@ _hints = lru_cache(maxsize=64)(get_type_hints)
 
 
 @lru_cache(maxsize=64)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Built once for each kind, and only where one is read."""
+def _adapter(kind: Any) -> Any:
+    """pydantic's TypeAdapter, built once for each kind, and only where one is read: importing it takes half a second."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

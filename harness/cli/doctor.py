@@ -8,23 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
 from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, require_effect, verb
 from harness.methods import TUNERS
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.decoders import DECODERS
+from harness.models.published import weights_file
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
 from harness.system.errors import UsageError
 from harness.system.streams import say, stages, terminal_width
-
-if TYPE_CHECKING:  # it loads torch
-    from harness.contract.matrix import Capability
 
 
 def parser() -> CommandParser:
@@ -109,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     with stages() as report:
         report("loading torch")
-        from harness.contract.matrix import examine, matrix_markdown
+        from harness.contract.matrix import examine, matrix_cells, matrix_markdown
 
         for number, name in enumerate(names, start=1):
             report(f"trying {name} ({number}/{len(names)})")
@@ -120,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     elif width := terminal_width(sys.stdout):
-        print(_in_terminal(rows, width=width))
+        print(_in_terminal(*matrix_cells(rows), width=width))
     else:
         print(matrix_markdown(rows))
     for row in rows:
@@ -133,12 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if broken or not all(row.passed for row in rows) else 0
 
 
-def _in_terminal(rows: Sequence[Capability], *, width: int) -> str:
+def _in_terminal(columns: Mapping[str, bool], cells: Any, *, width: int) -> str:
     """The matrix, split between columns where it is too wide."""
-    from harness.contract.matrix import matrix_cells
     from harness.report.formats import Head, Table, fitted
 
-    columns, cells = matrix_cells(rows)
     heads = [Head(title=title, words=words) for title, words in columns.items()]
     lines = fitted(Table(heading="", columns=heads, rows=cells), width=width)
     return "\n".join(line.rstrip() for line in lines)
@@ -185,14 +181,12 @@ def _accept(arguments: argparse.Namespace, names: Sequence[str]) -> int:
 
 def _examine_file(path: Path, backbone: str) -> int:
     """Print what a checkpoint is and how it fits; returns 1 where it does not, else 0."""
-    from harness.models.checkpoint import family_of, read_shapes
-    from harness.models.published import weights_file
-
     name = resolve_backbone(backbone)
     path = weights_file(path, name)
     with stages() as report:
         report("loading torch")
         from harness.models.build import require_checkpoint
+        from harness.models.checkpoint import family_of, read_shapes
 
         shapes = read_shapes(path)
         print(f"{path}: {family_of(shapes)}, {len(shapes)} tensors, {path.stat().st_size / 1e6:.1f} MB")

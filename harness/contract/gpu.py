@@ -204,7 +204,7 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
     training = replace(_training(method, rules, device, labels=case.labels), scaler=scaler)
     batch, loss, gradients = _batch(case.images.to(device), case.targets.to(device)), 0.0, list[Tensor]()
     if case.labels:
-        batch = replace(batch, targets=batch.targets[:, :1, :1])
+        batch = batch._replace(targets=batch.targets[:, :1, :1])
     for roles in dict.fromkeys(
         roles for epoch in range(rules.epochs) for step in (0, 1) for roles in training.passes(epoch=epoch, step=step)
     ):

@@ -13,6 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
 from harness.dispatch.run_states import FINISHED, INTERRUPTED, RUNNING, RunState, ShowStates, clock, survey, time_left
 from harness.dispatch.slurm import SlurmExecutor
 from harness.dispatch.supervise import Start, StopSignals, last_words, supervise
@@ -138,10 +142,6 @@ def display(*, total: int) -> Iterator[ShowStates]:
     shown: dict[str, str] = {}
     live: Any = None
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.live import Live
-        from rich.text import Text
-
         # Redrawn by `show` alone: another thread could draw over a line that is printed meanwhile.
         console = Console(stderr=True, highlight=False)
         live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.dispatch.run_states import INTERRUPTED, Queue, QueuedTask, RunState, ShowStates, survey
 from harness.dispatch.supervise import STARTED
@@ -35,12 +34,10 @@ from harness.dispatch.sweeps import (
     read_sweeps,
 )
 from harness.dispatch.target import ClusterProfile, Shape, minutes
+from harness.planning.request import Job
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import own_folder
 from harness.system.text import counted
-
-if TYPE_CHECKING:
-    from harness.planning.request import Job
 
 POLL_S = 2.0
 MOST_POLL_S = 30.0
