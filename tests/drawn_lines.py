@@ -127,7 +127,7 @@ def _compiles(file: Path, line: int, text: str) -> bool:
     return True
 
 
-def noticed(file: Path, tests: list[str], *, seconds: int) -> str:
+def noticed(tests: list[str], *, seconds: int) -> str:
     """The first test that fails; empty where all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     try:
@@ -156,7 +156,8 @@ def main() -> None:
             original = file.read_text("utf-8")
             try:
                 file.write_text(_replaced(file, line, after), "utf-8")
-                by = noticed(file, options.tests or [ROOMS[room]], seconds=options.seconds)
+                named = sorted(map(str, Path(ROOMS[room]).rglob(f"test_*{file.stem}*.py")))  # these first
+                by = noticed(options.tests or [*named, ROOMS[room]], seconds=options.seconds)
             finally:
                 file.write_text(original, "utf-8")
             row = (
