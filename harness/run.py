@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE|BACKBONE=FILE",
-        help="pretrained weights; 'none' for random ones, 'published' (for timm models also 'timm') to download them",
+        help="pretrained weights; 'none' for random ones, 'published' to download them",
     )
     add_results(data, help="records, tables, checkpoints (default: the setting, else runs)")
     data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")

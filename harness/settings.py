@@ -147,7 +147,7 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
         elif isinstance(value, tuple):
             values[key] = tuple(map(path, value))
         elif isinstance(value, Mapping):
-            words = ("none", "published", "timm") if key == "checkpoints" else ()
+            words = ("none", "published") if key == "checkpoints" else ()
             values[key] = {name: item if str(item) in words else path(item) for name, item in value.items()}
         elif _is_file(key, value):  # absolute, since ./gpu would become the name gpu
             values[key] = str(path(value).absolute())

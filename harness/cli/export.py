@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
@@ -22,17 +22,14 @@ from harness.cli.command import (
 from harness.cli.find import find_run
 from harness.dispatch.sweeps import sweep_of
 from harness.models.catalog import resolve_backbone
-from harness.models.published import LICENCES, card_of, require_file_or_word, weights_file
+from harness.models.published import LICENCES, Form, card_of, require_file_or_word, weights_file
+from harness.planning.understand import checkpoint_of, data_folder
 from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings
-from harness.system.errors import UsageError, writing_to
-from harness.system.files import write_atomically
+from harness.system.errors import UsageError
 from harness.system.streams import stages
 from harness.system.text import printable_line
-
-if TYPE_CHECKING:
-    from harness.experiment.exporting import Form
 
 
 def parser() -> CommandParser:
@@ -105,7 +102,6 @@ def main(argv: list[str] | None = None) -> int:
         report("loading torch")
         from harness.experiment.exporting import base_model, code_to_load, export
         from harness.experiment.trained import of_results
-        from harness.planning.understand import checkpoint_of, data_folder
 
         calibrated = arguments.merge == "calibrated" and form != "adapter"
         merge: Any = arguments.merge or "exact"
@@ -140,18 +136,12 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         )
     with stages() as report:
         report("loading torch and peft")
-        from safetensors.torch import save
-
-        from harness.experiment.adopting import merged_adapter
+        from harness.experiment.adopting import write_merged
 
         backbone = resolve_backbone(arguments.backbone)
         checkpoint = weights_file(arguments.checkpoint, backbone)
-        state, changed = merged_adapter(arguments.adopt, backbone=backbone, checkpoint=checkpoint)
-        with writing_to(f"--out {arguments.out}"):
-            write_atomically(arguments.out, save(state))
-    print(
-        f"{arguments.out}: {len(changed)} layers changed; score it with --methods zeroshot --checkpoint {arguments.out}"
-    )
+        changed = write_merged(arguments.out, arguments.adopt, backbone=backbone, checkpoint=checkpoint)
+    print(f"{arguments.out}: {changed} layers changed; score it with --methods zeroshot --checkpoint {arguments.out}")
     return 0
 
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from harness.cli.command import add_plugins, add_results, add_run, command, load_own_plugins, results_of, verb
 from harness.cli.find import find_run
 from harness.experiment.pointed import Pointed, given_on_command_line, read_prompts
 from harness.models.catalog import backbone, resolve_backbone
 from harness.models.published import require_file_or_word, weights_file
+from harness.planning.understand import checkpoint_of
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
 from harness.system.streams import bars, stages
-
-if TYPE_CHECKING:
-    from harness.experiment.predicting import Prediction
-    from harness.experiment.trained import Trained
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,8 +136,8 @@ def _require_model(arguments: argparse.Namespace, *, pointed: bool) -> None:
         raise UsageError(f"--backbone {entry.name} has no mask decoder of its own; train one, and give --run")
 
 
-def prediction_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> Prediction:
-    """What the command asks for; torch is loaded here."""
+def prediction_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> Any:
+    """The `Prediction` that the command asks for; torch is loaded here."""
     from harness.experiment.predicting import Prediction, find_images
 
     images, prompts = find_images(arguments.images), {}
@@ -166,10 +163,9 @@ def prediction_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> 
     )
 
 
-def _model(arguments: argparse.Namespace) -> tuple[Trained, Path | None]:
-    """The model, and the weights that it started from."""
+def _model(arguments: argparse.Namespace) -> tuple[Any, Path | None]:
+    """The `Trained` model, and the weights that it started from."""
     from harness.experiment.trained import adapter, of_results, published_sam
-    from harness.planning.understand import checkpoint_of
 
     settings, folder = load_settings(), arguments.adapter
     if arguments.run is not None or (folder and folder.is_file()):

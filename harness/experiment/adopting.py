@@ -31,8 +31,8 @@ from harness.models.checkpoint import read_tensors, require_match
 from harness.models.original_sam import plain_sam
 from harness.models.published import hf_name
 from harness.models.segmenter import Segmenter
-from harness.system.errors import UsageError, shortened
-from harness.system.files import read_regular
+from harness.system.errors import UsageError, shortened, writing_to
+from harness.system.files import read_regular, write_atomically
 
 LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
@@ -69,6 +69,14 @@ def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
     state, _ = merged_adapter(folder, backbone=backbone, checkpoint=checkpoint)
     run = published_sam(backbone, checkpoint, label=str(folder)).run
     return Adopted(run=run, state=state)
+
+
+def write_merged(out: Path, folder: Path, *, backbone: str, checkpoint: Path) -> int:
+    """Write what `merged_adapter` gives as ``.safetensors``; returns how many layers the adapter changes."""
+    state, changed = merged_adapter(folder, backbone=backbone, checkpoint=checkpoint)
+    with writing_to(f"--out {out}"):
+        write_atomically(out, save(state))
+    return len(changed)
 
 
 def merged_adapter(

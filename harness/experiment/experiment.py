@@ -199,9 +199,9 @@ class Experiment:
         images: dict[str, ImageTable] = {}
         kept = KeptMasks(self.data, self.rules, run=self.run)
         segmenter, method = self._attached()
-        epochs = {"best": trained.best_epoch, "last": len(trained.history)}
-        for model, epoch in epochs.items():
-            if model == "last" and epoch == epochs["best"]:
+        validated = {entry["epoch"]: {"val": entry["val"]} for entry in trained.history}
+        for model, epoch in {"best": trained.best_epoch, "last": len(trained.history)}.items():
+            if model == "last" and epoch == trained.best_epoch:
                 scores[model] = scores["best"]
                 continue
             method.load_state(self._state(model))
@@ -211,9 +211,7 @@ class Experiment:
                 blank=model != "best" or not method.config.trains or self.rules.select == "last",
                 seen=kept if model == "best" else None,
             )
-        validated = {entry["epoch"]: entry["val"] for entry in trained.history}
-        for model, epoch in epochs.items():
-            scores[model] = {"val": validated[epoch], **scores[model]} if epoch else scores[model]
+            scores[model] = {**validated.get(epoch, {}), **scores[model]}
         merges = self._test_merged(method, scores, images)
         if trained.architecture:
             method.load_state(self._state("best"))

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save
@@ -25,7 +24,7 @@ from harness.methods.base import MergeMode, MergeReport, Method
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import is_of_sam, sam_state_dict
-from harness.models.published import CARD, MODELS, card_of
+from harness.models.published import CARD, MODELS, Form, card_of
 from harness.models.sam2 import is_memory
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.data import benchmark_of
@@ -34,8 +33,6 @@ from harness.registry import METHODS
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
-
-Form = Literal["sam", "adapter", "peft", "onnx"]
 
 SAFETENSORS = ".safetensors"
 HELD_OUT = 4
@@ -78,16 +75,13 @@ def export(
         MethodError: the method has no such merge mode.
     """
     run = trained.run
-    if form == "onnx":
-        _require_graph(run)
+    _require_inputs(run, form, merge, data)
     progress("loading the model")
     segmenter, method = trained.segmenter(checkpoint)
     if form in ("sam", "peft"):
         _require_sam(segmenter, run, form=form, out=out)
     progress("reading images")
     train, held_out, kind = calibration_images(run, data)
-    if merge == "calibrated" and form != "adapter" and not train:
-        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
     line, note = f"{run.label} on {run.benchmark}, seed {run.seed}", ""
     if form == "peft":
         progress("fitting low-rank updates")
@@ -106,11 +100,8 @@ def export(
             write_atomically(out, save(_on_cpu(trained.state), {METADATA: _metadata(run)}))
     elif form == "onnx":
         note = _write_onnx(segmenter, run, out=out, images=held_out)
-    # After the file: a full disk leaves no card of a model that is not there.
     if form != "peft" and card:
-        path = card_of(out)
-        with writing_to(f"{out} is written, its model card {path}", then="; export again with --force"):
-            write_atomically(path, card)
+        _write_card(out, card)
     return line + note, segmenter, held_out
 
 
@@ -126,8 +117,12 @@ def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tenso
     return list(normalise(train, rules.pixels).split(BATCH)), normalise(held_out, rules.pixels), "validation"
 
 
-def _require_graph(run: Run) -> None:
-    """Raises UsageError: ONNX is not installed, or the run's model takes prompts."""
+def _require_inputs(run: Run, form: Form, merge: MergeMode, data: Path | None) -> None:
+    """Raises UsageError: ``calibrated`` has no images; or, for a graph, ONNX is not installed, or the run's model takes prompts."""
+    if merge == "calibrated" and form != "adapter" and data is None:
+        raise UsageError("--merge calibrated fits on training images; give their folder with --data")
+    if form != "onnx":
+        return
     require_onnx()
     if (prompt := from_rules(run.rules).prompt) != "none":
         raise UsageError(
@@ -205,6 +200,13 @@ def _write_onnx(segmenter: Segmenter, run: Run, *, out: Path, images: Tensor) ->
     graph = Graph(segmenter, rules.pixels, labels=rules.task == "classification").eval()
     difference = write_onnx(graph, out, images=images, metadata={METADATA: _metadata(run)})
     return f"; onnxruntime differs by {difference:.1e} at most (relative, opset {OPSET})"
+
+
+def _write_card(out: Path, card: str) -> None:
+    """After the file: a full disk leaves no card of a model that is not there."""
+    path = card_of(out)
+    with writing_to(f"{out} is written, its model card {path}", then="; export again with --force"):
+        write_atomically(path, card)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Published weights by a word in place of a file: ``--checkpoint published``, or ``timm`` for a model of timm.
+"""Published weights by a word in place of a file: ``--checkpoint published``.
 
 Downloaded once by timm's own downloader, with its progress bar, into the cache folders that timm and torch have anyway.
 And names on the Hugging Face Hub: of published SAMs, and of their tensors in transformers' ``SamModel`` and PEFT's adapters of one.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.models.catalog import backbone, resolve_backbone
 from harness.system.errors import UsageError
 from harness.system.streams import say
 
-WORDS = ("published", "timm")
+PUBLISHED = "published"
+"""What stands for the path of the published weights."""
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_"
@@ -32,8 +33,8 @@ GATED = {"sam3": "https://huggingface.co/facebook/sam3"}
 
 
 def is_word(path: Path) -> bool:
-    """Whether a path is one of `WORDS` and no file of that name exists."""
-    return str(path) in WORDS and not path.exists()
+    """Whether a path is the word `PUBLISHED` and no file of that name exists."""
+    return str(path) == PUBLISHED and not path.exists()
 
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
@@ -62,28 +63,24 @@ def require_checkpoint_file(path: Path | None) -> None:
 
 
 def require_file_or_word(path: Path | None) -> None:
-    """Raises UsageError: ``path`` is neither a file nor one of `WORDS`. Checked before the run is read, which names the
+    """Raises UsageError: ``path`` is neither a file nor the word `PUBLISHED`. Checked before the run is read, which names the
     backbone that a word stands for."""
     if path is not None and not is_word(path):
         require_checkpoint_file(path)
 
 
 def weights_file(path: Path, name: str) -> Path:
-    """The file that a path or one of `WORDS` means for a backbone. Raises UsageError: there is none, or what `published_file` says."""
+    """The file that a path or the word means for a backbone. Raises UsageError: there is none, or what `published_file` says."""
     if is_word(path):
-        return published_file(name, str(path))
+        return published_file(name)
     require_checkpoint_file(path)
     return path
 
 
-def published_file(name: str, word: str) -> Path:
+def published_file(name: str) -> Path:
     """The file of a backbone's published weights, downloaded where it is not there yet. Raises UsageError: none are known, or they
     cannot be downloaded; the line names file and address."""
     entry = backbone(name)
-    if word == "timm" and not entry.timm_model:
-        raise UsageError(
-            f"--checkpoint timm is for models of timm, and {name} is none; --checkpoint published takes its authors'"
-        )
     from timm.models import _hub, get_pretrained_cfg
 
     source = get_pretrained_cfg(entry.timm_model, allow_unregistered=True) if entry.timm_model else None
@@ -123,6 +120,8 @@ MODELS = {
 """Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
 LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0") | {"sam3": "other"}
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
+Form = Literal["sam", "adapter", "peft", "onnx"]
+"""Of an exported model: a whole SAM, the trained tensors, an adapter for PEFT, a graph."""
 CARD = "README.md"
 
 

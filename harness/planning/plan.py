@@ -56,7 +56,7 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         return Pretrained()
     if is_word(path):
         try:
-            path = published_file(backbone, str(path))
+            path = published_file(backbone)
         except UsageError as error:  # a plan names it with all else that is missing
             return Pretrained(path=str(path), fingerprint="missing", missing=str(error))
     if not path.is_file():

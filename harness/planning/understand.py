@@ -395,7 +395,7 @@ def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) ->
     path = given or named_table(settings, "checkpoints", resolve_backbone).get(run.backbone)
     if path is None or str(path) == "none":
         return None
-    return published_file(run.backbone, str(path)) if is_word(path) else path
+    return published_file(run.backbone) if is_word(path) else path
 
 
 def data_folder(run: Run, settings: Settings | None, *, given: Path | None, results: Path) -> Path | None:

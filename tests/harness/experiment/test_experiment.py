@@ -29,7 +29,7 @@ from harness.experiment.experiment import Experiment, run_experiment
 from harness.models.original_sam import plain_sam
 from harness.planning.request import Job
 from harness.registry import BENCHMARKS
-from harness.training.batches import UpdatePlan, draw_number
+from harness.training.batches import draw_number
 from harness.training.cache import EmbeddingCache
 from harness.training.images import ImageSource
 from harness.training.outcome import Interrupted, Selection, StopRequest
@@ -266,9 +266,6 @@ def test_keeping_masks_changes_neither_key_nor_number(tmp_path: Path):
     assert not RecordStore(tmp_path / "b").masks_path(none.key).exists()
 
 
-"""Images of the test split."""
-
-
 class FirstIsBest(Selection):
     """Calls the first epoch the best whatever comes, so that the last is another model."""
 
@@ -343,19 +340,6 @@ def test_head_mask_tokens_and_method_start_from_the_seed(tmp_path: Path) -> None
     for name in drawn:
         assert not torch.equal(states[0][name], states[1][name]), name
         assert torch.equal(states[1][name], states[2][name]), name
-
-
-def test_batches_and_flips_depend_on_seed_and_epoch() -> None:
-    def drawn(seed: int, epoch: int) -> list[object]:
-        plan = UpdatePlan(indices=range(16), batch_size=4, seed=seed, flip=0.5)
-        return [
-            [plan.update(epoch, step) for step in range(4)],
-            [plan.update(epoch, step, for_architecture=True) for step in range(4)],
-            [plan.flipped(epoch, index) for index in range(16)],
-        ]
-
-    for other in (drawn(1, 0), drawn(0, 1)):
-        assert all(first != second for first, second in zip(drawn(0, 0), other, strict=True))
 
 
 def test_a_limit_leaves_the_same_images_to_every_seed(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     assert export_to(results, run, tmp_path / "sam3.pth") == 2
     assert "end in .safetensors" in capsys.readouterr().err
     with pytest.raises(UsageError, match="accept their licence"):
-        published_file("sam3", "published")
+        published_file("sam3")
 
 
 @pytest.mark.parametrize(("method", "backbone"), [("naslora", "tiny"), ("lora", "tiny_timm")])

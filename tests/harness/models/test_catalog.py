@@ -28,11 +28,6 @@ from harness.system.errors import UsageError
 KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
 
 
-def test_decoder_counts_what_is_published() -> None:
-    assert decoder_parameters("vit_h", task="binary") == 3_505_536
-    assert decoder_parameters("vit_b", task="binary") == 3_505_536
-
-
 def test_blocks_of_the_toy_see_windows_and_all_of_the_image_by_turns() -> None:
     assert [block.window for block in backbone("tiny").shape.blocks] == [3, 0, 3, 0]
     assert {backbone(name).shape.image_size for name in ("tiny", "tiny_sam2")} == {128}
@@ -141,7 +136,7 @@ def test_models_of_timm_bring_their_own() -> None:
         ("vit_t", "MobileSAM is mobile_sam"),
     ],
 )
-def test_unKNOWN_name_the_nearest(name: str, hint: str) -> None:
+def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint) as caught:
         backbone_shape(name)
     assert "\n" not in str(caught.value)

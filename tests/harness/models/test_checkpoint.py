@@ -249,17 +249,16 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
         return str(tmp_path / file)
 
     monkeypatch.setattr(_hub, "download_from_hf", download)
-    checkpoint = pretrained(request_for("timm"), "timm/test_vit", load_protocol("demo"))
+    checkpoint = pretrained(request_for("published"), "timm/test_vit", load_protocol("demo"))
     assert checkpoint.path == str(tmp_path / "model.safetensors")
     assert checkpoint.fingerprint.startswith("sha256-")
 
 
 @pytest.mark.parametrize(("backbone", "word", "reported"), [
-    ("timm/test_vit", "timm", ("model.safetensors", "huggingface.co/timm/test_vit")),
+    ("timm/test_vit", "published", ("model.safetensors", "huggingface.co/timm/test_vit")),
     ("vit_b", "published", ("segment_anything/sam_vit_b_01ec64.pth",)),
     ("mobile_sam", "published", ("weights/mobile_sam.pt",)),
     ("sam2_hiera_base_plus", "published", ("segment_anything_2/092824/sam2.1_hiera_base_plus.pt",)),
-    ("mobile_sam", "timm", ("published",)),
     ("tiny", "published", ("--checkpoint FILE",)),
 ])  # fmt: skip
 def test_without_a_network_a_plan_says_in_one_line_which_file_of_which_address_is_missing(

@@ -1,19 +1,16 @@
-"""MobileSAM's encoder against MobileSAM's own modules: run where ``MOBILE_SAM_CHECKOUT`` names a checkout of them, else by
-the numbers that they gave (`tests.harness.models.mobile_sam_oracle`)."""
+"""MobileSAM's encoder against the numbers that MobileSAM's own modules gave (`tests.harness.models.mobile_sam_oracle`)."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.plain_training import AnySize, own_sam
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig
 from harness.methods.plain import Full, FullConfig
@@ -25,10 +22,6 @@ from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
 from tests.harness.models import mobile_sam_oracle as oracle
 
-CHECKOUT = os.environ.get("MOBILE_SAM_CHECKOUT", "")
-needs_checkout = pytest.mark.skipif(
-    not CHECKOUT, reason="MOBILE_SAM_CHECKOUT names no checkout of github.com/ChaoningZhang/MobileSAM"
-)
 EXPECTED: Any = json.loads(oracle.EXPECTED.read_text(encoding="utf-8"))
 
 
@@ -87,36 +80,6 @@ def test_outputs_at_1024_pixels_are_those_that_mobile_sam_gave_without_fused_att
         output = torch.tensor(oracle.some(segmenter.encode(oracle.images(1024).float())))
     expected = torch.tensor(EXPECTED["1024"]["embedding"])
     torch.testing.assert_close(output, expected, atol=1e-5 * float(expected[:-1].abs().max()), rtol=1e-5)
-
-
-@needs_checkout
-@pytest.mark.parametrize("size", oracle.SIZES)
-def test_outputs_and_gradients_equal_mobile_sam(official: Path, size: int) -> None:
-    own = own_sam(Path(CHECKOUT), image_size=size).double()
-    sam = oracle.load(own, torch.load(official, weights_only=True))
-    segmenter = _built(official, size, torch.float64)
-    inputs = oracle.images(size).requires_grad_()
-    embedding, by_images, gradients = oracle.observed(segmenter.encoder, segmenter.encode(inputs), inputs)
-    theirs = oracle.observed(sam.image_encoder, AnySize(sam.image_encoder)(inputs), inputs)
-    _require_near(embedding, theirs[0], "embedding")
-    _require_near(by_images, theirs[1], "images")
-    for name, published in _names(segmenter).items():
-        _require_near(gradients[name], theirs[2][published], name)
-
-
-@needs_checkout
-def test_a_merged_model_loads_strictly_in_mobile_sam_and_embeds_alike(official: Path) -> None:
-    segmenter = build_segmenter("mobile_sam", task="binary", checkpoint=official, image_size=512)
-    method = LoRA(LoRAConfig(sites="q,v"))
-    method.attach(segmenter)
-    for adapter in method.adapters().values():
-        nn.init.normal_(adapter.up, std=0.1, generator=torch.Generator().manual_seed(0))
-    images = oracle.images(512).float()
-    with torch.no_grad():
-        before = segmenter.encode(images)
-        method.merge("exact")
-        sam = oracle.load(own_sam(Path(CHECKOUT), image_size=512), sam_state_dict(segmenter))
-        _require_near(AnySize(sam.image_encoder)(images), before, "embedding", tolerance=1e-5)
 
 
 def _require_near(actual: Tensor, expected: Tensor, what: str, *, tolerance: float = 1e-9) -> None:

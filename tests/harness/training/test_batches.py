@@ -12,7 +12,6 @@ import torch
 
 from harness.training.augmentations import AUGMENTATIONS, augmented
 from harness.training.batches import UpdatePlan, draw_number, hold_out, load_one, shuffled, subset
-from harness.training.cache import EmbeddingCache
 from harness.training.feeding import Feeder
 from tests.harness.training.tiny import CPU, Discs, Run, protocol, summary
 
@@ -246,19 +245,3 @@ def test_training_sees_them_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: 
     first, second = (summary(Run(folder=tmp_path / name, rules=rules)) for name in ("a", "b"))
     assert first == second
     assert first["last"] != plain["last"]
-
-
-def test_no_embedding_is_kept_of_images_that_change(tmp_path: Path) -> None:
-    run = Run(
-        folder=tmp_path,
-        method="decoder",
-        rules=protocol(epochs=2, augment=("rotate",)),
-        embeddings=EmbeddingCache(encoder="x"),
-    )
-    counts: list[int] = []
-    run.validate = lambda: {"iou": 0.0}
-    run.segmenter.get_submodule("encoder").register_forward_hook(
-        lambda module, inputs, output: counts.append(len(inputs[0]))
-    )
-    run.train()
-    assert sum(counts) == 14

@@ -174,9 +174,16 @@ def test_the_thread_that_computes_neither_hashes_nor_reads_nor_writes(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("method", "rules"), [("lora", {}), ("lst", {}), ("bitfit", {}), ("decoder", {"cache_embeddings": False})]
+    ("method", "rules"),
+    [
+        ("lora", {}),
+        ("lst", {}),
+        ("bitfit", {}),
+        ("decoder", {"cache_embeddings": False}),
+        ("decoder", {"augment": ("rotate",)}),
+    ],
 )
-def test_no_embedding_is_cached_where_the_encoder_trains_or_the_switch_is_off(tmp_path, method, rules):
+def test_no_embedding_is_cached_where_the_encoder_trains_images_change_or_the_switch_is_off(tmp_path, method, rules):
     run = Run(folder=tmp_path, method=method, rules=protocol(epochs=2, **rules), embeddings=cache())
     counts = encoded(run)
     run.train()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -173,25 +172,6 @@ def test_jobs_that_fill_the_cache_at_once_leave_whole_entries(pairs, cache):
         job.join(60)
     assert_same(everything(source(pairs, cache)), everything(source(pairs)))
     assert not list(cache.rglob("*.tmp"))
-
-
-def _write_forever(cache):
-    entries = ArrayCache(cache)
-    while True:
-        entries.put("aa", np.arange(2**22, dtype=np.uint32).view(np.uint8))
-
-
-def test_a_job_killed_while_it_writes_leaves_a_whole_entry_or_none(cache):
-    context = multiprocessing.get_context("fork")
-    for delay in (0.0, 0.01, 0.03, 0.06):
-        job = context.Process(target=_write_forever, args=(cache,))
-        job.start()
-        time.sleep(delay)
-        job.kill()
-        job.join(30)
-        entry = ArrayCache(cache).get("aa")
-        if entry is not None:
-            np.testing.assert_array_equal(entry, np.arange(2**22, dtype=np.uint32).view(np.uint8))
 
 
 def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache, caplog):
