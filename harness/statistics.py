@@ -251,13 +251,13 @@ def family(
             images.
         clusters: as in `cluster_sums`.
         test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio
-            2003), else 0. Seeds are then blocks: the effect of a split on all rows is no spread.
+            2003), else 0. Seeds are then blocks: an effect of the split on all rows does not count as spread.
         prior: degrees of freedom that the pooled variance has for a row; infinite for the pooled one alone.
     """
     rows, count = runs.shape
     residual = runs - runs.mean(axis=1, keepdims=True)
     own = (residual**2).sum(axis=1)
-    # A row whose runs are all equal, such as zero-shot's, says nothing of the others' spread.
+    # A row whose runs are all equal, such as zero-shot's, says nothing about the others' spread.
     residual = residual[np.ptp(runs, axis=1) > 0]
     df = max(len(residual), 1) * (count - 1)
     if test_share and len(residual) > 1:

@@ -97,7 +97,7 @@ class Archive:
             return None
         header, *lines = csv.reader(read_regular(path, largest=LARGEST_TABLE).decode(errors="replace").splitlines())
         if header != ["key", "state"] or not all(len(line) == 2 and line[1] in STATES for line in lines):
-            raise UsageError(f"{path}: its columns are not key and state, or a state is none of {', '.join(STATES)}")
+            raise UsageError(f"{path}: the columns must be key and state, and each state one of {', '.join(STATES)}")
         return dict(lines)
 
     def state_of(self, record: Record) -> str:
@@ -105,8 +105,8 @@ class Archive:
         return "" if self._submitted is None else self._submitted.get(record.key, STATES[-1])
 
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
-        """Scores by image of one of a run's models, None without such. Where the file has no clusters of images, they follow the
-        benchmark's rule."""
+        """Scores by image of one of a run's models, None if there are none. If the file does not group the images, the
+        benchmark's rule does."""
         which = (record.key, model, split)
         if which not in self._tables:
             digest = record.sidecars.get("images.csv", "")

@@ -184,7 +184,7 @@ class CostStore:
 
     @staticmethod
     def load(path: Path) -> CostRecord:
-        """The record in one file. Raises ValueError, with one line: no readable cost record, an edited one, or a copy."""
+        """The record in one file. Raises ValueError, with one line: it cannot be read as a cost record, was edited, or is a copy."""
         data = read_regular(path, largest=LARGEST_RECORD)
         record: CostRecord = validated(CostRecord, data, version=COST_SCHEMA_VERSION)
         for reason in _wrong(record, data):

@@ -74,8 +74,9 @@ def _require_means(record: Record, images: ImageScores) -> None:
     for model, split, metric, score in record.each_score():
         values = [*images.get((model, split), {}).get(metric, {}).values()]
         if values and metric not in pooled and abs(math.fsum(values) / len(values) - score) > rounding(values):
+            mean = math.fsum(values) / len(values)
             raise ValueError(
-                f"the mean {metric} of {model} on {split} is {math.fsum(values) / len(values):.6g}, and the record says {score:.6g}"
+                f"the mean {metric} of {model} on {split} is {mean:.6g} by its images, but {score:.6g} in the record"
             )
 
 

@@ -1,4 +1,4 @@
-"""What records of earlier schemas do not say, filled in when they are read; no other module knows how they say it.
+"""What records of earlier schemas leave out or say differently, filled in when they are read; no other module knows about it.
 
 Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split. A row's label and
 the scored model of scores by image were called ``variant``. The first records of schema 3 do not say what a table must add to the
@@ -86,8 +86,8 @@ def _of_method(run: Run) -> dict[str, Any]:
 
 
 def with_plans(records: Sequence[Record]) -> list[Record]:
-    """The records, of which the oldest do not say what their sweep planned: a row on the benchmark of its run, with all seeds that such
-    records have there under the same rules."""
+    """The records with what their sweeps planned. The oldest do not say it: theirs is taken to be one row on one benchmark, with all the
+    seeds that such records have there under the same rules."""
     seeds: dict[tuple[str, ...], set[int]] = {}
     for run in (record.run for record in records if not record.run.planned_seeds):
         seeds.setdefault(_same_sweep(run), set()).add(run.seed)

@@ -1,4 +1,4 @@
-"""From the bytes of a record's file to a `Record`, or to the reason why it is none.
+"""From the bytes of a record's file to a `Record`, or to the reason why they are not a record.
 
 Every read checks types, ranges, names, `Run.key` and the seal. `harness.archive.merge.checked` also checks the sidecar files.
 """
@@ -180,7 +180,7 @@ class _File(Record):
 T = TypeVar("T")
 
 _NOTHING_IN_THE_WAY = (None, errno.ENOENT)
-"""Numbers of system errors that say nothing of the content; decoders of pictures raise errors of that class without a number."""
+"""Numbers of system errors that say nothing about the content; image decoders raise such errors without a number."""
 
 
 class Unread(UsageError):
@@ -203,8 +203,8 @@ def refuse_unread(path: Path, error: Exception) -> None:
 
 
 def load_record(path: Path) -> Record:
-    """The record in one file; the α history of schema 2 stays in its sidecar file. Raises ValueError: no readable record, one that was
-    edited, or a copy under a name that is not its key."""
+    """The record in one file; the α history of schema 2 stays in its sidecar file. Raises ValueError: it cannot be read as a record, was
+    edited, or is a copy under a name that is not its key."""
     record = parse(read_regular(path, largest=LARGEST_RECORD))
     if path.name.partition(".")[0] != record.key:
         raise ValueError(f"a copy: the record in it belongs to {record.key}.json")
@@ -212,7 +212,7 @@ def load_record(path: Path) -> Record:
 
 
 def parse(data: bytes) -> Record:
-    """The record in ``data``. Raises ValueError: it is none of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
+    """The record in ``data``. Raises ValueError: it is not a record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
     record = validated(_File, data, version=SCHEMA_VERSION).plain()
     if record.scores and record.code != "OK":
         raise ValueError(f"it has scores, and ended with {record.code}")

@@ -82,7 +82,7 @@ class Run:
             older records.
         benchmark_title, benchmark_metrics: the benchmark's own title and metrics for tables; empty in older records.
         label_note: what tables say after the method's name, because the row is not what a reader takes that name for.
-        never_reached: what of the method its epochs never come to, in words; empty where they come to everything.
+        never_reached: which part of the method its epochs never reach, in words; empty if they reach everything.
         operations: names of the operations that α weighs, in the order of its shares; empty for a method without α.
     """
 

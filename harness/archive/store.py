@@ -118,12 +118,12 @@ class RecordStore:
         return None if isinstance(read, str) else read
 
     def problem(self, key: str) -> str:
-        """Why the file of a record is none; empty where it is one, or without a file. Raises Unread, as `find`."""
+        """Why a file is not a readable record; empty if it is one, or if there is no file. Raises Unread, as `find`."""
         read = self._read(key)
         return read if isinstance(read, str) else ""
 
     def _read(self, key: str) -> Record | str | None:
-        """The record, or why its file is none; None without a file. Raises Unread, as `find`."""
+        """The record, or why its file cannot be read as one; None without a file. Raises Unread, as `find`."""
         path = self.path(key)
         try:
             return load_record(path) if os.path.lexists(path) else None
@@ -144,8 +144,8 @@ class RecordStore:
         return [read for read in ended.values() if isinstance(read, Record)], problems
 
     def ended(self, keys: Collection[str] | None = None, *, surely: bool = False) -> dict[str, Record | str]:
-        """Key -> record without its history, or why its file is none; in the order of the keys, and only those in ``keys``. Raises
-        Unread, as `find`, if ``surely``: otherwise a finished run could be started once more."""
+        """Key -> record without its history, or why its file cannot be read as one; in the order of the keys, and only those in ``keys``.
+        Raises Unread, as `find`, if ``surely``: otherwise a finished run could be started once more."""
         ended: dict[str, Record | str] = {}
         wanted = None if keys is None else set(keys)
         for path in self.files():
@@ -174,9 +174,9 @@ class RecordStore:
 
     def architecture(self, record: Record, *, last: bool = False) -> list[dict[str, list[float]]]:
         """The α history of a record, from its sidecar file where it is not in it; empty without one. ``last``: only its last epoch.
-        Raises ValueError: the file holds none."""
+        Raises ValueError: the file does not hold one."""
         path, name = self.architecture_path(record.key), "architecture.csv"
-        # A failure has none but what it names.
+        # A failed run has only what its record names.
         own = name in record.sidecars or (record.code == "OK" and is_of_record(name, record.sidecars))
         if record.architecture or not own or not os.path.lexists(path):
             return record.architecture

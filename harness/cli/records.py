@@ -41,9 +41,9 @@ def parser() -> CommandParser:
     checking.add_argument(
         "--study",
         metavar="NAME",
-        help="also whether they are whole rows of this study; exit code 1 with what is missing",
+        help="also check that they are complete rows of this study; exit code 1 with what is missing",
     )
-    add_plugins(checking, help="with --study: the file of a method that ran, to compare with what ran")
+    add_plugins(checking, help="with --study: the file of a plug-in's method, to compare with the code that ran")
     merging = subcommand(
         commands, "merge", "copy what B lacks from A into B (merge A B); exit code 1 if something is left out"
     )
@@ -97,7 +97,7 @@ def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
     for finding in findings:
         print(f"{'wrong' if finding.wrong else 'right'}  {finding.what}: {finding.message}")
     wrong = [finding.what for finding in findings if finding.wrong]
-    print(f"{root}: " + (f"no row of {study.name} yet: {', '.join(wrong)}" if wrong else f"ready for {study.name}"))
+    print(f"{root}: " + (f"not ready for {study.name}: {', '.join(wrong)}" if wrong else f"ready for {study.name}"))
     return 1 if wrong else 0
 
 

@@ -76,7 +76,7 @@ def _figures(folder: Path, boards: list[Leaderboard], pictures: Callable[[Record
             write_file(folder / f"{stem}.txt", f"{board.grid.title}. {caption}\n", what="caption")
             count += 1
     if not count:
-        raise UsageError("these runs have no score, curve, mask or cost to draw")
+        raise UsageError("there is nothing to draw: these runs hold no scores, curves, masks or costs")
     print(f"{count} figures below {folder}")
     return 0
 

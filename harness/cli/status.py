@@ -1,6 +1,6 @@
 """``sam-peft status``: show the state of every run of a results folder.
 
-It reads files and queries the cluster's queue.
+It reads files and queries the cluster.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def failures(seen: Survey, *, width: int = 0) -> str:
 
 
 def print_log(seen: Survey, wanted: str) -> None:
-    """Print the log of the run that ``wanted`` means, by key or words (`harness.comparison.names`). Raises UsageError: it means none or
-    several, or the run has no log."""
+    """Print the log of the run that ``wanted`` means, by key or words (`harness.cli.find`). Raises UsageError: it means no run
+    or several, or the run has no log."""
     run = seen.runs[find_key(wanted, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))
     if run.log is None or not run.log.is_file():

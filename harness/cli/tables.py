@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     if joined := getattr(options, "with"):
         _require_joinable(study, joined, root)
     if options.check and prints_only:
-        raise UsageError(f"--{prints_only[0]} writes no page that --check could compare; leave one of the two out")
+        raise UsageError(
+            f"--check compares written pages, and --{prints_only[0]} only prints; leave one of the two out"
+        )
     archive = Joined(root, joined) if joined else Archive(root)
     pages = pages_below(archive, study=study, metrics=metrics, details=options.details)
     say_skipped(pages.skipped)
@@ -88,9 +90,7 @@ def parser() -> CommandParser:
 def _require_joinable(study: Study | None, other: Path, root: Path) -> None:
     """Raises UsageError: two folders cannot be shown as one."""
     if study is None or study.table.kind == "cost":
-        raise UsageError(
-            "--with joins the rows of a study of scores; name it with --study, such as --study leaderboard"
-        )
+        raise UsageError("--with joins the rows of a study of scores; name the study, for example --study leaderboard")
     if not RecordStore(other).folder.is_dir() or other.resolve() == root.resolve():
         raise UsageError(f"--with {other}: give another results folder than --results, one that holds records")
 
@@ -102,7 +102,7 @@ def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool)
         if not path.is_file() or path.read_bytes() != text.encode()
     ]
     there = sorted((root / "tables").glob(f"*{SUFFIX[style]}")) if whole else []
-    wrong += [f"{path}: no record gives this table" for path in there if path not in files]
+    wrong += [f"{path}: no record belongs to this table" for path in there if path not in files]
     hint = f"; run sam-peft tables --results {root}" if wrong else ""
     print(*wrong, f"{len(files)} tables checked, {len(wrong)} wrong{hint}", sep="\n")
     return 1 if wrong else 0

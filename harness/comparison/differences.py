@@ -67,7 +67,7 @@ class Sample:
     test_share: float = 0.0
 
     def minus(self, other: Sample) -> Difference | None:
-        """The difference to another row; None where they have no seed in common."""
+        """The difference to another row; None if they have no seed in common."""
         seeds = sorted(self.by_seed.keys() & other.by_seed.keys())
         if not seeds:
             return None
@@ -82,7 +82,7 @@ class Sample:
 
     def minus_over_images(self, other: Sample) -> Difference | None:
         """The difference under the first common seed, with an interval over its images, or over their clusters where images are not
-        independent; None where they have no common seed or not the same images."""
+        independent; None if they have no seed in common, or different images."""
         paired = _common_images([self, other], sorted(self.by_seed.keys() & other.by_seed.keys())[:1])
         if paired is None:
             return None
@@ -94,7 +94,7 @@ def _common_images(
     samples: Sequence[Sample], seeds: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]] | None:
     """(samples, seeds, images) scores, and the number of each image's cluster. None where not all samples scored the same images under
-    every seed, or these are one image or one cluster, which say nothing of others."""
+    every seed, or where they are one image or one cluster, which says nothing about others."""
     by_run = {each.images[seed][0] if seed in each.images else () for each in samples for seed in seeds}
     stems = by_run.pop() if len(by_run) == 1 else ()
     group = {stem: name for each in samples for stem, name in each.clusters.items()}

@@ -23,7 +23,7 @@ MEANINGS: Mapping[str, str] = {
 
 
 def search_start(record: Record) -> int | None:
-    """T_B, the last epoch before α's updates begin; None where a run has no such stage."""
+    """T_B, the last epoch before α's updates begin; None for a run without such a stage."""
     config = record.run.method_config
     start = config.get("search_start_epoch")
     searched = config.get("stagewise") and isinstance(start, int) and 0 < start < len(record.history)

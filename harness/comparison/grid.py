@@ -122,7 +122,7 @@ class Cell:
 
     @cached_property
     def collapsed(self) -> bool:
-        """Whether one of its runs scores more than `COLLAPSE` below their median; never for an NLL, which has no scale from 0 to 1."""
+        """Whether one of its runs scores more than `COLLAPSE` below their median; never for an NLL, which is not bounded by 1."""
         if self.n < 2 or self.column.metric == "nll":
             return False
         scores = [self.column.sign * value for value in self.by_seed]
@@ -246,7 +246,7 @@ class Grid:
         return dict(zip(self.scores["row"], self.scores["model"], strict=True))
 
     def difference(self, row: str, baseline: str, column: Column) -> Difference | None:
-        """Row minus baseline, paired by seed and image, computed once; None where they have no seed in common."""
+        """Row minus baseline, paired by seed and image, computed once; None if they have no seed in common."""
         pair = (row, baseline, column)
         if pair not in self._differences:
             self._differences[pair] = self.sample(row, column).minus(self.sample(baseline, column))

@@ -1,6 +1,6 @@
-"""Records that somebody sends for a row of a study: which rows they hold, and whether a table may take them.
+"""Records that somebody sends for a row of a study: which rows they hold, and whether a table may show them.
 
-Nothing that was sent is executed here; the code of a plug-in is compared only where its file was loaded by name.
+Nothing that was sent is executed here. The code of a plug-in is compared only if its file was named with ``--plugin``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from harness.system.text import printable_line
 YOURS = " (yours)"
 """Follows the name of a row whose records are of the user's folder."""
 PARTLY_YOURS = " (partly yours)"
-"""The same where the other folder has runs of the row too."""
+"""The same if the other folder also has runs of the row."""
 _LARGEST_CODE = 2**20
 
 
 def rows_of(run: Run, runs: Sequence[Run], study: Study) -> list[Row]:
-    """The rows of a study that a run belongs to, and for none of them the row that it adds (`further_row`)."""
+    """The rows of a study that a run belongs to; if there are none, the row that it adds (`further_row`)."""
     fitting = [
         row
         for row in study.entries
@@ -97,7 +97,7 @@ def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | 
             rows.setdefault(row.label, (row, []))[1].append(record)
     failed = Counter(record.code for record in under if record.code != "OK")
     codes = ", ".join(f"{count} {code}" for code, count in sorted(failed.items()))
-    again = (f"{code} is no result; run it again" for code in sorted(failed) if code not in ANSWERS)
+    again = (f"{code} is not a result; run it again" for code in sorted(failed) if code not in ANSWERS)
     return [
         _finding("rules", _other_rules(runs, study), right=f"{study.protocol}, {len(under)} runs of {', '.join(rows)}"),
         _finding(
@@ -126,7 +126,7 @@ def _finding(what: str, wrong: Iterable[str], *, right: str) -> Finding:
 
 def _other_rules(runs: Sequence[Run], study: Study) -> Iterator[str]:
     if not runs:
-        yield "there is no record"
+        yield "there are no records"
     for run in runs:
         if has_rules_of(run, study):
             continue
@@ -143,7 +143,7 @@ def _other_data(runs: Sequence[Run], study: Study) -> Iterator[str]:
     for run in runs:
         wanted = study.data.get(run.benchmark, "")
         if run.benchmark not in study.benchmarks:
-            yield f"{run.benchmark} is no benchmark of the study"
+            yield f"{run.benchmark} is not a benchmark of the study"
         elif wanted and not (run.data_fingerprint and same_data(run.data_fingerprint, wanted)):
             files = run.data_fingerprint or "files without a fingerprint"
             yield f"{benchmark_title(run.benchmark)}: {files} instead of {wanted}; other files are another table"
@@ -168,7 +168,7 @@ def _missing_replicates(rows: Rows, study: Study) -> Iterator[str]:
             elif missing := [str(seed) for seed in study.seeds if seed not in seeds]:
                 yield f"{row.label} on {benchmark} lacks {', '.join(missing)}"
             if beyond := sorted(seeds - {*study.seeds}):
-                yield f"{row.label} on {benchmark}: {', '.join(map(str, beyond))} is none of the study's"
+                yield f"{row.label} on {benchmark}: {', '.join(map(str, beyond))} not among the study's seeds"
 
 
 def _missing_rates(rows: Rows, study: Study) -> Iterator[str]:
@@ -211,7 +211,7 @@ def _wrong_scores(archive: Archive, study: Study) -> Iterator[str]:
             if scores is None:
                 yield f"{path.name}: no {metric} by image of {split}"
             elif abs(scores.mean() - score) > rounding([float(scores.max())]):
-                yield f"{path.name}: {metric} of {split} is {scores.mean():.6g} by its images, and the record says {score:.6g}"
+                yield f"{path.name}: {metric} of {split} is {scores.mean():.6g} by its images, but {score:.6g} in the record"
 
 
 def _missing_code(root: Path, records: Sequence[Record], changed: Callable[[Record], bool] | None) -> Iterator[str]:

@@ -147,7 +147,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics:
 
 
 def _planned(runs: pd.DataFrame) -> dict[tuple[str, str], set[int]]:
-    """(row, benchmark) -> the seeds that the sweeps of a row's runs planned, and those that ran. Of a trial only its own seed is known."""
+    """(row, benchmark) -> the seeds that the sweeps of a row's runs planned, and those that ran. Of a trial, only its own seed is known."""
     planned: dict[tuple[str, str], set[int]] = {}
     for row, run in zip(runs["row"], runs["run"], strict=True):
         planned.setdefault((row, run.benchmark), set()).update((run.seed, *run.planned_seeds))
@@ -187,8 +187,8 @@ def _scores(
 
 
 def _outcome(runs: Sequence[Record], column: Column, model: str) -> tuple[float | None, str, Record | None]:
-    """What the runs of one row and seed give a cell: the score; OK, or why there is none or it does not count; and the run that it is
-    of. A run that ended well counts before one that failed."""
+    """What the runs of one row and seed contribute to a cell: the score; OK, or why there is no score or why it does not count; and the run
+    that it comes from. A run that finished takes precedence over one that failed."""
     ended = [record for record in runs if record.code == "OK"]
     scored = []
     for record in ended:

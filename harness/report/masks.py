@@ -42,7 +42,7 @@ class Tile(NamedTuple):
 
     Args:
         picture: (S, S, 3) uint8.
-        score: of this image in %, empty where there is none.
+        score: of this image in %; empty if it has no score.
     """
 
     name: str
@@ -112,7 +112,7 @@ def about(board: Leaderboard, benchmark: str) -> str:
 
 def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Image, KeptMask]]]:
     """Row -> a run and its masks: the baseline and the best rows under one seed, for which most of them kept masks. Of several such seeds
-    it is the one with the most usual scores, since a collapsed run is no example."""
+    it is the one with the most typical scores, since a collapsed run would mislead."""
     cells = {row: cell for row in board.on(benchmark) if (cell := board.cell(row, benchmark)).values}
     by_seed: dict[int, dict[str, Record]] = {}
     apart: dict[int, float] = {}

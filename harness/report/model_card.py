@@ -12,7 +12,7 @@ from harness.archive.schema import Record, Run
 from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
 from harness.report.runs import command_of
 
-DEMO = "**A demonstration**: trained and scored on generated images. Its scores say nothing of real ones."
+DEMO = "**A demonstration**: trained and scored on generated images. Its scores say nothing about real ones."
 
 
 def model_card(
@@ -102,7 +102,7 @@ def _scores(
     ``unscored``: the merge mode of a file whose own scores the record lacks, else empty.
     """
     if not any(tests.values()):
-        return "The record holds none."
+        return "The record holds no scores."
     which = SCORE_TITLES[scored] or state
     if unscored:
         which += f", of the model before merging, and merging by {unscored} can change its outputs: they are not this file's scores"

@@ -136,16 +136,6 @@ def test_a_layout_of_another_tool_does_not_break_the_seal(tmp_path: Path) -> Non
     assert load_record(path) == record(seed=0)
 
 
-@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"run":' * 200_000, b'{"a": ' + b"9" * 10_000 + b"}"])
-def test_deep_or_endless_json_is_one_line(tmp_path: Path, content: bytes) -> None:
-    store = RecordStore(tmp_path)
-    store.write(record())
-    (store.folder / "0000.json").write_bytes(content)
-    records, problems = store.summaries()
-    assert len(records) == len(problems) == 1
-    assert "\n" not in next(iter(problems.values()))
-
-
 def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     store.write(record())

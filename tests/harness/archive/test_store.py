@@ -97,6 +97,9 @@ def test_a_record_of_a_later_schema_is_refused_and_not_misread(tmp_path: Path) -
         (b'{"a": 1}', "missing"),
         (b'{"schema_version": 2, "run": {"method": "lora"}}', "missing"),
         (b"\xff\xfe\x00", "JSON"),
+        (b"[" * 200_000, ""),
+        (b'{"run":' * 200_000, ""),
+        (b'{"a": ' + b"9" * 10_000 + b"}", ""),
     ],
 )
 def test_truncated_and_foreign_files_are_reported_and_skipped(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -109,6 +112,7 @@ def test_truncated_and_foreign_files_are_reported_and_skipped(tmp_path: Path, co
     assert [read.key for read in records] == [good.key]
     assert list(problems) == [bad]
     assert reason in problems[bad]
+    assert "\n" not in problems[bad]
     assert [read.key for read in store] == [good.key]
     with pytest.raises(UsageError, match="0000"):
         store.read("0000")

@@ -172,36 +172,6 @@ def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds()
     assert (there(found.high) - there(found.low)) / 2 == pytest.approx(4.302653 * spread, rel=1e-5)
 
 
-def samples(generator: np.random.Generator, rows: int, *, run: float, image: float, noise: float) -> dict[str, Sample]:
-    """Rows of three seeds and forty images without a true difference."""
-    of_image, stems = generator.normal(0, 5, 40), tuple(map(str, range(40)))
-    made = {}
-    for row in range(rows):
-        table = (
-            of_image
-            + generator.normal(0, image, 40)
-            + generator.normal(0, run, (3, 1))
-            + generator.normal(0, noise, (3, 40))
-        )
-        images = {seed: (stems, scores) for seed, scores in enumerate(table)}
-        made[str(row)] = Sample(
-            by_seed={seed: float(scores.mean()) for seed, (_, scores) in images.items()}, images=images
-        )
-    return made
-
-
-@pytest.mark.parametrize(("run", "image", "noise"), [(1.0, 2.0, 3.0), (2.0, 0.5, 1.0), (0.2, 4.0, 6.0)])
-def test_simultaneous_intervals_hold_for_all_rows_at_once(run: float, image: float, noise: float) -> None:
-    generator = np.random.default_rng(0)
-    together = single = 0
-    for _ in range(120):
-        found = simultaneous([samples(generator, 13, run=run, image=image, noise=noise)], "0")
-        together += all(each.is_none for each, _ in found.values())
-        single += found["1"][0].is_none
-    assert together / 120 >= 0.90
-    assert single > together, "of one row alone they hold more often"
-
-
 def test_of_two_rows_the_simultaneous_interval_is_students_over_pooled_runs() -> None:
     runs = np.array([[1.0, 2.0, 6.0], [3.0, 3.5, 4.0]])
     (half,) = max_t([family(runs)])

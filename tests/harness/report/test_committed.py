@@ -12,7 +12,6 @@ from harness.report.pages import Pages, pages_below
 from tests.values import RESULTS
 
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md")}
-NUMBER = re.compile(r"(?P<mark>\*\*)?(?P<mean>\d+\.\d) ± \d+\.\d \((?P<n>\d+)\)")
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +39,3 @@ def test_means_and_deviations_are_those_of_pandas() -> None:
     printed = set(re.findall(r"\d+\.\d ± \d+\.\d \(\d\)", TEXTS["mini"]))
     assert len(printed) > 30
     assert printed <= cells
-
-
-def test_the_best_of_a_column_is_bold() -> None:
-    marked = 0
-    for block in (block for page in TEXTS.values() for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)):
-        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
-        for at, heading in enumerate(head):
-            sign = 1 if heading.endswith("↑") else -1
-            found = [(m["mark"], m["n"], sign * float(m["mean"])) for row in rows if (m := NUMBER.match(row[at]))]
-            best = {(n, mean) for mark, n, mean in found if mark}
-            if best and heading.endswith(("↑", "↓")):  # of other seeds a row is compared on those that both have
-                ((n, value),) = best
-                assert value == max(mean for _, count, mean in found if count == n), (heading, found)
-                marked += 1
-    assert marked > 40
