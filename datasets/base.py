@@ -147,6 +147,8 @@ class Benchmark(ABC):
     source: ClassVar[str]
     """Where to get the data, in one sentence."""
     published_sizes: ClassVar[Mapping[str, int]] = {}
+    own: ClassVar[bool] = False
+    """Whether it is a user's data set, whose folder says what is in it."""
     older_records_grouped: ClassVar[bool] = True
     """Whether `group` was the rule of the first records too, so that those that name no groups are read by it."""
 

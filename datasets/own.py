@@ -47,6 +47,7 @@ _CONVERTERS = {
 class OwnBenchmark(FolderBenchmark):
     """A user's own folder; `own_benchmark` makes a subclass that has a name and classes."""
 
+    own = True
     terms = "your own"
     source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or a folder of images a class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"

@@ -11,6 +11,7 @@ from harness.dispatch.target import target_of
 from harness.planning.plan import plan
 from harness.planning.request import PlannedRow, Request
 from harness.pricing import device, price, step_seconds
+from harness.protocols.load import load_protocol
 from harness.registry import BENCHMARKS
 
 PAGE = Path(__file__).with_name("gpu.md")
@@ -42,7 +43,7 @@ def of_backbone(backbone: str) -> dict[str, str]:
         request: dict[str, Any] = {
             "rows": rows,
             "benchmarks": benchmarks,
-            "protocol": "nas-lora",
+            "protocol": load_protocol("nas-lora"),
             "backbones": (backbone,),
         }
         planned = plan(Request(**request, results=Path(folder)))

@@ -46,10 +46,10 @@ from harness.models.catalog import backbone_shape
 from harness.models.decoders import DECODERS
 from harness.models.segmenter import probabilities
 from harness.planning.memory import ROOM, less_memory, training_bytes
-from harness.planning.plan import plan
-from harness.planning.request import Job, PlannedRow, Request, configured
+from harness.planning.plan import configured, plan
+from harness.planning.request import Job, PlannedRow, Request
 from harness.pricing import gpu, step_seconds
-from harness.protocols.load import from_rules
+from harness.protocols.load import from_rules, load_protocol
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, device_fault
 from harness.system.files import write_atomically
@@ -117,8 +117,9 @@ class Machine:
         request = Request(
             rows=(PlannedRow(method=method, options=ROWS[method]),),
             benchmarks=(benchmark_below(data, task),),
-            protocol="demo",
-            overrides={"image_size": size, "data": "files" if data else "sample", **RULES, **rules},
+            protocol=load_protocol(
+                "demo", {"image_size": size, "data": "files" if data else "sample", **RULES, **rules}
+            ),
             backbones=(backbone,),
             checkpoints={"": Path("none")},
             data_root=data,

@@ -208,8 +208,6 @@ BENCHMARKS = Registry(
 
 def dataset_name(name: str) -> str:
     """The canonical name of a benchmark, or of a user's data set. Raises UsageError: no file could be named after it."""
-    from harness.system.files import checked_name
-
     if "/" in name or name in (".", ".."):
         called = re.sub(r"[^a-z0-9_]+", "_", PurePath(name).name.lower()).strip("_") or "tiles"
         raise UsageError(
@@ -218,8 +216,8 @@ def dataset_name(name: str) -> str:
     try:
         return BENCHMARKS.resolve(name)
     except UsageError:
-        own_name = checked_name(canonical_spelling(name), what="the data set's name")
-    if not re.fullmatch(r"[a-z0-9_]+", own_name) or own_name == "all":
+        own_name = canonical_spelling(name)
+    if not re.fullmatch(r"[a-z0-9_]{1,100}", own_name) or own_name == "all":
         raise UsageError(f"the data set's name {name!r} must be of letters, digits, - and _, and not 'all'") from None
     return own_name
 
@@ -247,9 +245,7 @@ def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
 
 def is_own(name: str) -> bool:
     """Whether a known benchmark is a user's data set."""
-    from harness.datasets.own import OwnBenchmark
-
-    return not BENCHMARKS.is_fixed(name) and issubclass(BENCHMARKS.get(name), OwnBenchmark)
+    return bool(BENCHMARKS.get(name).own)
 
 
 def arxiv_of(method: str) -> str:

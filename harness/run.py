@@ -26,7 +26,7 @@ from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
     from harness.dispatch.target import Target
-    from harness.planning.plan import Plan, Setting
+    from harness.planning.plan import Found, Plan
     from harness.planning.request import Request
     from harness.planning.tuning import Step
 
@@ -199,12 +199,16 @@ def _list_studies(*, as_json: bool) -> int:
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Refuse options that would have no effect."""
+    """Refuse options that would have no effect. The cluster of the settings stands in where the command line names no target."""
     if arguments.budget is not None and not arguments.budget > 0:
         raise UsageError(f"--budget {arguments.budget:g}: give a number of device-hours above zero")
     if arguments.cancel and arguments.budget is not None:
         raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
-    if not _cluster(arguments, settings):
+    here = arguments.executor is not None or arguments.workers is not None
+    arguments.cluster = arguments.cluster or (
+        "" if here else trusted(settings, "cluster", trust=arguments.trust_settings)
+    )
+    if not arguments.cluster:
         for option, why in (
             ("wait", "on this machine the command waits for its runs anyway"),
             ("retry", "on this machine failed runs restart anyway"),
@@ -216,35 +220,25 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
         raise UsageError("--plan and --cancel contradict each other; give one of them")
 
 
-def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
-    """The cluster that runs the grid; empty for this machine, which ``--executor`` and ``--workers`` select."""
-    here = arguments.executor is not None or arguments.workers is not None
-    return arguments.cluster or ("" if here else trusted(settings, "cluster", trust=arguments.trust_settings))
-
-
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Plan and carry out one grid of runs: trials that tune rates, then the runs, then the table."""
     from harness.archive.store import require_writable
     from harness.dispatch.target import target_of
-    from harness.planning.data import sample_writer
-    from harness.planning.plan import setting_of
+    from harness.planning.plan import find
     from harness.planning.tuning import plan_steps
     from harness.planning.understand import understand
 
     with stages() as report:
         report("reading settings and protocols")
-        understood = understand(arguments, settings)
-    if understood.note:
-        say(understood.note)
-    cluster, overrides = _cluster(arguments, settings), understood.cluster_overrides
-    where = target_of(arguments.executor, workers=arguments.workers, cluster=cluster, cluster_overrides=overrides)
+        request, tuning, overrides = understand(arguments, settings)
+    where = target_of(
+        arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=overrides
+    )
     how = How(where=where, **{name: getattr(arguments, name) for name in How.__dataclass_fields__ if name != "where"})
-    request, tuning = understood.request, understood.tuning
 
-    def planned(instead: Path | None) -> tuple[Setting, list[Step]]:
-        samples = sample_writer(request.results, instead=instead)
-        setting = setting_of(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
-        return setting, plan_steps(request, tuning.steps if tuning else (), setting)
+    def planned(instead: Path | None) -> tuple[Found, list[Step]]:
+        found = find(request, also_on=tuning.on if tuning else (), instead=instead)
+        return found, plan_steps(request, tuning.steps if tuning else (), found)
 
     with TemporaryDirectory(
         prefix="harness-plan-"
@@ -252,16 +246,16 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         if not how.plan:
             require_writable(request.results)
         foresee = how.plan or (tuning is not None and not how.cancel)
-        setting, steps = planned(Path(folder) if foresee else None)
+        found, steps = planned(Path(folder) if foresee else None)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
         if how.plan:
             return show(steps, how)
         if foresee and (missing := dict.fromkeys(line for step in steps for line in step.planned.missing)):
             raise UsageError(_missing(list(missing)))
-        if foresee and any(files.origin == "generated" for files in setting.files.values()):
-            setting, steps = planned(None)
-        return carry_out_steps(steps, setting, how)
+        if foresee and any(files.origin == "generated" for files in found[1].values()):
+            found, steps = planned(None)
+        return carry_out_steps(steps, found, how)
 
 
 def show(steps: Sequence[Step], how: How) -> int:
@@ -297,7 +291,7 @@ def show(steps: Sequence[Step], how: How) -> int:
     return int(any(step.planned.missing for step in shown))
 
 
-def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
+def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
     from harness.planning.tuning import label_finished, plan_steps, with_choices, without_lost
@@ -321,7 +315,7 @@ def carry_out_steps(steps: list[Step], setting: Setting, how: How) -> int:
                 return 0 if failed is None else 1
         request = with_choices(step)
         if trials:
-            steps = plan_steps(request, tunings, setting)
+            steps = plan_steps(request, tunings, found)
     (last,) = steps
     label_finished(last.planned, RecordStore(last.request.results))
     failed, _ = start(last.planned, last.request, how, spent=spent)

@@ -18,8 +18,15 @@ from harness.cli.command import CommandParser, Once, add_plugins, add_results, c
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.decoders import LABELLING
 from harness.models.published import weights_file
-from harness.planning.request import configured, split_overrides, with_options
-from harness.planning.understand import all_methods, parse_row, require_rows, split_words
+from harness.planning.plan import configured
+from harness.planning.understand import (
+    all_methods,
+    parse_row,
+    require_rows,
+    split_overrides,
+    split_words,
+    with_options,
+)
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import load_plugins
 from harness.report.costs import cost_page

@@ -25,7 +25,7 @@ from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.attention_choice import apply_choice, in_words
 from harness.models.segmenter import count_parameters
-from harness.planning.request import ConfiguredRow
+from harness.planning.plan import ConfiguredRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.training.device import autocast, reset_peak

@@ -24,7 +24,7 @@ from harness.methods.base import WEIGHTS, Method, Role
 from harness.models.attention_choice import Choice, choose
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Task
-from harness.planning.request import ConfiguredRow
+from harness.planning.plan import ConfiguredRow
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import stat
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def fingerprint(path: Path) -> str:
     except OSError as error:
         reason = error.strerror
         raise UsageError(f"checkpoint {path} cannot be read ({reason}); give the path of a file you have") from error
+
+
+def checked_fingerprint(path: Path, backbone: str, check: Callable[[], None]) -> str:
+    """`fingerprint` of a file that fits a backbone.
+
+    Args:
+        check: raises where it does not fit; not called where this code found before that the file does.
+    """
+    digest = fingerprint(path)
+    if known_to_fit(digest, backbone):
+        return digest
+    check()
+    if (after := fingerprint(path)) == digest:  # else it changed meanwhile
+        remember_fit(digest, backbone)
+    return after
 
 
 def known_to_fit(digest: str, backbone: str) -> bool:

@@ -7,18 +7,19 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.archive.schema import CONTENT, Record, Run, content_hash
+from harness.archive.schema import CONTENT, Origin, Record, Run, TestImages, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
+from harness.datasets.own import any_folder
+from harness.datasets.preparing.checking import first_look, groups_apart
 from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files
-from harness.evaluation.conventions import OF_TASK
-from harness.models.decoders import LABELLING
+from harness.planning.request import Request
 from harness.protocols.card import Protocol
-from harness.protocols.load import from_rules
+from harness.protocols.load import from_rules, resolve
 from harness.registry import BENCHMARKS, add_own_of, dataset_name
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
@@ -55,25 +56,13 @@ def benchmark_of(name: str, rules: Protocol) -> Benchmark:
     return benchmark
 
 
-def require_task(benchmark: str, task: str, rules: Protocol) -> None:
-    """Raises UsageError where benchmark, decoder and the rules' task do not fit each other.
-
-    Args:
-        task: its `Benchmark.task`.
-        rules: resolved for it.
-    """
-    labels, names = task == "classification", " or ".join(f"decoder={name}" for name in LABELLING)
-    if labels != (rules.task == "classification"):
-        has = "one label an image and no masks" if labels else "masks"
-        raise UsageError(
-            f"{benchmark} has {has}, and task={rules.task}; --set task=classification with {names} learns labels, of "
-            "NAME=DIR with a folder of images a class"
-        )
-    if labels != (rules.decoder in LABELLING):
-        takes = "labels" if rules.decoder in LABELLING else "masks"
-        raise UsageError(f"{benchmark}: decoder={rules.decoder} learns {takes}; {names} learn labels, the others masks")
-    if rules.select_by and rules.select_by not in OF_TASK[task]:
-        raise UsageError(f"{benchmark}: select_by={rules.select_by} is none of its metrics: {', '.join(OF_TASK[task])}")
+def register_own(names: Iterable[str], folders: Mapping[str, Path], card: Protocol) -> dict[str, Path]:
+    """Register the user's own data sets, and return where they are. The card's group pattern and category help to recognise a folder."""
+    found = {}
+    for name in names:
+        benchmark, found[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
+        BENCHMARKS.add(name, benchmark)
+    return found
 
 
 def selects_by(run: Run) -> str:
@@ -130,6 +119,84 @@ def content_hashes(paths: Iterable[Path]) -> dict[Path, str]:
         names = json.dumps({file.name: digests[file] for file in files}, sort_keys=True)
         hashes[path] = digests[path] if files == [path] else hashlib.sha256(names.encode()).hexdigest()
     return hashes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What a run records about a benchmark's files.
+
+    Args:
+        absent: why they are not on disk, and where to get them; the other fields are empty then.
+        images: how many there are, before the protocol's limits.
+        odd: a line for each thing that looks wrong in their masks.
+    """
+
+    absent: str = ""
+    images: Images | None = None
+    root: Path = Path()
+    manifest: str = ""
+    fingerprint: str = ""
+    origin: Origin = "files"
+    split: TestImages = ""
+    split_rule: str = ""
+    note: str = ""
+    odd: tuple[str, ...] = ()
+
+
+def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path]) -> Files:
+    """The files of a benchmark under the card's rules for it. Raises DatasetError: data of one's own that cannot be used."""
+    benchmark: Any = benchmark_of(name, rules)
+    generated, folds = rules.data == "sample" and name not in request.dataset_roots, rules.split_follows_seed
+    try:
+        if name in request.dataset_roots:
+            root = benchmark.locate(Path(request.dataset_roots[name]))
+        elif generated:
+            root = benchmark.locate(prepare_samples(name))
+        elif request.data_root is None:
+            raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
+        else:
+            root = benchmark.locate(request.data_root)
+        splits = benchmark.splits(root)
+        contents = data_fingerprint(splits, folds=folds)
+        look = groups_apart if not benchmark.own else first_look if benchmark.task != "classification" else None
+        odd = look(benchmark, splits, root) if look else ()
+    except DatasetError as error:
+        if benchmark.own:  # there is nothing to get: the message says what to correct
+            raise
+        return Files(absent=str(error))
+    return Files(
+        images=Images(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
+        root=root.absolute(),
+        manifest=manifest_hash(splits, folds=folds),
+        fingerprint=contents,
+        origin="generated" if generated else "generated-files" if splits.generated else "files",
+        split=splits.tested,
+        split_rule=splits.rule,
+        note="generated samples" if generated else splits.note,
+        odd=odd,
+    )
+
+
+def without_untrained(rules: Protocol, name: str, files: Files) -> Protocol:
+    """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then."""
+    if BENCHMARKS.get(name).own and rules.test_untrained and files.split != "carved":
+        return replace(rules, test_untrained=False)
+    return rules
+
+
+def own_rules(name: str, rules: Protocol) -> Protocol:
+    """The rules, with the classes of a user's own data set, which a worker has from the run alone. Raises UsageError: a rule that is
+    not for this benchmark."""
+    if rules.own_classes:
+        raise UsageError("own_classes is read from the folder of the data; it cannot be set")
+    if BENCHMARKS.get(name).own:
+        return replace(rules, own_classes=BENCHMARKS.get(name).class_names)
+    for rule in ("group", "category", "invert"):
+        if getattr(rules, rule) not in ("", None):
+            raise UsageError(
+                f"{rule} is for data of your own, and {name} has its own rule; --set benchmarks.NAME.{rule}=… sets it for one"
+            )
+    return rules
 
 
 def limited(images: Images, rules: Mapping[str, object]) -> Images:

@@ -1,30 +1,32 @@
 """From a request to frozen jobs. Names are resolved, rules validated and missing files found before anything starts.
 
-`setting_of` finds what all steps of a command share: the card, checkpoints and data. `plan` expands rows under it and matches the runs with
-earlier records. Torch is imported only to look into a checkpoint, so planning a thousand runs takes a second.
+`find` looks for what all steps of a command share: checkpoints and data. `plan` expands the rows of one step and matches the runs with
+earlier records.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.archive.older import same_data
-from harness.archive.schema import Origin, Run, TestImages, content_hash
+from harness.archive.schema import Run, content_hash
 from harness.archive.store import RecordStore
-from harness.datasets.base import DatasetError
-from harness.datasets.preparing.checking import first_look, groups_apart
+from harness.evaluation.conventions import OF_TASK
+from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
-from harness.models.fingerprints import fingerprint, known_to_fit, remember_fit
+from harness.models.decoders import LABELLING
+from harness.models.fingerprints import checked_fingerprint
 from harness.models.published import is_word, published_file
-from harness.planning.data import Images, benchmark_of, data_fingerprint, manifest_hash, require_task
-from harness.planning.request import ConfiguredRow, Job, Request, configured
+from harness.planning.data import Files, Images, files_of, own_rules, sample_writer, without_untrained
+from harness.planning.memory import trained_in_encoder
+from harness.planning.request import Job, PlannedRow, Request
 from harness.protocols.card import Protocol
-from harness.protocols.load import as_rules, for_backbone, load_protocol, protocol_hash, resolve, with_rules
-from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own
+from harness.protocols.load import as_rules, for_backbone, protocol_hash, resolve, with_rules
+from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, option_names
 from harness.system.errors import UsageError
 from harness.system.streams import stages
 from harness.system.text import first_of
@@ -44,10 +46,10 @@ def _checkpoint(request: Request, backbone: str) -> Path | None:
     return request.checkpoints.get(backbone, request.checkpoints.get(""))
 
 
-def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretrained:
+def pretrained(request: Request, backbone: str) -> Pretrained:
     """The checkpoint that a request gives a backbone. Raises UsageError: it does not fit, or its numbers are not finite."""
     path = _checkpoint(request, backbone)
-    if path is None and protocol.data == "files":
+    if path is None and request.protocol.data == "files":
         return Pretrained(
             missing=f"no checkpoint of {backbone} is given or set: give its pretrained file with --checkpoint FILE "
             "('published' downloads it where anybody may), or --checkpoint none to start from random weights"
@@ -63,16 +65,60 @@ def pretrained(request: Request, backbone: str, protocol: Protocol) -> Pretraine
         what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
-    digest = fingerprint(path)
-    if not known_to_fit(digest, backbone):
+
+    def check(file: Path = path) -> None:
         from harness.models import build, checkpoint  # import torch, which other plans need not wait for
 
-        build.require_checkpoint(backbone, path)
-        checkpoint.read_tensors(path)  # refuses numbers that are not finite
-        checked, digest = digest, fingerprint(path)
-        if digest == checked:  # else it changed meanwhile
-            remember_fit(digest, backbone)
-    return Pretrained(path=str(path.absolute()), fingerprint=digest)
+        build.require_checkpoint(backbone, file)
+        checkpoint.read_tensors(file)  # refuses numbers that are not finite
+
+    return Pretrained(path=str(path.absolute()), fingerprint=checked_fingerprint(path, backbone, check))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredRow(PlannedRow):
+    """A row under a protocol; it has a label.
+
+    Args:
+        config: the method's whole configuration.
+        changed: the fields of it that differ from the card's own.
+    """
+
+    config: Any
+    changed: Mapping[str, Any]
+
+    def require_fit(self, backbone: str, *, image_size: int) -> None:
+        """Check while planning, not on a worker, that the placement fits the backbone.
+
+        Raises:
+            MethodError: it does not.
+            UsageError: the closed form of a plug-in fails.
+        """
+        try:
+            trained_in_encoder(self.method, asdict(self.config), backbone, image_size=image_size)
+        except (UsageError, MethodError):
+            raise
+        except Exception as error:  # a plug-in may raise anything
+            raise UsageError(
+                f"method {self.method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
+                f"sam-peft doctor --methods {self.method} passes"
+            ) from error
+
+
+def configured(row: PlannedRow, protocol: Protocol) -> ConfiguredRow:
+    """A row with its configuration: the card's switches and its table for the method, then the row's options. Raises UsageError: an
+    unknown field."""
+    switches = {
+        "gate": protocol.quirks.moe_gate,
+        "init": protocol.quirks.ssf_init,
+        "patch_embedding": protocol.quirks.samadapter_embedding,
+    }
+    values: dict[str, Any] = {key: value for key, value in switches.items() if key in option_names(row.method)}
+    values |= protocol.methods.get(row.method, {})
+    base = method_config(row.method, values)
+    config = method_config(row.method, {**values, **row.options})
+    changed = {name: value for name, value in asdict(config).items() if value != getattr(base, name)}
+    return ConfiguredRow(**{**vars(row), "label": row.name}, config=config, changed=changed)
 
 
 Keys = Mapping[tuple[int, str, str, str], Sequence[str]]
@@ -108,30 +154,68 @@ class Plan:
         return tuple(job for job in self.jobs if job.run.key not in self.finished)
 
 
-def plan(
-    request: Request, *, setting: Setting | None = None, prepare_samples: Callable[[str], Path] | None = None
-) -> Plan:
+Found = tuple[Mapping[str, Pretrained], Mapping[str, Files]]
+"""What all steps of a command share: backbone -> its pretrained weights, and benchmark -> its files."""
+
+
+def find(
+    request: Request,
+    *,
+    also_on: Sequence[str] = (),
+    instead: Path | None = None,
+    prepare_samples: Callable[[str], Path] | None = None,
+) -> Found:
+    """The checkpoints and the data of a request.
+
+    Args:
+        also_on: further benchmarks, on which something is tuned.
+        instead: folder for generated images that are not there yet, where nothing may be written to the results.
+        prepare_samples: writes the generated stand-in of a benchmark and returns its folder, for cards with ``data: sample``;
+            `sample_writer`'s if None.
+
+    Raises:
+        UsageError: as `plan`.
+        DatasetError: data of one's own that cannot be used.
+    """
+    protocol, names, files = request.protocol, benchmarks_of(request, *also_on), dict[str, Files]()
+    for registry, named in ((METHODS, protocol.methods), (BENCHMARKS, protocol.benchmarks)):
+        for name in named:
+            registry.resolve(name)
+    backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
+    with stages() as report:
+        if any(str(path) != "none" for path in request.checkpoints.values()):
+            report("loading torch to look into checkpoints")
+        checkpoints = {backbone: pretrained(request, backbone) for backbone in backbones}
+        for number, name in enumerate(names, start=1):
+            rules = own_rules(name, resolve(protocol, name))
+            writes = rules.data == "sample" and name not in request.dataset_roots
+            doing = f"writing the {rules.name}'s images" if writes else "looking through images"
+            report(f"{doing}: {name} ({number}/{len(names)})")
+            prepare = prepare_samples or sample_writer(request.results, instead=instead)
+            files[name] = files_of(name, rules, request, prepare)
+    return checkpoints, files
+
+
+def plan(request: Request, *, found: Found | None = None, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
     """Every run of a request, matched with earlier records.
 
     Args:
-        setting: of `setting_of`, whose benchmarks include the request's; made here if None.
-        prepare_samples: see `setting_of`.
+        found: by `find`, with all benchmarks of the request; looked for here if None.
+        prepare_samples: see `find`.
 
     Raises:
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
-    setting = setting or setting_of(request, prepare_samples=prepare_samples)
+    checkpoints, files = found = found or find(request, prepare_samples=prepare_samples)
     with stages() as report:
         report("planning")
-        rows = [configured(row, setting.protocol) for row in request.rows]
-        for backbone, row in itertools.product(setting.checkpoints, rows):
-            report(f"counting parameters of {row.label} on {backbone}")  # which takes minutes for some of peft's, once
-            row.require_fit(backbone, image_size=setting.protocol.image_size)
-        jobs, keys, problems = expand(rows, setting, request)
-    files = {name: setting.files[name] for name in benchmarks_of(request)}
-    missing = [checkpoint.missing for checkpoint in setting.checkpoints.values() if checkpoint.missing]
-    absent = {name: of.absent for name, of in files.items() if of.absent}
+        rows = [configured(row, request.protocol) for row in request.rows]
+        unfit, left_out = _unfit(rows, checkpoints, request, report)
+        jobs, keys, problems = expand(rows, found, request, unfit=unfit)
+    missing = [checkpoint.missing for checkpoint in checkpoints.values() if checkpoint.missing]
+    names = benchmarks_of(request)
+    absent = {name: files[name].absent for name in names if files[name].absent}
     if absent and not (request.skip_missing and jobs):
         missing += _absent_lines(absent, request)
     finished, failed, unreadable = earlier(request.results, jobs)
@@ -140,12 +224,31 @@ def plan(
         finished=finished,
         failed=failed,
         missing=tuple(missing),
-        protocol=setting.protocol,
-        images={name: of.images for name, of in files.items() if of.images is not None},
-        problems=(*unreadable, *problems),
+        protocol=request.protocol,
+        images={name: images for name in names if (images := files[name].images) is not None},
+        problems=(*left_out, *unreadable, *problems),
         request=content_hash(sorted(jobs)),
         keys=keys,
     )
+
+
+def _unfit(
+    rows: Sequence[ConfiguredRow], backbones: Iterable[str], request: Request, report: Callable[[str], None]
+) -> tuple[set[tuple[int, str]], list[str]]:
+    """The rows, by number, that do not fit a backbone, where the request leaves these out, and a line for each. Raises what
+    `ConfiguredRow.require_fit` raises, also where no row fits."""
+    unfit, lines = set[tuple[int, str]](), dict[str, None]()
+    pairs = list(itertools.product(enumerate(rows), backbones))
+    for (number, row), backbone in pairs:
+        report(f"counting parameters of {row.label} on {backbone}")  # which takes minutes for some of peft's, once
+        try:
+            row.require_fit(backbone, image_size=request.protocol.image_size)
+        except MethodError as error:
+            unfit.add((number, backbone))
+            if not request.leave_out_unfit or len(unfit) == len(pairs):
+                raise
+            lines[f"{row.label} is left out on {backbone}: {error}"] = None
+    return unfit, list(lines)
 
 
 def matched(planned: Plan, results: Path) -> Plan:
@@ -187,91 +290,18 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
     return frozenset(finished), failed, problems
 
 
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """What a run records about a benchmark's files.
-
-    Args:
-        absent: why they are not on disk, and where to get them; the other fields are empty then.
-        images: how many there are, before the protocol's limits.
-        odd: a line for each thing that looks wrong in their masks.
-    """
-
-    absent: str = ""
-    images: Images | None = None
-    root: Path = Path()
-    manifest: str = ""
-    fingerprint: str = ""
-    origin: Origin = "files"
-    split: TestImages = ""
-    split_rule: str = ""
-    note: str = ""
-    odd: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all steps of a command share.
-
-    Args:
-        protocol: the card as it is.
-        cards: the card under every decoder and every prompt that the request names; else the card alone.
-        checkpoints: backbone -> its pretrained weights.
-        files: benchmark -> its files.
-    """
-
-    protocol: Protocol
-    cards: tuple[Protocol, ...]
-    checkpoints: Mapping[str, Pretrained]
-    files: Mapping[str, Files]
-
-
-def setting_of(
-    request: Request, *, also_on: Sequence[str] = (), prepare_samples: Callable[[str], Path] | None = None
-) -> Setting:
-    """The card of a request, its checkpoints and its data.
-
-    Args:
-        also_on: further benchmarks, on which something is tuned.
-        prepare_samples: writes the generated stand-in of a benchmark and returns its folder; used by cards with ``data: sample``.
-
-    Raises:
-        UsageError: as `plan`.
-        DatasetError: data of one's own that cannot be used.
-    """
-    protocol = load_protocol(request.protocol, request.overrides)
-    for name in protocol.methods:
-        METHODS.resolve(name)
-    for name in protocol.benchmarks:
-        BENCHMARKS.resolve(name)
-    backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
-    by_decoder = [{**overrides, "decoder": name} for name, overrides in request.decoders.items()]
-    by_prompt = [{"prompt": name} for name in request.prompts]
-    cards = [
-        load_protocol(request.protocol, {**request.overrides, **of_decoder, **of_prompt})
-        for of_decoder, of_prompt in itertools.product(by_decoder or [{}], by_prompt or [{}])
-    ]
-    with stages() as report:
-        if any(str(path) != "none" for path in request.checkpoints.values()):
-            report("loading torch to look into checkpoints")
-        checkpoints = {backbone: pretrained(request, backbone, protocol) for backbone in backbones}
-        names, files = benchmarks_of(request, *also_on), {}
-        for number, name in enumerate(names, start=1):
-            rules = _own_rules(name, resolve(protocol, name))
-            writes = rules.data == "sample" and name not in request.dataset_roots
-            doing = f"writing the {rules.name}'s images" if writes else "looking through images"
-            report(f"{doing}: {name} ({number}/{len(names)})")
-            files[name] = _files(name, rules, request, prepare_samples)
-    return Setting(protocol=protocol, cards=tuple(cards), checkpoints=checkpoints, files=files)
-
-
 def benchmarks_of(request: Request, *further: str) -> tuple[str, ...]:
     """The canonical names of a request's benchmarks, each once."""
     return tuple(dict.fromkeys(BENCHMARKS.resolve(name) for name in (*request.benchmarks, *further)))
 
 
-def expand(rows: Sequence[ConfiguredRow], setting: Setting, request: Request) -> tuple[dict[str, Job], Keys, list[str]]:
+def expand(
+    rows: Sequence[ConfiguredRow], found: Found, request: Request, *, unfit: Collection[tuple[int, str]] = ()
+) -> tuple[dict[str, Job], Keys, list[str]]:
     """Every run of the request: benchmarks by cards by backbones by rows by seeds.
+
+    Args:
+        unfit: rows, by number, and backbones that are left out.
 
     Returns:
         The jobs by key, each once, in grid order; the keys of every row; a line for each problem of the rules or the data.
@@ -279,37 +309,52 @@ def expand(rows: Sequence[ConfiguredRow], setting: Setting, request: Request) ->
     Raises:
         UsageError: a row, a benchmark and a decoder do not fit each other.
     """
-    jobs: dict[str, Job] = {}
-    keys: dict[tuple[int, str, str, str], list[str]] = {}
-    one_mask, odd = list[str](), list[str]()
-    unreached: dict[str, dict[str, None]] = {}
+    checkpoints, all_files = found
+    jobs, keys = dict[str, Job](), dict[tuple[int, str, str, str], list[str]]()
+    problems, left_out = list[str](), dict[str, None]()
     cards = [
         (card, backbone, protocol_hash(for_backbone(card, backbone)))
-        for card, backbone in itertools.product(setting.cards, setting.checkpoints)
+        for card, backbone in itertools.product(request.cards or [request.protocol], checkpoints)
     ]
     for name in benchmarks_of(request):
-        files, task = setting.files[name], BENCHMARKS.get(name).task
+        files, task = all_files[name], BENCHMARKS.get(name).task
         if files.absent and request.skip_missing:
             continue
-        odd += files.odd
-        one_mask += _one_mask(name, task, resolve(setting.protocol, name))
+        problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
         for card, backbone, digest in cards:
-            of_card = for_backbone(without_untrained(_own_rules(name, resolve(card, name)), name, files), backbone)
-            plain = as_rules(of_card)  # runs share it, and what pricing makes of it
+            of_card = for_backbone(without_untrained(own_rules(name, resolve(card, name)), name, files), backbone)
+            plain, model = (
+                as_rules(of_card),
+                (backbone, of_card.decoder),
+            )  # runs share the rules, and what pricing makes of them
             for number, row in enumerate(rows):
-                if not row.is_for(name, backbone, of_card.decoder):
+                elsewhere = (row.benchmarks and name not in row.benchmarks) or (row.models and model not in row.models)
+                if elsewhere or (number, backbone) in unfit:
                     continue
-                chosen = {**request.rules.get((name, backbone, of_card.decoder), {}), **row.rules}
+                chosen = {**request.rules.get((name, *model), {}), **row.rules}
                 rules = with_rules(of_card, chosen) if chosen else of_card
-                _require_fit(row, name, task, backbone, rules, request)
+                _require_fit(row, name, task, backbone, rules)
+                if reason := _untrained(row, task, backbone, rules, request):
+                    if not request.leave_out_unfit:
+                        raise UsageError(reason)
+                    left_out[f"{row.label} is left out on {backbone}, {name}: {reason}"] = None
+                    continue
                 held = as_rules(rules) if chosen else plain
-                for job in _jobs(row, name, backbone, setting, request, rules=held, digest=digest):
+                for job in _jobs(
+                    row, name, files, checkpoints[backbone], request, backbone=backbone, rules=held, digest=digest
+                ):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
-                    keys.setdefault((number, name, backbone, of_card.decoder), []).append(job.run.key)
-                if words := row.config.never_reached(rules.epochs):
-                    unreached.setdefault(words, {})[row.label] = None
-    never = [f"{first_of(list(labels))}: {words}" for words, labels in unreached.items()]
-    return jobs, keys, [*one_mask, *odd, *never]
+                    keys.setdefault((number, name, *model), []).append(job.run.key)
+    return jobs, keys, [*left_out, *problems, *_never_reached(job.run for job in jobs.values())]
+
+
+def _never_reached(runs: Iterable[Run]) -> list[str]:
+    """A line for each thing that rows never come to."""
+    labels: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if run.never_reached:
+            labels.setdefault(run.never_reached, {})[run.label] = None
+    return [f"{first_of(list(rows))}: {words}" for words, rows in labels.items()]
 
 
 def _one_mask(benchmark: str, task: str, rules: Protocol) -> list[str]:
@@ -321,11 +366,30 @@ def _one_mask(benchmark: str, task: str, rules: Protocol) -> list[str]:
     ]
 
 
-def _require_fit(
-    row: ConfiguredRow, benchmark: str, task: str, backbone: str, rules: Protocol, request: Request
-) -> None:
+def _require_task(benchmark: str, task: str, rules: Protocol) -> None:
+    """Raises UsageError where benchmark, decoder and the rules' task do not fit each other.
+
+    Args:
+        task: its `Benchmark.task`.
+        rules: resolved for it.
+    """
+    labels, names = task == "classification", " or ".join(f"decoder={name}" for name in LABELLING)
+    if labels != (rules.task == "classification"):
+        has = "one label an image and no masks" if labels else "masks"
+        raise UsageError(
+            f"{benchmark} has {has}, and task={rules.task}; --set task=classification with {names} learns labels, of "
+            "NAME=DIR with a folder of images a class"
+        )
+    if labels != (rules.decoder in LABELLING):
+        takes = "labels" if rules.decoder in LABELLING else "masks"
+        raise UsageError(f"{benchmark}: decoder={rules.decoder} learns {takes}; {names} learn labels, the others masks")
+    if rules.select_by and rules.select_by not in OF_TASK[task]:
+        raise UsageError(f"{benchmark}: select_by={rules.select_by} is none of its metrics: {', '.join(OF_TASK[task])}")
+
+
+def _require_fit(row: ConfiguredRow, benchmark: str, task: str, backbone: str, rules: Protocol) -> None:
     """Refuse a row, a benchmark and rules that do not fit each other."""
-    require_task(benchmark, task, rules)
+    _require_task(benchmark, task, rules)
     require_stands(rules.decoder, backbone)
     if rules.prompt != "none" and (rules.decoder != "sam" or task != "binary"):
         unfit = f"not decoder={rules.decoder}" if rules.decoder != "sam" else f"{benchmark} has several classes"
@@ -338,8 +402,12 @@ def _require_fit(
         raise UsageError(
             f"{row.label}: its decoder is frozen, and decoder_lr would apply to the adapters; leave it out"
         )
+
+
+def _untrained(row: ConfiguredRow, task: str, backbone: str, rules: Protocol, request: Request) -> str:
+    """Why a row that trains nothing cannot be tested; empty where it can, and for one that trains."""
     if row.config.trains:
-        return
+        return ""
     # Parts of the segmenter must not start from random numbers, but on generated images, whose scores do not rank methods anyway.
     reason = ""
     if rules.decoder != "sam" or not backbone_shape(backbone).neck_dim:
@@ -348,17 +416,17 @@ def _require_fit(
         reason = "the class head is not pretrained; take a benchmark with one foreground"
     elif str(_checkpoint(request, backbone)) == "none" and rules.data == "files":
         reason = f"{backbone} has random weights; give its file with --checkpoint"
-    if reason:
-        raise UsageError(f"{row.label} trains nothing, and {reason}")
+    return reason and f"{row.label} trains nothing, and {reason}"
 
 
 def _jobs(
     row: ConfiguredRow,
     name: str,
-    backbone: str,
-    setting: Setting,
+    files: Files,
+    checkpoint: Pretrained,
     request: Request,
     *,
+    backbone: str,
     rules: Mapping[str, Any],
     digest: str,
 ) -> Iterator[Job]:
@@ -368,22 +436,18 @@ def _jobs(
         rules: the protocol's, as a record holds them.
         digest: hash of the card on this backbone.
     """
-    benchmark, files, checkpoint = BENCHMARKS.get(name), setting.files[name], setting.checkpoints[backbone]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
-    options, row_rules = asdict(row.config), {**rules, **budget}  # seeds share them, and what pricing makes of them
-    benchmarks = [planned for planned in benchmarks_of(request) if planned in (row.benchmarks or (planned,))]
+    shared = {
+        **_of_row(row, name, request, rules),
+        "rules": {**rules, **budget},
+    }  # seeds share it, and what pricing makes of it
     for seed in request.seeds:
+        of_seed = {"rules": {**shared["rules"], "split_seed": seed}} if rules.get("split_follows_seed") else {}
         run = Run(
-            method=row.method,
-            method_config=options,
-            label=row.label,
-            benchmark=name,
             backbone=backbone,
             checkpoint=checkpoint.fingerprint,
-            protocol=setting.protocol.name,
             protocol_hash=digest,
-            rules={**row_rules, "split_seed": seed} if row_rules.get("split_follows_seed") else row_rules,
             seed=seed,
             manifest=files.manifest,
             origin=files.origin,
@@ -391,15 +455,7 @@ def _jobs(
             split_rule=files.split_rule,
             data_note=files.note,
             data_fingerprint=files.fingerprint,
-            tuning=dict(row.tuning),
-            changed=dict(row.changed),
-            planned_seeds=list(request.seeds),
-            planned_benchmarks=list(benchmarks),
-            benchmark_title=str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
-            benchmark_metrics=list(map(str, getattr(benchmark, "metrics", ()))),
-            label_note=row.config.label_note,
-            never_reached=row.config.never_reached(rules["epochs"]),
-            operations=list(row.config.mixed_operations),
+            **{**shared, **of_seed},
         )
         yield Job(
             run=run,
@@ -412,61 +468,25 @@ def _jobs(
         )
 
 
-def _files(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path] | None) -> Files:
-    """A benchmark's files under the card's rules for it. Raises DatasetError: data of one's own that cannot be used."""
-    benchmark: Any = benchmark_of(name, rules)
-    generated, folds = rules.data == "sample" and name not in request.dataset_roots, rules.split_follows_seed
-    try:
-        if name in request.dataset_roots:
-            root = benchmark.locate(Path(request.dataset_roots[name]))
-        elif generated:
-            assert prepare_samples is not None
-            root = benchmark.locate(prepare_samples(name))
-        elif request.data_root is None:
-            raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
-        else:
-            root = benchmark.locate(request.data_root)
-        splits = benchmark.splits(root)
-        contents = data_fingerprint(splits, folds=folds)
-        look = groups_apart if not is_own(name) else first_look if benchmark.task != "classification" else None
-        odd = look(benchmark, splits, root) if look else ()
-    except DatasetError as error:
-        if is_own(name):  # there is nothing to get: the message says what to correct
-            raise
-        return Files(absent=str(error))
-    return Files(
-        images=Images(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
-        root=root.absolute(),
-        manifest=manifest_hash(splits, folds=folds),
-        fingerprint=contents,
-        origin="generated" if generated else "generated-files" if splits.generated else "files",
-        split=splits.tested,
-        split_rule=splits.rule,
-        note="generated samples" if generated else splits.note,
-        odd=odd,
-    )
-
-
-def without_untrained(rules: Protocol, name: str, files: Files) -> Protocol:
-    """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then."""
-    if is_own(name) and rules.test_untrained and files.split != "carved":
-        return replace(rules, test_untrained=False)
-    return rules
-
-
-def _own_rules(name: str, rules: Protocol) -> Protocol:
-    """The rules, with the classes of a user's own data set, which a worker has from the run alone. Raises UsageError: a rule that is
-    not for this benchmark."""
-    if rules.own_classes:
-        raise UsageError("own_classes is read from the folder of the data; it cannot be set")
-    if is_own(name):
-        return replace(rules, own_classes=BENCHMARKS.get(name).class_names)
-    for rule in ("group", "category", "invert"):
-        if getattr(rules, rule) not in ("", None):
-            raise UsageError(
-                f"{rule} is for data of your own, and {name} has its own rule; --set benchmarks.NAME.{rule}=… sets it for one"
-            )
-    return rules
+def _of_row(row: ConfiguredRow, name: str, request: Request, rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run that its method, its benchmark and the request decide."""
+    benchmark = BENCHMARKS.get(name)
+    return {
+        "method": row.method,
+        "method_config": asdict(row.config),
+        "label": row.label,
+        "benchmark": name,
+        "protocol": request.protocol.name,
+        "tuning": dict(row.tuning),
+        "changed": dict(row.changed),
+        "planned_seeds": list(request.seeds),
+        "planned_benchmarks": [each for each in benchmarks_of(request) if each in (row.benchmarks or (each,))],
+        "benchmark_title": str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
+        "benchmark_metrics": list(map(str, getattr(benchmark, "metrics", ()))),
+        "label_note": row.config.label_note,
+        "never_reached": row.config.never_reached(rules["epochs"]),
+        "operations": list(row.config.mixed_operations),
+    }
 
 
 def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:

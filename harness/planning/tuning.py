@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.data import selects_by
-from harness.planning.plan import Plan, Setting, benchmarks_of, matched, plan
+from harness.planning.plan import Found, Plan, benchmarks_of, matched, plan
 from harness.planning.request import PlannedRow, Request
-from harness.registry import METHODS, option_names
-from harness.studies import RULES_BY, grid_of, is_rule
+from harness.registry import option_names
+from harness.studies import RULES_BY, Study, grid_of, is_rule, with_methods
 from harness.system.errors import UsageError, did_you_mean
 
 RULES = (
@@ -116,14 +116,88 @@ class Step:
         return replace(self, planned=matched(self.planned, self.request.results))
 
 
-def plan_steps(request: Request, tunings: Sequence[Tuning], setting: Setting) -> list[Step]:
+def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> list[Step]:
     """Trials and the runs after them, each step planned once. Raises UsageError: see `plan_trials`, and `harness.planning.plan.plan`."""
-    store, steps = RecordStore(request.results), list[Step]()
+    steps = list[Step]()
     for tuning in tunings:
-        planned, trials = plan_trials(request, tuning, setting=setting)
+        planned, trials = plan_trials(request, tuning, found=found)
         steps.append(Step(request=request, planned=planned, tuning=tuning, trials=tuple(trials)))
-        request = as_expected(request, tuning, trials, store, left=steps[-1].left)
-    return [*steps, Step(request=request, planned=plan(request, setting=setting))]
+        request = as_expected(request, tuning, trials, left=steps[-1].left)
+    return [*steps, Step(request=request, planned=plan(request, found=found))]
+
+
+def tuning_of(
+    request: Request,
+    study: Study | None,
+    overrides: Mapping[str, Any],
+    *,
+    grids: Sequence[str],
+    seeds: tuple[int, ...],
+    on: tuple[str, ...],
+    of_rows: bool,
+) -> Tuning | None:
+    """What is tuned before the runs; None without tuning.
+
+    Args:
+        overrides: rules that the command line or the study sets.
+        grids, seeds, on: of ``--tune``, ``--tune-seeds`` and ``--tune-on``; where they are empty, the study's.
+        of_rows: keep only those of a study's grids that apply to a compared row.
+
+    Raises:
+        UsageError: malformed grids, one of a method that is not compared, or the card has none.
+    """
+    of_card = grids == ["card"]
+    given = (
+        with_methods(request.protocol.tune) if of_card else parse_tune(grids) if grids else study.tune if study else {}
+    )
+    tried = _fitting(given, request.rows, required=not (of_card or (of_rows and not grids)))
+    if of_card and not tried:
+        raise UsageError(
+            f"--tune card: the protocol {request.protocol.name} has no grids for these methods; give some, such as --tune lr=1e-4,1e-3"
+        )
+    if not tried:
+        if seeds or on:
+            raise UsageError("--tune-seeds and --tune-on need a grid to tune, such as --tune lr=1e-4,3e-4,1e-3")
+        return None
+    if study and study.choose and (options := [name for name in tried if not is_rule(name)]):
+        raise UsageError(
+            f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave out --tune"
+        )
+    fixed = [name for name in tried if is_rule(name) and name in overrides]
+    if fixed and grids and not of_card:
+        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} set the same rule; give only one of them")
+    decoder_lr = request.protocol.decoder_lr
+    return Tuning(
+        grids={name: values for name, values in tried.items() if name not in fixed},
+        seeds=seeds or (study.tune_seeds if study else (0,)),
+        on=on or (study.tune_on if study else ()),
+        known={} if decoder_lr is None else {"decoder_lr": [decoder_lr]},
+    )
+
+
+def _fitting(
+    grids: Mapping[str, Sequence[Any]], rows: Sequence[PlannedRow], *, required: bool
+) -> Mapping[str, Sequence[Any]]:
+    """The grids of a rule, or of an option of a compared row. Raises UsageError: one is neither, where all are ``required``."""
+    tried_on = [*rows, PlannedRow(method=RULES_BY)] if any(map(is_rule, grids)) else rows
+    used = {
+        word
+        for row in tried_on
+        for name in grid_of(row.method, row.options, grids)
+        for word in (name, f"{row.method}.{name}")
+    }
+    for name in grids if required else ():
+        if is_rule(name) and name not in RULES:
+            options = {option for row in rows for option in option_names(row.method)}
+            raise UsageError(
+                f"--tune {name}: no method that is compared has this field, and it is not a rule that can be tuned"
+                f"{did_you_mean(name, (*options, *RULES))}"
+            )
+        if name not in used:
+            raise UsageError(
+                f"--tune {name}: no row that is compared is trained by this field, or each has it set in brackets or by --set"
+            )
+    return {name: values for name, values in grids.items() if is_rule(name) or name in used}
 
 
 def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
@@ -139,7 +213,7 @@ def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:
         if name.strip() in grids:
             raise UsageError(f"--tune {name.strip()} is given twice")
         grids[name.strip()] = values
-    return grids
+    return with_methods(grids)
 
 
 def _as_number(text: str) -> float | str:
@@ -158,7 +232,6 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
         plain = [row for row in compared if row.method == RULES_BY and not row.options]
         compared = tuple(plain[:1]) or (PlannedRow(method=RULES_BY),)
     rows = [(row, tuning.of_row(row)) for row in compared]
-    _check_grids(rows, tuning.grids, request.rows)
     benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
     tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
     here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
@@ -191,15 +264,13 @@ def with_choices(step: Step) -> Request:
     store = RecordStore(step.request.results)
     for trial, label in [(trial, _choice(trial, step.tuning, store)) for trial in step.trials]:
         _write(trial, label, store)
-    return as_expected(step.request, step.tuning, step.trials, store, left=())
+    return as_expected(step.request, step.tuning, step.trials, left=())
 
 
-def as_expected(
-    request: Request, tuning: Tuning, trials: Sequence[Trials], store: RecordStore, *, left: Collection[str]
-) -> Request:
+def as_expected(request: Request, tuning: Tuning, trials: Sequence[Trials], *, left: Collection[str]) -> Request:
     """The request with the choice of each row whose trials have all ended. For other rows, the first value of their grids stands in, so
     that the runs after the trials can be priced. ``left``: `Step.left`."""
-    everywhere = benchmarks_of(request)
+    everywhere, store = benchmarks_of(request), RecordStore(request.results)
     tuned = {id(trial.row) for trial in trials}
     rows = [row for row in request.rows if id(row) not in tuned]
     rules = dict(request.rules)
@@ -319,28 +390,3 @@ def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
     run that another grid or other benchmarks chose.
     """
     return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
-
-
-def tried_fields(rows: Iterable[tuple[PlannedRow, Mapping[str, Any]]]) -> set[str]:
-    """The fields for which any row has a grid, each alone (``lr``) and with its method (``lora.lr``)."""
-    return {word for row, grid in rows for name in grid for word in (name, f"{row.method}.{name}")}
-
-
-def _check_grids(
-    rows: Iterable[tuple[PlannedRow, Mapping[str, Any]]],
-    grids: Mapping[str, Sequence[Any]],
-    compared: Iterable[PlannedRow],
-) -> None:
-    used = tried_fields(rows)
-    for name in grids:
-        whose, dot, option = name.rpartition(".")
-        if is_rule(name) and name not in RULES:
-            options = {option for row in compared for option in option_names(row.method)}
-            raise UsageError(
-                f"--tune {name}: no method that is compared has this field, and it is not a rule that can be tuned"
-                f"{did_you_mean(name, (*options, *RULES))}"
-            )
-        if (f"{METHODS.resolve(whose)}.{option}" if dot else option) not in used:
-            raise UsageError(
-                f"--tune {name}: no row that is compared is trained by this field, or each has it set in brackets or by --set"
-            )

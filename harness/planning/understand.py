@@ -8,26 +8,26 @@ import itertools
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from harness.archive.schema import Run
 from harness.check import parse_assignments
-from harness.datasets.own import any_folder
 from harness.methods import TUNERS
 from harness.models.catalog import resolve_backbone
 from harness.models.published import checkpoint_paths, is_word, published_file
-from harness.planning.data import data_options
-from harness.planning.request import PlannedRow, Request, split_overrides, with_options
-from harness.planning.tuning import Tuning, parse_tune, tried_fields
+from harness.planning.data import register_own
+from harness.planning.request import PlannedRow, Request
+from harness.planning.tuning import Tuning, tuning_of
 from harness.protocols.card import Protocol
-from harness.protocols.load import load_protocol, resolve
-from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, trains
+from harness.protocols.load import load_protocol
+from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, option_names, trains
 from harness.settings import Settings, named_table
-from harness.studies import MOST_SEEDS, Study, choices_of, grid_of, is_rule, load_study
+from harness.studies import MOST_SEEDS, Study, choices_of, load_study
 from harness.system.errors import UsageError
 from harness.system.files import require_text
+from harness.system.streams import say
 
 
 def usable(registry: Registry) -> list[str]:
@@ -75,14 +75,44 @@ def require_rows(options: Mapping[str, Mapping[str, Any]], rows: Sequence[Planne
         options: method -> field -> value.
     """
     named = sorted({row.method for row in rows})
-    for method, fields in options.items():
+    for method, given in options.items():
         if method not in named:
             raise UsageError(
                 f"--set {method}.… has no effect: {method} is none of the methods here ({', '.join(named)})"
             )
         own = [row.options for row in rows if row.method == method]
-        if fixed := [field for field in fields if all(field in options for options in own)]:
+        if fixed := [field for field in given if all(field in options for options in own)]:
             raise UsageError(f"--set {method}.{fixed[0]} has no effect: every row of {method} sets {fixed[0]} itself")
+
+
+def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """``lora.rank`` goes to the method ``lora``; every other key to the protocol. Raises UsageError: an option without its method, or an
+    unknown benchmark."""
+    protocol: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = {}
+    own_tables = {f.name for f in fields(Protocol)}
+    for key, value in overrides.items():
+        head, dot, rest = key.partition(".")
+        if dot and head not in own_tables:
+            methods.setdefault(METHODS.resolve(head), {})[rest] = value
+        elif head == "benchmarks":
+            benchmark, _, rule = rest.partition(".")
+            protocol[f"{head}.{dataset_name(benchmark)}.{rule}"] = value
+        elif dot or key in own_tables:
+            protocol[key] = value
+        elif having := [name for name in METHODS.names() if key in option_names(name)]:
+            whose = "lora" if "lora" in having else min(having)
+            raise UsageError(
+                f"--set {key}={value}: {key} is an option of methods; name the method, as in {whose}.{key}={value}"
+            )
+        else:
+            protocol[key] = value
+    return protocol, methods
+
+
+def with_options(rows: Iterable[PlannedRow], options: Mapping[str, Mapping[str, Any]]) -> tuple[PlannedRow, ...]:
+    """The rows with the options of their methods (method -> field -> value). Options that a row sets itself are kept."""
+    return tuple(replace(row, options={**options.get(row.method, {}), **row.options}) for row in rows)
 
 
 def parse_seeds(text: str, *, name: str = "--seeds") -> tuple[int, ...]:
@@ -105,33 +135,20 @@ WITH_DATA = "nas-lora"
 WITHOUT_DATA = "demo"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Understood:
-    """The request of a command line, and what goes with it.
-
-    Args:
-        cluster_overrides: ``--set cluster.KEY=VALUE``.
-        tuning: the tuning that comes first, None without one.
-        note: a line about a default that was chosen, else empty.
-    """
-
-    request: Request
-    cluster_overrides: Mapping[str, Any]
-    tuning: Tuning | None = None
-    note: str = ""
-
-
-def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
-    """Turn the arguments of ``run`` into a request; settings fill in what they leave open.
+def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Request, Tuning | None, dict[str, Any]]:
+    """What the arguments of ``run`` ask for; settings fill in what they leave open.
 
     Args:
         arguments: of `harness.run`'s parser, its plug-ins loaded.
+
+    Returns:
+        The request, the tuning that comes first, and ``--set cluster.KEY=VALUE`` as a mapping.
 
     Raises:
         UsageError: an argument or a setting is missing or malformed.
     """
     study = load_study(arguments.study) if arguments.study else None
-    typed = parse_assignments(arguments.set)
+    typed, files = parse_assignments(arguments.set), checkpoint_paths(arguments.checkpoint)
     of_cluster = {key.removeprefix("cluster."): typed.pop(key) for key in list(typed) if key.startswith("cluster.")}
     rules, options = split_overrides(typed)
     rows, of_study = _rows(arguments.methods, study, options, backbone=arguments.backbone)
@@ -141,39 +158,47 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> Understood:
     for given, example in ((rows, "--methods lora,naslora"), (benchmarks, "--datasets all")):
         if not given:
             raise UsageError(f"give {example} (or --study NAME for a whole table; --help lists everything)")
-    checkpoints = _checkpoints(arguments.checkpoint, settings)
-    has_data = bool(arguments.data or folders or settings.data or settings.datasets)
-    has_files = has_data or any(str(path) != "none" for path in checkpoints.values())
-    chosen = arguments.protocol or (study.card or study.protocol if study else "")
-    protocol, note = _card(chosen, settings, has_files=has_files)
-    card = load_protocol(protocol, {**of_study, **rules})
-    _add_own(own, folders, card)
+    tune_on = tuple(split_words(arguments.tune_on, list(benchmarks))) if arguments.tune_on else ()
+    tune_seeds = parse_seeds(arguments.tune_seeds, name="--tune-seeds") if arguments.tune_seeds else ()
+    seeds = parse_seeds(arguments.seeds) if arguments.seeds is not None else study.seeds if study else (0,)
+    named_one_by_one = arguments.methods and "all" not in split_words(arguments.methods, ["all"])
+    _require_benchmarks(rules, {*benchmarks, *tune_on, *(study.tune_on if study else ())})
+    # A file for every backbone on the command line takes precedence over the settings.
+    checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
+    has_files = folders or any(str(path) != "none" for path in checkpoints.values())
+    card = arguments.protocol or (study.card or study.protocol if study else "")
+    card = card or _default_card(settings, has_files=bool(has_files or arguments.data))
+    cards = _cards(card, study, of_study, rules)
+    folders |= register_own(own, folders, cards[0])
     request = Request(
         rows=rows,
         benchmarks=benchmarks,
-        protocol=protocol,
-        overrides={**of_study, **rules},
+        protocol=cards[0],
+        cards=cards[1:],
         backbones=(arguments.backbone,) if arguments.backbone else study.backbones if study else (),
-        prompts=study.prompts if study and "prompt" not in rules else (),
-        decoders=study.decoders
-        if study and "decoder" not in rules
-        else {},  # the command line's word instead of several
-        seeds=parse_seeds(arguments.seeds) if arguments.seeds is not None else study.seeds if study else (0,),
+        seeds=seeds,
         checkpoints=checkpoints,
-        **_places(arguments, settings, folders, card),
+        leave_out_unfit=not named_one_by_one,
+        **_places(arguments, settings, folders, cards[0]),
     )
     _require_texts(request)
-    tuning = tuning_of(
-        request,
-        card,
-        study=study,
-        of_rows=bool(arguments.methods or arguments.set),
-        grids=arguments.tune,
-        seeds=arguments.tune_seeds,
-        on=arguments.tune_on,
-    )
-    _require_benchmarks(rules, {*request.benchmarks, *(tuning.on if tuning else ())})
-    return Understood(request=request, cluster_overrides=of_cluster, tuning=tuning, note=note)
+    of_rows, overrides = bool(arguments.methods or arguments.set), {**of_study, **rules}
+    tuning = tuning_of(request, study, overrides, grids=arguments.tune, seeds=tune_seeds, on=tune_on, of_rows=of_rows)
+    return request, tuning, of_cluster
+
+
+def _cards(
+    name: str, study: Study | None, of_study: Mapping[str, Any], rules: Mapping[str, Any]
+) -> tuple[Protocol, ...]:
+    """The card under all overrides, then under every decoder and prompt that a study names and the command line does not set."""
+    overrides = {**of_study, **rules}
+    decoders = study.decoders if study and "decoder" not in rules else {}
+    prompts = study.prompts if study and "prompt" not in rules else ()
+    by_decoder = [{**further, "decoder": decoder} for decoder, further in decoders.items()] or [{}]
+    by_prompt = [{"prompt": prompt} for prompt in prompts] or [{}]
+    several = itertools.product(by_decoder, by_prompt) if decoders or prompts else ()
+    cards = [{}, *({**of_decoder, **of_prompt} for of_decoder, of_prompt in several)]
+    return tuple(load_protocol(name, {**overrides, **further}) for further in cards)
 
 
 def _places(
@@ -224,22 +249,9 @@ def _rows(
     return tuple(each for row in rows for each in _with_choices(row, study.choose)), rules
 
 
-def _checkpoints(words: list[str], settings: Settings) -> dict[str, Path]:
-    """Backbone -> its file. A file for every backbone on the command line takes precedence over the settings."""
-    files = checkpoint_paths(words)
-    return files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
-
-
-def _add_own(names: Iterable[str], folders: dict[str, Path], card: Protocol) -> None:
-    """Register the user's own data sets. The card's group pattern and category help to recognise a folder."""
-    for name in names:
-        benchmark, folders[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
-        BENCHMARKS.add(name, benchmark)
-
-
 def _require_texts(request: Request) -> None:
     """Refuse paths that are not valid text, since a sweep's files could not store them."""
-    files = [file for file in request.checkpoints.values() if str(file) != "none" and not is_word(Path(file))]
+    files = [file for file in request.checkpoints.values() if str(file) != "none" and not is_word(file)]
     named: dict[str, Iterable[Path | str | None]] = {
         "--data": [request.data_root],
         "--datasets": request.dataset_roots.values(),
@@ -257,7 +269,7 @@ def _require_texts(request: Request) -> None:
 def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> None:
     """Refuse a rule of ``--set`` for a benchmark on which nothing runs."""
     for name in (key.split(".")[1] for key in rules if key.startswith("benchmarks.")):
-        if dataset_name(name) not in runs_on:
+        if name not in runs_on:
             raise UsageError(
                 f"--set benchmarks.{name}.… has no effect, because nothing runs on {name}; add it to --datasets, or leave this out"
             )
@@ -303,79 +315,18 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     return tuple(names), folders, [name for name in folders if name not in known and not BENCHMARKS.is_fixed(name)]
 
 
-def tuning_of(
-    request: Request,
-    card: Protocol,
-    *,
-    study: Study | None,
-    of_rows: bool,
-    grids: Sequence[str],
-    seeds: str | None,
-    on: str | None,
-) -> Tuning | None:
-    """What is tuned before the runs; None without tuning.
-
-    Args:
-        card: the protocol with all overrides.
-        of_rows: keep only those of a study's grids that apply to a compared row.
-        grids, seeds, on: of ``--tune``, ``--tune-seeds`` and ``--tune-on``; None for the study's.
-
-    Raises:
-        UsageError: malformed grids, one of a method that is not compared, or the card has none.
-    """
-    tried = _grids(grids, request, card, study, of_rows=of_rows)
-    if not tried:
-        if seeds or on:
-            raise UsageError("--tune-seeds and --tune-on need a grid to tune, such as --tune lr=1e-4,3e-4,1e-3")
-        return None
-    if study and study.choose and (options := [name for name in tried if not is_rule(name)]):
-        raise UsageError(
-            f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave out --tune"
-        )
-    fixed = [name for name in tried if is_rule(name) and name in request.overrides]
-    if fixed and grids and grids != ["card"]:
-        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} set the same rule; give only one of them")
-    return Tuning(
-        grids={name: values for name, values in tried.items() if name not in fixed},
-        seeds=parse_seeds(seeds, name="--tune-seeds") if seeds else study.tune_seeds if study else (0,),
-        on=tuple(split_words(on, list(request.benchmarks))) if on else study.tune_on if study else (),
-        known={} if card.decoder_lr is None else {"decoder_lr": [card.decoder_lr]},
-    )
-
-
-def _grids(
-    words: Sequence[str], request: Request, card: Protocol, study: Study | None, *, of_rows: bool
-) -> Mapping[str, Sequence[Any]]:
-    """The grids of ``--tune``, of the card that it names, or of the study."""
-    if words == ["card"]:
-        if grids := _of_rows(card.tune, request.rows):
-            return grids
-        raise UsageError(
-            f"--tune card: the protocol {request.protocol} has no grids of these methods; give some, such as --tune lr=1e-4,1e-3"
-        )
-    if words:
-        return parse_tune(words)
-    if study is None:
-        return {}
-    return _of_rows(study.tune, request.rows) if of_rows else study.tune
-
-
-def _of_rows(grids: Mapping[str, Sequence[Any]], rows: Sequence[PlannedRow]) -> dict[str, Sequence[Any]]:
-    """The grids of a card or a study that apply to a rule or to a compared row."""
-    tried = tried_fields((row, grid_of(row.method, row.options, grids)) for row in rows)
-    return {name: values for name, values in grids.items() if is_rule(name) or name in tried}
-
-
-def _card(chosen: str, settings: Settings, *, has_files: bool) -> tuple[str, str]:
-    """The protocol's name, and a line that says so if it is the default."""
-    if chosen or settings.protocol:
-        return chosen or settings.protocol, ""
-    if has_files:
-        return WITH_DATA, f"no --protocol, so the protocol {WITH_DATA}: the paper's rules"
-    return WITHOUT_DATA, (
+def _default_card(settings: Settings, *, has_files: bool) -> str:
+    """The protocol where the command line names none; a line says which, unless the settings name it."""
+    if settings.protocol:
+        return settings.protocol
+    if has_files or settings.data or settings.datasets:
+        say(f"no --protocol, so the protocol {WITH_DATA}: the paper's rules")
+        return WITH_DATA
+    say(
         f"no data is set, so the protocol {WITHOUT_DATA}: generated images, whose scores do not rank methods; "
         "--data DIR for real ones (data in harness.toml remembers it)"
     )
+    return WITHOUT_DATA
 
 
 def checkpoint_of(run: Run, settings: Settings, *, given: Path | None = None) -> Path | None:

@@ -67,6 +67,14 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def with_methods(grids: Mapping[str, Any]) -> dict[str, Any]:
+    """Grids by field, each method (``lora.lr``) by its canonical name. Raises UsageError: an unknown method."""
+    parts = {name: name.rpartition(".") for name in grids}
+    return {
+        f"{METHODS.resolve(whose)}.{option}" if dot else option: grids[n] for n, (whose, dot, option) in parts.items()
+    }
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 MethodName = Annotated[str, AfterValidator(METHODS.resolve)]
 BenchmarkName = Annotated[str, AfterValidator(BENCHMARKS.resolve)]
@@ -74,9 +82,10 @@ BenchmarkNames = Annotated[tuple[BenchmarkName, ...], BeforeValidator(_several)]
 Score = Literal["best", "last", "merged-exact", "merged-conv", "merged-calibrated", "decoded"]
 Scores = Annotated[tuple[Score, ...], BeforeValidator(_several)]
 Seeds = Annotated[tuple[Annotated[StrictInt, Bound(ge=0)], ...], BeforeValidator(_as_seeds)]
+Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
+Fields = Annotated[dict[str, Grid], AfterValidator(with_methods)]
 Prompt = Literal["none", "box", "points"]
 Prompts = Annotated[tuple[Prompt, ...], BeforeValidator(_several)]
-Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +181,10 @@ class Study:
     entries: tuple[Annotated[Row, BeforeValidator(_as_row), AfterValidator(_labelled)], ...] = ()
     seeds: Seeds = (0, 1, 2)
     budget: Literal["", "epochs", "updates"] = ""
-    tune: dict[str, Grid] = field(default_factory=dict)
+    tune: Fields = field(default_factory=dict)
     tune_seeds: Seeds = (0,)
     tune_on: BenchmarkNames = ()
-    choose: dict[str, Grid] = field(default_factory=dict)
+    choose: Fields = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
     data: dict[BenchmarkName, str] = field(default_factory=dict)
     table: TableLayout = field(default_factory=TableLayout)
@@ -269,14 +278,14 @@ def is_rule(name: str) -> bool:
 
 
 def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The grids of one row: those of its method override those of all, and a field that the row sets has none. Rules of the protocol
-    are tuned on `RULES_BY` and hold for every row.
+    """The grids of one row, by canonical names: those of its method override those of all, and a field that the row sets has none. Rules
+    of the protocol are tuned on `RULES_BY` and hold for every row.
 
     Raises:
-        UsageError: an unknown method, or a grid of a field that its method has not.
+        UsageError: a grid of a field that its method does not have.
     """
     rules = {name: list(values) for name, values in grids.items() if is_rule(name)}
-    if rules and METHODS.resolve(method) == RULES_BY:
+    if rules and method == RULES_BY:
         return rules  # its own rate is the decoder's
     if trains(method) == "nothing":
         return {}
@@ -284,7 +293,7 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
     of_method: dict[str, list[Any]] = {}
     for name, values in sorted(grids.items(), key=lambda item: "." in item[0]):
         whose, dot, option = name.rpartition(".")
-        if dot and METHODS.resolve(whose) != METHODS.resolve(method):
+        if dot and whose != method:
             continue
         if option in known and option not in options:
             of_method[option] = list(values)
@@ -305,12 +314,7 @@ def choices_of(method: str, options: Mapping[str, Any], choose: Mapping[str, Seq
         return {name: list(values) for name, values in choose.items() if "." not in name and name not in options}
     if trains(method) != "own":
         return {}
-    named = {name.rpartition(".")[2]: list(values) for name, values in choose.items() if _names(name, method)}
+    named = {name.rpartition(".")[2]: list(values) for name, values in choose.items() if name.startswith(f"{method}.")}
     plain = {name: list(values) for name, values in choose.items() if "." not in name}
     known = option_names(method)
     return {name: values for name, values in (named or plain).items() if name in known and name not in options}
-
-
-def _names(grid: str, method: str) -> bool:
-    whose, dot, _ = grid.rpartition(".")
-    return bool(dot) and METHODS.resolve(whose) == METHODS.resolve(method)

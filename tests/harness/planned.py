@@ -7,16 +7,21 @@ from typing import Any
 
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan, plan
-from harness.planning.request import Job, PlannedRow, Request, split_overrides, with_options
+from harness.planning.request import Job, PlannedRow, Request
+from harness.planning.understand import split_overrides, with_options
+from harness.protocols.load import load_protocol
 
 
 def plan_of(results: Path, *rows: str | PlannedRow, samples: Path | None = None, **changes: Any) -> Plan:
-    """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, or else rules."""
-    fields = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
-    rules, options = split_overrides({**changes, **fields.pop("overrides", {})})
+    """Of methods, by name or with options, on Kvasir-SEG; ``changes`` are fields of the request, ``decoders`` (names), or else rules."""
+    fields: dict[str, Any] = {name: changes.pop(name) for name in [*changes] if name in Request.__dataclass_fields__}
+    decoders = changes.pop("decoders", ())
+    rules, options = split_overrides(changes.pop("overrides", {}) | changes)
     made = with_options((row if isinstance(row, PlannedRow) else PlannedRow(method=row) for row in rows), options)
-    request = {"rows": made, "benchmarks": ("kvasir",), "protocol": "demo", "overrides": rules, **fields}
-    return plan(Request(**request, results=results), prepare_samples=sample_writer(samples or results))
+    name = fields.pop("protocol", "demo")
+    fields["cards"] = tuple(load_protocol(name, {**rules, "decoder": decoder}) for decoder in decoders)
+    fields = {"rows": made, "benchmarks": ("kvasir",), "protocol": load_protocol(name, rules), **fields}
+    return plan(Request(**fields, results=results), prepare_samples=sample_writer(samples or results))
 
 
 def job_of(results: Path, method: str = "lora", options: dict[str, Any] | None = None, /, **changes: Any) -> Job:

@@ -71,7 +71,7 @@ def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: 
     assert "2 runs" in shown.out
     assert "nothing is missing" in shown.out
     words = ["--methods", "lora", "--datasets", "Kvasir=/given,leaf", "--protocol", "mini"]
-    roots = understand(parser().parse_args(words), load_settings()).request.dataset_roots
+    roots = understand(parser().parse_args(words), load_settings())[0].dataset_roots
     assert roots == {"kvasir": Path("/given"), "leaf": Path("/set")}
 
 
@@ -81,14 +81,12 @@ def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str) -> None
     words += ["--data", "/d"] if how == "--data" else []
     settings = {"data = ": 'data = "/d"', "[datasets]": '[datasets]\nkvasir = "/d"'}.get(how, "")
     write(Path("harness.toml"), settings)
-    understood = understand(parser().parse_args(words), load_settings())
-    assert understood.request.protocol == "nas-lora"
+    assert understand(parser().parse_args(words), load_settings())[0].protocol.name == "nas-lora"
 
 
 def test_plug_ins_reach_the_request() -> None:
     words = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plugin", "mine.py"]
-    plain = understand(parser().parse_args(words), load_settings())
-    assert plain.request.plugins == (str(Path("mine.py").absolute()),)
+    assert understand(parser().parse_args(words), load_settings())[0].plugins == (str(Path("mine.py").absolute()),)
 
 
 @pytest.mark.parametrize(

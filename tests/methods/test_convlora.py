@@ -11,7 +11,8 @@ from torch.nn.functional import conv2d, gelu, interpolate
 from harness.contract.case import ContractCase, logits
 from harness.methods.convlora import ConvLoRA, ConvLoRAConfig, Mixture, expert_load, squared_variation
 from harness.methods.parts.placement import MethodError
-from harness.planning.request import PlannedRow, configured
+from harness.planning.plan import configured
+from harness.planning.request import PlannedRow
 from harness.protocols.load import load_protocol
 
 

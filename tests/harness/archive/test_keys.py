@@ -14,8 +14,7 @@ from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_mor
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
 from harness.methods import BUILTIN
-from harness.planning.data import manifest_hash
-from harness.planning.plan import Files, without_untrained
+from harness.planning.data import Files, manifest_hash, without_untrained
 from harness.protocols import keys
 from harness.protocols.card import Protocol
 from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, FIRST_OPTIONS, FIRST_RULES, hashed_options, hashed_rules

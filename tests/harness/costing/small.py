@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.costing.session import Session
-from harness.planning.request import ConfiguredRow
+from harness.planning.plan import ConfiguredRow
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import METHODS, method_config_class
 

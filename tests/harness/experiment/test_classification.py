@@ -27,8 +27,8 @@ LABELS = ["--backbone", "tiny_timm", "--set", "task=classification"]
 
 def _planned(tmp_path: Path, *words: str) -> Plan:
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), *words]
-    requested = understand(run.parser().parse_args(base), Settings())
-    return plan(requested.request, prepare_samples=lambda name: tmp_path)
+    request, _, _ = understand(run.parser().parse_args(base), Settings())
+    return plan(request, prepare_samples=lambda name: tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -250,6 +250,6 @@ def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> Non
     run = finished(results, "lora", rules={"lr": "2e-4", "merge": ["exact"]}, rank=5, sites="q,v")  # type: ignore[dict-item]
     _, verb, *words = shlex.split(command_of([Record(run=run, key=run.key, code="OK")]))
     assert verb == "run"
-    requested = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
-    (job,) = plan(requested.request, prepare_samples=sample_writer(results)).jobs
+    request, _, _ = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
+    (job,) = plan(request, prepare_samples=sample_writer(results)).jobs
     assert job.run.key == run.key

@@ -20,7 +20,7 @@ from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.tuning import Tuning, plan_trials
 from harness.planning.understand import all_methods
 from harness.pricing import forward_flops, run_flops
-from harness.protocols.load import from_rules
+from harness.protocols.load import from_rules, load_protocol
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError
 from tests.harness.planned import job_of, plan_of
@@ -79,6 +79,6 @@ def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: p
     assert run.main([*words, "--plan"]) == 2
     assert "nothing" in capsys.readouterr().err
     rows = (PlannedRow(method="zeroshot"), PlannedRow(method="decoder"))
-    requested = Request(rows=rows, benchmarks=("kvasir",), protocol="demo", results=tmp_path)
+    requested = Request(rows=rows, benchmarks=("kvasir",), protocol=load_protocol("demo"), results=tmp_path)
     _, trials = plan_trials(requested, Tuning(grids={"lr": [1e-3, 1e-4]}), prepare_samples=sample_writer(tmp_path))
     assert [trial.row.method for trial in trials] == ["decoder"]

@@ -237,7 +237,7 @@ def test_real_timm_weights_load_strictly() -> None:
 
 
 def request_for(word: str) -> Request:
-    return Request(rows=(), benchmarks=(), protocol="demo", checkpoints={"": Path(word)})
+    return Request(rows=(), benchmarks=(), protocol=load_protocol("demo"), checkpoints={"": Path(word)})
 
 
 def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def test_a_model_of_timm_is_downloaded_as_timm_does(tmp_path: Path, monkeypatch:
         return str(tmp_path / file)
 
     monkeypatch.setattr(_hub, "download_from_hf", download)
-    checkpoint = pretrained(request_for("published"), "timm/test_vit", load_protocol("demo"))
+    checkpoint = pretrained(request_for("published"), "timm/test_vit")
     assert checkpoint.path == str(tmp_path / "model.safetensors")
     assert checkpoint.fingerprint.startswith("sha256-")
 
@@ -269,7 +269,7 @@ def test_without_a_network_a_plan_says_in_one_line_which_file_of_which_address_i
 
     monkeypatch.setattr(_hub, "download_from_hf", nothing)
     monkeypatch.setattr(_hub, "download_cached_file", nothing)
-    missing = pretrained(request_for(word), backbone, load_protocol("demo")).missing
+    missing = pretrained(request_for(word), backbone).missing
     assert all(part in missing for part in reported)
     assert "\n" not in missing
 
@@ -295,8 +295,8 @@ SIZE = 3 << 20
 
 
 def planned(path: str | Path, backbone: str = "vit_b") -> Pretrained:
-    request = Request(rows=(), benchmarks=(), protocol="mini", checkpoints={"": Path(path)})
-    return pretrained(request, backbone, load_protocol("mini"))
+    request = Request(rows=(), benchmarks=(), protocol=load_protocol("mini"), checkpoints={"": Path(path)})
+    return pretrained(request, backbone)
 
 
 @pytest.fixture
@@ -361,8 +361,8 @@ def test_a_checkpoint_is_checked_once_for_a_backbone_until_it_changes(reads, tmp
     code = (
         "import sys; from pathlib import Path; from harness.planning.plan import pretrained; from harness.planning.request import Request;"
         "from harness.protocols.load import load_protocol;"
-        "request = Request(rows=(), benchmarks=(), protocol='mini', checkpoints={'': Path(sys.argv[1])});"
-        "pretrained(request, 'vit_b', load_protocol('mini')); assert 'torch' not in sys.modules"
+        "request = Request(rows=(), benchmarks=(), protocol=load_protocol('mini'), checkpoints={'': Path(sys.argv[1])});"
+        "pretrained(request, 'vit_b'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=True)
     with monkeypatch.context() as other:  # other code may judge otherwise

@@ -12,12 +12,12 @@ import pytest
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.planning import plan as planning
-from harness.planning.data import Images
-from harness.planning.plan import Files, Pretrained, plan
+from harness.planning.data import Files, Images
+from harness.planning.plan import Pretrained, plan
 from harness.planning.request import PlannedRow, Request
 from harness.protocols.compare import NOT_THERE, from_card
 from harness.protocols.keys import current_rules
-from harness.protocols.load import card_names, card_rules
+from harness.protocols.load import card_names, card_rules, load_protocol
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
 from tests.values import RESULTS
 
@@ -70,12 +70,19 @@ def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.Monk
         request = json.loads(text)
         files = Files(images=Images(train=1, val=1, test=1), manifest=request.pop("manifest"))
         weights = Pretrained(fingerprint=request.pop("checkpoint"))
-        monkeypatch.setattr(planning, "_files", lambda *_, files=files: files)
+        monkeypatch.setattr(planning, "files_of", lambda *_, files=files: files)
         monkeypatch.setattr(planning, "pretrained", lambda *_, weights=weights: weights)
+        card = load_protocol(request.pop("protocol"), request.pop("overrides"))
         rows = {json.dumps(row(run)): row(run) for run in held}.values()
         seeds = tuple({run.seed: None for run in held})
         planned = plan(
-            Request(**request, rows=tuple(PlannedRow(**each) for each in rows), seeds=seeds, results=Path("none"))
+            Request(
+                **request,
+                protocol=card,
+                rows=tuple(PlannedRow(**each) for each in rows),
+                seeds=seeds,
+                results=Path("none"),
+            )
         )
         found |= {job.run.key for job in planned.jobs}
     assert {run.key for run in runs} - found == set()

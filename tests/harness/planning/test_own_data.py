@@ -74,9 +74,9 @@ def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
 
 def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> None:
     words = ["--methods", "lora", "--datasets", f"kvasir={tmp_path},leaf"]
-    understood = understand(run.parser().parse_args(words), Settings())
-    assert understood.request.benchmarks == ("kvasir", "leaf")
-    assert understood.request.dataset_roots == {"kvasir": tmp_path}
+    request, _, _ = understand(run.parser().parse_args(words), Settings())
+    assert request.benchmarks == ("kvasir", "leaf")
+    assert request.dataset_roots == {"kvasir": tmp_path}
 
 
 def test_files_that_are_given_for_a_benchmark_are_not_generated_whatever_the_card(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
     settings = load_settings()
     (job,) = planned_of(tmp_path, "--datasets", "tiles", settings=settings).jobs
-    every = understand(run.parser().parse_args(["--methods", "lora", "--datasets", "all"]), settings).request
+    every = understand(run.parser().parse_args(["--methods", "lora", "--datasets", "all"]), settings)[0]
     assert (job.run.benchmark, Path(job.dataset_root)) == ("tiles", folder)
     assert "tiles" not in every.benchmarks
     assert len(every.benchmarks) == 9

@@ -19,7 +19,8 @@ from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
 from harness.planning.data import Images, limited, network_images
 from harness.planning.plan import Plan, plan
-from harness.planning.request import PlannedRow, Request, with_options
+from harness.planning.request import PlannedRow, Request
+from harness.planning.understand import with_options
 from harness.pricing import parameter_rows, plan_text, price
 from harness.protocols.compare import from_card
 from harness.protocols.load import as_rules, load_protocol, resolve
@@ -122,6 +123,23 @@ def test_what_cannot_be_is_found_while_planning(row, overrides: Any, said: str, 
         planned(samples, tmp_path, rows=(row,), overrides=overrides)
 
 
+def test_rows_that_do_not_fit_a_backbone_are_named_and_left_out_unless_someone_asked_for_them(
+    samples, tmp_path
+) -> None:
+    rows = (*LORA, PlannedRow(method="convpass"), PlannedRow(method="samadapter"))
+    grid: dict[str, Any] = {"backbones": ("tiny_sam2", "tiny"), "checkpoints": {"": "none"}, "benchmarks": ("kvasir",)}
+    made = planned(samples, tmp_path, rows=rows, leave_out_unfit=True, **grid)
+    there = {(job.run.method, job.run.backbone) for job in made.jobs}
+    assert there == {("lora", "tiny_sam2"), *((row.method, "tiny") for row in rows)}
+    assert [line.partition(":")[0] for line in made.problems] == [
+        "convpass is left out on tiny_sam2", "samadapter is left out on tiny_sam2"
+    ]  # fmt: skip
+    with pytest.raises(MethodError, match="convpass"):
+        planned(samples, tmp_path, rows=rows, **grid)
+    with pytest.raises(MethodError, match="convpass"):
+        planned(samples, tmp_path, rows=rows[1:2], leave_out_unfit=True, **{**grid, "backbones": ("tiny_sam2",)})
+
+
 @pytest.mark.parametrize(("name", "said"), [("nowhere.pth", "does not exist"), (".", "is a folder")])
 def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, said, samples, tmp_path) -> None:
     made = planned(samples, tmp_path, checkpoints={"": tmp_path / name})
@@ -131,7 +149,7 @@ def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, sa
 
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
     rows = tuple(PlannedRow(method=name) for name in ("lora", "convlora", "decoder"))
-    where: dict[str, Any] = {"protocol": "nas-lora", "backbones": ("vit_h",), "results": tmp_path}
+    where: dict[str, Any] = {"protocol": load_protocol("nas-lora"), "backbones": ("vit_h",), "results": tmp_path}
     made = plan(Request(rows=rows, benchmarks=("kvasir",), **where))
     counted = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert counted == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
@@ -168,7 +186,7 @@ def test_a_run_says_what_its_sweep_planned_and_its_key_does_not(samples: Path, t
 def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_path: Path) -> None:
     where = {"backbones": ("tiny_timm",), "benchmarks": ("kvasir",), "rows": LORA}
     (plain,) = planned(samples, tmp_path, **where).jobs
-    made = planned(samples, tmp_path, decoders={"sam": {}, "linear": {}, "mask-transformer": {}}, **where)
+    made = planned(samples, tmp_path, decoders=("sam", "linear", "mask-transformer"), **where)
     assert [job.run.rules["decoder"] for job in made.jobs] == ["sam", "linear", "mask-transformer"]
     assert made.jobs[0].run.key == plain.run.key
     assert len({job.run.key for job in made.jobs}) == len({job.run.protocol_hash for job in made.jobs}) == 3

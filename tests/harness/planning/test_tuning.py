@@ -64,7 +64,7 @@ def best_at(wanted: float) -> Score:
 
 @pytest.fixture
 def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Work]]:
-    monkeypatch.setattr("harness.planning.data.sample_writer", lambda results, write=sample_writer, **_: write(samples))
+    monkeypatch.setattr("harness.planning.plan.sample_writer", lambda results, write=sample_writer, **_: write(samples))
 
     def run(
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2", study: str = ""
@@ -269,7 +269,7 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
 
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
     assert tuned(best_at(1e-3), "--tune", "card")[0] == 2
-    assert "the protocol demo has no grids of these methods; give some" in capsys.readouterr().err
+    assert "the protocol demo has no grids for these methods; give some" in capsys.readouterr().err
     card = load_protocol("mobile")
     assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2, 3e-2)
     assert protocol_hash(replace(card, tune={})) == protocol_hash(card)
@@ -317,13 +317,13 @@ CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").
 def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods: str) -> None:
     """Grids for methods that are not compared count for nothing; of a card and its bases the card's own grid counts."""
     words = ["--protocol", card, "--methods", methods, "--datasets", "kvasir", "--tune", "card"]
-    understood = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
-    assert understood.tuning is not None
+    request, tuning, _ = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
+    assert tuning is not None
     tried: dict[str, dict[str, Any]] = {}
-    for step in understood.tuning.steps:
-        for row in understood.request.rows:
+    for step in tuning.steps:
+        for row in request.rows:
             tried.setdefault(row.name, {}).update(step.of_row(row))
-    assert tried.keys() == {row.name for row in understood.request.rows}
+    assert tried.keys() == {row.name for row in request.rows}
     grids = load_protocol(card).tune
     for name, grid in tried.items():
         method = name.partition("[")[0]
@@ -343,12 +343,12 @@ def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods:
 
 def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
     def tried(*words: str) -> set[str]:
-        understood = understand(
+        request, tuning, _ = understand(
             verb.parser().parse_args([*words, "--datasets", "kvasir", "--checkpoint", "none"]), Settings()
         )
-        assert understood.tuning is not None
-        steps = understood.tuning.steps
-        return {f"{e.method}.{name}" for step in steps for e in understood.request.rows for name in step.of_row(e)}
+        assert tuning is not None
+        steps = tuning.steps
+        return {f"{e.method}.{name}" for step in steps for e in request.rows for name in step.of_row(e)}
 
     card = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "card")
     assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr"}

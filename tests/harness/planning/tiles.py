@@ -35,4 +35,4 @@ def write_tiles(root: Path, *, classes: int = 2) -> Path:
 
 def planned_of(tmp_path: Path, *words: str, settings: Settings | None = None) -> Plan:
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), *words]
-    return plan(understand(run.parser().parse_args(base), settings or Settings()).request)
+    return plan(understand(run.parser().parse_args(base), settings or Settings())[0])

@@ -17,7 +17,8 @@ from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
-from harness.planning.request import PlannedRow, configured
+from harness.planning.plan import configured
+from harness.planning.request import PlannedRow
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from harness.models.catalog import backbone_shape
 from harness.planning.plan import Plan, plan
 from harness.planning.request import PlannedRow
 from harness.planning.understand import understand
+from harness.protocols.card import Protocol
 from harness.protocols.load import load_protocol
 from harness.registry import BENCHMARKS, load_plugin, method_config_class
 from harness.report.pages import finished_table, narrowed
@@ -81,18 +83,18 @@ def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
     study = load_study(str(tmp_path / "mine.yaml"))
     assert (study.protocol, study.card) == ("quick", str(tmp_path / "cards" / "quick.yaml"))
     words = ["--study", str(tmp_path / "mine.yaml")]
-    assert understand(parser().parse_args(words), Settings()).request.protocol == study.card
+    assert understand(parser().parse_args(words), Settings())[0].protocol.name == "quick"
 
 
 def test_the_leaderboard_on_a_sam_is_the_same_grid_at_its_own_size() -> None:
-    def overrides(*words: str) -> dict[str, Any]:
-        understood = understand(parser().parse_args(["--study", "leaderboard-short", *words]), Settings())
-        return dict(understood.request.overrides)
+    def card(*words: str) -> Protocol:
+        return understand(parser().parse_args(["--study", "leaderboard-short", *words]), Settings())[0].protocol
 
-    own, at_1024 = dict(load_study("leaderboard-short").set), {"image_size": 1024, "precision": "bf16"}
-    assert overrides() == overrides("--backbone", "mobile_sam") == own
-    assert overrides("--backbone", "vit_b") == overrides("--backbone", "vit-b") == {**own, **at_1024}
-    assert overrides("--backbone", "vit_b", "--set", "image_size=512") == {**own, **at_1024, "image_size": "512"}
+    own = card()
+    at_1024 = replace(own, image_size=1024, precision="bf16")
+    assert card("--backbone", "mobile_sam") == own
+    assert card("--backbone", "vit_b") == card("--backbone", "vit-b") == at_1024
+    assert card("--backbone", "vit_b", "--set", "image_size=512") == replace(at_1024, image_size=512)
 
 
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}
@@ -153,7 +155,7 @@ seeds: [7, 8]
 
 def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of_its_options(samples, tmp_path) -> None:
     def planned(*words: str) -> Plan:
-        request = understand(parser().parse_args([*words, "--results", str(tmp_path)]), Settings()).request
+        request = understand(parser().parse_args([*words, "--results", str(tmp_path)]), Settings())[0]
         return plan(request, prepare_samples=lambda name: samples)
 
     (tmp_path / "mine.yaml").write_text(CHOOSE)
