@@ -333,12 +333,12 @@ def expand(
                     continue
                 chosen = {**request.rules.get((name, *model), {}), **row.rules}
                 rules = with_rules(of_card, chosen) if chosen else of_card
-                _require_fit(row, name, task, backbone, rules)
                 if reason := _untrained(row, task, backbone, rules, request):
                     if not request.leave_out_unfit:
                         raise UsageError(reason)
                     left_out[f"{row.label} is left out on {backbone}, {name}: {reason}"] = None
                     continue
+                _require_fit(row, name, task, backbone, rules)
                 held = as_rules(rules) if chosen else plain
                 for job in _jobs(
                     row, name, files, checkpoints[backbone], request, backbone=backbone, rules=held, digest=digest

@@ -56,7 +56,7 @@ def test_a_run_holds_what_tables_say_of_its_method(samples: Path, tmp_path: Path
         [],
     )
     assert of["naslora"].operations == ["skip_connect", "dil_conv_3x3"]
-    assert "T_B = 2 of 2 epochs" in of["naslora"].never_reached
+    assert "T_B = 2 of 2 epochs" in str(of["naslora"].never_reached)
 
 
 def test_key_depends_on_content_and_not_on_results_folder_or_label(samples: Path, tmp_path: Path) -> None:
