@@ -91,7 +91,7 @@ class Machine:
         methods: examined on a tiny SAM.
         data: a folder of benchmarks, whose images are fed to the GPU; None for generated ones.
         results: folder of the runs here, and in ``shared`` of those on ``cluster``, a profile's name or empty for none.
-        report: called with what is done now.
+        report: is called with what is being done.
     """
 
     device: torch.device
@@ -143,7 +143,8 @@ def benchmark_below(data: Path | None, task: str = "binary") -> str:
 
 
 def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
-    """Do what the file ``out`` does not hold of this machine and this code. Gives a line for each part, and whether it is right."""
+    """Run the parts that the file ``out`` does not hold yet for this machine and this code. Yields a line for each part and whether it is
+    right."""
     identity = {
         "machine": {"host": platform.node(), **facts(machine.device)},
         "code": code_digest(contents_of_command()),
@@ -162,7 +163,7 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
             begun, found, wrong = time.monotonic(), Found(), list[str]()
             try:
                 wrong.extend(part(machine, found))
-            except Exception as error:  # the other parts still want their turn
+            except Exception as error:  # the other parts run all the same
                 if device_fault(error):
                     yield f"{number}. {title}: not right: {one_line(error)}; the same command goes on here", False
                     return
@@ -185,7 +186,7 @@ def examined(machine: Machine, found: Found) -> Iterator[str]:
 
 
 def as_planned(machine: Machine, found: Found) -> Iterator[str]:
-    """Seconds and allocated peak of steps, against those that a plan states; and whether the allocator does what it was told."""
+    """Seconds and allocated peak of steps, against those that a plan states; and whether the allocator follows its settings."""
     speed = gpu(torch.cuda.get_device_name(machine.device))
     for backbone, method in itertools.product(machine.backbones, ROWS):
         name = f"{method} on {backbone}"
@@ -193,7 +194,7 @@ def as_planned(machine: Machine, found: Found) -> Iterator[str]:
         session, run = _session(machine, method, backbone=backbone)
         try:
             (cost,) = measure(session).methods
-        except UsageError as error:  # it finds no room, say
+        except UsageError as error:  # out of memory, for example
             yield f"{name}: {error}"
             continue
         planned = (step_seconds(run, speed), training_bytes(run, session.attention))
@@ -234,7 +235,7 @@ def _session(machine: Machine, method: str, **changes: Any) -> tuple[Session, Ru
 
 
 def kept_busy(machine: Machine, found: Found) -> Iterator[str]:
-    """The share of the time in which the GPU computes: in LoRA's training, and in evaluation of one class and of several."""
+    """The share of the time in which the GPU computes: in LoRA's training, and in evaluation with one class and with several."""
     for task in ("binary", "multiclass"):
         data, shares = machine.data, dict[str, float]()
         try:

@@ -63,7 +63,7 @@ def from_json(kind: type[T], data: bytes) -> T:
     """``data`` as a dataclass, every value of the type that its field has.
 
     Raises:
-        ValueError: it is no JSON, or holds something else.
+        ValueError: it is not JSON, or holds something else.
     """
     try:
         made: T = _adapter(cast("Any", kind)).validate_json(data, strict=True)

@@ -52,17 +52,19 @@ def parser() -> CommandParser:
     p.add_argument(
         "--accept",
         action="store_true",
-        help="with --device: find out in less than an hour whether runs on this machine are right; the same command goes on where it ended",
+        help="with --device: test in less than an hour whether runs on this machine are right; repeat the command to continue",
     )
     p.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
-        help="with --accept: a folder of benchmarks, to measure how fast their images are fed (default: generated ones)",
+        help="with --accept: a folder of benchmarks whose images are used (default: generated ones)",
     )
-    p.add_argument("--cluster", metavar="NAME", help="with --accept: send two runs through this cluster's queue, too")
     p.add_argument(
-        "--out", type=Path, metavar="FILE", help="with --accept: what was found, as JSON (default: gpu.json)"
+        "--cluster", metavar="NAME", help="with --accept: also send two runs through the queue of this cluster"
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="FILE", help="with --accept: the file for the results, as JSON (default: gpu.json)"
     )
     p.add_argument(
         "--decoder",

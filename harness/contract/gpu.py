@@ -86,8 +86,8 @@ class Finding:
 def _finding(
     name: str, where: str, limits: tuple[float, ...], measure: Callable[[], tuple[tuple[float, ...], float]]
 ) -> Finding:
-    """What ``measure`` gives, deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or find no
-    memory: the others still want their turn."""
+    """What ``measure`` gives, deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or run
+    out of memory; the others are examined all the same."""
     try:
         deviations, milliseconds = measure()
     except Exception as error:
@@ -119,7 +119,7 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
     measured, failures = dict[str, float](), [f"{f.name}, {f.where}: {f.text}" for f in (*steps, *ways) if not f.right]
     try:
         measured = rates(backbone, device)
-    except Exception as error:  # no memory, say; what was found before is still worth sending
+    except Exception as error:  # out of memory, for example; what was found before is still worth sending
         failures.append(f"rates: {_reason(error)}")
     hints = [] if about["bf16"] else ["this GPU has no bf16: --set precision=fp16"]
     if measured and measured["loading"] < measured["step"]:

@@ -87,7 +87,7 @@ def examine(
         for clause in (clause for clause in CHECKS if clause not in method.lacks):
             try:
                 CHECKS[clause](case)
-            except Exception as error:  # a plug-in may raise anything, and the other methods still want their turn
+            except Exception as error:  # a plug-in may raise anything; the other methods are examined all the same
                 failures[f"{clause}@{tiny}"] = _describe(error, method)
     try:
         return capability(method, config, **row, failures=failures)
@@ -146,7 +146,7 @@ def _on_mobile_sam(config: MethodConfig) -> int | None:
 
 
 def _describe(error: Exception, method: type[Method]) -> str:
-    """The first line of an error; where it is not one of ours with its type, and where in the method's file it arose."""
+    """The first line of an error; of a foreign one also its type and the line of the method's file that raised it."""
     line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, AssertionError | UsageError | MethodError):
         return line

@@ -270,7 +270,7 @@ class _Ending:
 
 
 def _read_attempt(folder: Path, number: int) -> Attempt | None:
-    """Start ``number`` of a run; None where it is not there. One that cannot be read may be half written or of a later version, so its
+    """Attempt ``number`` of a run; None where it is missing. One that cannot be read may be half written or from a later version, so its
     holder is watched like one on another machine."""
     path = _path(folder, number)
     try:

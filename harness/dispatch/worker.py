@@ -110,8 +110,7 @@ def request_requeue(sweep: Sweep, task: str) -> None:
 
 
 def after(sweep: Sweep, task: str, starts: Sequence[Start], *, status: int) -> None:
-    """Finish a task whose step ended with ``status``. Where all of the step was killed at once, write why, and request another
-    turn
+    """Finish a task whose step ended with ``status``. Where the whole step was killed at once, write why, and request a requeue
     unless the run is given up."""
     for start in (start for start in starts if start.settled() is None):
         earlier = attempts(start.folder)

@@ -46,13 +46,13 @@ def _problem(name: str) -> str:
 
 SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "tables", "site", "figures"})
 """All folders of a results folder that are written into. The path to a results folder may have links; these folders and what is below
-them are none."""
+them may not."""
 _TAIL = 2**20
 """Bytes that a library may not have written yet when the disk is full."""
 
 
 def require_text(path: Path | str, *, what: str) -> None:
-    """Raises UsageError: the path of ``what`` is no text, so that no file of a sweep could name it."""
+    """Raises UsageError: the path of ``what`` is not UTF-8, so that no file of a sweep could name it."""
     try:
         os.path.abspath(path).encode()
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def open_regular(path: Path) -> int:
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError("no plain file")
+        raise ValueError("not a regular file")
     return descriptor
 
 
@@ -94,7 +94,7 @@ def bounded_text(path: Path, *, where: str, most: int) -> str:
     except OSError as error:
         raise UsageError(f"{where}: {os_reason(error)}") from error
     if len(content) > most:
-        raise UsageError(f"{where}: more than {most} bytes, so it is none")
+        raise UsageError(f"{where}: more than {most} bytes, which is too large")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -109,7 +109,7 @@ def end_of(path: Path, *, size: int) -> str:
 
 
 def own_folder(path: Path) -> Path:
-    """The folder, made where it is missing. Raises OSError: its path has a link below a folder of `SHARED`."""
+    """The folder, created if needed. Raises OSError: its path has a link below a folder of `SHARED`."""
     parts = path.parts
     outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
     for end in range(outside, len(parts)):

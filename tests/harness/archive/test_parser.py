@@ -148,7 +148,7 @@ def test_a_fifo_a_folder_a_device_and_a_huge_file_are_named_and_not_waited_for(t
     records, problems = store.summaries()
     assert len(records) == 1
     assert {path.name: reason for path, reason in problems.items()} == {
-        **dict.fromkeys(("a.json", "b.json"), "no plain file"),
+        **dict.fromkeys(("a.json", "b.json"), "not a regular file"),
         **dict.fromkeys(("c.json", "d.json"), "a link, which is not followed"),
         "e.json": "larger than 64 MiB",
     }

@@ -300,10 +300,11 @@ def test_a_sweep_that_the_cluster_did_not_cancel_stays_known(tmp_path, idle_clus
     assert [sweep.ended for sweep in sweeps(tmp_path)] == [""]
 
 
-def test_array_tasks_are_read_one_by_one(client):
+def test_array_tasks_are_read_one_by_one_and_other_lines_passed_over(client):
     client(
         "squeue",
-        "echo '7|0|RUNNING|a|None'; echo '7|1|PENDING|a|JobArrayTaskLimit';"
+        "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|a|None'; echo '7|1|PENDING|a|JobArrayTaskLimit';"
+        "echo 'slurm_load_jobs: warning';"
         "echo '8|0|COMPLETING|b|None'; echo '9|N/A|COMPLETED|b|None'",
     )
     queue = Slurm().queue(["a", "b"])
@@ -315,11 +316,6 @@ def test_array_tasks_are_read_one_by_one(client):
 def test_what_a_user_asks_the_clients_for_does_not_disturb(client, monkeypatch, name):
     monkeypatch.setenv(name, "mine")
     client("squeue", f'test -z "${name}" && echo "7|0|RUNNING|a|None"')
-    assert list(Slurm().queue(["a"])) == [("a", 0)]
-
-
-def test_lines_that_are_about_no_job_are_passed_over(client):
-    client("squeue", "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|a|None'; echo 'slurm_load_jobs: warning'")
     assert list(Slurm().queue(["a"])) == [("a", 0)]
 
 

@@ -255,35 +255,23 @@ def test_a_run_whose_child_always_dies_is_given_up_with_a_record(tmp_path, exper
     assert record.message == "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment"
 
 
-def test_crashes_before_this_submission_do_not_count(tmp_path, experiment):
-    experiment(ends(breaks))
-    job = make_job(tmp_path)
-    assert [started(job, before=2) for _ in range(3)] == ["crashed"] * 3
-
-
-@pytest.mark.parametrize("ends", [("killed",) * 3, ("OOM",)])
-def test_a_run_that_another_worker_is_giving_up_is_not_started_once_more(tmp_path, experiment, ends):
-    job = make_job(tmp_path)
-    for end in ends:
-        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release(end, "a bug")
-    # the other worker has written how the last start ended, and has not written the record yet
-    assert started(job) == "failed"
-    assert starts(tmp_path, job.run.key) == []
-    assert record_of(tmp_path, job.run.key).attempts == len(ends)
-    other = make_job(tmp_path, seed=1)
-    for end in ends:
-        Lease.acquire(state_folder(tmp_path, other.run.key), holder=Holder.here()).release(end, "a bug")
-    assert started(other, before=len(ends), limit=9) == "finished"  # a later command tries anew
-
-
-def test_a_run_at_its_bound_is_given_up_without_another_start(tmp_path, experiment):
-    job = make_job(tmp_path)
-    for _ in range(2):
-        Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("interrupted")
-    assert started(job, limit=2) == "failed"
+@pytest.mark.parametrize(
+    ("ends", "limit", "code"),
+    [(("killed",) * 3, 5, "ERROR"), (("OOM",), 5, "OOM"), (("interrupted",) * 2, 2, "TIMEOUT")],
+)
+def test_a_run_to_give_up_gets_its_record_without_another_start_and_a_later_command_tries_anew(
+    tmp_path, experiment, ends, limit, code
+):
+    """Its last start has ended, and nobody has written the record yet."""
+    job, other = (make_job(tmp_path, seed=seed) for seed in range(2))
+    for each in (job, other):
+        for end in ends:
+            Lease.acquire(state_folder(tmp_path, each.run.key), holder=Holder.here()).release(end, "a bug")
+    assert started(job, limit=limit) == "failed"
     assert starts(tmp_path, job.run.key) == []
     record = record_of(tmp_path, job.run.key)
-    assert (record.code, record.attempts) == ("TIMEOUT", 2)
+    assert (record.code, record.attempts) == (code, len(ends))
+    assert started(other, before=len(ends), limit=9) == "finished"
 
 
 def test_a_run_that_stops_on_request_is_interrupted(tmp_path, experiment, stopping):

@@ -181,28 +181,24 @@ def after(sweep, status):
     return worker.main([str(sweep.folder), "--array", "0", "--after", str(status)])
 
 
-def test_a_step_that_was_killed_whole_is_settled_and_requeued(tmp_path, task):
-    sweep = submitted(tmp_path, [make_job(tmp_path)])
-    started(tmp_path)
-    assert after(sweep, 137) == 0
-    assert ends(tmp_path) == [("killed", "its step ended with status 137")]
-    assert requeues(sweep) == ["7_0.again"]
-
-
-def test_a_lease_of_another_task_is_left_alone(tmp_path, task):
-    sweep = submitted(tmp_path, [make_job(tmp_path)])
-    started(tmp_path, holder=Holder.here(job="8_0"))
-    assert after(sweep, 137) == 0
-    assert (ends(tmp_path), requeues(sweep)) == ([("", "")], [])
-
-
-def test_a_step_that_left_a_record_is_left_alone(tmp_path, task):
+@pytest.mark.parametrize(
+    ("holder", "recorded", "end", "requeued"),
+    [
+        (None, False, ("killed", "its step ended with status 137"), ["7_0.again"]),
+        (Holder.here(job="8_0"), False, ("", ""), []),  # another task's
+        (None, True, ("", ""), []),
+    ],
+)
+def test_a_step_that_was_killed_whole_is_settled_and_requeued_unless_it_left_a_record(
+    tmp_path, task, holder, recorded, end, requeued
+):
     job = make_job(tmp_path)
     sweep = submitted(tmp_path, [job])
-    started(tmp_path)
-    RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OK"))
-    after(sweep, 1)
-    assert (ends(tmp_path), requeues(sweep)) == ([("", "")], [])
+    started(tmp_path, holder=holder)
+    if recorded:
+        RecordStore(tmp_path).write(Record(run=job.run, key=job.run.key, code="OK"))
+    assert after(sweep, 137) == 0
+    assert (ends(tmp_path), requeues(sweep)) == ([end], requeued)
 
 
 @pytest.mark.parametrize(

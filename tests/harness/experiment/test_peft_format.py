@@ -262,7 +262,7 @@ WRONG = {
     "half a configuration": (_cut("adapter_config.json", 100), "adapter_config.json"),
     "a configuration that is a list": (lambda folder: (folder / "adapter_config.json").write_text("[1]"), "adapter_config"),
     "no tensors": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "does not exist"),
-    "a link to a device": (_linked_to("adapter_config.json", "/dev/zero"), "no plain file"),
+    "a link to a device": (_linked_to("adapter_config.json", "/dev/zero"), "not a regular file"),
     "a link to itself": (_linked_to("adapter_config.json", "adapter_config.json"), "adapter_config.json"),
     "a layer is not there": (_changed_tensors(lambda t: t.pop(f"{LAYER}.lora_B.weight")), "lacks .*layers.1.attn.qkv.lora_B"),
     "a layer too many": (_changed_tensors(lambda t: t.update({LAYER + ".x": torch.zeros(1)})), "holds.*qkv.x"),
