@@ -131,7 +131,7 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
     for key, value in written.items():
         texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
         if blank := [text for text in texts if isinstance(text, str) and (not text.strip() or "\0" in text)]:
-            raise UsageError(f"{where}: {key}={blank[0]!r} is empty, or no name of a file")
+            raise UsageError(f"{where}: {key}={blank[0]!r} is empty, or not the name of a file")
         if key in ("source", "foreign"):
             raise UsageError(f"{where}: unknown key {key!r}")
     checked = from_mapping(Settings, written, where=where)
