@@ -3,17 +3,16 @@ user's cache, as folders of images and masks; an image folder with ``metadata.cs
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from harness.datasets.base import DatasetError
 from harness.datasets.readers.opening import require_file
@@ -26,7 +25,6 @@ _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 _SPECIAL = r"[^\w.-]+"
 _MOST_AT_LEAST, _MOST_TIMES = 1 << 28, 100
 """Bytes that a Parquet file decodes to: so many, and so many times its own. Images are compressed already."""
-_YOUNG_S = 5.0
 _UNPACKING = 2
 """Version of the unpacking, which names its folders: a folder of another version is not read."""
 
@@ -51,47 +49,24 @@ def plain_folder(folder: Path) -> Path:
     out = base / f"{source.name}-{hashlib.sha256(repr((_UNPACKING, state)).encode()).hexdigest()[:16]}"
     for path in files:
         require_file(path)
-    if not out.is_dir():
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatasetError(
-                f"{base} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a folder of yours"
-            ) from error
-        _remove_abandoned(base)
-        with tempfile.TemporaryDirectory(dir=base, prefix=".") as new, _held(Path(new)):
+    if out.is_dir():
+        return out
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"{base} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a folder of yours"
+        ) from error
+    with FileLock(base / ".lock"):
+        shutil.rmtree(new := base / ".unpacking", ignore_errors=True)  # what a process that was killed had begun
+        if not out.is_dir():  # else another process was first
             for path, split in splits.items():
                 name = "_".join(path.relative_to(source).with_suffix("").parts)
-                _unpack(path, Path(new) / "set" / split, name=re.sub(_SPECIAL, "_", name))
+                _unpack(path, new / split, name=re.sub(_SPECIAL, "_", name))
             for path in files[len(tables) :]:
-                shutil.copyfile(path, Path(new) / "set" / path.name)
-            try:
-                (Path(new) / "set").rename(out)
-            except OSError:
-                if not out.is_dir():  # else another process was first
-                    raise
+                shutil.copyfile(path, new / path.name)
+            new.rename(out)
     return out
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a folder while this process lives, so that another one knows it is in use."""
-    import fcntl  # of Unix
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _remove_abandoned(base: Path) -> None:
-    """Remove what processes that were killed had begun to unpack."""
-    for folder in base.glob(".*"):
-        with contextlib.suppress(OSError), _held(folder):
-            if time.time() - folder.stat().st_mtime > _YOUNG_S:  # a new one may be about to be locked
-                shutil.rmtree(folder)
 
 
 def _require_one_configuration(source: Path, tables: Sequence[Path]) -> None:

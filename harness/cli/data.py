@@ -37,12 +37,7 @@ def parser() -> CommandParser:
     preparing = subcommand(commands, "prepare", "download archives or take them from disk, verify and unpack them")
     preparing.add_argument("name", help="benchmark")
     preparing.add_argument(
-        "--from",
-        dest="sources",
-        nargs="+",
-        required=True,
-        metavar="ARCHIVE_OR_URL",
-        help="its archives, on disk or on the web",
+        "--from", dest="sources", nargs="+", required=True, metavar="ARCHIVE_OR_URL", help="its archives"
     )
     _data(preparing)
     preparing.set_defaults(run=run_prepare)
@@ -53,23 +48,13 @@ def parser() -> CommandParser:
     add_plugins(checking, help="a file that defines more benchmarks")
     checking.add_argument("--split-rule", default="default", metavar="RULE", help="split rule of the benchmark")
     checking.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of carved splits (default: 0)")
-    checking.add_argument(
-        "--group",
-        default="",
-        metavar="REGEX",
-        help="for your own data: the part of a name that keeps images in one split",
+    own = checking.add_argument_group("data of your own")
+    own.add_argument("--group", default="", metavar="REGEX", help="the part of a name that keeps images in one split")
+    own.add_argument(
+        "--category", default="", metavar="NAME", help="the category of a COCO file that is foreground; 'any' for all"
     )
-    checking.add_argument(
-        "--category",
-        default="",
-        metavar="NAME",
-        help="for your own COCO file: the category that is foreground; 'any' for all",
-    )
-    checking.add_argument(
-        "--invert",
-        choices=("true", "false"),
-        default="",
-        help="for your own data: invert binary masks; 'false' confirms that they are right",
+    own.add_argument(
+        "--invert", choices=("true", "false"), default="", help="invert binary masks; 'false' says they are right"
     )
     checking.add_argument("--json", action="store_true", help="print JSON")
     checking.set_defaults(run=run_check)
@@ -81,15 +66,9 @@ def parser() -> CommandParser:
     scoring.add_argument("masks", type=Path, help="masks with the same names")
     scoring.add_argument("--benchmark", metavar="NAME", help="use its classes and its encoding of masks")
     scoring.add_argument(
-        "--num-classes",
-        type=int,
-        default=2,
-        metavar="N",
-        help="classes; above 2, files hold class indices (default: 2)",
+        "--num-classes", type=int, default=2, metavar="N", help="above 2, files hold class indices (default: 2)"
     )
-    scoring.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a convention of metrics, such as empty=0"
-    )
+    scoring.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="such as empty=0")
     scoring.add_argument("--partial", action="store_true", help="score only files that are in both folders")
     scoring.add_argument("--json", action="store_true", help="print JSON, with the scores of every image")
     scoring.set_defaults(run=run_score)
@@ -185,10 +164,9 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     root = _folder(arguments)
     with writing_to(f"what is prepared below {root}"), bars() as progress:
         folder, splits = prepare(benchmark, arguments.sources, root, progress=progress)
-    counts = {split: len(pairs) for split, pairs in splits.parts.items()}
     if (root / FOLDER).is_dir():
         print(f"downloads are kept in {root / FOLDER}")
-    listed = ", ".join(f"{split} {count}" for split, count in counts.items())
+    listed = ", ".join(f"{split} {len(pairs)}" for split, pairs in splits.parts.items())
     print(f"prepared: {folder} (layout {splits.layout}; {listed})")
     print(f"next: sam-peft data check {benchmark.name} --data {root}")
     return 0
@@ -198,10 +176,12 @@ def run_check(arguments: argparse.Namespace) -> int:
     from harness.datasets.preparing.checking import check
 
     load_own_plugins(arguments)
-    of_own = {name: getattr(arguments, name) for name in ("group", "category", "invert")}
-    invert = None if not arguments.invert else arguments.invert == "true"
     options = DataOptions(
-        split_rule=arguments.split_rule, split_seed=arguments.split_seed, **{**of_own, "invert": invert}
+        split_rule=arguments.split_rule,
+        split_seed=arguments.split_seed,
+        group=arguments.group,
+        category=arguments.category,
+        invert=arguments.invert == "true" if arguments.invert else None,
     )
     if arguments.name == "all":
         names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
@@ -209,8 +189,8 @@ def run_check(arguments: argparse.Namespace) -> int:
             raise UsageError(f"nothing is found in {_folder(arguments)}; give --data DIR, or see sam-peft data list")
     else:
         names = [_known(arguments, options)]
-    for option, value in of_own.items():
-        if value and not is_own(names[0]):
+    for option in ("group", "category", "invert"):
+        if getattr(arguments, option) and not is_own(names[0]):
             raise UsageError(f"--{option} is for data of your own; the benchmarks have rules of their own")
     checks = []
     for name in names:
@@ -221,9 +201,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         plain = [_plain(report) for report in checks]
         print(json.dumps(plain if arguments.name == "all" else plain[0], indent=1))
-    else:
-        for report in checks:
-            _print_check(report)
+    for report in [] if arguments.json else checks:
+        _print_check(report)
     return 0 if all(report.passed for report in checks) else 1
 
 
@@ -259,9 +238,7 @@ def _plain(report: Any) -> dict[str, Any]:
         "benchmark": report.benchmark,
         "root": str(report.root),
         "passed": report.passed,
-        "layout": splits.layout if splits else None,
-        "rule": splits.rule if splits else None,
-        "note": splits.note if splits else None,
+        **{field: getattr(splits, field, None) for field in ("layout", "rule", "note")},
         "fingerprint": _fingerprint(report),
         "counts": {name: len(pairs) for name, pairs in splits.parts.items()} if splits else {},
         "verdicts": [verdict._asdict() for verdict in report.verdicts],

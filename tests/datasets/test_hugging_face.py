@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -174,20 +173,14 @@ def test_what_another_version_unpacked_is_not_read(tmp_path: Path, monkeypatch: 
     assert len(list((later / "masks").iterdir())) == COUNT
 
 
-def test_what_a_killed_process_unpacked_goes_with_the_next_start_and_what_a_live_one_does_stays(tmp_path: Path) -> None:
+def test_what_a_killed_process_unpacked_goes_with_the_next_start(tmp_path: Path) -> None:
     _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask")
     base = tmp_path / "cache" / "sam-peft-harness" / "parquet"
-    for name in (".killed", ".live"):
-        (base / name / "set").mkdir(parents=True)
-        os.utime(base / name, (0, 0))
-    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
-    arguments = [sys.executable, "-c", code, str(base / ".live")]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
-        _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-        other.communicate()
-    assert sorted(path.name for path in base.iterdir()) == [".live", root.name]
+    (base / ".unpacking" / "masks").mkdir(parents=True)
+    (base / ".unpacking" / "masks" / "begun.png").touch()
+    _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+    assert sorted(path.name for path in base.iterdir() if path.is_dir()) == [root.name]
+    assert not list(root.rglob("begun.png"))
 
 
 README = """---

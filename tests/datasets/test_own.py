@@ -722,12 +722,3 @@ def test_the_first_look_before_a_run_is_spread_over_a_split(tmp_path: Path) -> N
     assert isinstance(benchmark, FolderBenchmark)
     with pytest.raises(DatasetError, match=r"inverted\?.*benchmarks.NAME.invert=true"):
         first_look(benchmark, splits, tmp_path)
-
-
-def test_the_first_look_says_where_255_has_two_meanings(tmp_path: Path) -> None:
-    """In some masks it is the object, in others the border to ignore around an object of 1."""
-    write(tmp_path, draw=_cycle(mask, bands(0, 1, 255)))
-    benchmark, splits = opened(tmp_path)
-    assert isinstance(benchmark, FolderBenchmark)
-    with pytest.raises(DatasetError, match="255 is the object in"):
-        first_look(benchmark, splits, tmp_path)

@@ -128,11 +128,6 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
     assert seen[-1] == large_archive.stat().st_size
 
 
-def test_an_address_that_is_none_is_one_line(root: Path) -> None:
-    with pytest.raises(DatasetError, match="not an address"):
-        prepare(benchmark_of("kvasir"), ["https://[::1"], root, progress=quiet)
-
-
 def test_two_calls_never_append_to_one_download(archive: Path, root: Path) -> None:
     with serve(archive) as served:
         (root / downloading.FOLDER).mkdir(parents=True)
@@ -167,11 +162,18 @@ def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch)
     assert hidden_only(root)
 
 
-def test_a_missing_archive_and_a_folder_have_messages_of_their_own(root: Path, archive: Path) -> None:
-    with pytest.raises(DatasetError, match="no archive"):
-        prepare(benchmark_of("kvasir"), [f"{archive}.absent"], root, progress=quiet)
-    with pytest.raises(DatasetError, match="is a folder, not an archive"):
-        prepare(benchmark_of("kvasir"), [str(archive.parent)], root, progress=quiet)
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("{}.absent", "no archive"),
+        ("{}/..", "is a folder, not an archive"),
+        ("https://[::1", "not an address"),
+    ],
+)
+def test_a_source_that_is_no_archive_is_one_line(root: Path, tmp_path: Path, source: str, word: str) -> None:
+    (tmp_path / "a.zip").mkdir()
+    with pytest.raises(DatasetError, match=word):
+        prepare(benchmark_of("kvasir"), [source.format(tmp_path / "a.zip")], root, progress=quiet)
     assert hidden_only(root)
 
 

@@ -14,6 +14,7 @@ from harness.datasets import samples
 from harness.datasets.base import Benchmark, DatasetError, Pair, Splits
 from harness.datasets.camo import is_camo
 from harness.datasets.cvc612 import FIRST_FRAMES, sequence_of
+from harness.datasets.isic2017 import LESIONS_OF_VALIDATION, SAME_LESION
 from harness.datasets.readers.folder_benchmark import FolderBenchmark
 from harness.datasets.readers.layouts import Layout, resolve_folder
 from harness.datasets.readers.splitting import carve, read_list
@@ -171,35 +172,6 @@ def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: 
 # --- rules of single benchmarks
 
 
-@pytest.mark.parametrize("name", ["kvasir", "cvc612"])
-@pytest.mark.parametrize("layout", ["pranet", "autogluon"])
-def test_a_bundle_of_polyps_gives_a_benchmark_its_own_images_alone(make, sample_of, name: str, layout: str) -> None:
-    pairs = every(load(make(name), sample_of(name, layout)))
-    assert {pair.stem.isdigit() for pair in pairs} == {name == "cvc612"}
-
-
-def pretend(folder: Path, count: int, names: list[str]) -> None:
-    """Small files under the published names, so that a list by stem can be met."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    for number, name in enumerate(names + [f"cju9other{index}" for index in range(count - len(names))]):
-        Image.fromarray(np.full((4, 5 + number % 2, 3), number % 250, np.uint8)).save(folder / "images" / f"{name}.jpg")
-        Image.fromarray(np.zeros((4, 5 + number % 2), np.uint8)).save(folder / "masks" / f"{name}.jpg")
-
-
-def test_kvasir_under_its_published_names_is_tested_on_pranets_images(make, tmp_path: Path) -> None:
-    listed = read_list(MANIFESTS / "pranet-kvasir-test.txt")
-    assert len(set(listed)) == 100
-    pretend(tmp_path / "Kvasir-SEG", 1000, listed)
-    splits = load(make("kvasir"), tmp_path)
-    assert {pair.stem for pair in splits.test["test"]} == set(listed)
-    assert (len(splits.train), len(splits.val)) == (810, 90)
-    assert splits.rule.startswith("PraNet's test images by stem (100); val carved (seed 0, 90 of 900")
-    carved = load(make("kvasir", split_rule="carved"), tmp_path)
-    assert carved.rule.startswith("carved (seed 0, 100 test")
-    assert {pair.stem for pair in carved.test["test"]} != set(listed)
-
-
 def test_cvc_original_with_pranets_frames(make, sample_of) -> None:
     listed = read_list(MANIFESTS / "pranet-cvc612-test.txt")
     assert len(set(listed)) == 62
@@ -230,21 +202,6 @@ def test_camo_alone_or_with_cod10k(make, tmp_path: Path, layout: str) -> None:
     assert "COD10K images in train" in joint.rule
     assert len(every(joint)) == len(every(alone)) + 4
     assert joint.test == alone.test
-
-
-@pytest.mark.parametrize("layout", ["original", "kaggle", "pranet"])
-def test_cvc_split_by_sequences_leaks_no_sequence(make, sample_of, layout: str) -> None:
-    splits = load(make("cvc612", split_rule="carved"), sample_of("cvc612", layout))
-    parts = [{sequence_of(pair.stem) for pair in part} for part in (splits.train, splits.val, splits.test["test"])]
-    assert not parts[0] & parts[1]
-    assert not parts[0] & parts[2]
-    assert not parts[1] & parts[2]
-    assert "whole sequences" in splits.rule
-
-
-def test_leaf_never_reads_augmented_copies(make, sample_of) -> None:
-    assert (sample_of("leaf") / "leaf_disease" / "aug_data").is_dir()
-    assert not any("aug_data" in str(pair.image) for pair in every(load(make("leaf"), sample_of("leaf"))))
 
 
 def test_kvasir_lists_with_the_images_make_the_splits(make, tmp_path: Path) -> None:
@@ -393,39 +350,23 @@ def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule
     cvc = make("cvc612", split_rule=rule, split_seed=seed)
     assert isinstance(cvc, FolderBenchmark)
     train, val, test, *_ = cvc.arrange({"all": pairs(CVC)}, root=Path("nowhere"), layout=layout_of(cvc, "original"))
-    sides = [
-        {
-            next(number for number, (first, last) in enumerate(SEQUENCES) if first <= int(pair.stem) <= last)
-            for pair in part
-        }
-        for part in (train, val, test["test"])
-    ]
+    sides = [{sequence_of(pair.stem) for pair in part} for part in (train, val, test["test"])]
     assert sum(map(len, sides)) == len(set().union(*sides)) == 29
-
-
-SAME_LESION = [
-    ("0000164", "0014795"), ("0000165", "0014788"), ("0000177", "0014657"), ("0000204", "0014748"),
-    ("0000206", "0014739"), ("0000222", "0014846"), ("0000223", "0014818"), ("0000225", "0014778"),
-    ("0000229", "0014771"), ("0000240", "0009998"), ("0000423", "0010571"), ("0012290", "0013594"),
-    ("0012672", "0012673"), ("0012756", "0013184"),
-]  # fmt: skip
-TESTED_TOO = [("0012970", "0012127"), ("0000171", "0015124"), ("0000157", "0014946"), ("0000215", "0015313")]
-"""(training, validation)"""
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_isic_lesions_are_never_on_two_sides(make: MakeBenchmark, seed: int) -> None:
     isic = make("isic2017", split_rule="val-as-test", split_seed=seed)
     assert isinstance(isic, FolderBenchmark)
-    numbers = [number for pair in SAME_LESION for number in pair] + [number for number, _ in TESTED_TOO]
+    numbers = [*SAME_LESION, *SAME_LESION.values(), *LESIONS_OF_VALIDATION]
     given = {
         "train": pairs([f"ISIC_{number}" for number in numbers]),
-        "val": pairs([f"ISIC_{number}" for _, number in TESTED_TOO]),
+        "val": pairs([f"ISIC_{number}" for number in LESIONS_OF_VALIDATION.values()]),
     }
     train, val, test, rule, *_ = isic.arrange(given, root=Path("nowhere"), layout=layout_of(isic, "original"))
     assert "4 training images of tested lesions left out" in rule
     assert len(train) + len(val) == 2 * len(SAME_LESION)
     for part in (train, val):
         stems = {pair.stem.removeprefix("ISIC_") for pair in part}
-        assert all((first in stems) is (second in stems) for first, second in SAME_LESION)
+        assert all((first in stems) is (second in stems) for first, second in SAME_LESION.items())
     assert len(test["test"]) == 4

@@ -19,20 +19,24 @@ from harness.datasets.preparing.unpacking import unpack
 from tests.datasets.conftest import quiet
 
 
-def zipped(path: Path, members: dict[str, bytes], *, links: dict[str, str] | None = None) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-        for name, target in (links or {}).items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(info, target)
-    return path
+def packed(path: Path, members: dict[str, bytes], *, links: dict[str, str] | None = None) -> Path:
+    """As zip or tar, compressed as the name says; links in a zip alone."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+            for name, target in (links or {}).items():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                archive.writestr(info, target)
+        return path
+    return tarred(path, {member(name): content for name, content in members.items()})
 
 
-def tarred(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for info, content in members:
+def tarred(path: Path, members: dict[tarfile.TarInfo, bytes]) -> Path:
+    mode: Any = f"w:{path.suffix.removeprefix('.').replace('tar', '')}"
+    with tarfile.open(path, mode) as archive:
+        for info, content in members.items():
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
@@ -40,8 +44,7 @@ def tarred(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
 
 def member(name: str, *, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type = kind
-    info.linkname = link
+    info.type, info.linkname = kind, link
     return info
 
 
@@ -54,7 +57,7 @@ def outside(tmp_path: Path) -> set[str]:
     ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "C:\\evil", "C:evil", "\\\\host\\share\\evil"],
 )
 def test_zip_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
-    archive = zipped(tmp_path / "a.zip", {"fine.txt": b"x", name: b"evil"})
+    archive = packed(tmp_path / "a.zip", {"fine.txt": b"x", name: b"evil"})
     before = outside(tmp_path)
     with pytest.raises(DatasetError, match="leads out of the folder"):
         unpack(archive, tmp_path / "target", progress=quiet)
@@ -63,21 +66,20 @@ def test_zip_members_that_lead_out_are_refused(tmp_path: Path, name: str) -> Non
 
 
 def test_folders_of_a_zip_may_end_with_a_backslash(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "a.zip", {"set\\": b"", "set\\images\\": b"", "set\\images\\a.png": b"x"})
+    archive = packed(tmp_path / "a.zip", {"set\\": b"", "set\\images\\": b"", "set\\images\\a.png": b"x"})
     assert unpack(archive, tmp_path / "target", progress=quiet) == 1
     assert (tmp_path / "target/set/images/a.png").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize(
-    "pack", [zipped, lambda path, content: tarred(path, [(member(n), c) for n, c in content.items()])]
-)
-def test_a_second_archive_may_repeat_a_readme_and_no_data(tmp_path: Path, pack: Any) -> None:
-    first = pack(tmp_path / "first", {"README.txt": b"one", "a/1.png": b"x", "train.csv": b"image"})
-    unpack(first, tmp_path / "target", progress=quiet)
-    unpack(pack(tmp_path / "second", {"README.txt": b"two", "a/2.png": b"y"}), tmp_path / "target", progress=quiet)
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_second_archive_may_repeat_a_readme_and_no_data(tmp_path: Path, kind: str) -> None:
+    first = packed(tmp_path / f"first.{kind}", {"README.txt": b"one", "a/1.png": b"x", "train.csv": b"image"})
+    second = packed(tmp_path / f"second.{kind}", {"README.txt": b"two", "a/2.png": b"y"})
+    for archive in (first, second):
+        unpack(archive, tmp_path / "target", progress=quiet)
     for name, content in (("a/2.png", b"yy"), ("a/2.png", b""), ("train.csv", b"label")):
-        other = pack(tmp_path / "other", {name: content})
-        with pytest.raises(DatasetError, match=f"other and .* both hold {Path(name).name}"):
+        other = packed(tmp_path / f"other.{kind}", {name: content})
+        with pytest.raises(DatasetError, match=f"other.* and .* both hold {Path(name).name}"):
             unpack(other, tmp_path / "target", progress=quiet)
     files = {path.name: path.read_bytes() for path in (tmp_path / "target").rglob("*") if path.is_file()}
     assert files == {"README.txt": b"one", "1.png": b"x", "2.png": b"y", "train.csv": b"image"}
@@ -88,7 +90,7 @@ def test_a_second_archive_may_repeat_a_readme_and_no_data(tmp_path: Path, pack: 
     [({}, {"images": "/etc"}, "a link or a device"), ({"a.txt": b"1", "A.txt": b"2"}, {}, "twice")],
 )
 def test_zip_links_and_names_twice_are_refused(tmp_path: Path, content, links, word) -> None:
-    archive = zipped(tmp_path / "a.zip", content, links=links)
+    archive = packed(tmp_path / "a.zip", content, links=links)
     with pytest.raises(DatasetError, match=word):
         unpack(archive, tmp_path / "target", progress=quiet)
 
@@ -106,7 +108,7 @@ def test_zip_links_and_names_twice_are_refused(tmp_path: Path, content, links, w
     ids=lambda info: f"{info.name}->{info.linkname}",
 )
 def test_tar_members_that_lead_out_links_and_devices_are_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
-    archive = tarred(tmp_path / "a.tar.gz", [(member("inside.txt"), b"x"), (info, b"")])
+    archive = tarred(tmp_path / "a.tar.gz", {member("inside.txt"): b"x", info: b""})
     before = outside(tmp_path)
     with pytest.raises(DatasetError, match=r"a\.tar\.gz"):
         unpack(archive, tmp_path / "target", progress=quiet)
@@ -114,7 +116,7 @@ def test_tar_members_that_lead_out_links_and_devices_are_refused(tmp_path: Path,
     assert not any(path.is_symlink() for path in (tmp_path / "target").rglob("*"))
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: str, monkeypatch) -> None:
     zeros = bytes(8 << 20)
     many = {f"{index}.txt": b"" for index in range(30)}
@@ -132,10 +134,7 @@ def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: s
         (small, {"free": 20_000}, "more than 18000 bytes, the limit"),
     ):
         limited(**limits)
-        if kind == "zip":
-            archive = zipped(tmp_path / "a.zip", content)
-        else:
-            archive = tarred(tmp_path / "a.tar.gz", [(member(name), data) for name, data in content.items()])
+        archive = packed(tmp_path / f"a.{kind}", content)
         with pytest.raises(DatasetError, match=words):
             unpack(archive, tmp_path / "target" / words.replace(" ", ""), progress=quiet)
         assert sum(path.stat().st_size for path in (tmp_path / "target").rglob("*") if path.is_file()) <= 1 << 20
@@ -144,7 +143,7 @@ def test_bombs_are_refused_by_ratio_by_size_and_by_count(tmp_path: Path, kind: s
 
 
 def test_zip_whose_header_lies_about_the_size_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "a.zip", {"zeros": bytes(4 << 20)})
+    archive = packed(tmp_path / "a.zip", {"zeros": bytes(4 << 20)})
     content = archive.read_bytes()
     size = (4 << 20).to_bytes(4, "little")
     assert content.count(size) == 2
@@ -154,7 +153,7 @@ def test_zip_whose_header_lies_about_the_size_is_refused(tmp_path: Path) -> None
 
 
 def test_protected_and_foreign_files_are_one_line(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "a.zip", {"a.txt": b"1" * 50})
+    archive = packed(tmp_path / "a.zip", {"a.txt": b"1" * 50})
     content = bytearray(archive.read_bytes())
     content[6] |= 1  # the local header's flag: encrypted
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -165,31 +164,6 @@ def test_protected_and_foreign_files_are_one_line(tmp_path: Path) -> None:
     other.write_bytes(b"Rar!\x1a\x07\x00" + bytes(100))
     with pytest.raises(DatasetError, match="neither zip nor tar"):
         unpack(other, tmp_path / "target", progress=quiet)
-
-
-def test_honest_archives_unpack(tmp_path: Path) -> None:
-    members = {"d/a b.txt": b"1", "d/é.txt": b"2" * 100_000}
-    assert unpack(zipped(tmp_path / "a.zip", members), tmp_path / "target" / "zip", progress=quiet) == 2
-    tar = tarred(
-        tmp_path / "a.tar.gz", [(member("d", kind=tarfile.DIRTYPE), b""), *((member(n), c) for n, c in members.items())]
-    )
-    assert unpack(tar, tmp_path / "target" / "tar", progress=quiet) == 2
-    for kind in ("zip", "tar"):
-        for name, content in members.items():
-            assert (tmp_path / "target" / kind / name).read_bytes() == content
-
-
-def packed(path: Path, members: dict[str, bytes]) -> Path:
-    """As zip or tar, compressed as the name says."""
-    if path.suffix == ".zip":
-        return zipped(path, members)
-    mode: Any = f"w:{path.suffix.removeprefix('.').replace('tar', '')}"
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def unpacked(archive: Path, target: Path) -> dict[str, bytes] | None:
@@ -206,7 +180,7 @@ def unpacked(archive: Path, target: Path) -> dict[str, bytes] | None:
 def test_damaged_archives_are_refused_or_harmless(tmp_path: Path, kind: str, damage: str) -> None:
     """Nothing comes out, or every file whole. A damaged list at a zip's end may make one empty, which no reader takes for an image."""
     random = np.random.default_rng(0)
-    members = {f"images/{index}.png": random.bytes(700 + index) + bytes(900) for index in range(6)}
+    members = {f"images/é {index}.png": random.bytes(700 + index) + bytes(900) for index in range(6)}
     whole = packed(tmp_path / f"whole.{kind}", members).read_bytes()
     assert unpacked(tmp_path / f"whole.{kind}", tmp_path / "whole") == members
     refused, broken = 0, tmp_path / f"broken.{kind}"

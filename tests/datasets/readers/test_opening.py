@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_several_jpegs_in_one_file_are_read_and_lossy(tmp_path: Path) -> None:
     assert read_binary(path).all()
 
 
-def test_folders_pipes_and_broken_links_are_one_line_and_no_hang(tmp_path: Path) -> None:
+def test_folders_pipes_broken_links_and_broken_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
@@ -74,6 +75,9 @@ def test_folders_pipes_and_broken_links_are_one_line_and_no_hang(tmp_path: Path)
     assert "is missing" in refused(tmp_path / "c.png")
     (tmp_path / "d.png").touch()
     assert "is empty" in refused(tmp_path / "d.png")
+    Image.fromarray(RNG.integers(0, 255, size=(64, 64, 3), dtype=np.uint8)).save(path := tmp_path / "e.png")
+    path.write_bytes(path.read_bytes()[:3000])
+    assert "is unreadable" in refused(path)
 
 
 def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
@@ -103,9 +107,6 @@ def save_grey16(path: Path, values: np.ndarray) -> Path:
 
 def save_rgb16(path: Path, values: np.ndarray) -> Path:
     """A PNG of 16-bit colours, which Pillow cannot write."""
-    import struct
-    import zlib
-
     height, width, _ = values.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -149,14 +150,6 @@ def test_sixteen_bits_are_scaled_and_eight_in_a_wider_file_stay_what_they_are(tm
     assert "end at 256" in refused(save_grey16(tmp_path / "b.png", np.array([[0, 256]])))
 
 
-@pytest.mark.parametrize(("level", "foreground"), [(32767, False), (32768, True), (65535, True)])
-def test_sixteen_bit_masks_are_split_at_half(tmp_path: Path, level: int, foreground: bool) -> None:
-    values = np.full((10, 10), 65535)
-    values[0, 0] = level
-    values[5:] = 0
-    assert bool(read_binary(save_grey16(tmp_path / "a.png", values))[0, 0]) is foreground
-
-
 @pytest.mark.parametrize(("level", "foreground"), [(127, False), (128, True), (129, True)])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_grey_masks_are_split_above_127(tmp_path: Path, level: int, foreground: bool, suffix: str) -> None:
@@ -170,13 +163,16 @@ def test_grey_masks_are_split_above_127(tmp_path: Path, level: int, foreground: 
     assert bool(read_binary(path)[204, 204]) is foreground
 
 
-@pytest.mark.parametrize(("level", "foreground"), [(253, False), (254, False), (255, True)])
-def test_quirk_takes_255_alone(tmp_path: Path, level: int, foreground: bool) -> None:
-    values = np.zeros((20, 20), np.uint8)
-    values[:10], values[0, 0] = 255, level
-    path = tmp_path / "a.png"
-    Image.fromarray(values).save(path)
-    assert bool(read_binary(path, only_255=True)[0, 0]) is foreground
+SPLIT: list[tuple[dict[str, bool], int, int]] = [({}, 65535, 32768), ({"only_255": True}, 255, 255)]
+
+
+@pytest.mark.parametrize(("options", "white", "lowest"), SPLIT)
+def test_sixteen_bit_masks_are_split_at_half_and_the_quirk_takes_255_alone(tmp_path, options, white, lowest) -> None:
+    levels = np.array([0, lowest - 1, lowest, white])
+    values = np.zeros((40, 40), np.uint16)
+    values[:20], values[0, :4] = white, levels
+    Image.fromarray(values.astype(np.uint8) if white == 255 else values).save(tmp_path / "a.png")
+    assert read_binary(tmp_path / "a.png", **options)[0, :4].tolist() == [0, 0, 1, 1]
 
 
 # --- real files

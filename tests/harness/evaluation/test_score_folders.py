@@ -132,14 +132,6 @@ def test_other_encodings_of_a_prediction_are_read(capsys, tmp_path, kind):
     assert values_of(capsys, both, ("mae", "iou")) == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_coloured_palette_is_foreground_and_not_a_dark_picture(capsys, tmp_path):
-    mask = blob(np.random.default_rng(1), 30, 30)
-    picture = Image.fromarray(mask)
-    picture.putpalette([0, 0, 0, 128, 0, 0])
-    both = placed(tmp_path, {"p/a.png": picture, "g/a.png": mask * np.uint8(255)})
-    assert values_of(capsys, both, ["iou"]) == {"iou": 1.0}
-
-
 def test_a_prediction_is_turned_upright_as_its_mask_is(capsys, tmp_path):
     white = blob(np.random.default_rng(1), 30, 20) * np.uint8(255)
     both = placed(tmp_path, {"p/a.png": white, "g/a.png": white})
@@ -149,19 +141,24 @@ def test_a_prediction_is_turned_upright_as_its_mask_is(capsys, tmp_path):
     assert values_of(capsys, both, ["iou"]) == {"iou": 1.0}
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.png"])
-def test_masks_are_read_as_those_of_a_data_set_are(capsys, tmp_path, name):
-    mask = blob(np.random.default_rng(1), 30, 30)
-    painted = mask[..., None] * np.array([128, 0, 0], np.uint8) if name == "a.png" else mask * np.uint8(255)
-    both = placed(tmp_path, {"p/a.png": mask * np.uint8(255), f"g/{name}": painted})
-    assert values_of(capsys, both, ["iou"]) == {"iou": 1.0}
+DISC = blob(np.random.default_rng(1), 30, 30)
+WHITE = DISC * np.uint8(255)
+LINE = np.eye(9, dtype=np.uint8)
+DARK_RED = Image.fromarray(DISC)
+DARK_RED.putpalette([0, 0, 0, 128, 0, 0])
+SCORED: dict[str, tuple[dict[str, Any], float]] = {
+    "a coloured palette is foreground, and not a dark picture": ({"p/a.png": DARK_RED, "g/a.png": WHITE}, 1.0),
+    "masks may be GIFs": ({"p/a.png": WHITE, "g/a.gif": WHITE}, 1.0),
+    "masks may be painted": ({"p/a.png": WHITE, "g/a.png": DISC[..., None] * np.array([128, 0, 0], np.uint8)}, 1.0),
+    "masks of 0 and 1 ignore 255": ({"p/a.png": LINE * 255, "g/a.png": np.concatenate([LINE[:3] * 0 + 255, LINE[3:]])}, 1.0),
+    "arrays may hold small probabilities": ({"p/a.npy": np.full((9, 9), 0.002, np.float32), "g/a.png": LINE * 255}, 0.0),
+}  # fmt: skip
 
 
-def test_masks_of_0_and_1_ignore_255_as_in_a_data_set(capsys, tmp_path):
-    mask = np.eye(9, dtype=np.uint8)
-    mask[:3] = 255
-    both = placed(tmp_path, {"p/a.png": np.eye(9, dtype=np.uint8) * np.uint8(255), "g/a.png": mask})
-    assert values_of(capsys, both, ["iou", "mae"]) == {"iou": 1.0, "mae": 0.0}
+@pytest.mark.parametrize("kind", SCORED)
+def test_files_are_read_as_those_of_a_data_set_are(capsys, tmp_path, kind):
+    files, iou = SCORED[kind]
+    assert values_of(capsys, placed(tmp_path, files), ["iou"]) == {"iou": iou}
 
 
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
@@ -202,11 +199,6 @@ def test_masks_of_two_encodings_are_refused_with_their_counts(capsys, tmp_path, 
         both = placed(tmp_path, {f"p/{number}.png": prediction, f"g/{number}.png": mask})
     code = main(["score", *map(str, both), "--num-classes", str(classes)])
     assert (code, words in capsys.readouterr().err) == (2 if words else 0, True)
-
-
-def test_arrays_of_small_probabilities_are_scored(capsys, tmp_path):
-    both = placed(tmp_path, {"p/a.npy": np.full((9, 9), 0.002, np.float32), "g/a.png": np.eye(9, dtype=np.uint8) * 255})
-    assert values_of(capsys, both, ["iou"]) == {"iou": 0.0}
 
 
 def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):

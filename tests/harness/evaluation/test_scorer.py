@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.evaluation.conventions import CLASSES, METRICS, SALIENCY, Conventions, higher_is_better
+from harness.evaluation.conventions import CLASSES, METRICS, Conventions, higher_is_better
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
@@ -177,46 +178,34 @@ def test_scores_do_not_depend_on_the_order_of_images():
     assert summaries[0] == summaries[1] == summaries[2]
 
 
-@pytest.mark.parametrize("overlap", ["per-image", "accumulated"])
-def test_merged_parts_equal_the_whole(overlap):
+def _of_classes(seed: int) -> list[tuple[str, NDArray[Any], NDArray[np.uint8]]]:
+    rng = np.random.default_rng(seed)
+    return [(str(n), *(rng.integers(0, 4, (20, 20)).astype(np.uint8) for _ in range(2))) for n in range(6)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["per-image", "accumulated", "classes"])
+def test_merged_parts_equal_the_whole(kind):
     """Easy + hard = all, and several processes = one; parts travel pickled."""
-    rules = Conventions(overlap=overlap)
-    pairs = list(random_pairs(20, seed=5))
-    whole, easy, hard = (SplitScorer(METRICS, conventions=rules) for _ in range(3))
+    if kind == "classes":
+        new, pairs = partial(SplitScorer, CLASSES, task="multiclass", num_classes=4), _of_classes(6)
+    else:
+        new = partial(SplitScorer, METRICS, conventions=Conventions(overlap=kind))
+        pairs = [(name, prediction / 255, mask) for name, prediction, mask in random_pairs(20, seed=5)]
+    whole, easy, hard = new(), new(), new()
     for index, (name, prediction, mask) in enumerate(pairs):
-        whole.insert(name, whole.measure(prediction / 255, mask))
-        part = easy if index % 3 else hard
-        part.insert(name, part.measure(prediction / 255, mask))
+        for scorer in (whole, easy if index % 3 else hard):
+            scorer.insert(name, scorer.measure(prediction, mask))
     easy.merge(pickle.loads(pickle.dumps(hard)))
     assert easy.summary() == whole.summary()
     assert easy.images() == whole.images()
+    with pytest.raises(ValueError, match="was scored already"):
+        easy.merge(hard)
 
 
-def test_multiclass_parts_merge_by_counts():
-    rng = np.random.default_rng(6)
-    whole, first, second = (SplitScorer(CLASSES, task="multiclass", num_classes=4) for _ in range(3))
-    for index in range(6):
-        labels, mask = (rng.integers(0, 4, (20, 20)).astype(np.uint8) for _ in range(2))
-        whole.insert(str(index), whole.measure(labels, mask))
-        part = (first, second)[index % 2]
-        part.insert(str(index), part.measure(labels, mask))
-    first.merge(second)
-    assert first.summary() == whole.summary()
-
-
-def test_merging_refuses_an_image_twice():
-    prediction, mask = example()
-    first, second = SplitScorer(["iou"]), SplitScorer(["iou"])
-    first.insert("a", first.measure(prediction, mask))
-    second.insert("a", second.measure(prediction, mask))
-    with pytest.raises(ValueError, match="'a' was scored already"):
-        first.merge(second)
-
-
-@pytest.mark.parametrize("metric", SALIENCY)
-def test_saliency_metrics_are_refused_for_multiclass(metric):
-    with pytest.raises(UsageError, match="binary masks"):
-        SplitScorer([metric], task="multiclass", num_classes=3)
+def test_metrics_of_binary_masks_are_refused_for_multiclass():
+    for metric in {*METRICS} - {*CLASSES}:
+        with pytest.raises(UsageError, match="binary masks"):
+            SplitScorer([metric], task="multiclass", num_classes=3)
 
 
 @pytest.mark.parametrize(
