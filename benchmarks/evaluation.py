@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import asdict
 
 import torch
 
@@ -80,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
         for name, model in peers.items():
             theirs[name].append(forward_passes(model))
     ratio = paired_ratio(scored, alone)
-    measured = {"shared": shared, "metrics": list(benchmark.metrics), "ratio": asdict(ratio)}
+    measured = {"shared": shared, "metrics": list(benchmark.metrics), "ratio": ratio._asdict()}
     seconds = {"forward": alone, "evaluation": scored, **{f"forward {name}": times for name, times in theirs.items()}}
     ratios = {name: paired_ratio(alone, times) for name, times in theirs.items()}
-    measured["peers"] = {name: asdict(peer) for name, peer in ratios.items()}
+    measured["peers"] = {name: peer._asdict() for name, peer in ratios.items()}
     save(options.json, options=options, measured={**measured, "seconds": seconds})
     print(f"metrics of {options.metrics}: {', '.join(benchmark.metrics)}; {shared or 'exclusive device'}")
     print(f"forward passes alone {statistics.median(alone):.2f} s, evaluation {statistics.median(scored):.2f} s")

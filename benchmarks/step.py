@@ -13,7 +13,6 @@ import contextlib
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -233,7 +232,7 @@ def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     pairs = [(name, second) for name in seconds for second in seconds if second.startswith(f"{name} ")]
     pairs += [("naslora", "lora")]
     return {
-        f"{first} / {second}": asdict(paired_ratio(seconds[first], seconds[second]))
+        f"{first} / {second}": paired_ratio(seconds[first], seconds[second])._asdict()
         for first, second in pairs
         if seconds.get(first) and seconds.get(second)
     }
