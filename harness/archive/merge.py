@@ -25,7 +25,7 @@ from harness.archive.measured import CostStore
 from harness.archive.parser import load_record
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.system.errors import UsageError, os_reason
+from harness.system.errors import UsageError, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.text import printable_line
 
@@ -104,14 +104,10 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     ours, theirs = RecordStore(destination), RecordStore(source)
     if not theirs.folder.is_dir():
         raise UsageError(f"{source} holds no records (there is no folder {theirs.folder})")
-    outcomes = []
-    try:
-        for path in theirs.files():
-            outcomes.append(_merge_record(path, ours))
+    with writing_to(f"the folder {destination}", then="; what is there is whole"):
+        outcomes = [_merge_record(path, ours) for path in theirs.files()]
         for path in sorted(CostStore(source).folder.glob("*.json")):
             outcomes.append(_merge_cost(path, CostStore(destination).folder / path.name))
-    except OSError as error:
-        raise UsageError(f"cannot write below {destination}: {os_reason(error)}; what is there is whole") from error
     left_out = [outcome for outcome in outcomes if outcome not in ("copied", "same")]
     return outcomes.count("copied"), outcomes.count("same"), left_out
 

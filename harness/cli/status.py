@@ -88,7 +88,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         seen = look_now()
         say_skipped(seen.problems)
-        print("".join(json.dumps(run_as_data(run)) + "\n" for run in seen.runs.values()), end="")
+        print(
+            "".join(
+                json.dumps({**asdict(run), "log": str(run.log) if run.log else None}) + "\n"
+                for run in seen.runs.values()
+            ),
+            end="",
+        )
         return 0
     in_words = failures if arguments.failed else overview
     clear = "\x1b[2J\x1b[H" if arguments.watch and sys.stdout.isatty() else ""
@@ -221,7 +227,3 @@ def print_log(seen: Survey, wanted: str) -> None:
         raise UsageError(f"run {run.key} has no log yet" + (f"; its job is {run.task}" if run.task else ""))
     with open(open_regular(run.log), encoding="utf-8", errors="replace") as lines:
         sys.stdout.writelines(map(printable, lines))
-
-
-def run_as_data(run: RunState) -> dict[str, object]:
-    return {**asdict(run), "log": str(run.log) if run.log else None}

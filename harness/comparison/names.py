@@ -57,10 +57,6 @@ def metric(name: str) -> Metric:
     return Metric(title=TITLES["metrics"].get(name, name), lower_is_better=name in TITLES["lower_is_better"])
 
 
-def backbone_title(name: str) -> str:
-    return str(TITLES["backbones"].get(name, name))
-
-
 def method_title(name: str) -> str:
     """The title of a method in tables; one that is not known here has its own name. One of peft's tuners (``peft/miss``) names the
     library where a method of this repository has the same name."""

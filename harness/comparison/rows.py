@@ -62,7 +62,7 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
         elif grid := grid_of(entry.method, entry.options, study.tune):
             here = _tuned(where(here, lambda run: "chosen" in run.tuning), study, grid)
         else:  # an option that a row names is not tuned, even where another study has tuned it
-            alone = where(here, partial(_changes_only, options=entry.options))
+            alone = here.loc[[run.changed.keys() <= entry.options.keys() for run in here["run"]]]
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
         parts += [here.assign(row=row, model=model) for row, of, model in study_lines(study) if of is entry]
     return pd.concat(parts, ignore_index=True)
@@ -122,10 +122,6 @@ def is_row(run: Run, options: Mapping[str, Any], free: Collection[str] = ()) -> 
         name in config and value == config[name] for name, value in plain_values(first_names(options)).items()
     )
     return has_them and run.changed.keys() <= {*options, *run.tuning.get("chosen", {}), *free}
-
-
-def _changes_only(run: Run, options: Mapping[str, Any]) -> bool:
-    return run.changed.keys() <= options.keys()
 
 
 def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:

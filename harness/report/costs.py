@@ -65,7 +65,11 @@ def _steps(sessions: Sequence[CostRecord]) -> Table:
     rows: list[list[Value]] = []
     for name, session, cost in measured:
         total = cost.step_seconds.get("total", [])
-        low, middle, high = _quartiles(total) if total else (None, None, None)
+        low, middle, high = (
+            statistics.quantiles(total * (1 + (len(total) == 1)), n=4, method="inclusive")
+            if total
+            else (None, None, None)
+        )
         step = Number(
             value=_ms(middle), low=_ms(low) if len(total) > 1 else None, high=_ms(high) if len(total) > 1 else None
         )
@@ -182,10 +186,6 @@ def _change(ratio: Ratio | None) -> Value:
         return None
     low, high = (None if bound is None else 100 * (bound - 1) for bound in (ratio.low, ratio.high))
     return Number(value=100 * (ratio.value - 1), form="+.1f", low=low, high=high)
-
-
-def _quartiles(seconds: Sequence[float]) -> list[float]:
-    return statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -206,7 +206,10 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
     for ax, (row, (names, histories, codes)) in zip(axes, rows.items(), strict=True):
         ax.axhline(1 / len(names), color=GREY, linewidth=0.7)
         for index, name in enumerate(names):
-            lines = [[_mean_share(epoch, index) for epoch in history if epoch] for history in histories]
+            lines = [
+                [statistics.fmean(shares[index] for shares in epoch.values()) for epoch in history if epoch]
+                for history in histories
+            ]
             mean = [statistics.fmean(at_epoch) for at_epoch in zip(*lines, strict=False)]
             ax.plot(
                 range(1, len(mean) + 1), mean, label=name.replace("_", " "), markevery=max(1, len(mean) // 6),
@@ -228,7 +231,3 @@ def _history(board: Leaderboard, record: Record) -> list[Shares]:
     except ValueError as error:
         say(f"left out of the figure of α: {error}")
         return []
-
-
-def _mean_share(shares: Shares, index: int) -> float:
-    return statistics.fmean(of_site[index] for of_site in shares.values())

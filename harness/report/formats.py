@@ -125,7 +125,7 @@ def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
     if style == "text":
         return as_text(page, width=width)
     if style == "csv":
-        return as_csv(page)
+        return "" if page.numbers is None else as_spreadsheet(page.numbers)
     if style == "json":
         return json.dumps(as_data(page)) + "\n"
     return as_latex(page) if style == "latex" else as_markdown(page)
@@ -177,11 +177,6 @@ def as_data(page: Page) -> dict[str, Any]:
     ]
     numbers = [] if page.numbers is None else json.loads(page.numbers.to_json(orient="records", double_precision=15))
     return {"title": page.title, "note": page.note, "tables": tables, "foot": list(page.foot), "numbers": numbers}
-
-
-def as_csv(page: Page) -> str:
-    """The page's numbers, a number a line."""
-    return "" if page.numbers is None else as_spreadsheet(page.numbers)
 
 
 def as_spreadsheet(numbers: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ Scores stand in the text alone. The Hub's files of evaluation results name a ben
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from harness import __version__
 from harness.archive.schema import Record, Run
@@ -31,57 +32,58 @@ def model_card(
         terms, source: of the benchmark's images.
         typed: the command that trained it, as it was typed; empty where it is not known.
     """
-    from huggingface_hub import ModelCardData
-
-    run = record.run
-    title = benchmark_title(run.benchmark, [run])
+    run, title = record.run, benchmark_title(record.run.benchmark, [record.run])
     scored = f"merged-{merge}" if f"merged-{merge}" in record.scores else "best"
     unscored = merge if scored == "best" and merge != "exact" else ""  # an exact merge does not change outputs
     tests = {name: scores for name, scores in record.scores.get(scored, {}).items() if name != "val"}
     names = {name for scores in tests.values() for name in scores}
     shown = shown_metrics(run.benchmark, [run], scored=names)
-    task = "image-classification" if run.rules.get("task") == "classification" else "image-segmentation"
     name_of_model = f"{run.label} on {title}" + (" (generated images)" if run.is_generated else "")
-    data = ModelCardData(
-        base_model=base,
-        license=licence or (None if run.checkpoint else "apache-2.0"),
-        datasets=[run.benchmark],
-        metrics=[name for name in shown if name in names] or None,
-        pipeline_tag=task,
-        tags=["sam-peft-harness", run.method, run.backbone.replace("/", "-")],
-        model_name=name_of_model,
-    )
+    metadata = {
+        "base_model": base,
+        "license": licence or (None if run.checkpoint else "apache-2.0"),
+        "metrics": [name for name in shown if name in names] or None,
+        "model_name": name_of_model,
+    }
     state = "last checkpoint" if run.rules.get("select") == "last" else "best checkpoint on validation"
+    data = "The images are generated." if run.is_generated else f"The data: {terms}. {source * (terms != 'your own')}"
     unknown = "The licence is that of the weights which the run started from. " if run.checkpoint else ""
+    lines = [
+        f"---\n{_metadata(run, metadata)}\n---",
+        f"# {name_of_model}",
+        f"{form[0].upper()}{form[1:]}, written by sam-peft-harness {__version__}.",
+        *([DEMO] if run.is_generated else []),
+        _facts(record, title, base or run.backbone),
+        "## Use\n" + _input(run, several="miou" in names) + "\n```python\n" + usage + "\n```",
+        "## Scores\n" + _scores(tests, shown, scored, unscored=unscored, state=state),
+        "## The command that trains it\n```\n" + command_of([record]) + "\n```",
+        *([f"It was typed as\n```\n{typed}\n```"] if typed else []),
+        "## Terms\n" + (f"The published weights are under {licence}. " if licence else unknown) + data,
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _metadata(run: Run, more: Mapping[str, Any]) -> str:
+    """The YAML that the Hub reads."""
+    from huggingface_hub import ModelCardData
+
+    task = "image-classification" if run.rules.get("task") == "classification" else "image-segmentation"
+    tags = ["sam-peft-harness", run.method, run.backbone.replace("/", "-")]
+    return str(ModelCardData(**more, datasets=[run.benchmark], pipeline_tag=task, tags=tags).to_yaml())
+
+
+def _facts(record: Record, title: str, base: str) -> str:
+    run, trained = record.run, record.parameters.get("trainable")
     start = f"weights `{run.checkpoint}`" if run.checkpoint else "random weights"
-    trained = record.parameters.get("trainable")
     images = ", ".join(f"{count} {name}" for name, count in {**record.counts, **record.limits}.items())
     facts = {
-        "Base model": f"{base or run.backbone}, backbone `{run.backbone}`, from {start}",
+        "Base model": f"{base}, backbone `{run.backbone}`, from {start}",
         "Method": f"`{run.label}`" + (f", {trained:,} trained parameters" if trained else ""),
         "Data set": f"{title}{', generated' * run.is_generated}; images: {images or 'not recorded'}; split: {run.split_rule}",
         "Protocol": f"`{run.protocol}`, hash `{run.protocol_hash}`, {run.rules.get('image_size')} px, seed {run.seed}",
         "Record": f"`{record.key}`, made {record.finished or 'at a time that is not recorded'}",
     }
-    lines = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# {name_of_model}",
-        f"{form[0].upper()}{form[1:]}, written by sam-peft-harness {__version__}.",
-        *([DEMO] if run.is_generated else []),
-        "\n".join(f"- **{name}**: {text}" for name, text in facts.items()),
-        "## Use\n" + _input(run, several="miou" in names) + "\n```python\n" + usage + "\n```",
-        "## Scores\n" + _scores(tests, shown, scored, unscored=unscored, state=state),
-        "## The command that trains it\n```\n" + command_of([record]) + "\n```",
-        *([f"It was typed as\n```\n{typed}\n```"] if typed else []),
-        "## Terms\n"
-        + (f"The published weights are under {licence}. " if licence else unknown)
-        + (
-            "The images are generated."
-            if run.is_generated
-            else f"The data: {terms}. {'' if terms == 'your own' else source}"
-        ),
-    ]
-    return "\n\n".join(lines) + "\n"
+    return "\n".join(f"- **{name}**: {text}" for name, text in facts.items())
 
 
 def _input(run: Run, *, several: bool) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.archive.archive import Archive, Joined, frame_of_plan
-from harness.archive.schema import Record, Run
+from harness.archive.schema import Run
 from harness.comparison.papers import Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.submission import rows_of, with_own_rows
 from harness.comparison.tables import grids, has_rules_of
+from harness.report.costs import cost_page
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.leaderboard import leaderboard_page
 from harness.report.scores import score_page
 from harness.studies import Row, Study, load_study, study_names
-from harness.system.errors import UsageError, did_you_mean, os_reason
+from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
 
@@ -62,8 +63,13 @@ def pages_below(
     """
     if study is not None and study.table.kind == "cost":
         return Pages(content={study.name: partial(page_of_study, archive, study)}, skipped=archive.cost_problems)
-    require_records(archive)
-    _require_held(metrics, archive.records)
+    if not archive.store.folder.is_dir():
+        raise UsageError(
+            f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
+        )
+    held = {metric for record in archive.records for _, _, metric, _ in record.each_score()} if metrics else set()
+    for name in (name for name in metrics if name not in held):
+        raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
     if study is not None and isinstance(archive, Joined):
         study = with_own_rows(study, archive)
     if study is not None:
@@ -78,21 +84,6 @@ def pages_below(
     return Pages(content=makers, skipped={**archive.problems, **archive.cost_problems})
 
 
-def require_records(archive: Archive) -> None:
-    """Raises UsageError if there is no folder of records."""
-    if not archive.store.folder.is_dir():
-        raise UsageError(
-            f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
-        )
-
-
-def _require_held(metrics: Sequence[str], records: Iterable[Record]) -> None:
-    held = {metric for record in records for _, _, metric, _ in record.each_score()} if metrics else set()
-    for name in metrics:
-        if name not in held:
-            raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
-
-
 def page_of_study(
     archive: Archive,
     study: Study,
@@ -103,8 +94,6 @@ def page_of_study(
 ) -> Page:
     """The page of the kind that a study asks for; ``runs``, ``metrics`` and ``details`` as in `harness.report.scores.score_page`."""
     if study.table.kind == "cost":
-        from harness.report.costs import cost_page
-
         return replace(cost_page(archive.costs, title=study.title, details=details), numbers=archive.frame("costs"))
     if study.table.kind == "leaderboard" and baseline_of(study):
         tables = grids(archive, study=study, runs=runs, metrics=metrics)
@@ -156,16 +145,7 @@ def finished_table(
     if planned and not any(has_rules_of(run, planned) for run in runs):
         planned = None  # a page of the study would not show runs under other rules
     of_study = pages_below(archive, study=planned).files(results) if planned else {}
-    write_files({**pages.files(results), **of_study})
+    for path, page_text in {**pages.files(results), **of_study}.items():
+        with writing_to(f"table {path}", then="; regenerate it with sam-peft tables"):
+            write_atomically(path, page_text)
     return text, results / "tables" / f"{planned.name if planned else runs[0].protocol}{SUFFIX['markdown']}"
-
-
-def write_files(files: Mapping[Path, str]) -> None:
-    """Write the pages below ``results/tables``. Raises UsageError: one of them cannot be written."""
-    for path, text in files.items():
-        try:
-            write_atomically(path, text)
-        except OSError as error:
-            raise UsageError(
-                f"table {path} could not be written: {os_reason(error)}; regenerate it with sam-peft tables"
-            ) from error

@@ -222,20 +222,18 @@ def compared_in_terminal(first: Record, second: Record, *, width: int) -> str:
     column = max(width // 3 - 2, 1)  # three of them and the gaps between fit
     lines += ["", *(fitted(table, width=width, text_width=column) if rows else ["no difference but in their numbers"])]
     for name, heading, form in (("scores", "scores (%)", ".2f"), ("cost", "cost", ".4g")):
-        numbers: list[list[Value]] = [
-            [key, *(Number(value=value, form=form) for value in pair), Number(value=_minus(pair), form=f"+{form}")]
-            for key, pair in content[name].items()
-        ]
+        numbers: list[list[Value]] = []
+        for key, pair in content[name].items():
+            change = None if None in pair else pair[1] - pair[0]
+            numbers.append(
+                [key, *(Number(value=value, form=form) for value in pair), Number(value=change, form=f"+{form}")]
+            )
         if numbers:
             lines += [
                 "",
                 *fitted(Table(heading="", columns=heads(heading, "A", "B", "B − A"), rows=numbers), width=width),
             ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def _minus(pair: Pair) -> float | None:
-    return None if None in pair else pair[1] - pair[0]
 
 
 def command_of(records: Iterable[Record]) -> str:

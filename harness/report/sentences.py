@@ -8,7 +8,7 @@ from typing import Any
 from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Column, Grid
 from harness.comparison.leaderboard import Leaderboard
-from harness.comparison.names import UNTUNED, backbone_title
+from harness.comparison.names import TITLES, UNTUNED
 from harness.system.text import counted
 
 
@@ -57,7 +57,8 @@ def setting(board: Leaderboard, benchmark: str = "") -> str:
     shared = {name: values[0] for name, values in facts.items() if len(set(values)) == 1 and values[0]}
     seeds = len({record.run.seed for record in records})
     words = [f"{number:,.0f} {name}" for name, number in shared.items()]
-    return ", ".join([backbone_title(board.grid.backbone), *words, f"{seeds} seed{'s' * (seeds > 1)}"])
+    backbone = str(TITLES["backbones"].get(board.grid.backbone, board.grid.backbone))
+    return ", ".join([backbone, *words, f"{seeds} seed{'s' * (seeds > 1)}"])
 
 
 def enumerated(names: Sequence[str], *, most: int = 6) -> str:
