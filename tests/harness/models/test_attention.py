@@ -80,8 +80,8 @@ def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype, mon
             if dtype == torch.bfloat16:
                 assert (got.float() - want).norm() / want.norm() < 0.03
             else:
-                near = {"atol": 1e-12, "rtol": 1e-10} if dtype == torch.float64 else {"atol": 1e-5, "rtol": 1e-4}
-                torch.testing.assert_close(got, want, **near)
+                atol, rtol = (1e-12, 1e-10) if dtype == torch.float64 else (1e-5, 1e-4)
+                torch.testing.assert_close(got, want, atol=atol, rtol=rtol)
 
 
 @pytest.mark.parametrize("window", [0, 3, 4, 14])

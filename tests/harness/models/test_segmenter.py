@@ -89,7 +89,7 @@ def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: boo
     torch.testing.assert_close(segmenter.decode(embedding).masks, segmenter(images).masks)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "tiny_sam2", "tiny_sam3"])
 def test_activation_checkpointing_changes_no_gradient(name: str) -> None:
     gradients = []
     for recompute in (False, True):
