@@ -60,7 +60,7 @@ def parser() -> CommandParser:
     form.add_argument(
         "--peft",
         action="store_true",
-        help="write an adapter of Hugging Face's PEFT: low-rank methods, and cells with --merge calibrated",
+        help="write an adapter for Hugging Face's PEFT: of low-rank methods, and of cells with --merge calibrated",
     )
     form.add_argument(
         "--onnx",
@@ -124,7 +124,7 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
     """Write a whole SAM from an adapter that was trained elsewhere."""
     if arguments.run is not None or form != "sam" or arguments.merge:
         raise UsageError(
-            "--adopt writes a whole SAM checkpoint of an adapter and of --checkpoint, and takes neither --run nor a form"
+            "--adopt writes a whole SAM checkpoint from an adapter and --checkpoint; leave out --run, --merge and other forms"
         )
     if arguments.out.suffix != ".safetensors":
         raise UsageError(f"--out {arguments.out}: --adopt writes .safetensors")

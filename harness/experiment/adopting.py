@@ -157,7 +157,7 @@ def _adapted(plain: nn.Module, config: Callable[[], Any], tensors: Mapping[str, 
 
 
 def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
-    """Refuse a configuration with which the file does not say what the adapter does, or that keeps a pattern matching for ever.
+    """Refuse a configuration with which the file does not say what the adapter does, or a pattern that could take for ever to match.
 
     Raises:
         UsageError: a number that is not finite, a start that changed the trained weights, or a pattern with repeats inside repeats.
@@ -174,7 +174,7 @@ def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
                 raise UsageError(f"{folder} has {name}={leaf}, which is not a usable number")
             if isinstance(leaf, str) and backtracks(leaf):
                 raise UsageError(
-                    f"{folder} has the pattern {shortened(leaf)!r} in {name}, whose repeats could match for ever"
+                    f"{folder} has the pattern {shortened(leaf)!r} in {name}, which could take for ever to match"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a record says of a run besides its numbers: machine, device, code, the end, the reason of a failure, and seconds by stage."""
+"""What a record says of a run besides its numbers: machine, device, code, end, the reason for a failure, and seconds by stage."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Stages:
             self._enter(before)
 
     def cost(self) -> dict[str, float]:
-        """``stage_NAME_s`` of every stage, in this start of the run alone."""
+        """``stage_NAME_s`` of every stage, in this attempt alone."""
         self._enter(self._now)
         return {f"stage_{name}_s": seconds for name, seconds in self._seconds.items()}
 

@@ -69,7 +69,7 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
     Args:
         graph: what to write, on the CPU.
         out: the file; weights beyond `LARGEST` are in ``<name>.data``.
-        images: (B, 3, S, S) normalised, on which onnxruntime must agree; of one alone its mirror image is the second.
+        images: (B, 3, S, S) normalised, on which onnxruntime must agree; a single one is joined by its mirror image.
         metadata: name -> text, stored in the file.
 
     Returns:
@@ -103,7 +103,7 @@ def _trace(graph: Graph, images: Tensor, file: Path) -> None:
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["masks", "probabilities"]}
     axes = {name: {0: "batch"} for name in ("images", "masks", "probabilities")}
     with warnings.catch_warnings(), _without_output():
-        # Tracing warns of sizes that become constants, as they shall; and torch's other exporter wants a package more.
+        # Tracing warns of sizes that become constants, as intended; torch's other exporter needs one more package.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(

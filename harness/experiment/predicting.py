@@ -1,7 +1,7 @@
-"""Masks or labels of a user's images by a trained model, or by a published SAM that boxes and points show the objects. Read
+"""Masks or labels of a user's images by a trained model, or by a published SAM with boxes and points. Read
 `Prediction.run` downwards.
 
-By a run an image is treated as a test image is: upright RGB, bicubic to the network's square input, scores resized bilinear to the
+A run's model gets an image as it got test images: upright RGB, bicubic to the network's square input, scores resized bilinear to the
 image's own size. So a mask's scores are those of the run's record, if that was scored at the images' own size. A published SAM sees it
 as its authors' predictor does (`harness.experiment.framing`).
 """
@@ -168,7 +168,7 @@ class Prediction:
             return
         if self.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
             raise UsageError(
-                f"boxes and points are for SAM's decoder and one foreground, and run {run.key} has another"
+                f"boxes and points are for SAM's decoder and one foreground, which run {run.key} does not have"
             )
         if trained_with == "none" and not self.trained.published:
             say(f"run {run.key} was trained without prompts; it may follow them less than the SAM that it started from")

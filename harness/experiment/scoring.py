@@ -84,7 +84,7 @@ class Scoring:
 
     @cached_property
     def num_classes(self) -> int:
-        """Of the model. Quirk 7: released code counts the classes in the training masks."""
+        """Classes of the model. Quirk 7: released code counts the classes in the training masks."""
         benchmark, train = self._data.benchmark, self._data.train
         if benchmark.task == "multiclass" and self._rules.quirks.class_count == "released":
             masks = (train.mask_input(index) for index in range(len(train)))

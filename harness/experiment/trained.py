@@ -37,8 +37,8 @@ METADATA = "sam-peft-harness"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A run and what it trained. ``state``: the method's own and the trained tensors of the best checkpoint. ``published``: it is no run
-    but the weights that its authors published, and takes images as their predictor does."""
+    """A run and what it trained. ``state``: the method's own and the trained tensors of the best checkpoint. ``published``: it is not a
+    run but the weights that its authors published, and takes images as their predictor does."""
 
     run: Run
     state: Mapping[str, Tensor]
@@ -147,10 +147,10 @@ def adapter(file: Path) -> Trained:
 
 
 def _require_known(run: Run) -> None:
-    """Raises UsageError: the run's method is of a plug-in that is not loaded, or of an older version."""
+    """Raises UsageError: the run's method belongs to a plug-in that is not loaded, or to an older version."""
     if run.method in ALIASES:
         raise UsageError(
-            f"run {run.key} is of version 0.2's own {run.method}, which is now {ALIASES[run.method]}; load it with that version"
+            f"run {run.key} used version 0.2's own {run.method}, which is now {ALIASES[run.method]}; load it with that version"
         )
     if not METHODS.is_fixed(run.method) and canonical_spelling(run.method) not in METHODS.names():
         raise UsageError(

@@ -33,7 +33,7 @@ class RelativeAttention(nn.Module):
             segment_anything does.
         fused: never build the score matrix; False builds it as segment_anything does.
 
-    ``kind`` says which of `KERNELS` it goes through; ``auto`` are chunks on a CPU and `widened_attention` elsewhere.
+    ``kind`` names one of `KERNELS`; ``auto`` means chunks on a CPU and `widened_attention` elsewhere.
     """
 
     def __init__(self, *, dim: int, heads: int, side: int, fused: bool) -> None:
@@ -78,7 +78,7 @@ class RelativeAttention(nn.Module):
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B', h, w, 3C) to three of (B', heads, h·w, C/heads)."""
-        batch = qkv.shape[0]  # len() is a constant to who traces
+        batch = qkv.shape[0]  # len() would be a constant when traced
         q, k, v = (
             qkv.reshape(batch, -1, 3, self.num_heads, qkv.shape[-1] // (3 * self.num_heads))
             .permute(2, 0, 3, 1, 4)
@@ -134,7 +134,7 @@ def _by_distance(table: Tensor, size: int) -> Tensor:
 
 
 def _positions(height: int, width: int, *, like: Tensor) -> Tensor:
-    """(M, h + w): for each of M keys, its row and its column as one-hot vectors; prefix tokens are in none."""
+    """(M, h + w): for each of M keys, its row and its column as one-hot vectors; prefix tokens have none."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device).repeat_interleave(width, dim=0)
     columns = torch.eye(width, dtype=like.dtype, device=like.device).repeat(height, 1)
     return pad(torch.cat([rows, columns], dim=1), (0, 0, 0, like.shape[2] - height * width))

@@ -85,7 +85,7 @@ def best(measured: Mapping[str, tuple[float, float] | None], *, blocks: int, roo
     backward pass.
 
     Args:
-        measured: kind -> seconds, and bytes kept, of one block; None where it found no memory.
+        measured: kind -> seconds, and bytes kept, of one block; None where memory ran out.
         blocks: how many blocks keep as much.
     """
     ran = {kind: numbers for kind, numbers in measured.items() if numbers is not None}
@@ -113,14 +113,14 @@ def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> di
 
 
 def _key(gpu: str, blocks: int, size: Size, precision: str) -> str:
-    """Of a choice on disk: the rules by which it was made, too."""
+    """The name of a choice on disk, which includes the rules by which it was made."""
     rules = f"no cuDNN, autocast, {GAIN} of widened, {MORE_MEMORY} of memory"
     return f"{gpu} | torch {torch.__version__} | {precision} | {size} x {blocks} | {rules}"
 
 
 def _measured(kind: str, size: Size, half: torch.dtype | None, device: torch.device) -> tuple[float, float] | None:
     """Median seconds of forward and backward of one block's attention under a run's autocast, and the bytes that it keeps in between;
-    None where there is no room."""
+    None where memory runs out."""
     maps, heads, span, width = size
     shapes = [(maps, heads, span**2, width)] * 3 + [(maps, heads, span**2, span)] * 2
     seconds, kept = [], 0.0

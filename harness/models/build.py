@@ -3,7 +3,7 @@
 Random parts follow from ``head_seed`` alone, and torch's global generator is left as it is: for one seed every method
 starts from the same segmenter.
 
-timm and what is built of it are imported where a backbone or a decoder needs them: that takes as long as a tenth of torch.
+timm and what is built on it are imported only where a backbone or a decoder needs them, which takes a tenth as long as torch.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _sam_parts(
     read: _Reader = read_tensors,
     **way: bool,
 ) -> _Parts:
-    """Without a checkpoint of random weights; ``way``: how the encoder computes."""
+    """Random weights where there is no checkpoint; ``way``: how the encoder computes."""
     kind = _encoder_class(shape)
     plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
@@ -178,7 +178,7 @@ def _sam_parts(
 
 
 def _encoder_class(shape: BackboneShape) -> type[BlockEncoder]:
-    """Raises UsageError: it is SAM 3's, and transformers has none."""
+    """Raises UsageError: it is SAM 3's, which this transformers lacks."""
     if not shape.upscaled:
         return TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
     try:
@@ -197,7 +197,7 @@ def _neckless_parts(
     read: _Reader = read_tensors,
     **way: bool,
 ) -> _Parts:
-    """As `_sam_parts`, of a ViT of timm."""
+    """As `_sam_parts`, for a ViT of timm."""
     from harness.models.timm_encoder import TimmEncoder, create_vit, fitted
 
     with seeded(seed):

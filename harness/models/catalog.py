@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def backbone(name: str) -> Backbone:
-    """The entry of ``name`` (hyphens and underscores, any case, are alike). Raises UsageError: unknown, with the nearest name;
+    """The entry of ``name`` (in any case, with hyphens or underscores). Raises UsageError: unknown, with the nearest name;
     or a timm model that is not a plain ViT."""
     plain = name.strip().lower().replace("-", "_")
     if plain in KNOWN:
@@ -42,7 +42,7 @@ SAM3_NEEDS = "SAM 3 is built of transformers' own modules, from release 5.0 on: 
 
 
 def require_stands(decoder: Decoder, name: str) -> None:
-    """Raises UsageError: the decoder does not work on the backbone ``name``, or the backbone needs a library that is not here."""
+    """Raises UsageError: the decoder does not work on the backbone ``name``, or the backbone needs a library that is not installed."""
     entry = backbone(name)
     if entry.shape.upscaled and find_spec("transformers") is None:
         raise UsageError(SAM3_NEEDS)
@@ -83,7 +83,7 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
 def decoder_parameters(
     name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
 ) -> int:
-    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck after an encoder without; or of
+    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck where the encoder has none; or of
     Segmenter's decoder or of a classifier, which have neither.
 
     Args:

@@ -40,7 +40,7 @@ FAMILIES = (
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str:
-    """What model a state dictionary is of, in words, as far as names and shapes show: family, size, and which parts of a SAM it lacks."""
+    """The model of a state dictionary, as far as names and shapes tell: family, size, and which parts of a SAM it lacks."""
     words = next(
         (family for name, family in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model"
     )
@@ -83,7 +83,7 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as content:
             return {name: empty(content.get_slice(name)) for name in content.keys()}  # noqa: SIM118 - no mapping
 
-    # What is no archive (torch.save before 1.6) cannot be mapped; what is none at all is refused either way.
+    # A file of torch.save before 1.6 is not an archive and cannot be mapped; anything else that is not one is refused either way.
     mapped = partial(
         torch.load, map_location="cpu", weights_only=True, mmap=path.is_file() and zipfile.is_zipfile(path)
     )
@@ -116,7 +116,7 @@ def _read(
     entries = content.items() if isinstance(content, dict) else ()
     if not entries or not all(isinstance(name, str) and _is_plain(value) for name, value in entries):
         raise UsageError(
-            f"checkpoint {path} holds no dictionary of plain tensors; save a model's state_dict, not quantised or sparse"
+            f"checkpoint {path} does not hold a dictionary of plain tensors; save a model's state_dict, not quantised or sparse"
         )
     return content
 

@@ -115,7 +115,7 @@ def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
 
 
 def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
-    """Bytes at 16 bit that one image's decoder keeps for backward: a block as Korthikanti et al. (2205.05198, 34 bytes a
+    """Bytes, at 16 bits a number, that one image's decoder keeps for backward: a block as Korthikanti et al. (2205.05198, 34 bytes a
     token and channel) with the attention map that its dropout needs (5 bytes an entry and head)."""
     if decoder in _ONE_LAYER:
         return 2.0 * tokens * dim
@@ -167,7 +167,7 @@ def mask2former_flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 204
 
 
 def _mask2former_activations(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: int = 8) -> float:
-    """Bytes that one image's decoder keeps for backward, rough: it computes in fp32 whatever the precision around it."""
+    """About how many bytes one image's decoder keeps for backward; it computes in fp32 whatever the precision around it."""
     fine, scales = 16 * tokens, 5.25 * tokens
     layer = scales * (10 * width + mlp + 3 * heads * LEVELS * POINTS + 4 * LEVELS * POINTS * width)
     attended = DECODER_LAYERS * (2 * scales / LEVELS * width + 4 * heads * QUERIES * scales / LEVELS)

@@ -1,7 +1,7 @@
-"""Decoders on a plain ViT's patch tokens: Segmenter's (Strudel et al. 2105.05633), one logit map a class; a classifier; and Mask2Former
+"""Decoders on a plain ViT's patch tokens: Segmenter's (Strudel et al. 2105.05633), one logit map per class; a classifier; and Mask2Former
 (Cheng et al. 2112.01527).
 
-Segmenter's blocks are timm's, which it took over; names are its own, so that its checkpoints' ``decoder.*`` load strictly. Of Mask2Former
+Segmenter's blocks are timm's, which it took over; names are its own, so that its checkpoints' ``decoder.*`` load strictly. Mask2Former's
 pixel decoder, masked-attention decoder and heads are transformers' modules with their names and their initialisation. Deviations: the
 ViT's last map as a pyramid (ViTDet, Li et al. 2203.16527) in place of its Swin backbone; fp32 under autocast, since sampling mixes
 precisions.
@@ -149,7 +149,7 @@ class TokenPyramid(nn.Module):
 
 
 class _Maps(nn.Module):
-    """A backbone as transformers' pixel-level module calls one; its input are features already."""
+    """A backbone as transformers' pixel-level module calls one; its input is features already."""
 
     def __init__(self, pyramid: TokenPyramid) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class Mask2FormerDecoder(nn.Module):
         self.model.model.pixel_level_module.decoder = pixels
 
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of masks (B, 100, 4h, 4w) and classes (B, 100, C + 1); without gradient the last layer's alone."""
+        """Pairs of masks (B, 100, 4h, 4w) and classes (B, 100, C + 1); in evaluation the last layer's alone."""
         with full_precision(features.device):
             output = self.model(pixel_values=widened(features), output_auxiliary_logits=self.training)
         pairs = [(output.masks_queries_logits, output.class_queries_logits)]

@@ -23,7 +23,7 @@ def fingerprint(path: Path) -> str:
     """``sha256-`` and 64 hex digits of the whole file, the same in every folder. The file is read once (`file_hashes`).
 
     Raises:
-        UsageError: the file cannot be read, is none, or changes while it is read.
+        UsageError: it cannot be read, is not a file, or changes while it is read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -55,7 +55,7 @@ def known_to_fit(digest: str, backbone: str) -> bool:
 
 
 def remember_fit(digest: str, backbone: str) -> None:
-    """Remember that the file of this fingerprint fits a backbone, so that not every plan imports torch to see it."""
+    """Remember that the file of this fingerprint fits a backbone, so that later plans need not import torch to see it."""
     if (mark := _mark(digest, backbone)) is not None:
         with contextlib.suppress(OSError):
             write_atomically(mark, f"{digest} {backbone}\n")

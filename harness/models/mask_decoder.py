@@ -94,7 +94,7 @@ class BatchedMaskDecoder(nn.Module):
         return [embedding]
 
     def leading_tokens(self) -> list[Tensor]:
-        """What stands in front of the mask tokens, (1, D) each."""
+        """The tokens in front of the mask tokens, (1, D) each."""
         return [self.iou_token.weight]
 
     def upscaled(self, image: Tensor, finer: Sequence[Tensor]) -> Tensor:

@@ -61,7 +61,7 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """The complete segmenter under segment_anything's names: it loads strictly into `plain_sam` at the segmenter's image size.
 
-    MobileSAM and SAM 2 have the names of their own code and load into its modules (of SAM 2 without the memory); SAM 3 those of the Hub's
+    MobileSAM and SAM 2 have the names of their own code and load into its modules (SAM 2 without its memory); SAM 3 has those of the Hub's
     ``facebook/sam3``, which `Sam3TrackerModel` of transformers loads.
 
     Raises:

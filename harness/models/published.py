@@ -38,7 +38,7 @@ def is_word(path: Path) -> bool:
 
 
 def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
-    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never taken apart at
+    """``["vit_h=FILE"]`` as ``{"vit_h": FILE}``; without a backbone the key is "", and a file that exists is never split at
     its ``=``. Raises UsageError: the part before ``=`` is not a backbone."""
     paths: dict[str, Path] = {}
     for item in items:
@@ -54,7 +54,7 @@ def checkpoint_paths(items: Iterable[str]) -> dict[str, Path]:
 
 
 def require_checkpoint_file(path: Path | None) -> None:
-    """Refuse a path of no file, before torch is loaded to read it. Raises UsageError: there is none."""
+    """Refuse a path that is not a file, before torch is loaded to read it. Raises UsageError."""
     if path is not None and not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(
@@ -94,7 +94,7 @@ def published_file(name: str) -> Path:
             "and give it with --checkpoint FILE"
         )
     if not hub and address is None:
-        raise UsageError(f"no published weights of {name} are known here; give their file with --checkpoint FILE")
+        raise UsageError(f"there are no published weights of {name}; give a file with --checkpoint FILE")
     say(f"published weights of {name}: {where} (downloaded once)")
     try:
         if hub:

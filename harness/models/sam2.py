@@ -2,8 +2,8 @@
 
 Written from the published structure. Names are segment_anything's where both have the part; `SAM2Encoder.published` and
 `published_name` give those of Meta's checkpoints, whose memory is left out (`is_memory`). As in Meta's image predictor the
-embedding that stands for "no memory" is added to the image's, and no prompt is no token. Deviation: the predictor falls back to
-mask tokens 1-3 where it finds token 0's mask unstable; here token 0 gives the mask, as for every other backbone.
+embedding that stands for "no memory" is added to the image's, and without a prompt there is no token. Deviation: the predictor
+falls back to mask tokens 1-3 where it finds token 0's mask unstable; here token 0 gives the mask, as for every other backbone.
 """
 
 from __future__ import annotations

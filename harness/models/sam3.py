@@ -3,7 +3,8 @@
 The trunk's modules are transformers' own and compute as they do. What methods need is added: q, k and v as one linear layer, tokens as
 maps, a block by its halves, and further tokens to attend to. Left out are SAM 3's detector, its text encoder, its memory, and the fourth
 map of its neck, which its tracker does not read. As in Meta's image predictor the embedding that stands for "no memory" is added to the
-image's (`Sam3TrackerModel` of transformers adds it to that fourth map where ``scale_factors`` names four), and no prompt is no token.
+image's (`Sam3TrackerModel` of transformers adds it to that fourth map where ``scale_factors`` names four), and without a prompt there is
+no token.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SCALES = [4.0, 2.0, 1.0]
 
 
 class Third(nn.Module):
-    """Of q, k and v side by side, (…, 3 C), one: (…, C). It stands where transformers has a linear layer for each.
+    """One of q, k and v, (…, C), out of all three side by side, (…, 3 C). It takes the place of transformers' linear layer for that one.
 
     Args:
         index: 0, 1 or 2.
@@ -87,7 +88,7 @@ class FusedAttention(Sam3ViTRoPEAttention):
             prefix: (B' or 1, n, C) further tokens, already normed and without a position, that are attended to and give no output.
 
         Returns:
-            (B', h, w, C), and what transformers' attention gives besides.
+            (B', h, w, C), and what else transformers' attention returns.
         """
         fused = self.qkv(hidden_states)
         if prefix is None:

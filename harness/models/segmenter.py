@@ -36,13 +36,13 @@ class SegmenterOutput(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """What points out the objects of a batch. An image may have several prompts, whose masks are merged, or none.
+    """Prompts that point out the objects of a batch. An image may have several prompts, whose masks are merged, or none.
 
     Args:
         image: (P,) index in the batch of the image that each prompt is for, ascending, on the CPU.
         boxes: (P, 4) left, top, right, bottom in pixels of the network's input; None where only points are given.
         points: (P, k, 2) x and y of k points; None where only boxes are given.
-        labels: (P, k) of the points, 1 on the object and 0 beside it; None where all are on it and no box is given.
+        labels: (P, k) of the points, 1 on the object and 0 off it; None where all are on it and no box is given.
     """
 
     image: Tensor

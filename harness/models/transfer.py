@@ -17,7 +17,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_host(tensor: Tensor) -> Callable[[], Tensor]:
-    """Starts the copy of a tensor; what is returned waits for it, and gives it on the CPU."""
+    """Starts the copy of a tensor; the function that is returned waits for it and gives it on the CPU."""
     if not tensor.is_cuda:
         return lambda: tensor
     copy = tensor.detach().to("cpu", non_blocking=True)  # into pinned memory, as torch makes for such copies

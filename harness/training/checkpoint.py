@@ -51,7 +51,7 @@ class Position:
         train_seconds, wall_seconds: in updates, and in all.
         peak: bytes at the highest point of training.
         threads: of the process that wrote the checkpoint.
-        codes, machines: of all starts of the run so far (`harness.training.loop.Training`), one entry for each change.
+        codes, machines: of all attempts of the run so far (`harness.training.loop.Training`), one entry for each change.
     """
 
     epoch: int = 0
@@ -200,7 +200,7 @@ class CheckpointFiles:
         except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise  # a permission, or a server that did not answer: the file may be whole
-            raise UsageError(f"{path} is truncated or no checkpoint ({type(error).__name__})") from error
+            raise UsageError(f"{path} is truncated or not a checkpoint ({type(error).__name__})") from error
         except pickle.UnpicklingError as error:
             raise UsageError(f"{path} holds code, which is never loaded") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -241,11 +241,11 @@ def read_state(path: Path, *, identity: str) -> dict[str, Tensor]:
     """The trained tensors of the run with the key ``identity``.
 
     Raises:
-        UsageError: the file is another run's, or no state at all.
+        UsageError: the file is another run's, or is not a state.
     """
     label = read_label(path)
     if label is None or label[0] != identity:
-        of = "is damaged or of no run" if label is None else f"is the state of run {shortened(label[0])}"
+        of = "is damaged or belongs to no run" if label is None else f"is the state of run {shortened(label[0])}"
         raise UsageError(
             f"{path} {of}, not that of {identity}; put that back, or train it in another folder (--results)"
         )

@@ -39,7 +39,7 @@ class Batch(NamedTuple):
         embeddings: (B, D, h, w) of the frozen encoder where all were found in its cache.
         known: what was found in that cache of each image, where some were not.
         targets: (B, S, S) uint8 class indices, mirrored.
-        passes: the images of the whole update by those of this pass; the number of passes where all have one size.
+        passes: the images of the whole update divided by those of this pass; the number of passes where all have one size.
         prompts: of the objects in ``targets``; None under a protocol without prompts.
     """
 

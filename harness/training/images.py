@@ -1,7 +1,7 @@
 """Images and masks at the network's input size, decoded once and kept in a cache that jobs share.
 
 Input (as released with Conv-LoRA): the RGB image is resized to S×S with Pillow's bicubic filter, which antialiases when
-it shrinks, and its aspect ratio is lost; the mask is resized to nearest.
+it shrinks, and its aspect ratio is lost; the mask is resized to the nearest pixel.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class ImageSource:
         return digest
 
     def _key(self, index: int) -> str | None:
-        """Hash of the item's files and how they are decoded; None if unreadable, as decoding will say."""
+        """Hash of the item's files and how they are decoded; None if unreadable, which decoding will report."""
         if index not in self._keys:
             digest = hashlib.blake2b(self._rules, digest_size=16)
             try:

@@ -81,7 +81,7 @@ def learning_rate_factor(
 
 
 WARMUP_STEPS = 3
-"""Updates after each start that the median step time excludes: allocators, kernels and files are still cold."""
+"""Updates after the start of each attempt that the median step time excludes: allocators, kernels and files are still cold."""
 
 
 class _Pass(NamedTuple):

@@ -1,4 +1,4 @@
-"""One optimiser a role, with the protocol's settings, and the update that one or several of them make."""
+"""One optimiser per role, with the protocol's settings, and the update that one or several of them make."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Diverged(RuntimeError):
 
 
 class Blank(RuntimeError):
-    """The trained model predicts background alone in every test image: no score of it says anything."""
+    """The trained model predicts background alone in every test image: its scores mean nothing."""
 
     code: ClassVar[Code] = "BLANK"
 

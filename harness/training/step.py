@@ -28,7 +28,7 @@ class TrainingStep:
     Args:
         method: says which roles a step updates, and has a loss of its own.
         loss: of the task.
-        optimisers: one a role (`harness.training.optimisers.build_optimisers`); none where nothing trains.
+        optimisers: one per role (`harness.training.optimisers.build_optimisers`); none where nothing trains.
         scaler: of fp16 autocast, disabled for other precisions.
         clip: largest norm of all gradients together, 0 for none.
     """

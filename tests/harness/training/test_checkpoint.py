@@ -49,7 +49,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path: Path, kee
     loaded, problems = files(tmp_path).load()
     assert step_of(loaded) == 1
     assert len(problems) == 1
-    assert "checkpoint.pt is truncated or no checkpoint" in problems[0]
+    assert "checkpoint.pt is truncated or not a checkpoint" in problems[0]
     assert "\n" not in problems[0]
 
 
