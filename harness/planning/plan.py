@@ -333,16 +333,15 @@ def expand(
                     continue
                 chosen = {**request.rules.get((name, *model), {}), **row.rules}
                 rules = with_rules(of_card, chosen) if chosen else of_card
-                if reason := _untrained(row, task, backbone, rules, request):
+                try:
+                    _require_fit(row, name, task, backbone, rules, request)
+                except Untestable as error:
                     if not request.leave_out_unfit:
-                        raise UsageError(reason)
-                    left_out[f"{row.label} is left out on {backbone}, {name}: {reason}"] = None
+                        raise
+                    left_out[f"{row.label} is left out on {backbone}, {name}: {error}"] = None
                     continue
-                _require_fit(row, name, task, backbone, rules)
                 held = as_rules(rules) if chosen else plain
-                for job in _jobs(
-                    row, name, files, checkpoints[backbone], request, backbone=backbone, rules=held, digest=digest
-                ):
+                for job in _jobs(row, name, backbone, found, request, rules=held, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((number, name, *model), []).append(job.run.key)
     return jobs, keys, [*left_out, *problems, *_never_reached(job.run for job in jobs.values())]
@@ -387,8 +386,14 @@ def _require_task(benchmark: str, task: str, rules: Protocol) -> None:
         raise UsageError(f"{benchmark}: select_by={rules.select_by} is none of its metrics: {', '.join(OF_TASK[task])}")
 
 
-def _require_fit(row: ConfiguredRow, benchmark: str, task: str, backbone: str, rules: Protocol) -> None:
-    """Refuse a row, a benchmark and rules that do not fit each other."""
+class Untestable(UsageError):
+    """A row that trains nothing, on a segmenter that is not pretrained in all of its parts."""
+
+
+def _require_fit(
+    row: ConfiguredRow, benchmark: str, task: str, backbone: str, rules: Protocol, request: Request
+) -> None:
+    """Refuse a row, a benchmark and rules that do not fit each other. Raises UsageError, and `Untestable` for that reason."""
     _require_task(benchmark, task, rules)
     require_stands(rules.decoder, backbone)
     if rules.prompt != "none" and (rules.decoder != "sam" or task != "binary"):
@@ -402,12 +407,8 @@ def _require_fit(row: ConfiguredRow, benchmark: str, task: str, backbone: str, r
         raise UsageError(
             f"{row.label}: its decoder is frozen, and decoder_lr would apply to the adapters; leave it out"
         )
-
-
-def _untrained(row: ConfiguredRow, task: str, backbone: str, rules: Protocol, request: Request) -> str:
-    """Why a row that trains nothing cannot be tested; empty where it can, and for one that trains."""
     if row.config.trains:
-        return ""
+        return
     # Parts of the segmenter must not start from random numbers, but on generated images, whose scores do not rank methods anyway.
     reason = ""
     if rules.decoder != "sam" or not backbone_shape(backbone).neck_dim:
@@ -416,17 +417,17 @@ def _untrained(row: ConfiguredRow, task: str, backbone: str, rules: Protocol, re
         reason = "the class head is not pretrained; take a benchmark with one foreground"
     elif str(_checkpoint(request, backbone)) == "none" and rules.data == "files":
         reason = f"{backbone} has random weights; give its file with --checkpoint"
-    return reason and f"{row.label} trains nothing, and {reason}"
+    if reason:
+        raise Untestable(f"{row.label} trains nothing, and {reason}")
 
 
 def _jobs(
     row: ConfiguredRow,
     name: str,
-    files: Files,
-    checkpoint: Pretrained,
+    backbone: str,
+    found: Found,
     request: Request,
     *,
-    backbone: str,
     rules: Mapping[str, Any],
     digest: str,
 ) -> Iterator[Job]:
@@ -436,6 +437,7 @@ def _jobs(
         rules: the protocol's, as a record holds them.
         digest: hash of the card on this backbone.
     """
+    checkpoint, files = found[0][backbone], found[1][name]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
     shared = {
