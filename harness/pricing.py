@@ -204,7 +204,7 @@ class Device:
 
 def gpu(*words: str) -> Device:
     """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any. A name is a
-    whole token, as in ``rtx4090`` or ``gpuA100x4``; ``part4`` is no T4. A MIG slice, ``a100_3g.20gb``, has its share of seven."""
+    whole token, as in ``rtx4090`` or ``gpuA100x4``; ``part4`` is not a T4. A MIG slice, ``a100_3g.20gb``, has its share of seven."""
     whole = [(name, re.compile(rf"(?<![a-z0-9])(gpu|rtx)?{name}(l|nvl)?(x\d+)?(?![a-z0-9])")) for name in PEAKS]
     named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
     name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])

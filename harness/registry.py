@@ -56,7 +56,7 @@ class Registry:
         group: entry-point group by which installed packages join.
         base: ``module:Class`` that every loaded entry must subclass.
         fault: why a class from outside cannot be used, empty where it can.
-        further: the project's own entries that are used by name but not listed.
+        further: the project's own entries that can be named but are not listed.
         aliases: other names of entries.
         left_out: why a known name has no entry, empty where the name is not known.
     """
@@ -101,7 +101,7 @@ class Registry:
         return [name for name in self.names() if name not in broken], list(broken.values())
 
     def __contains__(self, name: str) -> bool:
-        """Whether the name is known here; that of a plug-in is once its file is loaded."""
+        """Whether the name is known; that of a plug-in is, once its file is loaded."""
         try:
             return bool(self.resolve(name))
         except UsageError:

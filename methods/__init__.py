@@ -51,14 +51,14 @@ _NAMES = (
     "tinylora", "unilora", "vblora", "vera", "waveft",
 )  # fmt: skip
 TUNERS = {f"peft/{name}": _entry(f"peft:{name}") for name in _NAMES}
-"""Those of Hugging Face peft. They are named one by one, or all by ``peft/all``; ``all`` leaves them out."""
+"""The tuners of Hugging Face peft. They are named one by one, or together as ``peft/all``; ``all`` does not include them."""
 
 ALIASES = {name: f"peft/{name}" for name in ("gralora", "oft", "shira", "vera")}
-"""Older names of methods that are peft's."""
+"""Names under which some of peft's tuners were offered before."""
 
 
 def reason_left_out(name: str) -> str:
-    """Why a tuner of peft is no method here; empty for any other name."""
+    """Why a tuner of peft is not offered as a method; empty for any other name."""
     return str(tuners()["left_out"].get(name.removeprefix("peft/"), "")) if name.startswith("peft/") else ""
 
 

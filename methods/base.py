@@ -52,7 +52,7 @@ class MethodConfig:
                 raise MethodError(f"{name}={value}: must be above zero")
 
     weight_products: ClassVar[int] = 0
-    """Products of the size of an adapted layer's own that its training adds: one where the gradient of whole weights is needed."""
+    """How many matrix products of an adapted layer's size training adds: one where the gradient of whole weights is needed."""
 
     trains: ClassVar[bool] = True
     """Whether a run trains anything; where it does not, the pretrained segmenter is tested as it is."""
@@ -65,16 +65,16 @@ class MethodConfig:
 
     @property
     def label_note(self) -> str:
-        """What a table must say after the method's name, because the row is not what a reader takes that name for."""
+        """What a table adds to the method's name where the row is not what a reader expects under that name."""
         return ""
 
     def never_reached(self, epochs: int) -> str:
-        """What of the method a run of so many epochs never comes to, in words; empty where it comes to everything."""
+        """Which part of the method a run of this many epochs never reaches, in words; empty where it reaches all of it."""
         return ""
 
     @property
     def mixed_operations(self) -> tuple[str, ...]:
-        """Names of the operations that an α weighs, in the order of its shares; empty for a method without one."""
+        """Names of the operations that α weights, in the order of its shares; empty for a method without α."""
         return ()
 
     def passes(self, *, epochs: int, of_updates: bool) -> float:
@@ -111,7 +111,7 @@ class MethodConfig:
         return 0
 
     def added_parameters(self, shape: BackboneShape) -> int:
-        """Trainable parameters in the encoder that the plain backbone does not have."""
+        """Trainable parameters in the encoder beyond those of the plain backbone."""
         return self.encoder_parameters(shape)
 
     def adapted(self, shape: BackboneShape) -> list[tuple[int, int]]:
@@ -168,7 +168,7 @@ class Method(ABC):
 
     Args:
         config: an instance of ``config_class``.
-        seed: seeds the method's own generator and nothing else, so that adding a method never shifts another's stream.
+        seed: seeds the method's own generator and nothing else, so that adding a method never changes the random numbers of another.
     """
 
     name: ClassVar[str]
@@ -260,14 +260,14 @@ class Method(ABC):
         are dropped.
 
         One role a step where a method is stage-wise, both where weights and architecture are learnt jointly. A pure
-        function of its arguments: it is called ahead of time, after an interruption, and in any order.
+        function of its arguments, since it is called ahead of time, after an interruption, and in any order.
         """
         return (WEIGHTS,)
 
     def after_update(self, *, epoch: int, step: int, total: int) -> None:  # noqa: B027 - optional, most have none
-        """Called when the step ``step`` of ``epoch`` has updated what it updates, with the number of steps of the whole
-        run: the place for what acts on the trained weights themselves, such as pruning ranks. Gradients are still there. It
-        must depend on its arguments and on what `state` holds alone, so that a resumed run does the same."""
+        """Called after the update of step ``step`` in ``epoch``, with the number of steps of the whole run: for changes of the trained
+        weights themselves, such as pruning ranks. Gradients are still available. It may depend only on its arguments and on what
+        `state` holds, so that a resumed run does the same."""
 
     def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
         """The forward and backward passes of ``step``, in order, each with the roles that it updates.
@@ -374,7 +374,7 @@ class Method(ABC):
         return done
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        """What `merge` does in one of ``merge_modes``; methods that have any say how. Raises MethodError: this one does not."""
+        """The work of `merge` in one of ``merge_modes``; methods with such modes implement it. Raises MethodError: this one does not."""
         raise MethodError(
             f"{self.name} names the merge mode {mode}, and its class has no _fold(mode, calibration) that does it"
         )

@@ -46,7 +46,7 @@ class FacTConfig(LinearsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_sites(self.sites)  # refuses ``decoder``, which is no site of a block
+        parse_sites(self.sites)  # refuses ``decoder``, which is not in a block
 
     def squares(self, shape: BlockShape) -> int:
         """How many square weights of the token's width the sites of a block hold.
@@ -72,7 +72,7 @@ class FacTConfig(LinearsConfig):
 
 
 class Factors(nn.Module):
-    """What all layers share; where blocks differ in width each takes as much of U and V as it is wide.
+    """The factors that all layers share. Where blocks differ in width, each uses the leading part of U and V.
 
     Args:
         down: U, (r, d).

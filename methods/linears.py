@@ -1,9 +1,7 @@
-"""What methods on linear layers share: where they act, in chosen blocks or in SAM's mask decoder, and a layer with changed weights.
+"""What methods on linear layers share: their sites, in chosen blocks or in SAM's mask decoder, and a layer with changed weights.
 
-That layer is y = W′ x + b with W′ = f(W), for methods that change the weights themselves.
-
-Such a layer computes W′ once a pass, for the one product that the frozen layer needs anyway. A token costs nothing more, backward
-needs W′ alone, and a merge leaves W′.
+That layer is y = W′ x + b with W′ = f(W), for methods that change the weights themselves. It computes W′ once per pass, for the one
+product that the frozen layer needs anyway: tokens cost nothing extra, backward needs W′ alone, and a merge keeps W′.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class LowRankMethod(LinearMethod):
     @torch.no_grad()
     def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
         """s · B · (M A x + c) of every layer with what `fit_cores` gives, the adapters of one layer side by side. Nothing is changed, and
-        without a core no image is looked at. Raises MethodError: a core must be fitted, and there are no images; or it is merged already.
+        without a core no image is read. Raises MethodError: a core must be fitted, and there are no images; or it is merged already.
         """
         if self._merged:
             raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state afresh")
@@ -249,7 +249,7 @@ def part_of(weight: Tensor, *, rank: int, scale: float, which: str) -> tuple[Ten
         which: see `LoRAConfig`.
 
     Raises:
-        MethodError: the matrix has no such rank.
+        MethodError: the rank exceeds that of the matrix.
     """
     if rank > min(weight.shape):
         raise MethodError(f"rank={rank}: a part of {tuple(weight.shape)} weights has at most {min(weight.shape)}")

@@ -1,4 +1,4 @@
-"""What adds nothing to the backbone: zero-shot, full fine-tuning, and the decoder alone, the floor of every comparison."""
+"""Methods that add nothing to the backbone: zero-shot, full fine-tuning, and the decoder alone, the floor of every comparison."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class FullConfig(MethodConfig):
 
 
 class ZeroShot(Method):
-    """The pretrained segmenter as it is: a run makes no update and is tested like every other, so that tables can say what fine-tuning
-    bought."""
+    """The pretrained segmenter as it is: a run makes no update and is tested like any other, so that tables show what
+    fine-tuning gains."""
 
     name = "zeroshot"
     config_class = ZeroShotConfig

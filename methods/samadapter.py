@@ -77,7 +77,7 @@ def scrambled(tokens: Tensor) -> Tensor:
 
 
 class TunedPatchEmbed(nn.Module):
-    """The backbone's patch embedding, which also notes F_pe + F_hfc of the images that pass.
+    """The backbone's patch embedding, which also keeps F_pe + F_hfc of the images that pass through it.
 
     Args:
         base: the patch embedding, frozen: images to (B, h, w, D) or (B, N, D).

@@ -1,5 +1,5 @@
-"""VPT-deep (2203.12119): before each block's attention, learnt tokens join the sequence; what the block makes of them
-is dropped, and the next block has its own.
+"""VPT-deep (2203.12119): before each block's attention, learnt tokens join the sequence. Their outputs are dropped, and the
+next block has its own.
 
 A prompt therefore acts only as a key and a value that the image's tokens attend to. That is how it is computed:
 the block's first norm and its qkv see the prompts, and no query is made of them. SAM's windows each get a copy;

@@ -81,9 +81,9 @@ class Run:
         planned_seeds, planned_benchmarks: what its sweep planned for this method configuration, so that tables show gaps; empty in
             older records.
         benchmark_title, benchmark_metrics: the benchmark's own title and metrics for tables; empty in older records.
-        label_note: what tables say after the method's name, because the row is not what a reader takes that name for.
+        label_note: what tables add to the method's name where the row is not what a reader expects under that name.
         never_reached: which part of the method its epochs never reach, in words; empty if they reach everything.
-        operations: names of the operations that α weighs, in the order of its shares; empty for a method without α.
+        operations: names of the operations that α weights, in the order of its shares; empty for a method without α.
     """
 
     method: str

@@ -81,7 +81,7 @@ def manifest_hash(splits: Splits, *, folds: bool = False) -> str:
 
 
 def _every(splits: Splits) -> list[Pair]:
-    """All pairs, in an order that does not depend on the splits."""
+    """All pairs, in an order that is independent of the splits."""
     return sorted((pair for part in splits.parts.values() for pair in part), key=lambda pair: pair.stem)
 
 

@@ -1,5 +1,4 @@
-"""Estimate the memory of a training step in closed form, and the settings that would make a run fit. A rough estimate, free of
-torch."""
+"""Estimate the memory of a training step in closed form, and find settings that would make a run fit. The estimate is rough."""
 
 from __future__ import annotations
 

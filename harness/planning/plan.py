@@ -127,13 +127,13 @@ Keys = Mapping[tuple[int, str, str, str], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The runs of a command, and what keeps them from starting.
+    """The runs of a command, and what prevents them from starting.
 
     Args:
         jobs: every run of the grid once, finished ones included, in grid order.
         finished: keys with an ``OK`` record already.
         failed: key -> reason code of an earlier attempt; these restart.
-        missing: what keeps runs from starting, one line each.
+        missing: what prevents runs from starting, one line each.
         problems: one line each: records that cannot be read, whose runs are restarted; rules that cannot give good masks.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         request: identity of the whole grid, which a budget does not change.
@@ -383,7 +383,9 @@ def _require_task(benchmark: str, task: str, rules: Protocol) -> None:
         takes = "labels" if rules.decoder in LABELLING else "masks"
         raise UsageError(f"{benchmark}: decoder={rules.decoder} learns {takes}; {names} learn labels, the others masks")
     if rules.select_by and rules.select_by not in OF_TASK[task]:
-        raise UsageError(f"{benchmark}: select_by={rules.select_by} is none of its metrics: {', '.join(OF_TASK[task])}")
+        raise UsageError(
+            f"{benchmark}: select_by={rules.select_by} is not one of its metrics: {', '.join(OF_TASK[task])}"
+        )
 
 
 class Untestable(UsageError):
@@ -492,7 +494,7 @@ def _of_row(row: ConfiguredRow, name: str, request: Request, rules: Mapping[str,
 
 
 def _absent_lines(absent: Mapping[str, str], request: Request) -> list[str]:
-    """One line per missing benchmark, or one for all if there is no folder to search."""
+    """One line per missing benchmark, or a single one if there is no folder to search."""
     root = request.data_root
     elsewhere = {dataset_name(name) for name in request.dataset_roots}
     shared = [name for name in absent if name not in elsewhere and (root is None or not root.is_dir())]

@@ -29,7 +29,7 @@ RULES = (
 """Rules of the protocol that can be tuned: none that changes which images are there, or how they are scored."""
 
 LOST = ("DIVERGED", "BLANK")
-"""Failures that are an answer: such a value is not chosen, and its trial does not restart."""
+"""Failures that count as a result: such a value is not chosen, and its trial does not restart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +225,8 @@ def _as_number(text: str) -> float | str:
 
 
 def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, list[Trials]]:
-    """The runs of every row with every value of its grids; a row that has none of the fields has no trials. Raises UsageError: a
-    grid that fits no row, a value that is none; see also `harness.planning.plan.plan`."""
+    """The runs of every row with every value of its grids; a row without any of these fields has no trials. Raises UsageError: a
+    value that the field does not take; see also `harness.planning.plan.plan`."""
     compared = request.rows
     if any(map(is_rule, tuning.grids)):
         plain = [row for row in compared if row.method == RULES_BY and not row.options]

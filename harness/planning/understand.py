@@ -78,7 +78,7 @@ def require_rows(options: Mapping[str, Mapping[str, Any]], rows: Sequence[Planne
     for method, given in options.items():
         if method not in named:
             raise UsageError(
-                f"--set {method}.… has no effect: {method} is none of the methods here ({', '.join(named)})"
+                f"--set {method}.… has no effect: {method} is not among the compared methods ({', '.join(named)})"
             )
         own = [row.options for row in rows if row.method == method]
         if fixed := [field for field in given if all(field in options for options in own)]:
@@ -271,7 +271,7 @@ def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> N
     for name in (key.split(".")[1] for key in rules if key.startswith("benchmarks.")):
         if name not in runs_on:
             raise UsageError(
-                f"--set benchmarks.{name}.… has no effect, because nothing runs on {name}; add it to --datasets, or leave this out"
+                f"--set benchmarks.{name}.… has no effect, because nothing runs on {name}; add it to --datasets, or drop the option"
             )
 
 

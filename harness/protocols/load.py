@@ -162,7 +162,7 @@ def resolve(protocol: Protocol, benchmark: str) -> Protocol:
 
 
 def with_rules(protocol: Protocol, chosen: Mapping[str, Any]) -> Protocol:
-    """A resolved protocol with some rules changed. Raises UsageError: a value that is none."""
+    """A resolved protocol with some rules changed. Raises UsageError: an invalid value."""
     return from_mapping(Protocol, {**as_rules(protocol), **chosen}, where=f"protocol {protocol.name}")
 
 

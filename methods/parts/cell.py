@@ -139,7 +139,7 @@ class SeparableStages(nn.Module):
     then the second ones.
 
     Args:
-        operations: names in DARTS's order; those that are no convolutions are passed over.
+        operations: names in DARTS's order; operations other than convolutions are skipped.
         channels: C.
         generator: source of the initial weights.
     """

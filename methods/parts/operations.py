@@ -64,7 +64,7 @@ OPERATIONS = ("none", *POOLS, "skip_connect", *CONVOLUTIONS)
 
 @dataclass(frozen=True, kw_only=True)
 class Beyond:
-    """An operation that DARTS does not have.
+    """An operation beyond those of DARTS.
 
     Args:
         taps: weights a channel that act on that channel alone.
@@ -86,7 +86,7 @@ BEYOND = {
     "low_pass": Beyond(),
 }
 STYLES = ("darts", "linear")
-_NOT_LINEAR = {"max_pool_3x3": "is not linear", "low_pass": "is no convolution of a few taps"}
+_NOT_LINEAR = {"max_pool_3x3": "is not linear", "low_pass": "is not a convolution with a small kernel"}
 
 
 def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
             raise MethodError(f"operations={spec!r}: {part!r} is unknown; choose from {choices}")
         if part not in allowed:
             raise MethodError(
-                f"operations={spec!r}: {part} {_NOT_LINEAR[part]}, so style=linear has no such operation; use style=darts"
+                f"operations={spec!r}: {part} {_NOT_LINEAR[part]}, and style=linear cannot contain it; use style=darts"
             )
     if set(parts) == {"none"}:
         raise MethodError(f"operations={spec!r}: none alone lets nothing pass; name at least one other operation")
@@ -126,7 +126,7 @@ def parse_operations(spec: str, *, style: str) -> tuple[str, ...]:
 
 
 def cell_parameters(operations: tuple[str, ...], *, channels: int) -> int:
-    """Trainable parameters of one cell: its convolutions, and one architecture weight an operation where there is a
+    """Trainable parameters of one cell: its convolutions, and one architecture weight per operation where there is a
     choice."""
     architecture = len(operations) if len(operations) > 1 else 0
     weighted: dict[str, Separable | Beyond] = {**CONVOLUTIONS, **BEYOND}
@@ -134,7 +134,7 @@ def cell_parameters(operations: tuple[str, ...], *, channels: int) -> int:
 
 
 def normed(operations: tuple[str, ...]) -> int:
-    """How many norms the operations have in the style of DARTS: one a pool, one a stage of a convolution, one of each
+    """How many norms the operations have in the style of DARTS: one per pooling, per stage of a convolution, and per operation
     beyond DARTS's."""
     stages = (CONVOLUTIONS[name].stages for name in operations if name in CONVOLUTIONS)
     return sum(name in POOLS or name in BEYOND for name in operations) + sum(stages)

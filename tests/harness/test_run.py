@@ -211,9 +211,12 @@ def test_a_budget_starts_what_fits_by_the_plan_and_lists_what_it_leaves_out(tmp_
         ([*DEMO, "--data", "."], "--data has no effect with the protocol demo, whose images are generated"),
         (
             [*DEMO, "--set", "naslora.rank=2"],
-            "--set naslora.… has no effect: naslora is none of the methods here (lora)",
+            "--set naslora.… has no effect: naslora is not among the compared methods (lora)",
         ),
-        (["--study", "rank", "--plan", "--set", "dora.rank=1"], "dora is none of the methods here (lora, naslora)"),
+        (
+            ["--study", "rank", "--plan", "--set", "dora.rank=1"],
+            "dora is not among the compared methods (lora, naslora)",
+        ),
         ([*PLAIN[:4], "--methods", "lora[rank=4]", *PLAIN[6:], "--set", "lora.rank=2"], "every row of lora sets rank"),
         ([*DEMO, "--plan", "--cluster", "testcluster", "--cancel"], "give one of them"),
         ([*DEMO, "--budget", "0"], "--budget 0: give a number of device-hours above zero"),

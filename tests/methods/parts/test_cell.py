@@ -303,7 +303,7 @@ def test_image_scope_sees_across_windows_and_window_scope_does_not() -> None:
         ("sepconv", "darts", "'sepconv' is unknown"),
         ("none", "darts", "lets nothing pass"),
         ("max_pool_3x3", "linear", "not linear"),
-        ("low_pass", "linear", "low_pass is no convolution of a few taps"),
+        ("low_pass", "linear", "low_pass is not a convolution with a small kernel"),
         ("all", "relu", "style='relu'"),
     ],
 )
