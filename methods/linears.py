@@ -1,22 +1,15 @@
-"""What methods on linear layers share: their sites, in chosen blocks or in SAM's mask decoder, and a layer with changed weights.
-
-That layer is y = W′ x + b with W′ = f(W), for methods that change the weights themselves. It computes W′ once per pass, for the one
-product that the frozen layer needs anyway: tokens cost nothing extra, backward needs W′ alone, and a merge keeps W′.
-"""
+"""What methods on linear layers share: which layers they adapt, in chosen blocks or in SAM's mask decoder, and how they are counted."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import Count, MergeMode, Method, PlacedConfig
-from harness.methods.parts.merging import MergeReport, fold_layers
+from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
 from harness.methods.parts.sites import (
     SLICES,
@@ -147,81 +140,3 @@ class LinearMethod(Method):
 def rows_of(target: BlockSite | DecoderSite, name: str) -> Tensor | None:
     """Which outputs of a fused qkv the adapter ``name`` reaches, None for all of its layer."""
     return target.outputs(name) if name in SLICES and isinstance(target, BlockSite) else None
-
-
-class Change(nn.Module):
-    """What is learnt of W′ = f(W): call it with W (rows, inputs) for W′ of that shape.
-
-    Args:
-        rows: which outputs of the layer it reaches, None for all.
-    """
-
-    rows: Tensor | None
-
-    def __init__(self, *, rows: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("rows", rows, persistent=False)
-
-
-class Reweighted(nn.Module):
-    """A frozen linear layer that works with changed weights.
-
-    Args:
-        base: the backbone's own layer; its weights are not touched.
-        adapters: by site name; outputs that none of them reaches stay as they are.
-    """
-
-    tokens_alone = True
-
-    def __init__(self, base: nn.Linear, adapters: Mapping[str, Change]) -> None:
-        super().__init__()
-        self.base = base
-        self.adapters = nn.ModuleDict(adapters)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        with torch.autocast(tokens.device.type, enabled=False):  # W′ is as exact as W, and so is a merge
-            weight = self.weight()
-        return F.linear(tokens, weight, self.base.bias)
-
-    @torch.no_grad()
-    def folded(self) -> nn.Linear:
-        """The base with W′ for its weights."""
-        self.base.weight.copy_(self.weight())
-        return self.base
-
-    def weight(self) -> Tensor:
-        """W′, (outputs, inputs)."""
-        weight = whole = self.base.weight
-        for adapter in self.adapters.values():
-            rows: Tensor | None = adapter.rows  # type: ignore[assignment]
-            weight = adapter(weight) if rows is None else weight.index_copy(0, rows, adapter(whole[rows]))
-        return weight
-
-
-class ReweightingMethod(LinearMethod):
-    """A method whose layers are `Reweighted`; subclasses say what a `Change` is."""
-
-    merge_modes: tuple[MergeMode, ...] = ("exact",)
-    _layers: list[tuple[BlockSite | DecoderSite, str]]
-
-    def _insert(self, segmenter: Adaptable) -> None:
-        self._layers = []
-        super()._insert(segmenter)
-
-    def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
-        base = self._linear(target, module)
-        rows = {name: rows_of(target, name) for name in names}
-        weights = {
-            name: base.weight if selected is None else base.weight[selected.to(base.weight.device)]
-            for name, selected in rows.items()
-        }
-        changes = {name: self._change(weights[name].detach(), rows=rows[name]) for name in names}
-        target.replace(module, Reweighted(base, changes).to(base.weight.device))
-        self._layers.append((target, module))
-
-    @abstractmethod
-    def _change(self, weight: Tensor, *, rows: Tensor | None) -> Change:
-        """What is learnt for ``weight`` (outputs, inputs), which are the layer's ``rows``."""
-
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        return fold_layers(self._layers)

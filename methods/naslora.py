@@ -125,11 +125,6 @@ class NASLoRAConfig(LowRankConfig):
         return self.searches and self.stagewise and self.alpha_data == "holdout"
 
     @property
-    def shuffles_masks(self) -> bool:
-        """Whether α learns from images with the masks of others."""
-        return self.alpha_data == "shuffled"
-
-    @property
     def spares_weight_updates(self) -> bool:
         in_turns = self.searches and self.stagewise and self.alternate in ("iteration", "epoch")
         return in_turns or self.holds_out
@@ -272,7 +267,6 @@ class NASLoRA(LowRankMethod):
 
     def __init__(self, config: NASLoRAConfig, *, seed: int = 0) -> None:
         super().__init__(config, seed=seed)
-        self._operations = parse_operations(config.operations, style=config.style)
         self.merge_modes = ("exact", "conv", "calibrated") if config.style == "linear" else ("exact", "calibrated")
 
     def _scale(self) -> float:
@@ -280,7 +274,7 @@ class NASLoRA(LowRankMethod):
 
     def _core(self, layout: TokenLayout) -> nn.Module:
         cell = Cell(
-            self._operations,
+            self.config.mixed_operations,
             channels=self.config.cell_channels,
             style=self.config.style,
             alpha_std=self.config.alpha_std,
@@ -319,7 +313,7 @@ class NASLoRA(LowRankMethod):
         return groups
 
     def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
-        if len(self._operations) == 1:
+        if len(self.config.mixed_operations) == 1:
             return (WEIGHTS,)
         if not self.config.stagewise:
             return (WEIGHTS, ARCHITECTURE)
@@ -348,7 +342,7 @@ class NASLoRA(LowRankMethod):
         return self.config.alpha_holdout if self.config.holds_out else 0.0
 
     def architecture_masks_shuffled(self) -> bool:
-        return self.config.shuffles_masks
+        return self.config.alpha_data == "shuffled"
 
     def architecture(self) -> dict[str, list[float]]:
         return {site: cell.mixture().tolist() for site, cell in self.cells().items() if cell.alpha is not None}

@@ -66,11 +66,7 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
 
 def differing_in_words(difference: Difference) -> str:
     """``epochs 1 instead of 40, image_size 128 instead of 1024``"""
-    return ", ".join(each_in_words(difference))
-
-
-def each_in_words(difference: Difference) -> list[str]:
-    return [f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items()]
+    return ", ".join(f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items())
 
 
 def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:

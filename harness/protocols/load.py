@@ -28,38 +28,30 @@ MOST_CARDS = 20
 def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
     """A card's fields merged into those of its bases, and the files of the bases and of the card.
 
-    ``_base_`` is a file or a list of files: in the card's folder or below it, or one of the harness's own (``standard.yaml``). A table
-    with ``_delete_: true`` replaces the base's instead of adding to it.
+    ``_base_`` is a file in the card's folder or below it, or one of the harness's own (``standard.yaml``). A table with
+    ``_delete_: true`` replaces the base's instead of adding to it.
 
     Args:
         above: the cards that rest on this one.
 
     Raises:
-        UsageError: it is not plain YAML or no mapping of fields. A base is missing, elsewhere, or leads back to itself. Two bases
-            set one field, or a table stands where a base has a value.
+        UsageError: it is not plain YAML or not a mapping of fields. A base is missing, elsewhere, or leads back to itself. A table
+            stands where a base has a value.
     """
     from mmengine.config import Config  # 0.3 s: only when a card is read
 
     if path in above:
         raise UsageError(f"protocol {above[0]}: its _base_ leads back to itself")
+    if len(above) > MOST_CARDS:
+        raise UsageError(f"protocol {above[0]}: it is based on more than {MOST_CARDS} cards")
     content = read_yaml(path, what="protocol")
     if not isinstance(content, dict):
         raise UsageError(f"protocol {path} is not a mapping of fields, such as epochs: 3")
     _check_keys(content, path)
-    words = content.pop(BASE, [])
-    words = [words] if isinstance(words, str) else words
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UsageError(f"protocol {path}: _base_ is the name of a card's file, or a list of such names")
-    below: dict[str, Any] = {}
-    files: list[Path] = []
-    for word in words:
-        of_base, its_files = read_card(_base_path(path, word), above=(*above, path))
-        if twice := sorted(below.keys() & of_base.keys()):
-            raise UsageError(f"protocol {path}: two cards of its _base_ set {twice[0]}; name one of them")
-        below |= of_base
-        files += its_files
-    if len(files) > MOST_CARDS:
-        raise UsageError(f"protocol {path}: it is based on more than {MOST_CARDS} cards")
+    base = content.pop(BASE, None)
+    if not isinstance(base, str | None):
+        raise UsageError(f"protocol {path}: _base_ is the name of one card's file")
+    below, files = read_card(_base_path(path, base), above=(*above, path)) if base else ({}, [])
     merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
     merged.merge_from_dict(below, allow_list_keys=False)
     try:

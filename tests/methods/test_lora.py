@@ -282,8 +282,3 @@ def test_down_projection_starts_within_the_bound_of_kaiming_uniform() -> None:
     bound = 64**-0.5
     assert down.abs().max() <= bound
     assert down.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
-
-
-def test_rank_must_be_positive() -> None:
-    with pytest.raises(MethodError, match="rank=0"):
-        LoRAConfig(rank=0)

@@ -1,0 +1,73 @@
+"""HiRA against HF peft's: outputs, gradients, counts, merges, start.
+
+On a plain ViT, whose tokens are a sequence: peft's layers take SAM's maps of tokens for images, or refuse them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import HiraConfig, get_peft_model
+
+from harness.methods.base import Method
+from harness.models.build import build_segmenter
+from harness.models.catalog import backbone_shape
+from harness.registry import METHODS, method_config
+
+IMAGES = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+PATHS = {"qkv": "attn.qkv", "attn.proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+SITES = {"qkv": ["qkv"], "qkv,proj,mlp": [*PATHS]}
+
+
+def _attached(**options: Any) -> tuple[Any, Method]:
+    segmenter = build_segmenter("tiny_timm", task="binary", image_size=64)
+    method: Method = METHODS.get("hira")(method_config("hira", options), seed=1)
+    method.attach(segmenter)
+    return segmenter, method
+
+
+@pytest.mark.parametrize("sites", SITES)
+def test_outputs_gradients_counts_and_merges_equal_those_of_peft(sites: str) -> None:
+    segmenter, method = _attached(sites=sites)
+    plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder
+    theirs: Any = get_peft_model(plain, HiraConfig(r=3, target_modules=SITES[sites]))
+    pairs: list[tuple[Any, Any]] = []
+    generator = torch.Generator().manual_seed(0)
+    for index, block in enumerate(segmenter.encoder.blocks):
+        for path in (PATHS[target] for target in SITES[sites]):
+            (adapter,) = block.get_submodule(path).adapters.values()
+            other = theirs.base_model.model.get_submodule(f"blocks.{index}.{path}")
+            pairs += [(adapter.down, other.hira_A["default"]), (adapter.up, other.hira_B["default"])]
+    trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (segmenter.encoder, theirs)]
+    assert trained[0] == trained[1] == method.config.encoder_parameters(backbone_shape("tiny_timm", 64))
+    with torch.no_grad():
+        for ours, other in pairs:
+            other.copy_(ours.add_(0.1 * torch.randn(ours.shape, generator=generator)))
+    outputs = [segmenter.double().encoder(IMAGES), theirs.double()(IMAGES)]
+    weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=generator)
+    for output in outputs:
+        (output * weights).sum().backward()
+
+    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
+    for ours, other in pairs:
+        torch.testing.assert_close(ours.grad, other.grad, rtol=1e-8, atol=1e-9)
+
+    merged = theirs.merge_and_unload()
+    assert method.merge("exact").extra_parameters == 0
+    for index, block in enumerate(merged.blocks):
+        for path in PATHS.values():
+            own = segmenter.get_parameter(f"encoder.blocks.{index}.{path}.weight")
+            torch.testing.assert_close(own, block.get_submodule(path).weight, rtol=1e-9, atol=1e-9)
+
+
+def test_it_starts_as_pefts_does() -> None:
+    """The bound of the uniform draw, on a layer of 64 inputs; zeros elsewhere are the identity, which the contract holds."""
+    plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder
+    theirs: Any = get_peft_model(plain, HiraConfig(target_modules=["qkv"])).base_model.model
+    sampled = theirs.blocks[0].attn.qkv.hira_A["default"]
+    ours = _attached(rank=32)[0].encoder.blocks[0].attn.qkv.adapters["qkv"].down
+    assert ours.numel() == sampled.numel()
+    assert ours.abs().max().item() == pytest.approx(sampled.abs().max().item(), rel=0.02)
+    assert ours.std().item() == pytest.approx(sampled.std().item(), rel=0.06)
