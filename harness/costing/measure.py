@@ -233,18 +233,14 @@ def _sizes(subject: Subject) -> dict[str, Any]:
     for phase in shares:
         for _ in range(WARMUP):
             subject.step(phase)
-    parts = peak_memory(subject, next(iter(shares)))
-    for phase in list(shares)[1:]:
-        peaks = peak_memory(subject, phase)
-        parts = {name: max(value, peaks.get(name, 0)) for name, value in parts.items()}
-    flops = {"forward": 0.0, "backward": 0.0}
-    for phase, share in shares.items():
-        forward, backward = subject.count_flops(phase)
-        flops["forward"] += share * forward
-        flops["backward"] += share * backward
+    peaks = [peak_memory(subject, phase) for phase in shares]
+    counts = [(share, *subject.count_flops(phase)) for phase, share in shares.items()]
     return {
-        "memory_bytes": parts,
-        "flops": flops,
+        "memory_bytes": {name: max(each[name] for each in peaks) for name in peaks[0]},
+        "flops": {
+            "forward": sum(share * forward for share, forward, _ in counts),
+            "backward": sum(share * backward for share, _, backward in counts),
+        },
         "parameters": count_parameters(subject.segmenter),
         "checkpoint_bytes": len(save({name: t.contiguous().cpu() for name, t in subject.method.state().items()})),
     }

@@ -34,6 +34,7 @@ from harness.training.loop import planned_steps
 from harness.training.step import Part, TrainingStep
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 CACHED = "cached"
 """Suffix of a role whose steps find the frozen encoder's embeddings in the cache."""
@@ -143,28 +144,33 @@ class Subject:
 
     def step(self, phase: StepKind) -> dict[str, float]:
         """One update; part -> seconds, with ``total`` and ``untracked``."""
-        feeder = self._begin(phase)
-        begun = self.clock()
-        batches = feeder.take()[0]
-        taken = self.clock()
-        self._prepare(feeder)  # loads during the computation, as in training
-        started = self.clock()
-        at: dict[Part, float] = {}
-
-        def note(part: Part) -> None:
-            at[part] = self.clock()
-
-        self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
+        at = self._pass(phase, self.clock)
         self._update(phase)
         updated = self.clock()
         seconds = {
-            "data": taken - begun,
-            "forward": at["forward"] - started,
+            "data": at["taken"] - at["begun"],
+            "forward": at["forward"] - at["started"],
             "backward": at["backward"] - at["forward"],
             "optimiser": updated - at["backward"],
         }
-        total = self.clock() - begun
+        total = updated - at["begun"]
         return {**seconds, "total": total, "untracked": total - sum(seconds.values())}
+
+    def _pass(self, phase: StepKind, read: Callable[[], N]) -> dict[str, N]:
+        """The loss and gradients of one update; what ``read`` gave before its batches were taken (``begun``), when they were (``taken``),
+        before they were computed with (``started``), and after ``forward`` and ``backward``."""
+        feeder = self._begin(phase)
+        at = {"begun": read()}
+        batches = feeder.take()[0]
+        at["taken"] = read()
+        self._prepare(feeder)  # loads during the computation, as in training
+        at["started"] = read()
+
+        def note(part: Part) -> None:
+            at[part] = read()
+
+        self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
+        return at
 
     def _update(self, phase: StepKind) -> None:
         """The optimisers' step, and what the method then does to its weights."""
@@ -206,34 +212,16 @@ class Subject:
 
     def step_watched(self, phase: StepKind, *, live: Callable[[], int]) -> tuple[int, int]:
         """An update during which ``live`` returns bytes: (kept from forward to backward, gradients)."""
-        feeder = self._begin(phase)
-        batches = feeder.take()[0]
-        self._prepare(feeder)
-        before, kept = live(), 0
-
-        def note(part: Part) -> None:
-            nonlocal kept
-            if part == "forward":
-                kept = live() - before
-
-        self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
+        at = self._pass(phase, live)
         parameters = self._step.parameters(phase.roles)
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
         self._update(phase)
-        return kept, gradients
+        return at["forward"] - at["started"], gradients
 
     def count_flops(self, phase: StepKind) -> tuple[int, int]:
         """FLOPs of an update's forward and of its backward pass."""
-        feeder = self._begin(phase)
-        batches = feeder.take()[0]
-        self._prepare(feeder)
-        at: dict[Part, int] = {}
         with flop_counter() as counter:
-
-            def note(part: Part) -> None:
-                at[part] = counter.get_total_flops()
-
-            self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)
+            at = self._pass(phase, counter.get_total_flops)
         self._step.clear(phase.roles)
         return at["forward"], at["backward"] - at["forward"]
 
