@@ -5,11 +5,9 @@ Nothing that was sent is executed here. The code of a plug-in is compared only i
 
 from __future__ import annotations
 
-import ast
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,14 +24,12 @@ from harness.comparison.tables import has_rules_of
 from harness.protocols.compare import card, differing_in_words, from_card
 from harness.registry import METHODS, recorded_option
 from harness.studies import Row, Study, choices_of
-from harness.system.files import read_regular
 from harness.system.text import printable_line
 
 YOURS = " (yours)"
 """Follows the name of a row whose records are of the user's folder."""
 PARTLY_YOURS = " (partly yours)"
 """The same if the other folder also has runs of the row."""
-_LARGEST_CODE = 2**20
 
 
 def rows_of(run: Run, runs: Sequence[Run], study: Study) -> list[Row]:
@@ -113,7 +109,7 @@ def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | 
         _finding("replicates", _missing_replicates([*rows.values()], study), right=", ".join(map(str, study.seeds))),
         _finding("rates", _missing_rates([*rows.values()], study), right="every value that the study chooses from"),
         scores,
-        _finding("code", _missing_code(root, under, changed), right=_code_in_words(under, changed)),
+        _finding("code", _missing_code(under, changed), right=_code_in_words(under)),
         _finding("failed runs", again, right=codes or "none"),
     ]
 
@@ -214,39 +210,18 @@ def _wrong_scores(archive: Archive, study: Study) -> Iterator[str]:
                 yield f"{path.name}: {metric} of {split} is {scores.mean():.6g} by its images, but {score:.6g} in the record"
 
 
-def _missing_code(root: Path, records: Sequence[Record], changed: Callable[[Record], bool] | None) -> Iterator[str]:
-    attached = _methods_in(root)
+def _missing_code(records: Sequence[Record], changed: Callable[[Record], bool] | None) -> Iterator[str]:
     for method in dict.fromkeys(record.run.method for record in records):
         if METHODS.is_fixed(method):
             continue
         if not all(r.environment.get("numbers_method") for r in records if r.run.method == method and r.code == "OK"):
             yield f"{method}: a record does not say which code ran"
-        elif changed is None and method not in attached:
-            yield f"{method} is of a plug-in; name its file with --plugin, or put it into {root}"
-        elif changed is not None and any(changed(r) for r in records if r.run.method == method and r.code == "OK"):
+        elif changed is None:
+            yield f"{method} is of a plug-in; name its file with --plugin"
+        elif any(changed(r) for r in records if r.run.method == method and r.code == "OK"):
             yield f"{method}: the file that was given is not the code that ran"
 
 
-def _code_in_words(records: Sequence[Record], changed: Callable[[Record], bool] | None) -> str:
+def _code_in_words(records: Sequence[Record]) -> str:
     plugins = dict.fromkeys(r.run.method for r in records if not METHODS.is_fixed(r.run.method))
-    how = "attached" if changed is None else "the file that was given is what ran"
-    return "; ".join(f"{method}: {how}" for method in plugins) or "built in"
-
-
-def _methods_in(root: Path) -> Mapping[str, Path]:
-    """Method -> the Python file of a folder with a class of that ``name``; the files are parsed and never run."""
-    found = {}
-    for path in sorted(root.glob("*.py")):
-        with suppress(OSError, ValueError, SyntaxError, RecursionError):
-            tree = ast.parse(read_regular(path, largest=_LARGEST_CODE))
-            lines = (line for node in tree.body if isinstance(node, ast.ClassDef) for line in node.body)
-            found.update(
-                {
-                    str(line.value.value): path
-                    for line in lines
-                    if isinstance(line, ast.Assign)
-                    and isinstance(line.value, ast.Constant)
-                    and any(isinstance(target, ast.Name) and target.id == "name" for target in line.targets)
-                }
-            )
-    return found
+    return "; ".join(f"{method}: the file that was given is what ran" for method in plugins) or "built in"

@@ -27,18 +27,10 @@ MADE_WITH = ("commit", "torch", "device", "numbers")
 
 
 def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
-    """The content of `in_terminal` as plain data; ``rules_changed`` is None where the card is not known."""
-    changed, content = _changed(record), asdict(record)
-    names = ("key", "code", "message", "run", "scores", "selected_epoch", "parameters", "counts", "history", "cost",
-             "environment", "attempts", "finished")  # fmt: skip
-    return {
-        **{name: content[name] for name in names},
-        "rules_changed": None if changed is None else {k: {"run": a, "card": b} for k, (a, b) in changed.items()},
-        "search_start": search_start(record),
-        "operations": record.run.operations or [],
-        "mixtures": record.architecture[-1] if record.architecture else {},
-        "files": files(record, store),
-    }
+    """The record as plain data, with ``files`` and ``rules_changed``, which is None where the card is not known."""
+    changed = _changed(record)
+    by_rule = None if changed is None else {name: {"run": a, "card": b} for name, (a, b) in changed.items()}
+    return {**asdict(record), "rules_changed": by_rule, "files": files(record, store)}
 
 
 def in_terminal(record: Record, store: RecordStore) -> str:
