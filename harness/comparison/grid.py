@@ -252,6 +252,14 @@ class Grid:
             self._differences[pair] = self.sample(row, column).minus(self.sample(baseline, column))
         return self._differences[pair]
 
+    def mean_difference(self, row: str, baseline: str) -> Difference | None:
+        """Row minus baseline in the mean over the benchmarks' leading columns; None where one of the two has a gap."""
+        columns = self.first_columns.values()
+        known = [self.difference(row, baseline, column) for column in columns]
+        estimates = [each.estimate for each in known if each and each.estimate]
+        whole = all(self.cells[name, column].complete for name in (row, baseline) for column in columns)
+        return Difference.of(stats.average_of(estimates)) if whole and len(estimates) == len(known) else None
+
     def best_first(self, column: Column) -> list[str]:
         """The ranked rows, best first: those with at least two seeds, without gaps and without empty masks.
 

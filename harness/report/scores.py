@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness import statistics as stats
 from harness.archive.archive import MISSING, Archive
 from harness.archive.schema import Record
 from harness.comparison.differences import Difference
@@ -133,11 +132,12 @@ def rules_in_words(grid: Grid) -> list[str]:
     seeds = sorted({seed for cell in grid.cells.values() for seed in cell.planned})
     lines.append(f"Seeds: {', '.join(map(str, seeds))}")
     for name in grid.benchmarks:
-        lines.append(_data(name, [record for record in grid.records if record.run.benchmark == name]))
+        lines.append(data_in_words(name, [record for record in grid.records if record.run.benchmark == name]))
     return lines
 
 
-def _data(name: str, records: Sequence[Record]) -> str:
+def data_in_words(name: str, records: Sequence[Record]) -> str:
+    """The title of a benchmark with a note on its data, how many images were used, and how they were split."""
     notes = sorted({record.run.data_note for record in records if record.run.data_note})
     rules = sorted({record.run.split_rule for record in records if record.run.split_rule})
     sizes = {(" / " if record.available else "/").join(record.limits.values()) for record in records if record.counts}
@@ -248,22 +248,15 @@ def difference_tables(grid: Grid, baseline: str) -> list[Table]:
     """Every row minus the baseline, on each benchmark's leading metric, and the mean over these benchmarks."""
     columns = list(grid.first_columns.values())
     lines: list[list[Value]] = []
-    all_differences = []
-    for row in grid.rows:
-        here = [grid.difference(row, baseline, column) if row != baseline else None for column in columns]
-        known = [each for each in here if each is not None]
-        if not known:
-            continue
-        all_differences += known
-        mean: Value = None
-        if len(known) == len(columns) and all(
-            grid.cells[name, c].complete for name in (row, baseline) for c in columns
-        ):
-            mean = Difference.of(stats.average_of([each.estimate for each in known if each.estimate]))
-        lines.append([row, *here, *([mean] if len(columns) > 1 else [])])
+    known: list[Difference] = []
+    for row in (row for row in grid.rows if row != baseline):
+        here = [grid.difference(row, baseline, column) for column in columns]
+        if any(here):
+            known += filter(None, here)
+            lines.append([row, *here, *([grid.mean_difference(row, baseline)] if len(columns) > 1 else [])])
     if not lines:
         return []
-    over = sorted({each.over for each in all_differences})
+    over = sorted({each.over for each in known})
     below = [
         f"Difference in points, positive is better, paired by seed; 95 % interval over {', or '.join(over)}: one comparison at a time."
     ]

@@ -19,6 +19,7 @@ from harness.registry import arxiv_of
 from harness.report import figures, masks, sentences
 from harness.report.formats import as_spreadsheet
 from harness.report.runs import command_of
+from harness.report.scores import data_in_words
 from harness.report.style import COLUMN, PAGE, inline, styled
 from harness.system.text import printable
 
@@ -28,8 +29,6 @@ INDEX, LEADERBOARD = "index.html", "leaderboard.csv"
 
 SAM = "2304.02643"
 """The arXiv id of Segment Anything."""
-
-SPLITS = {"train": "for training", "val": "for validation", "test": "for tests"}
 
 
 def site(
@@ -92,12 +91,9 @@ def _part(board: Leaderboard, benchmark: str, photographs: masks.Pictures | None
     tiles = masks.tiles(board, benchmark, photographs)
     about = masks.about(board, benchmark) if tiles else ""
     runs = [r for r in board.grid.records if r.run.benchmark == benchmark]
-    limits = max((r.limits for r in runs), key=len, default={})
-    images = ", ".join(f"{limits[name]} {title}" for name, title in SPLITS.items() if name in limits)
-    rules = sorted({r.run.split_rule for r in runs if r.run.split_rule})
-    data = "; ".join(filter(None, [images and f"Images: {images}", ", ".join(rules), leading.note]))
     return {
-        "board": board, "columns": [leading, *columns], "pictures": pictures, "tiles": tiles, "about_tiles": about, "data": data,
+        "board": board, "columns": [leading, *columns], "pictures": pictures, "tiles": tiles, "about_tiles": about,
+        "data": data_in_words(benchmark, runs),
     }  # fmt: skip
 
 
