@@ -77,6 +77,7 @@ def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
     assert gpu.shape("tiny").time == "8:00:00"
     assert load_profile("gpu", {"time": "2h"}).shape("vit_h").time == "2h"
     assert load_profile("gpu", {"cpus": "4"}).shape("vit_b").cpus == 4
+    assert load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "1"}).shape("tiny").runs_per_job == 4
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
         ({"lease_seconds": "0"}, "lease_seconds"),
         ({"lease_seconds": "nan"}, "lease_seconds"),
         ({"patience_seconds": "inf"}, "patience_seconds"),
+        ({"gpus_per_run": "2"}, "a run trains on one GPU"),
     ],
 )
 def test_wrong_values_are_one_line(overrides, said):
@@ -99,17 +101,11 @@ def test_wrong_values_are_one_line(overrides, said):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_profile_gets_the_nearest_name():
-    with pytest.raises(UsageError, match="did you mean 'gpu'"):
-        load_profile("gup")
-    with pytest.raises(UsageError, match=r"/nowhere/x\.yaml does not exist"):
-        load_profile("/nowhere/x.yaml")
-
-
-def test_a_name_never_leaves_the_folder_of_profiles(tmp_path):
+def test_an_unknown_profile_gets_the_nearest_name_and_no_name_leaves_their_folder(tmp_path):
     (tmp_path / "evil.yaml").write_text("setup: [echo pwned]\n")
-    for name in (str(tmp_path / "evil"), os.path.relpath(tmp_path / "evil", PROFILES)):
-        with pytest.raises(UsageError):
+    outside = dict.fromkeys((str(tmp_path / "evil"), os.path.relpath(tmp_path / "evil", PROFILES)), "does not exist")
+    for name, said in {"gup": "did you mean 'gpu'", "/nowhere/x.yaml": "does not exist", **outside}.items():
+        with pytest.raises(UsageError, match=said):
             load_profile(name)
 
 
@@ -148,12 +144,6 @@ def test_time_limits_are_read_as_slurm_reads_them(text, expected):
 def test_a_run_has_one_gpu_where_the_profile_requests_any(gres, extra, gpus) -> None:
     profile = load_profile("testcluster", {"extra": extra, "gres": gres})
     assert profile.gpus_of(profile.shape("tiny")) == gpus
-
-
-def test_short_runs_share_a_job_and_a_run_has_one_gpu():
-    assert load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "1"}).shape("tiny").runs_per_job == 4
-    with pytest.raises(UsageError, match="a run trains on one GPU"):
-        load_profile("gpu", {"gpus_per_run": "2"})
 
 
 def test_shapes_are_of_backbones_and_a_run_is_warned_after_it_began(tmp_path):
