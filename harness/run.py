@@ -21,7 +21,8 @@ from harness.cli.command import Once, add_plugins, add_results, command, plugins
 from harness.registry import METHODS, load_plugins
 from harness.settings import Settings, load_settings, trusted
 from harness.system.errors import UsageError
-from harness.system.streams import say, show_text, stages, terminal_width
+from harness.system.progress import stages
+from harness.system.streams import say, show_text, terminal_width
 from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without

@@ -16,7 +16,7 @@ from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound
 from harness.registry import BENCHMARKS, JOINT, SEGMENTED, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
-from harness.system.streams import bars
+from harness.system.progress import bars
 from harness.system.text import printable_line
 
 DEFAULT_ROOT = Path("data")

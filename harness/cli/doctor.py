@@ -22,7 +22,8 @@ from harness.models.decoders import DECODERS
 from harness.models.published import weights_file
 from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
 from harness.system.errors import UsageError
-from harness.system.streams import say, stages, terminal_width
+from harness.system.progress import stages
+from harness.system.streams import say, terminal_width
 
 
 def parser() -> CommandParser:

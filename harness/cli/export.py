@@ -28,7 +28,7 @@ from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings
 from harness.system.errors import UsageError
-from harness.system.streams import stages
+from harness.system.progress import stages
 from harness.system.text import printable_line
 
 

@@ -15,7 +15,7 @@ from harness.models.published import require_file_or_word, weights_file
 from harness.planning.understand import checkpoint_of
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
-from harness.system.streams import bars, stages
+from harness.system.progress import bars, stages
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,7 +26,8 @@ from harness.planning.plan import Plan
 from harness.planning.request import Job
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.machine import cores, set_threads, thread_variables
-from harness.system.streams import say, stages
+from harness.system.progress import stages
+from harness.system.streams import say
 from harness.system.text import counted, first_of
 
 POLL_S = 0.5

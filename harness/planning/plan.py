@@ -28,7 +28,7 @@ from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, option_names
 from harness.system.errors import UsageError
-from harness.system.streams import stages
+from harness.system.progress import stages
 from harness.system.text import first_of
 
 

@@ -1,6 +1,6 @@
 """Standard output and error of a verb: open, and never the cause of a traceback, whatever characters they can show.
 
-Progress goes to standard error, where that is a terminal; results go to standard output.
+What people are told goes to standard error, results go to standard output.
 """
 
 from __future__ import annotations
@@ -10,69 +10,12 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from harness.system.text import printable
-
-
-@contextmanager
-def bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Gives a function to call with (what, done, total): each ``what`` has a bar on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    tasks: dict[str, Any] = {}
-    display = Progress(
-        console=Console(stderr=True), transient=True, redirect_stdout=False, disable=not sys.stderr.isatty()
-    )
-    with interrupted_while(lambda: next(reversed(tasks), "")), display:
-
-        def move(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = display.add_task(what, total=total)
-            display.update(tasks[what], completed=done, total=total)
-
-        yield move
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Gives a function to call with each stage as it begins, such as ``merging``. The last one has a spinner on stderr, where that is a
-    terminal."""
-    current = [""]
-    spinner = _spinner(lambda: current[0]) if sys.stderr.isatty() else nullcontext()
-    with interrupted_while(lambda: current[0]), spinner:
-        yield lambda stage: current.__setitem__(0, stage)
-
-
-def _spinner(stage: Callable[[], str]) -> Any:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.spinner import Spinner
-    from rich.text import Text
-
-    spinner = Spinner("dots")
-
-    def render() -> Spinner:
-        spinner.text = Text(f"{stage()} …")
-        return spinner
-
-    console = Console(stderr=True, highlight=False)
-    return Live(get_renderable=render, console=console, transient=True, redirect_stdout=False)
-
-
-@contextmanager
-def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
-    """Add to a Ctrl-C in the block what it interrupted, unless it has a message."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        if interrupt.args or not doing():
-            raise
-        raise KeyboardInterrupt(f"{doing()}; repeat the command") from interrupt
 
 
 def open_streams() -> None:
