@@ -30,7 +30,7 @@ class SegmenterOutput(NamedTuple):
     """
 
     masks: Tensor
-    classes: Tensor | None
+    classes: Tensor | None = None
     foreground: bool = False
     auxiliary: tuple[SegmenterOutput, ...] = ()
 

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.models.segmenter import Prompts
+from harness.models.segmenter import Prompts, SegmenterOutput
 from harness.models.transfer import channels, to_device
 from harness.protocols.card import Protocol
 from harness.system.machine import cores
 from harness.training.batches import TrainingImages, UpdatePlan, load_one
 from harness.training.cache import EmbeddingCache, Known
 from harness.training.device import autocast
-from harness.training.losses import Prediction
 from harness.training.prompts import prompts_of, together
 
 
@@ -117,12 +116,12 @@ class Feeder:
         waited = time.monotonic() - begun
         return [self._to_device(batch) for batch in batches], waited
 
-    def predict(self, batch: Batch) -> Prediction:
+    def predict(self, batch: Batch) -> SegmenterOutput:
         """Logits of the batch, in the protocol's precision."""
         with autocast(self._protocol, self._device):
             return self._predict(batch)
 
-    def _predict(self, batch: Batch) -> Prediction:
+    def _predict(self, batch: Batch) -> SegmenterOutput:
         given = () if batch.prompts is None else (batch.prompts,)
         if self._embeddings is None:
             assert batch.images is not None

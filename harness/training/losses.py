@@ -11,13 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from typing import Protocol as Shape
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.models.decoders import LABELLING, Task
+from harness.models.segmenter import SegmenterOutput
 from harness.models.transfer import to_device, to_host
 from harness.protocols.card import Protocol, Quirk
 from harness.system.errors import UsageError
@@ -25,20 +25,11 @@ from harness.system.errors import UsageError
 IGNORE = 255
 
 
-class Prediction(Shape):
-    """What a loss reads: masks (B, K, h, w) logits, classes (B, K, C + 1) logits or None."""
-
-    @property
-    def masks(self) -> Tensor: ...
-    @property
-    def classes(self) -> Tensor | None: ...
-
-
 class Loss(ABC):
     """A task loss; call it with a prediction and a target (B, S, S) uint8."""
 
     @abstractmethod
-    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
+    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
         """A scalar with gradient, in fp32 whatever the precision of the prediction."""
 
 
@@ -93,7 +84,7 @@ class Mask2FormerLoss(Loss):
         self.divide_by_all = divide_by_all
         self.no_object_weight = no_object_weight
 
-    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
+    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
         """Args: ``prediction.classes`` (B, K, C + 1) logits, the last one "no object".
 
         Raises:
@@ -223,7 +214,7 @@ def _averaged(mask: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0)).permute(0, 2, 3, 1).squeeze(2)
 
 
-def _binary(prediction: Prediction, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _binary(prediction: SegmenterOutput, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, foreground in {0, 1} and validity in {0, 1}, each (B, S, S) fp32."""
     size = (int(target.shape[-2]), int(target.shape[-1]))
     logits = upsampled(prediction.masks[:, :1], size)[:, 0]
@@ -245,7 +236,7 @@ class StructureLoss(Loss):
     def __init__(self, *, quirk: Quirk) -> None:
         self.quirk = quirk
 
-    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
+    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
         logits, mask, valid = _binary(prediction, target)
         weight = boundary_weight(mask) * valid
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
@@ -262,7 +253,7 @@ class BalancedBCE(Loss):
     """BCE whose two classes weigh the same over the batch, for shadows (SBU) in SAM-Adapter and Conv-LoRA:
     ``(N₋ · Σ₊ bce + N₊ · Σ₋ bce) / (N₊ + N₋)²``, with N± the pixels of each class in the batch."""
 
-    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
+    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
         logits, mask, valid = _binary(prediction, target)
         positive, pixels = mask.sum(), valid.sum().clamp(min=1)
         weight = (mask * (pixels - positive) + (1 - mask) * positive) * valid / pixels
@@ -283,7 +274,7 @@ class CrossEntropy(Loss):
     def __init__(self, *, num_classes: int) -> None:
         self.num_classes = num_classes
 
-    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
+    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
         """Raises ValueError where a mask holds a class that the decoder does not have."""
         if prediction.masks.shape[1] == 1:
             logits, mask, valid = _binary(prediction, target)

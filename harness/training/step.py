@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from harness.methods.base import Method, Role
 from harness.methods.parts.placement import MethodError
 from harness.models.decoders import Task
+from harness.models.segmenter import SegmenterOutput
 from harness.protocols.card import Protocol
 from harness.training.feeding import Batch
-from harness.training.losses import Loss, Prediction, build_loss
+from harness.training.losses import Loss, build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update
 
 Part = Literal["forward", "backward"]
@@ -68,7 +69,7 @@ class TrainingStep:
         roles: Sequence[Role],
         batches: Iterable[Batch],
         *,
-        predict: Callable[[Batch], Prediction],
+        predict: Callable[[Batch], SegmenterOutput],
         after: Callable[[Part], None] = lambda part: None,
     ) -> Tensor:
         """Forward and backward passes of one update, whose gradients replace those in the parameters of ``roles``.

@@ -36,12 +36,13 @@ from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished, sam_masks
 
 
-@pytest.mark.parametrize(
-    ("method", "merge"), [("lora", "exact"), ("naslora", "calibrated"), ("full", "exact"), ("decoder", "exact")]
-)
+@pytest.mark.parametrize(("method", "merge", "backbone"), [
+    ("lora", "exact", "tiny"), ("naslora", "calibrated", "tiny"), ("full", "exact", "tiny"), ("decoder", "exact", "tiny"),
+    ("lora", "exact", "tiny_mobile_sam"),
+])  # fmt: skip
 @torch.no_grad()
-def test_export_predicts_alike_under_segment_anything_itself(results: Path, tmp_path, method: str, merge: Any) -> None:
-    run, out = finished(results, method), tmp_path / "sam.pth"
+def test_export_predicts_alike_under_segment_anything_itself(results, tmp_path, method, merge, backbone) -> None:
+    run, out = finished(results, method, backbone=backbone), tmp_path / "sam.pth"
     data = results / "sample-data" / "kvasir"
     line, merged, images = exporting.export(of_results(results, run.key), out=out, merge=merge, data=data)
     assert ("validation images" in line) == bool(METHODS.get(method).merge_modes)

@@ -1,16 +1,13 @@
-"""Whole runs: data of one's own to the table and to predictions; MobileSAM resumed under bf16, exported and reloaded."""
+"""Whole runs of own data: to the table, to exports, and to predictions."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from harness import run
 from harness.archive.schema import Record
@@ -18,16 +15,10 @@ from harness.archive.store import RecordStore
 from harness.cli import export, predict
 from harness.experiment import scoring
 from harness.experiment.building import open_data
-from harness.experiment.experiment import run_experiment
-from harness.experiment.trained import of_results
-from harness.models.build import build_segmenter
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.request import Job
 from harness.registry import BENCHMARKS
 from harness.settings import Settings
-from harness.training.outcome import Interrupted, StopRequest
-from tests.harness.experiment.finished import export_to, finished
-from tests.harness.planned import job_of
 from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
 
 
@@ -107,62 +98,3 @@ def test_a_worker_knows_the_benchmark_from_the_runs_json_alone(tmp_path: Path) -
     assert list(data.benchmark.class_names) == ["ground", "tree", "house"]
     assert [len(source) for source in (data.train, data.val, data.tests["test"])] == [8, 2, 2]
     assert len(set(data.groups("test").values())) == 1
-
-
-SIDE = "64"
-
-
-def trained(results: Path, samples: Path, *, stopped: bool) -> Record:
-    """A short run of NAS-LoRA on whole maps under bf16; ``stopped`` after its first update and restarted."""
-    small = {
-        "image_size": SIDE,
-        "precision": "bf16",
-        "epochs": 2,
-        "epoch_images": 4,
-        "val_limit": 2,
-        "test_limit": 2,
-        "merge": [],
-    }
-    options = {"scope": "image", "search_start_epoch": 1}
-    job = job_of(results, "naslora", options, samples=samples, backbones=("mobile_sam",), **small)
-    if stopped:
-        stop = StopRequest()
-
-        def report(said: dict[str, Any]) -> None:
-            if said["stage"] == "training" and said.get("kind") == "step":
-                stop.request()
-
-        with pytest.raises(Interrupted):
-            run_experiment(job, progress=report, stop=stop)
-    return run_experiment(job)
-
-
-def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
-    alone, resumed = (trained(tmp_path / name, tmp_path, stopped=name == "resumed") for name in ("alone", "resumed"))
-    assert (alone.code, resumed.code) == ("OK", "OK"), (alone.message, resumed.message)
-    untimed = [[{**entry, "seconds": 0} for entry in record.history] for record in (alone, resumed)]
-    assert untimed[0] == untimed[1]
-    assert alone.scores == resumed.scores
-    assert np.isfinite([entry["loss"] for entry in alone.history]).all()
-
-
-def test_a_merged_export_loads_as_a_checkpoint_and_predicts_the_same(tmp_path: Path) -> None:
-    run = finished(tmp_path, "lora", backbone="mobile_sam", rules={"image_size": SIDE})
-    out = tmp_path / "merged.pth"
-    assert export_to(tmp_path, run, out, "--merge", "exact") == 0
-    merged = build_segmenter("mobile_sam", task="binary", image_size=int(SIDE), checkpoint=out)
-    attached, _ = of_results(tmp_path, run.key).segmenter(None)
-    for model in (merged, attached):
-        model.double().eval().get_submodule("prompt_encoder.pe_layer").float()  # which computes in float32 alone
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with torch.no_grad():
-        expected, masks = attached(images).masks, merged(images).masks
-    # Folding rounds weights to float32, which moves logits by some times its relative precision of 6e-8.
-    assert float((masks - expected).norm() / expected.norm()) < 1e-5
-
-    photo = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)).save(photo)
-    words = ["--run", run.key, "--results", str(tmp_path), "--images", str(photo), "--out", str(tmp_path / "masks")]
-    assert predict.main(words) == 0
-    with Image.open(tmp_path / "masks" / "photo.png") as mask:
-        assert mask.size == (90, 50)

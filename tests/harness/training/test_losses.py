@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.models.segmenter import SegmenterOutput as Output
 from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
@@ -30,11 +30,6 @@ from harness.training.losses import (
 )
 
 
-class Output(NamedTuple):
-    masks: Tensor
-    classes: Any = None
-
-
 def binary_case(*, batch: int = 3, side: int = 48, ignore: bool = False, seed: int = 0) -> tuple[Output, Tensor]:
     """Logits at a quarter of the target's size, and blobs with or without an ignored stripe."""
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +40,7 @@ def binary_case(*, batch: int = 3, side: int = 48, ignore: bool = False, seed: i
     return Output(logits.requires_grad_()), target
 
 
-def multiclass_case(*, batch: int = 3, tokens: int = 5, side: int = 32, seed: int = 0) -> tuple[Output, Tensor]:
+def multiclass_case(*, batch: int = 3, tokens: int = 5, side: int = 32, seed: int = 0) -> tuple[Any, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     masks = torch.randn(batch, tokens, side // 4, side // 4, generator=generator).requires_grad_()
     classes = torch.randn(batch, tokens, 5, generator=generator).requires_grad_()
@@ -235,7 +230,7 @@ def test_cards_give_the_weights_that_they_name() -> None:
 def test_the_losses_of_every_layer_add_up() -> None:
     output, target = multiclass_case()
     layer = CrossEntropy(num_classes=5)
-    both = OfEveryLayer(layer)(SimpleNamespace(**output._asdict(), auxiliary=(output,)), target)
+    both = OfEveryLayer(layer)(output._replace(auxiliary=(output,)), target)
     torch.testing.assert_close(both, 2 * layer(output, target))
 
 

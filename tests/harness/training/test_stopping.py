@@ -54,15 +54,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, ste
     ] == following
 
 
-def test_a_finished_run_is_not_trained_twice(tmp_path: Path, finished: dict[str, Any]) -> None:
-    reported: list[str] = []
-    repeated = Run(folder=tmp_path, report=lambda progress: reported.append(progress["kind"]), validate=scripted())
-    assert summary(repeated) == finished
-    assert "step" not in reported
-
-
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_a_finished_run_writes_its_best_state_again(tmp_path: Path, finished: dict[str, Any], epoch: int) -> None:
+def test_a_finished_run_is_not_trained_again_and_writes_its_best_state(
+    tmp_path: Path, finished: dict[str, Any], epoch: int
+) -> None:
     """Where the file is missing, or is of another run: the checkpoint holds it."""
     (tmp_path / "best.safetensors").unlink()
     if epoch:
