@@ -95,10 +95,13 @@ class Archive:
         path = self.root / "submitted.csv"
         if not path.exists():
             return None
-        header, *lines = csv.reader(read_regular(path, largest=LARGEST_TABLE).decode(errors="replace").splitlines())
-        if header != ["key", "state"] or not all(len(line) == 2 and line[1] in STATES for line in lines):
+        try:
+            rows = list(csv.reader(read_regular(path, largest=LARGEST_TABLE).decode().splitlines()))
+        except (ValueError, csv.Error) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from error
+        if rows[:1] != [["key", "state"]] or not all(len(row) == 2 and row[1] in STATES for row in rows[1:]):
             raise UsageError(f"{path}: the columns must be key and state, and each state one of {', '.join(STATES)}")
-        return dict(lines)
+        return dict(rows[1:])
 
     def state_of(self, record: Record) -> str:
         """One of `STATES`; empty for a folder that takes no submissions."""

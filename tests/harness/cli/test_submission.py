@@ -234,7 +234,12 @@ def test_the_state_of_a_row_is_that_of_its_least_confirmed_run(board: Path, mine
     ):
         (both / "submitted.csv").write_text("\n".join(["key,state", *lines, ""]), encoding="utf-8")
         assert found(Archive(both)) == {"LoRA": "rerun by maintainers", "BitFit": state}
-    (both / "submitted.csv").write_text("key,state\nx,confirmed\n", encoding="utf-8")
+    for damaged in (b"key,state\nx,confirmed\n", b"", b"\xff", b"key,state\nx\n"):
+        (both / "submitted.csv").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"submitted\.csv"):
+            found(Archive(both))
+    (both / "submitted.csv").unlink()
+    (both / "submitted.csv").mkdir()
     with pytest.raises(UsageError, match=r"submitted\.csv"):
         found(Archive(both))
 
