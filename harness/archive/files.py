@@ -214,7 +214,7 @@ class ImageTable:
     """Scores of one model of one run on one split, image by image, in the order of the stems.
 
     Args:
-        texts: metric -> its scores as the file has them, joined by commas. Most are never asked for.
+        texts: metric -> its scores as the file has them, joined by commas. Most are never read.
         clusters: stem -> its cluster, where images are not independent (frames of one video).
     """
 

@@ -198,12 +198,8 @@ class CostStore:
         write_atomically(path, sealed(asdict(record)))
         return path
 
-    def problems(self) -> dict[Path, str]:
-        """Files in the folder that are not readable cost records, with the reason."""
-        return self.sessions()[1]
-
     def sessions(self) -> tuple[list[CostRecord], dict[Path, str]]:
-        """Both, each file read once."""
+        """The cost records of the folder; and the files that cannot be read as one, with the reason."""
         records, problems = list[CostRecord](), dict[Path, str]()
         for path in sorted(self.folder.glob("*.json")):
             try:

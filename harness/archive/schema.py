@@ -68,7 +68,7 @@ class Run:
         rules: the card resolved for this benchmark (per-benchmark overrides applied).
         seed: seed of data order, head and method.
         manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
-        origin: of its images; it ranks nothing unless they are ``files``.
+        origin: of its images; its scores rank methods only if they are ``files``.
         split: which images are tested.
         split_rule: how the splits were made, in words.
         data_note: a note on the data, which tables show.
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def is_generated(self) -> bool:
-        """Whether its images are generated, so that it ranks nothing."""
+        """Whether its images are generated, so that its scores do not rank methods."""
         return self.origin != "files"
 
     @cached_property

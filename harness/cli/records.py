@@ -75,7 +75,7 @@ def _check(root: Path) -> int:
     store, codes = RecordStore(root), list[str]()
     if not store.folder.is_dir():
         raise UsageError(f"{root} holds no records (there is no folder {store.folder})")
-    wrong = CostStore(root).problems()
+    wrong = CostStore(root).sessions()[1]
     for path in store.files():
         try:
             codes.append(checked(path).code)

@@ -74,6 +74,6 @@ def made_by_other_code(records: Sequence[Record]) -> set[str]:
 
 
 def begun_by(record: Record) -> str:
-    """A note on a record that other number-making code, or another machine or torch, began; empty for any other."""
+    """A note on a record whose run other number-making code, or another machine or torch, began; empty for any other."""
     codes, machines = (record.environment.get(name, "") for name in ("begun_by", "begun_on"))
     return (f", begun by other code ({codes})" if codes else "") + (f", begun on {machines}" if machines else "")

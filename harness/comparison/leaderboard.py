@@ -33,7 +33,7 @@ PRIORS = {"pooled": math.inf, "shrunk": 4.0}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Leaderboard:
-    """The rows of a table against one of them. Where a benchmark is asked for, the empty name is the mean over `complete`.
+    """The rows of a table against one of them. Where a method takes a benchmark, the empty name means the mean over `complete`.
 
     Args:
         spread: as in `harness.studies.TableLayout`.
@@ -48,7 +48,7 @@ class Leaderboard:
         """Benchmark -> the column that is compared."""
         return self.grid.first_columns
 
-    def beside(self, benchmark: str) -> list[Column]:
+    def other_splits(self, benchmark: str) -> list[Column]:
         """The columns of its metric on parts of the test images, which do not decide the ranking."""
         first = self.columns[benchmark]
         alike = (

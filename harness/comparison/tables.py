@@ -227,7 +227,7 @@ def _test_share(record: Record, column: Column) -> float:
 
 
 def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None, metrics: Sequence[str]) -> Iterator[Column]:
-    """The columns of one benchmark by split and metric. Where images that nothing trained on are tested beside the given ones, all of them
+    """The columns of one benchmark by split and metric. Where images that nothing trained on are tested with the given ones, all of them
     lead, and the official ones follow."""
     runs: list[Run] = list(frame["run"])
     scored: dict[str, set[str]] = {}

@@ -40,7 +40,11 @@ def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
 def _table(board: Leaderboard, study: Study) -> Table:
     titles = ["verdict"] if board.leading else ["mean Δ", "verdict"]
     for name, column in board.columns.items():
-        titles += [f"{column.name} (%)", f"{column.title} Δ", *(f"{other.name} (%)" for other in board.beside(name))]
+        titles += [
+            f"{column.name} (%)",
+            f"{column.title} Δ",
+            *(f"{other.name} (%)" for other in board.other_splits(name)),
+        ]
     titles += ["encoder params (M)", "all trained (M)", "step time ×", "memory ×", "merges"]
     states = {row: state for row in board.rows if (state := board.state(row))}
     titles += ["state"] if states else []
@@ -54,7 +58,7 @@ def _table(board: Leaderboard, study: Study) -> Table:
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left.",
     ]
-    if any(map(board.beside, board.columns)):
+    if any(map(board.other_splits, board.columns)):
         below.append(
             "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
         )
@@ -74,7 +78,7 @@ def _line(board: Leaderboard, row: str) -> list[Value]:
     line: list[Value] = [row, *([] if board.leading else [change("")]), board.verdict(row, board.leading) or None]
     for name in board.columns:
         line += [Score(cell=board.cell(row, name)), change(name)]
-        line += [Score(cell=board.grid.cells[row, column]) for column in board.beside(name)]
+        line += [Score(cell=board.grid.cells[row, column]) for column in board.other_splits(name)]
     for count in (board.parameters(row), board.parameters(row, "trainable")):
         line.append(Number(value=None if count is None else count / 1e6, form=".3f"))
     for ratio in (board.ratio(row, "time"), board.ratio(row, "memory")):

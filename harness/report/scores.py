@@ -38,7 +38,7 @@ COLLAPSED = (
     " ≈, and no interval on a leaderboard."
 )
 NONE_YET = "No run under these rules yet; runs under others are in the tables of their protocol."
-RANKS_NOTHING = "Made of generated images: these numbers say that the code runs, and nothing about methods."
+GENERATED = "Made of generated images: these numbers say that the code runs, and nothing about methods."
 
 
 def score_page(
@@ -75,7 +75,7 @@ def score_page(
     records = [record for grid in page_grids for record in grid.records]
     return Page(
         title=title + (": generated images, whose scores do not rank methods" if generated else ""),
-        note=RANKS_NOTHING if generated else "",
+        note=GENERATED if generated else "",
         tables=tables or [Table(heading=study.name if study else title, above=[NONE_YET])],
         foot=footnotes(tables, records),
         numbers=pd.concat([grid.tidy() for grid in page_grids], ignore_index=True) if page_grids else None,

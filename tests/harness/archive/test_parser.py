@@ -1,4 +1,4 @@
-"""A record is believed only where it is one: types, ranges, names, key and seal; a bad one is one line in every verb."""
+"""A record is read only if its types, ranges, names, key and seal are right; a wrong one is one line in every verb."""
 
 from __future__ import annotations
 

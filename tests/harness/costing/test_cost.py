@@ -95,7 +95,7 @@ def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:
     path.with_name("broken.json").write_text("{")
     path.with_name("newer.json").write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
     assert store.sessions()[0] == [record]
-    assert {bad.name for bad in store.problems()} == {"broken.json", "newer.json"}
+    assert {bad.name for bad in store.sessions()[1]} == {"broken.json", "newer.json"}
 
 
 def test_an_option_may_be_negative_and_a_measured_number_not(record, tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_an_option_may_be_negative_and_a_measured_number_not(record, tmp_path: P
     backwards, at_once = (replace(first, step_seconds={"total": [seconds]}) for seconds in (-1.0, 0.0))
     for number, method in enumerate((lokr, backwards, at_once)):
         CostStore(tmp_path / str(number)).write(replace(record, methods=[method]))
-    assert not CostStore(tmp_path / "0").problems()
-    assert "step_seconds.total.0 is negative" in next(iter(CostStore(tmp_path / "1").problems().values()))
-    assert "no clock" in next(iter(CostStore(tmp_path / "2").problems().values())), "nothing is a ratio to no time"
+    assert not CostStore(tmp_path / "0").sessions()[1]
+    assert "step_seconds.total.0 is negative" in next(iter(CostStore(tmp_path / "1").sessions()[1].values()))
+    assert "no clock" in next(iter(CostStore(tmp_path / "2").sessions()[1].values())), "nothing is a ratio to no time"
 
 
 def test_the_key_keeps_apart_what_differs() -> None:

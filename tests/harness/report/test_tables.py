@@ -127,12 +127,6 @@ def test_a_dagger_needs_a_difference_in_code_that_makes_numbers(environment: dic
     assert "†" not in render([first, last])
 
 
-def test_selection_on_the_test_split_is_labelled() -> None:
-    page = render([record(rules={"quirks": {"selection": "released"}})])
-    assert "| LoRA ‡ |" in page
-    assert "selected on the test split" in page
-
-
 def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records() -> None:
     records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
     for style in ("markdown", "latex", "csv", "text", "json"):
@@ -180,22 +174,27 @@ def test_a_study_shows_differences_to_its_baseline_and_their_mean() -> None:
     assert rows(gap)["Decoder alone"][2] == "–", "no mean over a gap"
 
 
-def test_a_leaderboard_is_one_table_and_lists_rows_that_did_not_run() -> None:
-    board = study(entries=["lora", "decoder", "bitfit"], table={"kind": "leaderboard", "baseline": "lora"})
+BOARD: dict[str, Any] = {"table": {"kind": "leaderboard", "baseline": "lora"}}
+
+
+def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_not_run() -> None:
+    board = study(entries=["lora", "decoder", "bitfit", "full"], **BOARD)
     collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
-    page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *collapsed], study=board)
+    failed = [record(seed=seed, method="full", code="DIVERGED") for seed in range(3)]
+    page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *collapsed, *failed], study=board)
     table = rows(page)
     assert table["LoRA"] == [
         "–", "81.0 ± 1.0 (3)", "baseline", "MISSING (0/3)", "baseline", "0.111", "3.616", "1.00", "1.00", "–",
     ]  # fmt: skip
     assert table["Decoder alone"][:3] == ["–", "67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
+    assert table["Full fine-tuning"][1:3] == ["DIVERGED (0/3)", "–"]
     assert "Not run: BitFit." in page
     assert page.count("| method |") == 1
     assert page_of_study(Archive(Path("nowhere")), board).numbers is None
 
 
 def test_a_leaderboard_has_a_mean_with_its_interval_once_all_rows_have_two_sets() -> None:
-    board = study(entries=["lora", "decoder", "bitfit"], table={"kind": "leaderboard", "baseline": "lora"})
+    board = study(entries=["lora", "decoder", "bitfit"], **BOARD)
     first = [record(0.8 + 0.01 * seed, seed=seed, method=m) for m in ("lora", "decoder", "bitfit") for seed in range(3)]
     second = three(0.2) + three(0.18, method="decoder")
     assert "mean Δ" not in rows(render([*first, *second], study=board))["method"]
@@ -227,7 +226,7 @@ def test_all_test_images_rank_by_the_model_of_the_study_and_the_official_ones_st
 
 
 def test_a_leaderboard_fits_a_terminal_and_codes_stand_below_numbers() -> None:
-    board = study(entries=["lora", "decoder", "full"], table={"kind": "leaderboard", "baseline": "lora"})
+    board = study(entries=["lora", "decoder", "full"], **BOARD)
     first = [record(0.8 + 0.01 * seed, seed=seed, method=method) for method in ("lora", "full") for seed in range(3)]
     collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
     lines = render([*first, *collapsed, *three(0.2)], study=board, style="text", width=100).splitlines()
@@ -238,7 +237,9 @@ def test_a_leaderboard_fits_a_terminal_and_codes_stand_below_numbers() -> None:
     assert lines[at + 1].split() == ["COLLAPSED"]
 
 
-def test_codes_are_explained_where_a_cell_shows_them() -> None:
+def test_codes_and_selection_on_the_test_split_are_explained_where_a_row_shows_them() -> None:
+    released = render([record(rules={"quirks": {"selection": "released"}})])
+    assert ("| LoRA ‡ |" in released, "selected on the test split" in released) == (True, True)
     values = {0: 0.9, 1: 0.91, 2: 0.2}
     for seeds, code in (3, "COLLAPSED"), (4, "MISSING"):  # a cell with a gap shows its code alone
         page = render(
@@ -249,14 +250,6 @@ def test_codes_are_explained_where_a_cell_shows_them() -> None:
             line.partition(":")[0] for line in page.splitlines() if line.startswith(("COLLAPSED:", "MISSING:"))
         ]
         assert explained == [code]
-
-
-def test_a_row_whose_runs_failed_is_shown_as_that_and_not_as_one_that_did_not_run() -> None:
-    board = study(benchmarks=["kvasir"], entries=["lora", "decoder"], table={"kind": "leaderboard", "baseline": "lora"})
-    failed = [record(seed=seed, method="decoder", code="DIVERGED") for seed in range(3)]
-    page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *failed], study=board)
-    assert rows(page)["Decoder alone"][1:3] == ["DIVERGED (0/3)", "–"]
-    assert "Not run" not in page
 
 
 @pytest.fixture
