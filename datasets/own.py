@@ -49,7 +49,7 @@ class OwnBenchmark(FolderBenchmark):
 
     own = True
     terms = "your own"
-    source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or a folder of images a class (docs/own-data.md)"
+    source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or one folder of images per class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
     whose_splits = "given"
     test_part = "given"
@@ -178,7 +178,9 @@ class OwnBenchmark(FolderBenchmark):
         if not pair.mask.is_dir():
             return super().mask_of(pair)
         if self.task != "binary":
-            raise DatasetError(f"{pair.mask} holds a mask an object, which are read as one class; remove {CLASSES}")
+            raise DatasetError(
+                f"{pair.mask} holds one mask per object, and these are read as one class; remove {CLASSES}"
+            )
         masks = [self.decode_mask(path) for path in image_files(pair.mask, MASK_EXTENSIONS)]
         if len({mask.shape for mask in masks}) != 1:
             raise DatasetError(f"{pair.mask} holds masks of several sizes, or none; give those of one image")
@@ -218,10 +220,10 @@ class OwnBenchmark(FolderBenchmark):
 
 
 _EXPLAINED = {
-    "binary": "masks are binary as long as there is no classes.txt (0 and 255, 0 and 1, or black and one colour); for several classes "
+    "binary": "masks are binary unless there is a classes.txt (0 and 255, 0 and 1, or black and one colour); for several classes "
     "name them there, one per line, the background first; if masks are painted, each with its colour, such as crop 0,255,0 (grey levels: "
-    "crop 128,128,128), and without where they hold an index a pixel",
-    "multiclass": "masks of several classes hold one index a pixel (grey or palette PNG), or the colours that classes.txt gives after "
+    "crop 128,128,128), and without colours if they hold one index per pixel",
+    "multiclass": "masks of several classes hold one index per pixel (grey or palette PNG), or the colours that classes.txt gives after "
     "each name, such as crop 0,255,0",
 }
 
@@ -279,7 +281,7 @@ class OwnLabels(OwnBenchmark):
     class_names: ClassVar[tuple[str, ...]] = ()
     metrics = ("accuracy", "nll", "ece")
     selection_metric = "nll"
-    source = "a folder of images a class, or train/, val/ and test/ that hold them (docs/decoders.md)"
+    source = "one folder of images per class, or train/, val/ and test/ that hold them (docs/decoders.md)"
 
     def layouts(self) -> tuple[Layout, ...]:
         return (own_layouts.ClassFolders(classes=self.class_names),)
@@ -324,7 +326,7 @@ def nnunet_labels(root: Path) -> dict[str, int]:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """Names, one a line, blank lines left out, each with its colour (``crop 0,255,0``) where masks are painted. Raises DatasetError:
+    """Names, one per line, blank lines left out, each with its colour (``crop 0,255,0``) where masks are painted. Raises DatasetError:
     unreadable, fewer than two, too many, or one twice."""
     lines = splitting.read_text(path).splitlines()
     names = _checked(tuple(" ".join(line.split()) for line in lines if line.strip()), path)
@@ -345,7 +347,7 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     Hugging Face Hub (`harness.datasets.readers.hugging_face`).
 
     Raises:
-        DatasetError: there is none, several are there, or its classes are wrong.
+        DatasetError: the folder holds no data set, or several, or its classes are wrong.
     """
     folder = plain_folder(folder)
     benchmark = own_benchmark(name, BINARY)(options)

@@ -21,13 +21,13 @@ _TILE = re.compile(r"(?P<image>.+)_r\d+c\d+")
 
 
 def image_of_tile(stem: str) -> str | None:
-    """The image that a tile was cut from; None where the name is no tile's."""
+    """The image that a tile was cut from; None unless the name is that of a tile."""
     match = _TILE.fullmatch(stem.casefold())
     return match["image"] if match else None
 
 
 def _holds_tiles_alone(root: Path) -> bool:
-    """Whether the training images are tiles and there is no other part, whose official images they may come from."""
+    """Whether the training images are tiles, without another part whose official images they may come from."""
     images = resolve_folder(root, "train/sat")
     others = any(resolve_folder(root, name) for name in ("valid|val", "test"))
     return images is not None and not others and all(image_of_tile(path.stem) for path in image_files(images))

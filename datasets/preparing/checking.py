@@ -29,7 +29,7 @@ _MOST_CLASSES = 64
 _FOLDERS_NAMED = 6
 _MOST_NUMBERED = 20
 """Images of one photograph, on average, beyond which numbers at the end of names are taken for plain counting."""
-_EXPECTED = re.compile(r"classes\.txt|dataset\.json|(readme|licen[cs]e|citation)\b", re.IGNORECASE)
+_EXPECTED = re.compile(r"\.|classes\.txt|dataset\.json|(readme|licen[cs]e|citation)\b", re.IGNORECASE)
 """Files that need no mention where nothing is read from them."""
 _GLANCES = 24
 """Masks of a split that are looked at before a run."""
@@ -89,7 +89,7 @@ def check(benchmark: Benchmark, root: Path, *, progress: Progress) -> Check:
         _pairing(splits, root),
         _counts(benchmark, splits, root),
         enough_tests(splits),
-        *([_left_lying(splits, root)] if _is_own(benchmark) else []),
+        *([_left_lying(splits, root)] if benchmark.own else []),
         _groups(benchmark, splits, root),
         _readable(prints, root),
         *masks,
@@ -108,28 +108,17 @@ def _files(fingerprints: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
     return tuple(_label(fingerprint.pair.image, root) for fingerprint in fingerprints[:_FILES_LISTED])
 
 
-def _is_own(benchmark: Benchmark) -> bool:
-    return getattr(benchmark, "whose_splits", "") == "given"
-
-
 def _pairing(splits: Splits, root: Path) -> Verdict:
-    folders = dict.fromkeys(
-        (
-            _label(pair.image.parent, root),
-            _label(pair.mask if pair.mask.is_file() and pair.entry else pair.mask.parent, root),
-        )
-        for pairs in splits.parts.values()
-        for pair in pairs
-    )
-    read = [f"{images}/ with {masks}" if images != masks else images for images, masks in folders]
+    pairs = [pair for part in splits.parts.values() for pair in part]
+    folders = dict.fromkeys((p.image.parent, p.mask if p.entry and p.mask.is_file() else p.mask.parent) for p in pairs)
     read = [
-        *read[:_FOLDERS_NAMED],
-        *([f"{len(read) - _FOLDERS_NAMED} more"] if len(read) > _FOLDERS_NAMED else []),
-        *splits.lists.values(),
+        f"{_label(images, root)}/ with {_label(masks, root)}" if images != masks else _label(images, root)
+        for images, masks in folders
     ]
-    message = (
-        f"layout {splits.layout}, {sum(map(len, splits.parts.values()))} pairs; {splits.rule}; read: {', '.join(read)}"
-    )
+    if (more := len(read) - _FOLDERS_NAMED) > 0:
+        read[_FOLDERS_NAMED:] = [f"{more} more"]
+    read += splits.lists.values()
+    message = f"layout {splits.layout}, {len(pairs)} pairs; {splits.rule}; read: {', '.join(read)}"
     files = tuple(_label(path, root) for path in splits.left_out[:_FILES_LISTED])
     return Verdict("pairing", "warned" if files else "passed", message, files)
 
@@ -138,19 +127,17 @@ def _left_lying(splits: Splits, root: Path) -> Verdict:
     """Files and folders below ``root`` that nothing is read from, such as a second folder of masks or another list."""
     files = {path for pairs in splits.parts.values() for pair in pairs for path in (pair.image, pair.mask)}
     holding = {parent for path in files for parent in path.parents}
-    of_files = {path.parent for path in files}
-    lying: list[str] = []
-    for folder in sorted(holding - of_files | {root}):
-        if folder.is_relative_to(root):
-            unread = [
-                p
-                for p in sorted(folder.iterdir())
-                if p not in holding | files | splits.lists.keys() and not p.name.startswith(".")
-            ]
-            lying += [f"{_label(path, root)}{'/' * path.is_dir()}" for path in unread if not _EXPECTED.match(path.name)]
+    below = {root, *(folder for folder in holding - {path.parent for path in files} if folder.is_relative_to(root))}
+    unread = [
+        path
+        for folder in sorted(below)
+        for path in sorted(folder.iterdir())
+        if path not in holding | files | splits.lists.keys() and not _EXPECTED.match(path.name)
+    ]
+    lying = tuple(f"{_label(path, root)}{'/' * path.is_dir()}" for path in unread)
     message = f"{len(lying)}: {', '.join(lying[:_FILES_LISTED])}" if lying else "nothing"
     folders = any(name.endswith("/") for name in lying)
-    return Verdict("not read", "warned" if folders else "passed", message, tuple(lying[:_FILES_LISTED]))
+    return Verdict("not read", "warned" if folders else "passed", message, lying[:_FILES_LISTED])
 
 
 def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
@@ -180,7 +167,7 @@ def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
 def enough_tests(splits: Splits) -> Verdict:
     count = min(map(len, splits.test.values()))
     few = count < FEWEST_TESTS
-    words = f"{count}: a score of so few images says little; give more" if few else f"{count}"
+    words = f"{count}: too few for a reliable score; give more" if few else f"{count}"
     return Verdict("test images", "warned" if few else "passed", words)
 
 
@@ -208,12 +195,12 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
         f"{len(across)} of {len(groups)} groups have images in several splits, {tested} test images among them, so a test knows its "
         f"images; the first: {examples[0]}"
     )
-    return Verdict(rule, "failed" if _is_own(benchmark) else "warned", message, examples)
+    return Verdict(rule, "failed" if benchmark.own else "warned", message, examples)
 
 
 def _has_groups(benchmark: Benchmark) -> bool:
     """Whether a rule says which images stay together."""
-    if _is_own(benchmark):
+    if benchmark.own:
         return bool(benchmark.options.group)
     return type(benchmark).group not in (Benchmark.group, FolderBenchmark.group)
 
@@ -294,8 +281,9 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     ignoring = sum({1, IGNORE} <= set(mask.values) <= {0, 1, IGNORE} for mask in prints)
     status: Status = "passed"
     odd = ""
-    own = _is_own(benchmark) and benchmark.task == "binary"
-    if _is_own(benchmark) and benchmark.class_names != BINARY and (mixed := _mixed(benchmark, map(_held, prints))):
+    own = benchmark.own and benchmark.task == "binary"
+    held = [frozenset(fingerprint.values) - {0} for fingerprint in prints]
+    if benchmark.own and benchmark.class_names != BINARY and (mixed := _mixed(benchmark, held)):
         return Verdict("mask values", "failed", f"{message}; {mixed}")
     if own and of_object and ignoring:
         status = "failed"
@@ -309,10 +297,6 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
         status = "warned"
         odd = f"; each mask holds one of {listed(sorted(objects))}: several classes? name them in classes.txt"
     return Verdict("mask values", status, message + odd)
-
-
-def _held(fingerprint: Fingerprint) -> frozenset[int]:
-    return frozenset(fingerprint.values) - {0}
 
 
 def _mixed(benchmark: Benchmark, masks: Iterable[frozenset[int]]) -> str:

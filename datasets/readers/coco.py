@@ -41,7 +41,7 @@ class CocoFile(NamedTuple):
 
 
 def load(path: Path) -> CocoFile:
-    """Parse a COCO file, once while it stays unchanged on disk; DatasetError where it is none."""
+    """Parse a COCO file, once while it stays unchanged on disk; DatasetError if it is not one."""
     try:
         return _load(path, (status := path.stat()).st_size, status.st_mtime_ns)
     except OSError as error:
@@ -89,7 +89,7 @@ def _id(value: object) -> str:
 
 
 def parse_json(content: bytes) -> Any:
-    """Parsed JSON. Raises ValueError: it is none, or an object has a key twice, of which all but the last would be lost."""
+    """Parsed JSON. Raises ValueError: invalid, or an object has a key twice, where only the last would count."""
 
     def keyed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
@@ -136,7 +136,9 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
         if category not in ("", ANY, called):
             continue
         if not category and called not in classes:
-            raise DatasetError(f"{path}: {name} has the category {called!r}, which training has not; leave it out")
+            raise DatasetError(
+                f"{path}: {name} has the category {called!r}, which the training part does not have; leave it out"
+            )
         region = _region(annotation, *shape, where=f"{path}: annotation {annotation.get('id')} of {name}")
         if annotation["iscrowd"]:
             crowd |= region

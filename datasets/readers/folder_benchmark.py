@@ -16,7 +16,7 @@ from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound
 from harness.datasets.readers import decoding, splitting
 from harness.datasets.readers.layouts import Layout, plain_folder_name, recognise, subfolders
 from harness.datasets.readers.opening import stored_size
-from harness.datasets.readers.pairing import Paired, name_key
+from harness.datasets.readers.pairing import name_key
 from harness.datasets.readers.splitting import Arranged, Pairs
 
 AUTOGLUON = "https://automl-mm-bench.s3.amazonaws.com/semantic_segmentation"
@@ -42,7 +42,7 @@ class FolderBenchmark(Benchmark):
         options: the protocol's switches.
 
     Raises:
-        DatasetError: ``options.split_rule`` is none of the benchmark's rules.
+        DatasetError: the benchmark has no such ``options.split_rule``.
     """
 
     folders: ClassVar[tuple[str, ...]]
@@ -146,14 +146,18 @@ class FolderBenchmark(Benchmark):
     def splits(self, root: Path) -> Splits:
         layout = self.layout_at(root)
         parts = layout.parts_at(root)
-        images, masks = self._refuse_unpaired(parts), _unused_masks(parts)
+        images = tuple(path for part in parts.values() for path in part.unpaired_images)
+        if images and not self.unpaired_allowed:
+            raise DatasetError(f"{len(images)} images of {self.title} have no mask, first {images[0]}; {self.mend}")
+        used = {pair.mask for part in parts.values() for pair in part.pairs}  # parts may share a folder of masks
+        unused = (mask for part in parts.values() for mask in part.unused_masks if mask not in used)
+        masks = tuple(dict.fromkeys(unused))
         pairs = _unique_stems({name: part.pairs for name, part in parts.items()}, root)
         self._refuse_missing(pairs, root=root)
         train, val, test, rule, tested, lists = self.arrange(pairs, root=root, layout=layout)
         splits = {"train": train, "val": val, **test}
-        for name, part in splits.items():
-            if not part:
-                raise DatasetError(f"{root}: the {name} split of {self.title} is empty; {self.mend}")
+        if empty := [name for name, part in splits.items() if not part]:
+            raise DatasetError(f"{root}: the {empty[0]} split of {self.title} is empty; {self.mend}")
         _refuse_shared(splits, root)
         if images:
             rule += f"; {len(images)} images without a mask left out"
@@ -200,20 +204,11 @@ class FolderBenchmark(Benchmark):
             raise DatasetError(f"the train split of {self.title} is empty; {self.mend}")
         count = splitting.share(len(pairs), self.val_fraction)
         train, val = splitting.carve(pairs, count=count, seed=seed, group=self.group)
-        return (
-            train,
-            val,
-            f"val carved ({self.options.seed_in_words}, {len(val)} of {len(pairs)} train images by {self.carved_by})",
-        )
+        words = f"{self.options.seed_in_words}, {len(val)} of {len(pairs)} train images by {self.carved_by}"
+        return train, val, f"val carved ({words})"
 
     def group(self, pair: Pair) -> str:
         return splitting.own_stem(pair)
-
-    def _refuse_unpaired(self, parts: Mapping[str, Paired]) -> tuple[Path, ...]:
-        unpaired = tuple(path for part in parts.values() for path in part.unpaired_images)
-        if unpaired and not self.unpaired_allowed:
-            raise DatasetError(f"{len(unpaired)} images of {self.title} have no mask, first {unpaired[0]}; {self.mend}")
-        return unpaired
 
     def needed_parts(self) -> tuple[str, ...]:
         """The parts that the split rule needs."""
@@ -256,12 +251,6 @@ class FolderBenchmark(Benchmark):
         image = decoding.read_image(pair.image, stored_size=(mask.shape[1], mask.shape[0]))
         image = decoding.fit(image, mask, path=pair.image, stretched=self.stretched_copies)
         return Sample(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
-
-
-def _unused_masks(parts: Mapping[str, Paired]) -> tuple[Path, ...]:
-    """Masks without an image in any part; parts may share a folder of masks."""
-    used = {pair.mask for part in parts.values() for pair in part.pairs}
-    return tuple(dict.fromkeys(mask for part in parts.values() for mask in part.unused_masks if mask not in used))
 
 
 def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:

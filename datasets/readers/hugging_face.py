@@ -30,13 +30,13 @@ _UNPACKING = 2
 
 
 def plain_folder(folder: Path) -> Path:
-    """The folder itself, or for ``hf:DIR`` with Parquet in it the folder that this is unpacked to. Raises DatasetError: there is no
-    such folder, it holds several configurations, pyarrow is not installed, or the Parquet has no images with masks."""
+    """The folder itself, or for ``hf:DIR`` with Parquet in it the folder that this is unpacked to. Raises DatasetError: the
+    folder does not exist, it holds several configurations, pyarrow is not installed, or the Parquet has no images with masks."""
     if not str(folder).startswith(PREFIX):
         return folder
     source = Path(str(folder).removeprefix(PREFIX)).expanduser().resolve()
     if not source.is_dir():
-        raise DatasetError(f"{PREFIX}{source}: there is no such folder; give the folder of a data set of the Hub")
+        raise DatasetError(f"{PREFIX}{source} does not exist; give the folder of a data set of the Hub")
     if not (tables := sorted(source.rglob("*.parquet"))):
         return source
     _require_one_configuration(source, tables)

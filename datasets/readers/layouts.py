@@ -174,7 +174,7 @@ class CsvLayout(Layout):
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Rows with forward slashes, blank lines left out, cells between commas, semicolons or tabs; for ``.jsonl``, an object a line, the
+    """Rows with forward slashes, blank lines left out, cells between commas, semicolons or tabs; for ``.jsonl``, one object per line, the
     keys of the first line are the header. Raises DatasetError: unreadable."""
     text = read_text(path)
     try:
@@ -215,8 +215,8 @@ def csv_pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) 
 def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:
     """The layouts of ``root``: one, none, or several rivals.
 
-    A CSV layout whose lists point into the folders of another layout is that archive's own index, so the other is no
-    rival.
+    A CSV layout whose lists point into the folders of another layout is that archive's own index, so the two are not
+    rivals.
     """
     matching = [layout for layout in layouts if layout.matches(root)]
     lists = [layout for layout in matching if isinstance(layout, CsvLayout)]

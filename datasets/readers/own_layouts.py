@@ -195,11 +195,11 @@ class OneFolder(OwnLayout):
 
 
 class Objects(OwnLayout):
-    """A file an object, as in nuclei sets: ``NAME/images/NAME.png`` with ``NAME/masks/*.png``, or ``images/NAME.png`` with
+    """One file per object, as in nuclei sets: ``NAME/images/NAME.png`` with ``NAME/masks/*.png``, or ``images/NAME.png`` with
     ``masks/NAME/*.png``. The mask of a pair is the folder, read as the union of its files."""
 
     name = "a file per object"
-    hint = "a folder of masks an image, a file an object"
+    hint = "one folder of masks per image, one file per object"
 
     def parts_at(self, root: Path) -> Parts:
         parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
@@ -226,7 +226,7 @@ class Objects(OwnLayout):
 class OwnCsv(OwnLayout):
     """``train.csv`` with ``val.csv`` and ``test.csv`` if they are there; ``metadata.csv`` or ``.jsonl`` in folders of splits; or one list
     of any name. A single list may have a column ``split``. The columns are ``image`` and ``label``, or the two
-    whose cells are files. A first row that names files is no header."""
+    whose cells are files. A first row that names files is not a header."""
 
     name = "csv"
     hint = "a CSV with the columns image and label"
@@ -325,7 +325,7 @@ def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], im
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFolders(Layout):
-    """Images with a label: a folder a class, ``CLASS/*.png``, or the same inside folders of splits. A stem is ``CLASS/NAME``.
+    """Images with a label: one folder per class, ``CLASS/*.png``, or the same inside folders of splits. A stem is ``CLASS/NAME``.
     ``classes``: in the order of their indices."""
 
     classes: tuple[str, ...] = ()

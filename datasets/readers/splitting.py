@@ -93,8 +93,8 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: Path, *, known: Collection[str] = ()) -> list[str]:
-    """Stems of a list, one a line, or several with commas, semicolons or tabs between them. Blank lines, comments (``#``), folders and the
-    extensions of images are dropped. ``known``: stems that may hold commas themselves, as `name_key` writes them."""
+    """Stems of a list, one per line, or several with commas, semicolons or tabs between them. Blank lines, comments (``#``), folders and
+    the extensions of images are dropped. ``known``: stems that may hold commas themselves, as `name_key` writes them."""
     names: list[str] = []
     for line in read_text(path).splitlines():
         line = line.strip().replace("\\", "/")

@@ -50,7 +50,7 @@ def evaluate_split(
         items: may decode an item when it is read, in any thread.
         scorer: takes the scores; may hold images already.
         batch_size: items a forward pass.
-        workers: threads; one a core if None.
+        workers: threads; one per core if None.
         seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items; of several classes on a GPU with the
             labels (S, S) uint8.
         stop: called before each batch.

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,38 +49,35 @@ def score_folders(
         UsageError, DatasetError: the folders do not pair, or a file cannot be read or scored; the message names it.
     """
     pairs = pair_predictions(predictions, masks, partial=partial)
-    scored: list[_Scored] = []
+    held: list[frozenset[int]] = []
+    brightest: list[tuple[float, bool]] = []
     with ThreadPoolExecutor(affinity()) as pool:
         futures = {pool.submit(_score, pair, scorer, read_mask): pair for pair in pairs}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
-                scored.append(future.result())
-                scorer.insert(futures[future].stem, scored[-1].score)
+                score, brightness, values = future.result()
+                scorer.insert(futures[future].stem, score)
+                brightest.append(brightness)
+                held.append(values)
                 progress(done, len(pairs))
         finally:
             pool.shutdown(cancel_futures=True)
-    _refuse_mixed_masks(masks, [each.mask for each in scored], scorer)
+    _refuse_mixed_masks(masks, held, scorer)
     if scorer.task == "binary":
-        _refuse_dark(predictions, scored)
+        _refuse_dark(predictions, brightest)
     return scorer
 
 
-class _Scored(NamedTuple):
-    """``brightest``: value of the prediction, and ``binary``, whether it has no value between 0 and that one. ``mask``: see
-    `object_values`."""
-
-    score: ImageScore
-    brightest: float
-    binary: bool
-    mask: frozenset[int]
-
-
-def _refuse_dark(predictions: Path, scored: Sequence[_Scored]) -> None:
+def _refuse_dark(predictions: Path, brightest: Sequence[tuple[float, bool]]) -> None:
     """Raises UsageError: masks of 0 and 1 (of 0 and 255 in 16 bits), which would be scored as background. A map of probabilities may be
-    dark, but no mask among masks."""
-    dark = sum(0 < each.brightest <= _DARK for each in scored)
-    brighter = sum(each.brightest > _DARK for each in scored)
-    if dark and (not brighter or all(each.binary for each in scored)):
+    dark, but no mask among masks.
+
+    Args:
+        brightest: value of each prediction, and whether all others are 0.
+    """
+    dark = sum(0 < value <= _DARK for value, _ in brightest)
+    brighter = sum(value > _DARK for value, _ in brightest)
+    if dark and (not brighter or all(binary for _, binary in brightest)):
         raise UsageError(
             f"{dark} predictions in {predictions} hold no more than a grey level of 1 (255 in 16 bits), and {brighter} hold more; where 1 "
             "means foreground, save 255 in its place (65535 in 16 bits)"
@@ -89,7 +85,7 @@ def _refuse_dark(predictions: Path, scored: Sequence[_Scored]) -> None:
 
 
 def _refuse_mixed_masks(masks: Path, held: Sequence[frozenset[int]], scorer: SplitScorer) -> None:
-    """Raises UsageError: 255 is the object in some masks, and an area to ignore in others."""
+    """Raises UsageError: 255 is the object in some masks, and an area to ignore in others. ``held``: see `object_values`."""
     indices, full, both = kinds_of(held, num_classes=scorer.num_classes)
     if full and (indices or both) and (scorer.task == "binary" or not both):
         raise UsageError(
@@ -117,8 +113,11 @@ def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -
     return paired.pairs
 
 
-def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]) -> _Scored:
-    """The score of one image. The brightest value of an array is taken as 1: its values are probabilities and not levels."""
+def _score(
+    pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]
+) -> tuple[ImageScore, tuple[float, bool], frozenset[int]]:
+    """The score of one image, its brightest value as in `_refuse_dark`, and the `object_values` of its mask. The brightest value of an
+    array is taken as 1: its values are probabilities and not levels."""
     prediction, mask = read_prediction(pair.image, task=scorer.task), read_mask(pair.mask)
     (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape
     rounding = 1 / mask_height + 1 / mask_width
@@ -133,7 +132,7 @@ def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[
         brightest = 1.0 if is_array else float(prediction.max())
         binary = not is_array and bool(((prediction == 0) | (prediction == brightest)).all())
         held = object_values(pair.mask, num_classes=scorer.num_classes)
-        return _Scored(scorer.measure(prediction, mask), brightest, binary, held)
+        return scorer.measure(prediction, mask), (brightest, binary), held
     except ValueError as error:
         raise UsageError(f"{pair.image} against {pair.mask.name}: {error}") from None
 

@@ -148,7 +148,7 @@ def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str, 
     assert failed(judged("road", tmp_path)) == {"near copies across splits"}
 
 
-def test_different_scenes_of_one_kind_are_no_copies(tmp_path: Path) -> None:
+def test_different_scenes_of_one_kind_are_not_taken_for_copies(tmp_path: Path) -> None:
     samples.write_samples("isic2017", tmp_path, images=200, size=48)
     checked = judged("isic2017", tmp_path)
     assert status(checked)["near copies across splits"] == status(checked)["near copies within a split"] == "passed"

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,48 +81,41 @@ def _write(path: Path, pairs: list[tuple[Path, Path]], *columns: str, named: boo
     parquet.write_table(pa.table({"id": pa.array(range(len(pairs))), **table}), path)
 
 
-def _parquet(root: Path) -> Path:
-    for split in ("train", "test"):
-        pairs = _pictures(root.parent / "pictures", split)
-        for shard, half in enumerate((pairs[: COUNT // 2], pairs[COUNT // 2 :])):
-            _write(root / "data" / f"{split}-0000{shard}-of-00002.parquet", half, "image", "mask")
-    return root
+def _files(*names: str, masks_first: bool = False, readme: str = "") -> Callable[[Path], Path]:
+    """Parquet files of these names, in which all pictures of a split are divided among its files."""
+
+    def make(root: Path) -> Path:
+        for split in ("train", "test"):
+            of_split = [name for name in names if ("test" in name) is (split == "test")]
+            pairs = _pictures(root.parent / "pictures", split)
+            for number, name in enumerate(of_split):
+                chosen = pairs[number :: len(of_split)]
+                if masks_first:
+                    _write(root / f"{name}.parquet", [pair[::-1] for pair in chosen], "annotation", "photo")
+                else:
+                    _write(root / f"{name}.parquet", chosen, "image", "mask")
+        if readme:
+            (root / "README.md").write_text(readme)
+        return root
+
+    return make
 
 
-def _masks_first(root: Path) -> Path:
-    for split in ("train", "test"):
-        pairs = [(mask, image) for image, mask in _pictures(root.parent / "pictures", split)]
-        _write(root / f"{split}.parquet", pairs, "annotation", "photo")
-    return root
+_parquet = _files(*(f"data/{split}-0000{shard}-of-00002" for split in ("train", "test") for shard in (0, 1)))
+LAYOUTS = {
+    "metadata.csv": _metadata_csv,
+    "metadata.jsonl": _metadata_jsonl,
+    "one metadata.csv": _metadata_of_all,
+    "shards": _parquet,
+    "masks first": _files("train", "test", masks_first=True),
+    "folders of splits": _files("default/train/0000", "default/test/0000"),
+    "a split in the middle": _files("my_train_set", "my_test_set"),
+}
 
 
-def _folders_of_splits(root: Path) -> Path:
-    for split in ("train", "test"):
-        pairs = _pictures(root.parent / "pictures", split)
-        _write(root / "default" / split / "0000.parquet", pairs, "image", "mask")
-    return root
-
-
-def _split_in_the_middle(root: Path) -> Path:
-    for split in ("train", "test"):
-        _write(root / f"my_{split}_set.parquet", _pictures(root.parent / "pictures", split), "image", "mask")
-    return root
-
-
-LAYOUTS = [
-    _metadata_csv,
-    _metadata_jsonl,
-    _metadata_of_all,
-    _parquet,
-    _masks_first,
-    _folders_of_splits,
-    _split_in_the_middle,
-]
-
-
-@pytest.mark.parametrize("make", LAYOUTS)
-def test_images_masks_and_splits_are_those_of_the_files(make: Any, tmp_path: Path) -> None:
-    source = make(tmp_path / "mine")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_masks_and_splits_are_those_of_the_files(layout: str, tmp_path: Path) -> None:
+    source = LAYOUTS[layout](tmp_path / "mine")
     kind, root = any_folder("mine", Path(f"hf:{source}"))
     benchmark = kind()
     splits = benchmark.splits(root)
@@ -197,29 +191,12 @@ configs:
 """
 
 
-def _configurations_of_a_readme(root: Path) -> Path:
-    for name in ("cells", "more"):
-        _write(root / f"{name}-train.parquet", _pictures(root.parent / "pictures", name), "image", "mask")
-    (root / "README.md").write_text(README)
-    return root
+IN_FOLDERS = _files("cells/train-0", "cells/test-0", "more cells/train-0")
+BELOW_SPLITS = _files("train/cells/0000", "train/more cells/0000")
 
 
-def _configurations_in_folders(root: Path) -> Path:
-    for name, split in (("cells", "train"), ("cells", "test"), ("more cells", "train")):
-        _write(root / name / f"{split}-0.parquet", _pictures(root.parent / name, split), "image", "mask")
-    return root
-
-
-def _configurations_below_splits(root: Path) -> Path:
-    for name in ("cells", "more cells"):
-        _write(root / "train" / name / "0000.parquet", _pictures(root.parent / name, "x"), "image", "mask")
-    return root
-
-
-@pytest.mark.parametrize(
-    "make", [_configurations_of_a_readme, _configurations_in_folders, _configurations_below_splits]
-)
-def test_configurations_are_never_mixed(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [_files("cells-train", "more-train", readme=README), IN_FOLDERS, BELOW_SPLITS])
+def test_configurations_are_never_mixed(make: Callable[[Path], Path], tmp_path: Path) -> None:
     source = make(tmp_path / "mine")
     with pytest.raises(DatasetError, match="configurations cells, more cells") as refused:
         any_folder("mine", Path(f"hf:{source}"))
@@ -227,10 +204,9 @@ def test_configurations_are_never_mixed(make: Any, tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_configuration_is_a_data_set(tmp_path: Path) -> None:
-    source = _configurations_in_folders(tmp_path / "mine")
-    kind, root = any_folder("mine", Path(f"hf:{source / 'cells'}"))
+    kind, root = any_folder("mine", Path(f"hf:{IN_FOLDERS(tmp_path / 'mine') / 'cells'}"))
     splits = kind().splits(root)
-    assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT, COUNT)
+    assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT // 2, COUNT)
 
 
 def test_a_readme_of_one_configuration_changes_nothing(tmp_path: Path) -> None:
@@ -293,7 +269,7 @@ def _pipe(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda root: None, "no such folder"),
+        (lambda root: None, "does not exist"),
         (_damaged, "not a readable Parquet"),
         (_damaged_inside, "not a readable Parquet"),
         (_without_a_mask, "row 19 of"),

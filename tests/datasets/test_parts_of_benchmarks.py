@@ -186,7 +186,7 @@ def test_masks_without_an_image_are_counted_by_the_rule_and_named_by_the_check(m
 # --- real files
 
 
-def test_real_kvasir_originals_are_no_copy(make: MakeBenchmark, real_data: Path) -> None:
+def test_real_kvasir_originals_are_not_taken_for_a_copy(make: MakeBenchmark, real_data: Path) -> None:
     assert make("kvasir", split_rule="carved").splits(real_data / "kvasir_original_names").note == "5 of 1,000"
 
 

@@ -170,7 +170,7 @@ def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch)
         ("https://[::1", "not an address"),
     ],
 )
-def test_a_source_that_is_no_archive_is_one_line(root: Path, tmp_path: Path, source: str, word: str) -> None:
+def test_an_invalid_source_is_one_line(root: Path, tmp_path: Path, source: str, word: str) -> None:
     (tmp_path / "a.zip").mkdir()
     with pytest.raises(DatasetError, match=word):
         prepare(benchmark_of("kvasir"), [source.format(tmp_path / "a.zip")], root, progress=quiet)

@@ -158,7 +158,7 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_what_is_no_mask_of_two_classes_is_an_error_that_names_file_and_values(tmp_path, disc, words: str) -> None:
+def test_an_invalid_binary_mask_is_an_error_that_names_file_and_values(tmp_path, disc, words: str) -> None:
     for draw, rule in REFUSED[words]:
         draw(disc).save(tmp_path / "mask_7.png")
         with pytest.raises(DatasetError, match=rf"mask_7\.png.*{words}"):
@@ -173,7 +173,7 @@ def test_jpeg_mask_does_not_erode(tmp_path: Path, disc: np.ndarray) -> None:
     np.testing.assert_array_equal(read_binary(path), disc)
 
 
-def test_blended_edges_are_no_ids_of_objects(tmp_path: Path) -> None:
+def test_blended_edges_are_not_taken_for_ids_of_objects(tmp_path: Path) -> None:
     """Also where a mask was scaled up from half its size: edges are flat there. And compression leaves levels far from edges."""
     soft = np.asarray(soft_edges())
     for quality in (50, 75, 95):
@@ -207,7 +207,7 @@ def test_a_lossy_format_of_dark_objects_is_refused_not_read_as_background(tmp_pa
 
 
 @pytest.mark.parametrize(("quality", "reached"), [(50, 20), (75, 2), (95, 1)])
-def test_what_compression_leaves_in_an_empty_mask_is_no_object(tmp_path: Path, quality: int, reached: int) -> None:
+def test_what_compression_leaves_in_an_empty_mask_is_background(tmp_path: Path, quality: int, reached: int) -> None:
     path = tmp_path / "mask.jpg"
     rows, columns = np.mgrid[:96, :96]
     mask = ((rows - 56) ** 2 + (columns - 38) ** 2 < 7**2).astype(np.uint8) * np.uint8(255)

@@ -193,7 +193,9 @@ def test_original_cvc_frames_equal_their_png_copies(make: MakeBenchmark, real_da
 
 @pytest.mark.parametrize("number", sorted(AWAY))
 @pytest.mark.parametrize("at", ["PIL.Image.open", "PIL.ImageFile.ImageFile.load"])
-def test_a_file_server_that_is_away_is_no_damage_of_the_file(tmp_path: Path, monkeypatch, number: int, at: str) -> None:
+def test_a_file_server_that_is_away_is_not_taken_for_a_damaged_file(
+    tmp_path: Path, monkeypatch, number: int, at: str
+) -> None:
     """A record of code NO_DATA would be final; the run is to restart instead."""
     path = tmp_path / "a.png"
     Image.fromarray(RNG.integers(0, 255, size=(8, 8, 3), dtype=np.uint8)).save(path)

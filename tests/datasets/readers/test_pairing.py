@@ -70,7 +70,7 @@ def test_two_files_with_one_stem_are_an_error_that_names_both(tmp_path: Path, na
 
 @on_linux
 @pytest.mark.parametrize("name", [b"a\xff.png", b"a\rb.png", b"a\nb.png", b"a\x1b[31m.png", "a\u2028b.png".encode()])
-def test_a_name_that_is_no_line_of_text_is_refused_in_one(tmp_path: Path, name: bytes) -> None:
+def test_an_unprintable_name_is_refused_in_one_line(tmp_path: Path, name: bytes) -> None:
     """Such a name would break tables of scores, terminals and file formats."""
     folder = _touch(tmp_path / "i", "b.png")
     (folder / os.fsdecode(name)).write_bytes(b"x")

@@ -90,7 +90,7 @@ def test_a_confidence_of_one_is_in_the_last_bin_and_a_bound_in_the_bin_above() -
         ([0.5, 0.5], 2, "class 2"),
     ],
 )
-def test_what_is_no_distribution_over_the_classes_is_refused(scores: list[float], label: int, why: str) -> None:
+def test_an_invalid_distribution_over_the_classes_is_refused(scores: list[float], label: int, why: str) -> None:
     scorer = LabelScorer(LABELS, task="classification", num_classes=2)
     with pytest.raises(ValueError, match=why):
         scorer.measure(np.array(scores)[:, None, None], np.full((1, 1), label, np.uint8))

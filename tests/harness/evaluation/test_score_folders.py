@@ -162,7 +162,7 @@ def test_files_are_read_as_those_of_a_data_set_are(capsys, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
-def test_masks_that_are_no_probabilities_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
+def test_masks_of_0_and_1_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
     mask = blob(np.random.default_rng(1), 30, 30)
     both = placed(tmp_path, dict.fromkeys(("g/a.png", "g/b.png"), mask * np.uint8(255)))
     placed(tmp_path, dict.fromkeys(("p/a.png", "p/b.png"), mask.astype(kind) * kind(level)))
