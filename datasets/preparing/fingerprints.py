@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair
-from harness.datasets.readers.decoding import is_drawn_as_stored, to_rgb, turn_is_open
+from harness.datasets.readers.decoding import read_image, turn_is_open
 from harness.datasets.readers.opening import open_image, orientation, upright
 
 THUMBNAIL, HASH_SIDE = 24, 8
@@ -52,8 +52,7 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
     try:
         image_file = open_image(pair.image)
         sample = benchmark.read(pair)
-        as_stored = is_drawn_as_stored(image_file, sample.mask.shape[::-1])
-        image = to_rgb(image_file if as_stored else upright(image_file), pair.image)
+        image = read_image(pair.image, stored_size=(sample.mask.shape[1], sample.mask.shape[0]))
         drawn = pair.entry or pair.mask.is_dir()  # one file of many masks, or many files of one
         mask_file = Image.fromarray(sample.mask) if drawn else open_image(pair.mask)
     except DatasetError as error:
