@@ -127,7 +127,7 @@ class Archive:
             history: Sequence[Shares] = ()
             if record.code == "OK" and len(record.run.operations or ()) > 1:
                 with suppress(ValueError):
-                    history = self.store.architecture(record, last=True)
+                    history = self.store.architecture(record)
             self._shares[record.key] = history[-1] if history else None
         return self._shares[record.key]
 

@@ -117,29 +117,18 @@ def _text(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(errors="replace")
 
 
-def read_architecture(path: Path, *, expected: str = "", last: bool = False) -> list[dict[str, list[float]]]:
-    """The α history in a file: one entry an epoch, site -> softmax(α).
-
-    Args:
-        expected: as in `read_sidecar`.
-        last: only the last epoch, which is many times faster.
-
-    Raises:
-        ValueError: it is not such a file, or not the one that was written.
-    """
+def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[float]]]:
+    """The α history in a file: one entry an epoch, site -> softmax(α); ``expected`` as in `read_sidecar`. Raises ValueError: it is not such
+    a file, or not the one that was written."""
     history: list[dict[str, list[float]]] = []
     widths: dict[str, int] = {}
     try:
         header, _, text = read_sidecar(path, expected=expected).decode().partition("\n")
         if header.strip().split(",")[:2] != ["epoch", "site"]:
             raise ValueError("its columns are not epoch, site, …")
-        before = 0
-        if last and text.strip():
-            final = text.rstrip().rpartition("\n")[2].partition(",")[0]
-            text, before = text[f"\n{text}".index(f"\n{final},") :], int(final) - 1
         rows = csv.reader(text.splitlines())
         for row in rows:
-            epoch = int(row[0]) - before
+            epoch = int(row[0])
             if epoch == len(history) + 1:
                 history.append({})
             elif epoch != len(history):

@@ -172,15 +172,15 @@ class RecordStore:
             for file in filter(os.path.lexists, [*sidecars_of(path).values(), path]):
                 os.replace(file, f"{file}.unreadable")
 
-    def architecture(self, record: Record, *, last: bool = False) -> list[dict[str, list[float]]]:
-        """The α history of a record, from its sidecar file where it is not in it; empty without one. ``last``: only its last epoch.
-        Raises ValueError: the file does not hold one."""
+    def architecture(self, record: Record) -> list[dict[str, list[float]]]:
+        """The α history of a record, from its sidecar file where it is not in it; empty without one. Raises ValueError: the
+        file does not hold one."""
         path, name = self.architecture_path(record.key), "architecture.csv"
         # A failed run has only what its record names.
         own = name in record.sidecars or (record.code == "OK" and is_of_record(name, record.sidecars))
         if record.architecture or not own or not os.path.lexists(path):
             return record.architecture
-        return read_architecture(path, expected=record.sidecars.get(name, ""), last=last)
+        return read_architecture(path, expected=record.sidecars.get(name, ""))
 
     def _whole(self, record: Record) -> Record:
         return replace(record, architecture=self.architecture(record))
