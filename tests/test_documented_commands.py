@@ -183,7 +183,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
             "backbone": backbone,
             "device": {},
             "rates": dict.fromkeys((*RATES, "step_peak_gib"), 1.0),
-            **{part: [] for part in ("steps", "attention", "failures", "hints")},
+            **{part: [] for part in ("steps", "attention", "failures")},
         },
         "harness.contract.gpu.require_gpu": lambda: torch.device("cpu"),
         "harness.accept.accept": lambda machine, out: iter([(f"1. {out}: right", True)]),

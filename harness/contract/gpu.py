@@ -104,7 +104,7 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
 
     Returns:
         ``backbone``, ``device`` (`facts`), ``steps`` and ``attention`` (each a list of `Finding`), ``rates`` (empty where they failed).
-        ``failures`` has a line for each thing that is not right, and ``hints`` for each that keeps the GPU waiting.
+        ``failures`` has a line for each thing that is not right.
 
     Raises:
         UsageError: there is no GPU.
@@ -121,17 +121,6 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
         measured = rates(backbone, device)
     except Exception as error:  # out of memory, for example; what was found before is still worth sending
         failures.append(f"rates: {_reason(error)}")
-    hints = [] if about["bf16"] else ["this GPU has no bf16: --set precision=fp16"]
-    if measured and measured["loading"] < measured["step"]:
-        hints.append(
-            f"{about['cores']} cores decode {measured['loading']:.0f} images/s and the step takes {measured['step']:.0f}: the first "
-            "epoch waits for images; keep them decoded (setting cache), or give a job more cores"
-        )
-    if measured and measured["scoring"] < 0.7 * measured["passes"]:
-        hints.append(
-            f"scoring takes {measured['scoring']:.0f} images/s on {about['cores']} cores and the network gives "
-            f"{measured['passes']:.0f}: give a job more cores"
-        )
     return {
         "backbone": backbone,
         "device": about,
@@ -139,7 +128,6 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
         "attention": [asdict(way) for way in ways],
         "rates": measured,
         "failures": failures,
-        "hints": hints,
     }
 
 
@@ -355,4 +343,4 @@ def gpu_page(examined: dict[str, Any]) -> str:
         lines.append(f"peak memory of the step: {measured['step_peak_gib']:.1f} GiB")
     wrong = examined["failures"]
     verdict = f"{len(wrong)} things are not right; send the output of --json" if wrong else "right"
-    return "\n".join([*lines, *examined["hints"], *(f"NOT RIGHT: {line}" for line in wrong), verdict])
+    return "\n".join([*lines, *(f"NOT RIGHT: {line}" for line in wrong), verdict])
