@@ -187,7 +187,7 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
         return Verdict(rule, "passed", f"{len(groups)} groups, each in one split")
     examples = tuple(
         f"{name}: "
-        + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in {**dict(reversed(members))}.items())
+        + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in dict(reversed(members)).items())
         for name, members in itertools.islice(across.items(), _FILES_LISTED)
     )
     tested = sum(split in splits.test for members in across.values() for split, _ in members)
@@ -216,8 +216,8 @@ _PIECES = (r"r\d+[_-]?c\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
 
 
 def names_alike(splits: Splits) -> str:
-    """A line where test images are called as training or validation images are, but for a tile, a scale or a short number at the end;
-    else empty. Numbers count where they follow several beginnings, of few images each: most data are simply numbered."""
+    """A line where names of test images and of training or validation images differ only in a tile, a scale or a short number at the
+    end; else empty. Numbers count where they follow several beginnings, of few images each: most data are simply numbered."""
     stems = {
         split: [name_key(pair.stem.removeprefix(pair.prefix)) for pair in pairs]
         for split, pairs in splits.parts.items()
@@ -231,7 +231,7 @@ def names_alike(splits: Splits) -> str:
         tested = [stem for split in splits.test for stem in stems[split]]
         if alike := [stem for stem in tested if begins.get(stem) in known]:
             return (
-                f"{len(alike)} of {len(tested)} test images are called as others that train or select are ({alike[0]}, "
+                f"{len(alike)} of {len(tested)} test images are named like training or validation images ({alike[0]}, "
                 f"{known[begins[alike[0]]]}): if these show one thing, keep them on one side with a group rule, such as "
                 f"(.+?)([ _-]*{piece})?$ (data check: --group; run: --set benchmarks.NAME.group=)"
             )

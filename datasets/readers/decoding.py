@@ -195,21 +195,18 @@ def read_binary(
     if lossless and rule == "two levels":
         _refuse_levels(values.astype(np.uint8), path)
     _refuse_pictures(values, path, third_class=lossless and rule in ("half", "index"))
-    if not lossless and _MOST_LEFT_BY_COMPRESSION < (most := int(values.max(initial=0))) <= 127:
+    if lossless and rule not in ("half", "two levels"):
+        if rule == "index" and len(np.unique(values)) > 2:
+            raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary index mask has two")
+        return (values > 0).astype(np.uint8)
+    if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
         raise DatasetError(
-            f"{path} has no value above {most}, and foreground is above 127 in {image.format} files; save masks as PNG"
+            f"{path} has the mask values {levels}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
         )
-    if not lossless or rule in ("half", "two levels"):
-        if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
-            raise DatasetError(
-                f"{path} has the mask values {levels}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
-            )
-        if lossless and values.max(initial=0) <= 127:
-            raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: foreground is above 127")
-        return (values > 127).astype(np.uint8)
-    if rule == "index" and len(np.unique(values)) > 2:
-        raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary index mask has two")
-    return (values > 0).astype(np.uint8)
+    if (0 if lossless else _MOST_LEFT_BY_COMPRESSION) < values.max(initial=0) <= 127:
+        png = "" if lossless else f" in {image.format} files; save masks as PNG"
+        raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: foreground is above 127{png}")
+    return (values > 127).astype(np.uint8)
 
 
 def two_colours(image: Image.Image, path: Path) -> Array:

@@ -188,20 +188,22 @@ def _object_score(values: Floats, total: float, *, inverted: bool = False) -> fl
 
 
 def _region_score(image: SaliencyMap) -> float:
-    valid = np.ones_like(image.foreground) if image.valid is None else image.valid
-    row, column = (round(float(positions.mean())) for positions in np.nonzero(image.foreground))  # halves to even
+    counts = [np.count_nonzero(image.foreground, axis=axis) for axis in (1, 0)]
+    row, column = (round(float(count @ np.arange(count.size) / count.sum())) for count in counts)  # halves to even
     score = 0.0
     # MATLAB's 1-based range 1:centre includes the centre: one more pixel in 0-based slices.
     for rows in (slice(0, row + 1), slice(row + 1, None)):
         for columns in (slice(0, column + 1), slice(column + 1, None)):
-            counted = valid[rows, columns]
-            predicted, true = image.probability[rows, columns][counted], image.foreground[rows, columns][counted]
+            predicted, true = image.probability[rows, columns], image.foreground[rows, columns]
+            if image.valid is not None:
+                counted = image.valid[rows, columns]
+                predicted, true = predicted[counted][None], true[counted][None]
             score += _similarity(predicted, true) * true.size / image.size if true.size else 0.0
     return score
 
 
 def _similarity(predicted: Floats, true: Mask) -> float:
-    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)) of (P,) pixels.
+    """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)) of pixels (H, W).
 
     Where the truth is constant, σxy and so the score are 0, but two constants are alike and score 1. Else the truth's variance is in the
     denominator, and rounding in the prediction's cannot show.
@@ -209,7 +211,9 @@ def _similarity(predicted: Floats, true: Mask) -> float:
     size, positives = true.size, int(np.count_nonzero(true))
     if positives in (0, size):
         return float(predicted.min() == predicted.max())
-    x, y, scale = float(predicted.mean()), positives / size, size - 1 + EPS
-    variance = float(predicted.var()) * size / scale
-    covariance = (float(predicted[true].sum()) - y * x * size) / scale
+    total, scale = float(predicted.sum()), size - 1 + EPS
+    x, y = total / size, positives / size
+    squares, hit = (float(np.einsum("ij,ij->", predicted, other)) for other in (predicted, true))
+    variance = (squares - size * x * x) / scale
+    covariance = (hit - y * total) / scale
     return 4 * x * y * covariance / ((x * x + y * y) * (variance + positives * (1 - y) / scale) + EPS)

@@ -417,7 +417,7 @@ def test_a_group_rule_keeps_what_belongs_together_on_one_side(tmp_path: Path, gi
 @pytest.mark.parametrize(
     ("train", "test", "word"),
     [
-        (["a_r0c0", "b_r0c1"], ["a_r1c0"], "1 of 1 test images are called as others that train or select are (a_r1c0, a_r0c0)"),
+        (["a_r0c0", "b_r0c1"], ["a_r1c0"], "1 of 1 test images are named like training or validation images (a_r1c0, a_r0c0)"),
         (["a_scaled_1", "b_scaled_2"], ["b_scaled_31", "c"], "1 of 2 test images"),
         (["a-1", "b 2", "c3"], ["a-2"], "1 of 1 test images"),
         (["img_1", "img_2"], ["img_3"], ""),

@@ -202,7 +202,7 @@ def test_colour_in_a_lossy_file_is_refused(tmp_path: Path, disc, options) -> Non
 def test_a_lossy_format_of_dark_objects_is_refused_not_read_as_background(tmp_path: Path, disc, suffix, options):
     path = tmp_path / f"mask.{suffix}"
     Image.fromarray(disc * np.uint8(50)).save(path, **options)
-    with pytest.raises(DatasetError, match=r"no value above 5\d, and foreground is above 127 in [JW].* save masks as"):
+    with pytest.raises(DatasetError, match=r"foreground is above 127 in [JW].* save masks as"):
         read_binary(path)
 
 
