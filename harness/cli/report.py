@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--link", action="append", type=_link, default=[], metavar="NAME=ADDRESS",
-        help="a link at the foot of every page, such as Documentation=docs/index.html; repeatable",
+        help="a link at the foot of every page, such as Code=https://example.org/code; repeatable",
     )  # fmt: skip
     add_plugins(p, help="a file that defines methods or benchmarks of the runs")
     return p

@@ -129,7 +129,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
     for words, look in (
         (["run", *grid, "--plan"], lambda data: data["runs"][0]["hours"] > 0 and not data["missing"]),
         (["status", "--results", results], lambda data: data[0]["state"] == "OK"),
-        (["show", "0208a83a", "--results", results], lambda data: data["history"] and data["search_start"] == 2),
+        (["show", "0208a83a", "--results", results], lambda data: data["history"] and data["files"]),
         (["tables", "--results", results], lambda data: data[0]["tables"][0]["rows"] and data[0]["numbers"]),
         (["data", "score", "predicted", "masks"], lambda data: data["scores"]["iou"] == 1),
         (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs"}),
