@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import MergeMode
+from harness.methods.linears import LinearMethod
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
-from harness.methods.parts.merging import MergeReport, fold_layers
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
@@ -91,5 +92,4 @@ class DoRA(LoRA):
         return Decomposed(adapted.base, dict(adapted.adapters.items()))  # type: ignore[arg-type]
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        layers, self._layers = self._layers, []
-        return fold_layers((layer.target, layer.module) for layer in layers)
+        return LinearMethod._fold(self, mode, calibration)  # a layer folds whole, magnitudes and all

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from harness.methods.base import Count, MergeMode
 from harness.methods.linears import LinearMethod, LinearsConfig
 from harness.methods.parts.layers import kaiming_uniform
-from harness.methods.parts.merging import MergeReport, fold_layers
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_sites
-from harness.methods.parts.sites import SLICES, Adaptable, BlockSite, DecoderSite
+from harness.methods.parts.sites import SLICES, Adaptable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,6 @@ class FacT(LinearMethod):
     merge_modes = ("exact",)
     _factors: Factors
     _squares: int
-    _layers: list[tuple[BlockSite | DecoderSite, str]]
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, rank = segmenter.encoder, self.config.rank
@@ -164,11 +163,11 @@ class FacT(LinearMethod):
         down = kaiming_uniform((rank, dim), fan_in=dim, generator=self.generator)
         core = self._xavier((rank, rank, rank), fans=2 * rank**2) if self.config.form == "tk" else None
         factors = Factors(down=down, up=torch.zeros(dim, rank), core=core, scale=self.config.scale)
-        self._factors, self._layers = factors.to(next(encoder.parameters()).device), []
+        self._factors = factors.to(next(encoder.parameters()).device)
         encoder.register_module("factors", self._factors)
         super()._insert(segmenter)
 
-    def _replace(self, target: Any, module: str, names: Sequence[str]) -> None:
+    def _adapt(self, target: Any, module: str, names: Sequence[str]) -> FactoredLinear:
         base, rank = self._linear(target, module), self.config.rank
         dim = target.entering if module == "qkv" else target.dim
         outputs = torch.arange(base.out_features)
@@ -182,15 +181,13 @@ class FacT(LinearMethod):
             own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
         else:
             own = self._xavier((parts, rank), fans=rank + self._squares)
-        factored = FactoredLinear(base, own=own, outputs=outputs, factors=self._factors).to(base.weight.device)
-        target.replace(module, factored)
-        self._layers.append((target, module))
+        return FactoredLinear(base, own=own, outputs=outputs, factors=self._factors).to(base.weight.device)
 
     def _xavier(self, shape: tuple[int, ...], *, fans: int) -> Tensor:
         """U(−b, b) with b² = 6 / (fan in + fan out)."""
         return math.sqrt(6) * kaiming_uniform(shape, fan_in=fans, generator=self.generator)
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        done = fold_layers(self._layers)
+        done = super()._fold(mode, calibration)
         del self.segmenter.get_submodule("encoder").factors
         return done

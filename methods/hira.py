@@ -16,11 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import MergeMode
 from harness.methods.linears import LinearMethod, LowRankConfig, rows_of
 from harness.methods.parts.layers import kaiming_uniform
-from harness.methods.parts.merging import MergeReport, fold_layers
-from harness.methods.parts.sites import Adaptable, BlockSite, DecoderSite
+from harness.methods.parts.sites import BlockSite, DecoderSite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,22 +94,13 @@ class HiRA(LinearMethod):
     config_class = HiRAConfig
     config: HiRAConfig
     merge_modes = ("exact",)
-    _layers: list[tuple[BlockSite | DecoderSite, str]]
 
-    def _insert(self, segmenter: Adaptable) -> None:
-        self._layers = []
-        super()._insert(segmenter)
-
-    def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
+    def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> Reweighted:
         base, rows = self._linear(target, module), {name: rows_of(target, name) for name in names}
         adapters = {name: self._adapter(base, rows[name]) for name in names}
-        target.replace(module, Reweighted(base, adapters).to(base.weight.device))
-        self._layers.append((target, module))
+        return Reweighted(base, adapters).to(base.weight.device)
 
     def _adapter(self, base: nn.Linear, rows: Tensor | None) -> Hadamard:
         outputs, rank = base.out_features if rows is None else len(rows), self.config.rank
         down = kaiming_uniform((rank, base.in_features), fan_in=base.in_features, generator=self.generator)
         return Hadamard(down=down, up=torch.zeros(outputs, rank), rows=rows)
-
-    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        return fold_layers(self._layers)

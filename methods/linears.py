@@ -9,7 +9,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from harness.methods.base import Count, Method, PlacedConfig
+from harness.methods.base import Count, MergeMode, Method, PlacedConfig
+from harness.methods.parts.merging import Layer, MergeReport, fold_layers
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, apart, parse_sites
 from harness.methods.parts.sites import (
     SLICES,
@@ -110,8 +111,10 @@ class LinearMethod(Method):
 
     config_class = LinearsConfig
     config: LinearsConfig
+    _layers: list[Layer]
 
     def _insert(self, segmenter: Adaptable) -> None:
+        self._layers = []
         config, encoder = self.config, segmenter.encoder
         for target in block_sites(encoder, config.blocks):
             shape, sites = encoder.shape.blocks[target.index], config.encoder_sites
@@ -120,9 +123,18 @@ class LinearMethod(Method):
         for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
             self._replace(part, leaf, [leaf])
 
-    @abstractmethod
     def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
-        """Replace ``module`` by the method's layer, with an adapter for each of ``names``."""
+        adapted = self._adapt(target, module, names)
+        target.replace(module, adapted)
+        self._layers.append(Layer(target=target, module=module, adapted=adapted))
+
+    @abstractmethod
+    def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> nn.Module:
+        """The method's layer in place of ``module``, with an adapter for each of ``names``."""
+
+    def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
+        layers, self._layers = self._layers, []
+        return fold_layers(layers)
 
     def _linear(self, target: BlockSite | DecoderSite, module: str) -> nn.Linear:
         base = target.get(module)

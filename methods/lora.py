@@ -26,14 +26,13 @@ from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
 from harness.methods.parts.merging import (
     AffineUpdate,
-    Layer,
     MergeReport,
     fit_cores,
     fold_calibrated,
     fold_exactly,
 )
 from harness.methods.parts.placement import MethodError
-from harness.methods.parts.sites import Adaptable, BlockSite, DecoderSite, TokenLayout
+from harness.methods.parts.sites import BlockSite, DecoderSite, TokenLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +87,6 @@ class LowRankMethod(LinearMethod):
     config_class = LowRankConfig
     config: LowRankConfig
     merge_modes: tuple[MergeMode, ...] = ("exact", "calibrated")
-    _layers: list[Layer]
-
-    def _insert(self, segmenter: Adaptable) -> None:
-        self._layers = []
-        super()._insert(segmenter)
-
-    def _replace(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> None:
-        adapted = self._adapt(target, module, names)
-        target.replace(module, adapted)
-        self._layers.append(Layer(target=target, module=module, adapted=adapted))
 
     def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         base, layout = self._linear(target, module), target.layout_at(module)

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from harness.methods import tuners
 from harness.methods.base import MergeMode
 from harness.methods.linears import LinearMethod, LinearsConfig, layers_of
-from harness.methods.parts.merging import MergeReport, fold_layers
+from harness.methods.parts.merging import MergeReport
 from harness.methods.parts.placement import BackboneShape, MethodError, parse_sites
-from harness.methods.parts.sites import SLICES, Adaptable, BlockSite
+from harness.methods.parts.sites import SLICES, Adaptable
 
 _KINDS = {kind.value.lower(): kind for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
 _ADAPTER = "default"
@@ -364,8 +364,7 @@ class PeftMethod(LinearMethod):
 
     config: PeftConfig
     packages = ("peft",)
-    _parts: list[tuple[BlockSite, str, Parts]]
-    _layers: dict[str, Any]  # by the names that `inject` takes
+    _linears: dict[str, Any]  # by the names that `inject` takes
     _model: Any  # peft's, with the layers that it made
 
     def __init__(self, config: PeftConfig, *, seed: int = 0) -> None:
@@ -375,15 +374,15 @@ class PeftMethod(LinearMethod):
     def _insert(self, segmenter: Adaptable) -> None:
         if reason := TUNERS[self.config.tuner].one_width:
             segmenter.encoder.shape.require_one_width(self.name, reason)
-        self._parts, self._layers = [], {}
+        self._linears = {}
         super()._insert(segmenter)
-        self._model = inject(self.config.tuner, self.config.options(), self._layers, generator=self.generator)
-        for target, module, parts in self._parts:
-            made = self._model.model.layers[str(target.index)]
-            parts.parts.update({name: made[name] for name in parts.parts if f"{target.index}.{name}" in self._layers})
-            target.replace(module, parts)
+        self._model = inject(self.config.tuner, self.config.options(), self._linears, generator=self.generator)
+        for layer in self._layers:
+            index, parts = layer.target.index, layer.adapted.parts
+            made = self._model.model.layers[str(index)]
+            parts.update({name: made[name] for name in parts if f"{index}.{name}" in self._linears})
 
-    def _replace(self, target: Any, module: str, names: Sequence[str]) -> None:
+    def _adapt(self, target: Any, module: str, names: Sequence[str]) -> Parts:
         base, options = self._linear(target, module), self.config.options()
         rows = {module: torch.arange(base.out_features)}
         if names != [module]:
@@ -393,8 +392,8 @@ class PeftMethod(LinearMethod):
         entry = TUNERS[self.config.tuner]
         quiet = entry.draws and not drops
         parts = Parts(base, rows, heads=target.heads, quiet=quiet, tokens_alone=not entry.mixes)
-        self._parts.append((target, module, parts))
-        self._layers |= {f"{target.index}.{name}": parts.parts[name] for name in names}
+        self._linears |= {f"{target.index}.{name}": parts.parts[name] for name in names}
+        return parts
 
     def adapter(self, rename: Callable[[str, str], str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The content of peft's ``adapter_config.json``, and the tensors that go with it.
@@ -404,9 +403,10 @@ class PeftMethod(LinearMethod):
                 name in the model that will load the adapter.
         """
         paths: dict[str, str] = {}
-        for target, module, parts in self._parts:
-            layer = f"{target.name}.{target.path(module)}"
-            paths |= {f"{target.index}.{n}": rename(layer, "" if n == module else n) for n in parts.adapters}
+        for layer in self._layers:
+            target, module = layer.target, layer.module
+            path = f"{target.name}.{target.path(module)}"
+            paths |= {f"{target.index}.{n}": rename(path, "" if n == module else n) for n in layer.adapted.adapters}
         owner: Any = nn.Module()
         owner.base_model, owner.peft_config = self._model, self._model.peft_config
         tensors: dict[str, Tensor] = {}
@@ -418,9 +418,8 @@ class PeftMethod(LinearMethod):
         return config | {"target_modules": sorted(paths.values()), "inference_mode": True}, tensors
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        done = fold_layers((target, module) for target, module, _ in self._parts)
-        self._parts, self._model = [], None
-        return done
+        self._model = None
+        return super()._fold(mode, calibration)
 
 
 class AdaLoRA(PeftMethod):

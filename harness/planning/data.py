@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.archive.schema import CONTENT, Origin, Record, Run, TestImages, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
@@ -27,8 +27,7 @@ from harness.system.hashes import file_hashes
 from harness.system.text import limited_to
 
 
-@dataclass(frozen=True, kw_only=True)
-class Images:
+class Images(NamedTuple):
     """Numbers of images for training, validation and testing."""
 
     train: int

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.archive.older import same_data
 from harness.archive.schema import Run, content_hash
@@ -32,8 +32,7 @@ from harness.system.progress import stages
 from harness.system.text import first_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """A checkpoint: its path and its fingerprint, both empty for random weights. ``missing``: what to do if the file is not there,
     else empty."""
 

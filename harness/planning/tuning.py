@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.archive.files import SIDECARS
 from harness.archive.schema import Record, Run, is_from_more
@@ -67,8 +67,7 @@ class Tuning:
         return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trials:
+class Trials(NamedTuple):
     """The trials of one row under one model, on the benchmarks that choose together.
 
     Args:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.lowrank import LowRank
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import BlockSite, DecoderSite
 
@@ -87,12 +87,12 @@ class Layer:
 
     target: BlockSite | DecoderSite
     module: str
-    adapted: AdaptedLinear
+    adapted: Any
 
     def adapters(self) -> dict[str, LowRank]:
         """Adapters by site: ``blocks.0.qkv``, or ``blocks.0.qkv.q`` where the adapter has a slice of the outputs."""
         name = f"{self.target.name}.{self.module}"
-        adapters: dict[str, LowRank] = dict(self.adapted.adapters.items())  # type: ignore[arg-type]
+        adapters: dict[str, LowRank] = dict(self.adapted.adapters.items())
         return {name if key == self.module else f"{name}.{key}": adapter for key, adapter in adapters.items()}
 
     def remove(self, adapter: LowRank) -> None:
@@ -124,14 +124,13 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
 
 
 @torch.no_grad()
-def fold_layers(layers: Iterable[tuple[BlockSite | DecoderSite, str]]) -> MergeReport:
+def fold_layers(layers: Iterable[Layer]) -> MergeReport:
     """Replace each layer by what it folds itself into, ``folded()``."""
     done = MergeReport()
-    for target, module in layers:
-        layer: Any = target.get(module)
-        target.replace(module, layer.folded())
-        parts = getattr(layer, "adapters", [module])
-        done.folded += [f"{target.name}.{module}" + ("" if part == module else f".{part}") for part in parts]
+    for layer in layers:
+        layer.target.replace(layer.module, layer.adapted.folded())
+        name, parts = f"{layer.target.name}.{layer.module}", getattr(layer.adapted, "adapters", [layer.module])
+        done.folded += [name if part == layer.module else f"{name}.{part}" for part in parts]
     return done
 
 

@@ -49,7 +49,7 @@ def test_a_mixture_is_tested_once_more_as_the_operation_that_it_chose() -> None:
     shape = backbone_shape("tiny")
     once, twice = (
         run_flops(made(method="naslora", config={"operations": names}).run, shape, IMAGES)
-        - run_flops(made(method="naslora", config={"operations": names}).run, shape, replace(IMAGES, test=0))
+        - run_flops(made(method="naslora", config={"operations": names}).run, shape, IMAGES._replace(test=0))
         for names in ("skip_connect", "skip_connect,sep_conv_3x3")
     )
     assert twice == pytest.approx(1.5 * once)
