@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
@@ -235,8 +235,7 @@ def device(planned: Plan, where: Target) -> Device:
     return replace(cpu(where.threads), model=processor())
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunForecast:
+class RunForecast(NamedTuple):
     """The cost of one run: device-hours and their basis, peak memory in training, disk while it is unfinished."""
 
     run: Run
@@ -266,7 +265,7 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
                 peak_memory_bytes=training_bytes(run, _attention(run, machine)),
                 disk_bytes=STATES * 4.0 * parameters(run)[1] + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
             )
-        priced.append(replace(alone[same], run=run))
+        priced.append(alone[same]._replace(run=run))
     return tuple(priced)
 
 
@@ -463,7 +462,7 @@ def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: fl
     """The plan, JSON-ready: every run with its state and price, with a ``budget`` whether it fits, and what is missing."""
     fitting = [] if budget is None else [priced.run.key for priced in within_budget(prices or (), budget)]
     by_key = {
-        priced.run.key: {name: value for name, value in vars(priced).items() if name != "run"}
+        priced.run.key: {name: value for name, value in priced._asdict().items() if name != "run"}
         for priced in prices or ()
     }
     runs = []

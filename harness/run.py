@@ -12,10 +12,10 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from harness.cli.command import Once, add_plugins, add_results, command, plugins_of, program, require_effect, verb
 from harness.registry import METHODS, load_plugins
@@ -32,8 +32,7 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.tuning import Step
 
 
-@dataclass(frozen=True, kw_only=True)
-class How:
+class How(NamedTuple):
     """How the runs of a command line are planned and run.
 
     Args:
@@ -235,7 +234,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     where = target_of(
         arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=overrides
     )
-    how = How(where=where, **{name: getattr(arguments, name) for name in How.__dataclass_fields__ if name != "where"})
+    how = How(where=where, **{name: getattr(arguments, name) for name in How._fields if name != "where"})
 
     def planned(instead: Path | None) -> tuple[Found, list[Step]]:
         found = find(request, also_on=tuning.on if tuning else (), instead=instead)

@@ -179,14 +179,14 @@ def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, t
 def test_all_is_done_with_the_longest_run_or_when_the_devices_have_shared_the_work(tmp_path: Path) -> None:
     (one,) = price(planned(tmp_path), tmp_path, where=ON_GPU)
     for lengths, workers, most in (([1, 1, 1, 3], 2, 3), ([1, 1, 1, 1], 1, 4), ([], 1, 0)):
-        runs = [replace(one, hours=hours) for hours in lengths]
+        runs = [one._replace(hours=hours) for hours in lengths]
         assert days(runs, replace(ON_GPU, workers=workers)) == most / 24
 
 
 def test_shapes_of_a_cluster_wait_for_their_own_runs_only(tmp_path: Path) -> None:
     made = planned(tmp_path, backbones=("vit_b", "vit_h"), seeds=(0, 1))
     where = target_of(cluster="gpu", cluster_overrides={"parallelism": "1"})
-    runs = [replace(one, hours=1.0) for one in price(made, tmp_path, where=where)]
+    runs = [one._replace(hours=1.0) for one in price(made, tmp_path, where=where)]
     assert days(runs, where) == 2 / 24
 
 
@@ -195,7 +195,7 @@ def test_a_budget_buys_whole_comparisons_cheap_ones_first(tmp_path: Path) -> Non
     made = planned(tmp_path, rows=rows, benchmarks=("kvasir", "leaf"), seeds=(0, 1))
     prices = price(made, tmp_path, where=ON_GPU)
     cost = {"kvasir": 2.0, "leaf": 1.0}
-    prices = tuple(replace(one, hours=cost[one.run.benchmark]) for one in prices)
+    prices = tuple(one._replace(hours=cost[one.run.benchmark]) for one in prices)
 
     def bought_for(budget: float) -> list[tuple[str, str, int]]:
         return [(one.run.benchmark, one.run.method, one.run.seed) for one in within_budget(prices, budget)]
