@@ -1,7 +1,7 @@
 """The cost of a plan on its target: hours, memory, disk, time to completion, and the runs that fit a budget.
 
 Hours are counted operations divided by the speed of earlier runs on such a device, or without records by a share of the device's
-peak. Operations are in closed form, so pricing needs no torch. A multiply-add counts as two; softmax, norms and element-wise
+peak. Operations are counted in closed form. A multiply-add counts as two; softmax, norms and element-wise
 operations are left out.
 """
 

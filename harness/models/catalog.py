@@ -1,4 +1,4 @@
-"""Backbones by name: their shapes and their closed-form parameter counts. Free of torch, so that planning is cheap.
+"""Backbones by name: their shapes and their closed-form parameter counts. Free of torch.
 
 Names are those of `harness.models.known`, and ``timm/MODEL`` for any plain ViT of timm under SAM's neck and mask decoder, with
 absolute positions or, as DINOv3, with rotary ones alone. Its numbers come from timm's own model.

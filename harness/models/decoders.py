@@ -1,4 +1,4 @@
-"""Decoders by name: which there are, what they stand on, their closed forms. Free of torch, so that planning is cheap.
+"""Decoders by name: which there are, what they stand on, their closed forms. Free of torch.
 
 ``sam`` is SAM's mask decoder (`harness.models.mask_decoder`). ``linear`` and ``mask-transformer`` are Segmenter's
 (2105.05633; `harness.models.dense_decoders`), each on a plain ViT of timm as published there. ``mask2former`` is that of

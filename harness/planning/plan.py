@@ -322,10 +322,7 @@ def expand(
         problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
         for card, backbone, digest in cards:
             of_card = for_backbone(without_untrained(own_rules(name, resolve(card, name)), name, files), backbone)
-            plain, model = (
-                as_rules(of_card),
-                (backbone, of_card.decoder),
-            )  # runs share the rules, and what pricing makes of them
+            plain, model = as_rules(of_card), (backbone, of_card.decoder)  # runs share the rules, and so does pricing
             for number, row in enumerate(rows):
                 elsewhere = (row.benchmarks and name not in row.benchmarks) or (row.models and model not in row.models)
                 if elsewhere or (number, backbone) in unfit:
@@ -343,11 +340,13 @@ def expand(
                 for job in _jobs(row, name, backbone, found, request, rules=held, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((number, name, *model), []).append(job.run.key)
+    if left_out and not jobs:
+        raise UsageError(next(iter(left_out)))
     return jobs, keys, [*left_out, *problems, *_never_reached(job.run for job in jobs.values())]
 
 
 def _never_reached(runs: Iterable[Run]) -> list[str]:
-    """A line for each thing that rows never come to."""
+    """A line for each part of a method that its runs never reach."""
     labels: dict[str, dict[str, None]] = {}
     for run in runs:
         if run.never_reached:
@@ -394,7 +393,7 @@ class Untestable(UsageError):
 def _require_fit(
     row: ConfiguredRow, benchmark: str, task: str, backbone: str, rules: Protocol, request: Request
 ) -> None:
-    """Refuse a row, a benchmark and rules that do not fit each other. Raises UsageError, and `Untestable` for that reason."""
+    """Refuse a row, a benchmark and rules that do not fit each other. Raises UsageError, which is `Untestable` where it applies."""
     _require_task(benchmark, task, rules)
     require_stands(rules.decoder, backbone)
     if rules.prompt != "none" and (rules.decoder != "sam" or task != "binary"):

@@ -1,7 +1,7 @@
 """Rates that are tuned: trials of every value first, the choice by validation, then the runs with what was chosen.
 
 A trial is a run like any other, so that a chosen trial is also the run of its seed and is not trained twice. Which runs
-were trials, what was chosen and what the others scored are labels of the runs: no key depends on them. Free of torch.
+were trials, what was chosen and what the others scored are labels of the runs: no key depends on them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Turn a command line (``lora[rank=6],all``, ``--seeds 5``, ``NAME=DIR``) into a `Request`; settings stand in where
-the command line says nothing. No torch here."""
+the command line says nothing."""
 
 from __future__ import annotations
 

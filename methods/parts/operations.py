@@ -1,5 +1,5 @@
 """The candidate operations of a cell, by name: DARTS's eight (1806.09055), and three beyond them. Free of torch, as
-planning counts their parameters.
+the reader of older records needs them.
 
 ``style`` says what an operation is made of:
 

@@ -1,4 +1,4 @@
-"""Where in an encoder a method acts: the placement grammar and the shape of a backbone. Free of torch: planning is cheap.
+"""Where in an encoder a method acts: the placement grammar and the shape of a backbone. Free of torch.
 
 Grammar: ``blocks=all|first-half|last-half|global|windowed|0,3,7-11`` and ``sites=qkv|q,v|q,k,v|proj|mlp``
 (comma-separated).

@@ -67,6 +67,11 @@ def test_where_nothing_is_pretrained_it_is_refused(changes: dict[str, Any], reas
         plan_of(tmp_path, "zeroshot", "decoder", **changes)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+    made = plan_of(tmp_path, "zeroshot", "decoder", leave_out_unfit=True, **changes)  # as in a study
+    assert {job.run.method for job in made.jobs} == {"decoder"}
+    assert any("zeroshot is left out on" in line and reason in line for line in made.problems)
+    with pytest.raises(UsageError, match=reason):
+        plan_of(tmp_path, "zeroshot", leave_out_unfit=True, **changes)
 
 
 def test_all_methods_are_those_that_train() -> None:
