@@ -67,20 +67,13 @@ def test_all_are_the_images_of_every_split(tmp_path: Path) -> None:
     assert (table.stems, table.texts) == (("a", "b"), {"iou": "1.0,0.5"})
 
 
-def test_the_scored_model_may_have_the_name_of_older_files(tmp_path: Path) -> None:
+def test_groups_are_those_of_the_model_and_split_whatever_older_files_call_the_model(tmp_path: Path) -> None:
     for name in ("model", "variant"):
         (path := tmp_path / f"{name}.images.csv").write_text(WITH_GROUPS.replace("model", name))
-        assert read(path, metric="mae", model="last") == ({"a": 0.0}, {"a": "p3"})
-        assert all_image_scores(path)["last", "test"] == {"iou": {"a": 0.75}, "mae": {"a": 0.0}}
-
-
-def test_groups_are_those_of_the_model_and_split_and_no_scores(tmp_path: Path) -> None:
-    path = tmp_path / "x.images.csv"
-    path.write_text(WITH_GROUPS)
-    assert read(path, metric="mae") == ({"a": 0.25, "b": 0.0}, {"a": "p1", "b": "p2"})
-    assert read(path, model="last") == ({"a": 0.75}, {"a": "p3"})
-    assert read(path, metric="group") is None
-    assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
+        assert read(path, metric="mae") == ({"a": 0.25, "b": 0.0}, {"a": "p1", "b": "p2"})
+        assert read(path, model="last") == ({"a": 0.75}, {"a": "p3"})
+        assert read(path, metric="group") is None
+        assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
 
 
 def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_images(archive: Archive, tmp_path) -> None:
