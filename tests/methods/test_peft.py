@@ -221,6 +221,7 @@ def test_pruned_ranks_go_on_after_a_resume_and_end_at_the_budget() -> None:
 
     whole, resumed = train(interrupted=False), train(interrupted=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert {"exp_avg_ipt", "exp_avg_unc", "kept"} <= {part for name in whole for part in name.split(".")}
     values = [tensor for name, tensor in whole.items() if name.endswith("lora_E.default")]
     assert sum(int((tensor != 0).sum()) for tensor in values) == 2 * len(values)
 
