@@ -77,10 +77,11 @@ def _of_method(run: Run) -> dict[str, Any]:
     operations = list[str]()
     with suppress(KeyError, MethodError):
         operations = list(parse_operations(options["operations"], style=options["style"]))
-    start = options.get("search_start_epoch", 0) if len(operations) > 1 and options.get("stagewise") else 0
+    start = options.get("search_start_epoch") if len(operations) > 1 and options.get("stagewise") else 0
+    never = isinstance(start, int) and 0 < epochs <= start
     return {
         "label_note": "Switch gate" if options.get("gate") in ("switch", "intended") else "",
-        "never_reached": f"{_CONTROL} T_B = {start} of {epochs} epochs" if 0 < epochs <= start else "",
+        "never_reached": f"{_CONTROL} T_B = {start} of {epochs} epochs" if never else "",
         "operations": operations,
     }
 

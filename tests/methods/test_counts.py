@@ -121,6 +121,6 @@ def test_samed_has_no_scale_at_any_rank() -> None:
      (VPTConfig, "tokens"), (LSTConfig, "reduction"), (SAMAdapterConfig, "scale")],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [2.5, 0, -1, True, "3"])
-def test_a_count_that_is_no_whole_number_is_one_line(config: Any, field: str, value: object) -> None:
+def test_a_count_must_be_a_whole_number_above_zero(config: Any, field: str, value: object) -> None:
     with pytest.raises(MethodError, match=f"^{field}={value}: must be a whole number above zero$"):
         config(**{field: value})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.older import with_label
+from harness.archive.older import filled, with_label
 from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_more, share_cap
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
@@ -155,6 +155,13 @@ def test_what_older_records_leave_out_of_their_method_is_what_its_class_says(com
         assert said == (config.label_note, config.never_reached(run.rules["epochs"]), list(config.mixed_operations))
         notes |= {*said[:2]}
     assert len(notes) == 3, "among them rows with a note, and runs that end before their search"
+
+
+@pytest.mark.parametrize("option", ["operations", "style", "search_start_epoch"])
+@pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}])
+def test_options_of_another_type_than_the_methods_say_nothing_of_a_search(option: str, value: Any) -> None:
+    made = record(method="naslora", config={option: value}, rules={"epochs": 3})
+    assert filled(made).run.never_reached == ""
 
 
 CHANGES: dict[str, Any] = {

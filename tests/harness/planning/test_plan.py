@@ -141,7 +141,7 @@ def test_rows_that_do_not_fit_a_backbone_are_named_and_left_out_unless_someone_a
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere.pth", "does not exist"), (".", "is a folder")])
-def test_a_checkpoint_that_is_not_there_is_no_start_from_random_weights(name, said, samples, tmp_path) -> None:
+def test_a_missing_checkpoint_does_not_start_from_random_weights(name, said, samples, tmp_path) -> None:
     made = planned(samples, tmp_path, checkpoints={"": tmp_path / name})
     assert said in made.missing[0]
     assert made.jobs[0].run.key != planned(samples, tmp_path).jobs[0].run.key

@@ -98,7 +98,7 @@ def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) ->
         ("scalar.yaml", "a table of fields stands where its _base_ has a single value"),
     ],
 )
-def test_a_base_that_is_no_card_of_its_folder_is_one_line(base: str, message: str, tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_used_is_one_line(base: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("epochs: 2\n")
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "x.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
