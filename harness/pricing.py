@@ -56,35 +56,29 @@ RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
 
 
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
-    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads. Windows are counted
-    whole, an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as further dimensions of
-    a head, as fused kernels compute them."""
-    side, attention = image_size // shape.patch, attention_flops(shape, image_size=image_size)
+    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads."""
+    side = image_size // shape.patch
     first = side * shape.blocks[0].scale * shape.blocks[0].pool
     embed = _convolved(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
-    blocks = []
-    for block, products in zip(shape.blocks, attention, strict=True):
-        leaving = side * block.scale
-        tokens = leaving * leaving + shape.prefix_tokens
-        entering = leaving * block.pool
-        attended, _ = _attended(shape, block, side=side)
-        projected = 2.0 * (attended * 3 * block.entering * block.dim + attended / block.pool**2 * block.dim**2)
-        before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
-        convolved = _convolved(block.convolutions, side=before) + 2.0 * entering**2 * block.inputs * block.dim
-        blocks.append(projected + products + convolved + 2.0 * tokens * 2 * block.dim * block.mlp_dim)
     taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
     neck = sum(2.0 * (side * scale) ** 2 * weights for weights, scale in taps)
+    blocks = [sum(_block_flops(shape, block, side=side)) for block in shape.blocks]
     return [embed, *blocks, neck if decoder == "sam" else 0.0]
 
 
-def attention_flops(shape: BackboneShape, *, image_size: int) -> list[float]:
-    """Of these, what every block's scores and their sums of values are."""
-    side, products = image_size // shape.patch, []
-    for block in shape.blocks:
-        attended, span = _attended(shape, block, side=side)
-        wider = widening(shape, block, side=side * block.scale * block.pool)
-        products.append(4.0 * attended / block.pool**2 * span * block.dim * wider)
-    return products
+def _block_flops(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple[float, float]:
+    """Operations of a block without its attention, and those of the attention: scores, and sums of values. Windows are counted whole,
+    an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as further dimensions of a head, as
+    fused kernels compute them."""
+    leaving = side * block.scale
+    entering = leaving * block.pool
+    attended, span = _attended(shape, block, side=side)
+    products = 4.0 * attended / block.pool**2 * span * block.dim * widening(shape, block, side=entering)
+    projected = 2.0 * (attended * 3 * block.entering * block.dim + attended / block.pool**2 * block.dim**2)
+    before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
+    convolved = _convolved(block.convolutions, side=before) + 2.0 * entering**2 * block.inputs * block.dim
+    tokens = leaving * leaving + shape.prefix_tokens
+    return projected + convolved + 2.0 * tokens * 2 * block.dim * block.mlp_dim, products
 
 
 def _attended(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple[int, int]:
@@ -126,7 +120,7 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
     first = config.gradient_from(shape)
     if first is None:
         return forward + decoder
-    attended = sum(attention_flops(shape, image_size=size)[first:])
+    attended = sum(_block_flops(shape, block, side=size // shape.patch)[1] for block in shape.blocks[first:])
     recomputed = sum(blocks[first:]) if run.rules.get("activation_checkpointing") else 0.0
     backward = sum(blocks[first:]) + neck + (FUSED_BACKWARD - 1) * attended
     if config.trains_backbone_weights:
