@@ -302,11 +302,13 @@ def test_options_are_tried_under_the_chosen_rule_where_the_trials_lie_outside(tu
         return 0.9 - 0.1 * abs(math.log10((run.rules["decoder_lr"] or 1.0) / 1e-3))
 
     grid = ("--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-4,1e-3", "--tune-on", "camo")
+    grid = (*grid, "--set", "benchmarks.camo.epochs=2")  # a rule of trials alone
     code, work = tuned(score, *grid, datasets="kvasir", seeds="3,")
     assert (code, len(work.done[1])) == (0, 2)
     kept = RecordStore(tmp_path).summaries()[0]
     rules = {(r.run.benchmark, r.run.rules["decoder_lr"]) for r in kept if r.run.method == "lora"}
     assert rules == {("camo", 1e-3), ("kvasir", 1e-3)}
+    assert {r.run.rules["epochs"] for r in kept if r.run.benchmark == "camo"} == {2}
 
 
 CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").glob("*.yaml"))
