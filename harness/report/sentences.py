@@ -40,8 +40,8 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
         for which in ("better", "worse")
     )
     alike = len(judged) - len(better) - len(worse)
-    said = [f"{enumerated(better) or 'no row'} {'beat' if len(better) > 1 else 'beats'} {board.baseline}"]
-    said += [f"{alike} row{'s' * (alike > 1)} cannot be told apart from it"] if alike else []
+    said = [f"{enumerated(better) or 'no method'} {'beat' if len(better) > 1 else 'beats'} {board.baseline}"]
+    said += [f"{alike} method{'s' * (alike > 1)} cannot be told apart from it"] if alike else []
     said += [f"{enumerated(worse)} {'are' if len(worse) > 1 else 'is'} worse"] if worse else []
     return f"{what} ({setting(board, benchmark)}): {'; '.join(said)}."
 

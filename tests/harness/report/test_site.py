@@ -117,7 +117,7 @@ EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
         ),
         (
             [*runs("lora"), *runs("full", (0.70, 0.75, 0.68))],
-            ["no row beats LoRA; 1 row cannot be told apart from it."],
+            ["no method beats LoRA; 1 method cannot be told apart from it."],
         ),
         ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "too few seeds"]),
         ([*runs("lora", **EMPTY), *runs("full", shift=0.1, **EMPTY)], ["almost empty", "nothing is ranked"]),
