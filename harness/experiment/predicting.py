@@ -118,7 +118,7 @@ class Prediction:
         """
         self._check_prompts()
         begun = self._is_begun(note := self._note())
-        rows = self._rows() if begun and self._labels else []
+        rows = self._rows()
         there = {row[0] for row in rows}
         waiting = [each for each in self.images if each.name not in there and not (begun and self._is_done(each))]
         before = done = len(self.images) - len(waiting)
