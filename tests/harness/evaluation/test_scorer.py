@@ -166,6 +166,12 @@ def test_native_resolution_resizes_the_prediction_and_input_the_mask():
     assert native.values != at_input.values
 
 
+def test_labels_keep_their_values_when_they_are_resized():
+    labels = np.array([[0, 2], [2, 0]], dtype=np.int64)  # between which interpolation would see class 1
+    scorer = SplitScorer(("miou",), task="multiclass", num_classes=3)
+    assert scorer.measure(labels, np.kron(labels, np.ones((4, 4))).astype(np.uint8)).values["miou"] == 1.0
+
+
 def test_scores_do_not_depend_on_the_order_of_images():
     pairs = list(random_pairs(30, seed=4))
     summaries = []
