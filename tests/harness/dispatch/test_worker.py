@@ -227,3 +227,13 @@ def test_what_keeps_a_worker_from_working_is_one_line(tmp_path, task, capsys):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     assert worker.main([str(sweep.folder), "--array", "3"]) == worker.STATUS
     assert os.environ["SLURM_ARRAY_TASK_ID"] == "0"
+
+
+@pytest.mark.parametrize(("patience_s", "outcomes"), [(5.0, {"finished"}), (1.5, set())])
+def test_a_run_that_another_process_holds_is_waited_for_as_long_as_patience_lasts(monkeypatch, patience_s, outcomes):
+    clock, tries = [0.0], iter(["elsewhere", "elsewhere", "elsewhere", "finished"])
+    monkeypatch.setattr(
+        worker, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.append(clock.pop() + s))
+    )
+    monkeypatch.setattr(worker, "_persist", lambda start, *, stop: next(tries))
+    assert worker.work([SimpleNamespace()], stop=StopSignals(), patience_s=patience_s) == outcomes
