@@ -29,6 +29,7 @@ from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.fingerprints import fingerprint
 from harness.registry import SEGMENTED, method_config
+from tests.datasets import test_polyp
 from tests.datasets.test_labels import write_folders
 from tests.documented import commands
 from tests.harness.report.sample import record
@@ -104,6 +105,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask[number : number + 9, 5:20] = 255
         Image.fromarray(mask).save(root / "tiles" / "masks" / f"{number}.png")
     write_folders(root / "flowers")
+    test_polyp.original(root / "POLYPS")
     shutil.copytree(REPOSITORY / "docs" / "examples", root / "docs" / "examples")
     shutil.copy(REPOSITORY / "docs" / "methods.md", root / "docs")
     (root / "broken.py").write_text("class Mine(Methd): ...\n")
