@@ -7,6 +7,7 @@ import signal
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -236,4 +237,4 @@ def test_a_run_that_another_process_holds_is_waited_for_as_long_as_patience_last
         worker, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.append(clock.pop() + s))
     )
     monkeypatch.setattr(worker, "_persist", lambda start, *, stop: next(tries))
-    assert worker.work([SimpleNamespace()], stop=StopSignals(), patience_s=patience_s) == outcomes
+    assert worker.work([cast(Start, SimpleNamespace())], stop=StopSignals(), patience_s=patience_s) == outcomes

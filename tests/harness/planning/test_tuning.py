@@ -301,8 +301,8 @@ def test_options_are_tried_under_the_chosen_rule_where_the_trials_lie_outside(tu
     def score(run: Any) -> float:
         return 0.9 - 0.1 * abs(math.log10((run.rules["decoder_lr"] or 1.0) / 1e-3))
 
-    grid = ("--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-4,1e-3", "--tune-on", "camo")
-    grid = (*grid, "--set", "benchmarks.camo.epochs=2")  # a rule of trials alone
+    grid = ["--tune", "decoder_lr=1e-4,1e-3", "--tune", "lora.lr=1e-4,1e-3", "--tune-on", "camo"]
+    grid += ["--set", "benchmarks.camo.epochs=2"]  # a rule of trials alone
     code, work = tuned(score, *grid, datasets="kvasir", seeds="3,")
     assert (code, len(work.done[1])) == (0, 2)
     kept = RecordStore(tmp_path).summaries()[0]
