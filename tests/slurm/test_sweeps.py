@@ -159,7 +159,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
     for name in SEGMENTED:
         sample_writer(tmp_path / "runs")(name)
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
-    assert planned.seconds < 6.0  # on a busy machine; about 2.5 of them are torch, which counts what methods train
+    assert planned.seconds < 4.5  # 2.0, and what a plan may spend on importing torch
     submitted = timed(sys.executable, "-m", "harness.run", *grid, "--yes", "--cluster", str(profile))
     assert "1008 runs submitted" in submitted.text
     assert submitted.wall_seconds < 30.0
