@@ -28,7 +28,7 @@ TURNED: dict[type[ast.AST], type[ast.AST]] = {
     ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add,
     ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv,
 }  # fmt: skip
-OTHER = {"min": "max", "max": "min", "any": "all", "all": "any", "first": "last"}
+OTHER = {"min": "max", "max": "min", "any": "all", "all": "any"}
 COLUMNS = ("number", "file", "line", "before", "after", "verdict", "noticed by")
 
 

@@ -141,13 +141,13 @@ def _read(board: Leaderboard, record: Record) -> dict[Image, KeptMask]:
 
 def _scores(board: Leaderboard, record: Record, column: Column) -> dict[Image, float]:
     """The scores that rank, of every test image."""
-    found: dict[Image, float] = {}
+    scores: dict[Image, float] = {}
     for split in (name for name in record.scores["best"] if name not in ("val", "all")):
         table = board.grid.archive.image_table(record, "best", split)
         values = table.scores(column.metric) if table else None
         if table is not None and values is not None:
-            found |= {(split, stem): float(value) for stem, value in zip(table.stems, values, strict=True)}
-    return found
+            scores |= {(split, stem): float(value) for stem, value in zip(table.stems, values, strict=True)}
+    return scores
 
 
 def kinds(predicted: Picture, truth: Picture) -> Picture:

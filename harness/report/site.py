@@ -106,19 +106,11 @@ def _picture(name: str, drawn: tuple[Any, str] | None, narrow: tuple[Any, str] |
     return {"svg": inline(drawn[0], name=name), "caption": drawn[1], "narrow": small, "wide": wide}
 
 
-def paper_of(board: Leaderboard, row: str) -> str:
-    """The arXiv id of a row's method; empty where it has none."""
-    return arxiv_of(board.grid.records_of(row)[0].run.method)
-
-
 def scale_of(board: Leaderboard, benchmark: str) -> float:
     """A tenth of the widest interval's reach, of the rows that are not worse than the baseline: the unit of the bars in a table."""
-    near = [
-        found
-        for row in board.rows
-        if board.verdict(row, benchmark) != "worse" and (found := board.difference(row, benchmark))
-    ]
-    return max((abs(end) for found in near for end in (found.low, found.high) if end is not None), default=0.0) / 10
+    differences = [board.difference(row, benchmark) for row in board.rows if board.verdict(row, benchmark) != "worse"]
+    ends = [end for difference in differences if difference for end in (difference.low, difference.high)]
+    return max((abs(end) for end in ends if end is not None), default=0.0) / 10
 
 
 def _clipped(value: float) -> str:
@@ -156,7 +148,7 @@ def _environment() -> Any:
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
     environment.globals.update(
-        of=sentences, source=_tile_source, command_of=command_of, paper_of=paper_of, scale_of=scale_of, clipped=_clipped
+        of=sentences, source=_tile_source, command_of=command_of, arxiv_of=arxiv_of, scale_of=scale_of, clipped=_clipped
     )
     environment.filters["short"] = sentences.short_number
     return environment
