@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from harness.cli.command import Once, add_plugins, add_results, command, plugins_of, program, require_effect, verb
 from harness.registry import METHODS, load_plugins
-from harness.settings import Settings, load_settings, trusted
+from harness.settings import Settings, load_settings
 from harness.system.errors import UsageError
 from harness.system.progress import stages
 from harness.system.streams import say, show_text, terminal_width
@@ -205,9 +205,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     if arguments.cancel and arguments.budget is not None:
         raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
     here = arguments.executor is not None or arguments.workers is not None
-    arguments.cluster = arguments.cluster or (
-        "" if here else trusted(settings, "cluster", trust=arguments.trust_settings)
-    )
+    arguments.cluster = arguments.cluster or ("" if here else settings.cluster)
     if not arguments.cluster:
         for option, why in (
             ("wait", "on this machine the command waits for its runs anyway"),

@@ -35,7 +35,6 @@ class Settings:
             node. Empty for a folder in the results.
         datasets, checkpoints: by the names in the file.
         source: the file that was read, for messages; empty where none was.
-        foreign: settings of code in a ``harness.toml`` that may have come with the working folder.
     """
 
     protocol: str = ""
@@ -48,14 +47,12 @@ class Settings:
     datasets: Mapping[str, Path] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
     source: str = ""
-    foreign: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 <= self.cache_gib < 1e6:
             raise ValueError(f"cache_gib={self.cache_gib:g} is not a size in GiB, such as 200; 0 caches nothing")
 
 
-CODE = frozenset({"plugins", "cluster"})
 VARIABLES = {PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "cache", "cache_gib")}
 
 
@@ -68,13 +65,19 @@ def user_file(environment: Mapping[str, str] = os.environ) -> Path:
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings of the file, overridden by the environment; ``SAM_PEFT_DATA`` also overrides the file's ``datasets``. Raises UsageError:
-    a file that cannot be read, an unknown key (with the nearest name), or a value of the wrong type."""
+    a file that cannot be read, an unknown key (with the nearest name), a value of the wrong type, or a ``harness.toml`` that names code
+    and that no variable names, since it may have come with a downloaded folder."""
     named = environment.get(FILE, "")
     if named == "none":
         return Settings()
     there = [path for path in (HERE, user_file(environment)) if os.path.lexists(path)]
     path = Path(named).expanduser() if named else next(iter(there), None)
     values = _values(_toml(path), base=path.parent, where=str(path)) if path is not None else {}
+    if path == HERE and not named and ("plugins" in values or is_profile_file(values.get("cluster", ""))):
+        raise UsageError(
+            f"{HERE} sets plug-ins or a cluster's file, which are code, and may have come with this folder; if you trust it set the "
+            f"variable {FILE}={HERE}, else remove them and give --plugin FILE.py or --cluster FILE.yaml"
+        )
     overrides: dict[str, Any] = {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable == FILE or not text:
@@ -85,8 +88,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         overrides |= _values({VARIABLES[variable]: text}, base=Path(), where=variable)
     if "data" in overrides:
         values["datasets"] = {}
-    foreign = CODE & values.keys() - overrides.keys() if path == HERE and not named else frozenset()
-    return Settings(**{**values, **overrides}, source=str(path or ""), foreign=foreign)
+    return Settings(**{**values, **overrides}, source=str(path or ""))
 
 
 def named_table(
@@ -104,19 +106,6 @@ def is_profile_file(cluster: str) -> bool:
     return bool(cluster) and re.fullmatch(r"[\w-]+", cluster) is None
 
 
-def trusted(settings: Settings, what: Literal["plugins", "cluster"], *, trust: bool) -> Any:
-    """The plug-ins or the cluster of the settings. Raises UsageError: a ``harness.toml`` names code (plug-ins, or a profile's file with
-    setup lines) without ``trust`` on the command line, since it may have come with a downloaded folder."""
-    value = getattr(settings, what)
-    if what in settings.foreign and (what == "plugins" or is_profile_file(value)) and not trust:
-        option = "--plugin FILE.py" if what == "plugins" else "--cluster FILE.yaml"
-        raise UsageError(
-            f"{settings.source} sets {what}, which is code, and may have come with this folder; if you trust it add "
-            f"--trust-settings, or give {option}"
-        )
-    return value
-
-
 def _toml(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         raise UsageError(f"settings {path} is not a file")
@@ -132,7 +121,7 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
         texts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
         if blank := [text for text in texts if isinstance(text, str) and (not text.strip() or "\0" in text)]:
             raise UsageError(f"{where}: {key}={blank[0]!r} is empty, or not the name of a file")
-        if key in ("source", "foreign"):
+        if key == "source":
             raise UsageError(f"{where}: unknown key {key!r}")
     checked = from_mapping(Settings, written, where=where)
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import harness
 from harness.datasets.base import AWAY, DatasetError
 from harness.methods.parts.placement import MethodError
-from harness.settings import load_settings, trusted
+from harness.settings import load_settings
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.files import require_text, write_atomically
 from harness.system.machine import code_version
@@ -131,29 +131,20 @@ def results_of(arguments: argparse.Namespace) -> Path:
 
 
 def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that defines more methods") -> None:
-    """``--plugin FILE.py`` and ``--trust-settings``; see `plugins_of`."""
+    """``--plugin FILE.py``; see `plugins_of`."""
     parser.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE.py", help=help)
-    parser.add_argument(
-        "--trust-settings",
-        action="store_true",
-        help="trust the code that harness.toml of this folder names (docs/start.md)",
-    )
 
 
 def plugins_of(arguments: argparse.Namespace) -> list[Path]:
-    """Plug-in files of the command line and of the settings; the latter are printed before anything loads them.
-
-    Raises:
-        UsageError: the command line names no file, or ``harness.toml`` names code that the command line does not trust.
-    """
+    """Plug-in files of the command line and of the settings; the latter are printed before anything loads them. Raises UsageError: the
+    command line names no file."""
     for path in arguments.plugin:
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file; give the path of the plug-in's .py file")
     settings = load_settings()
-    of_settings = trusted(settings, "plugins", trust=arguments.trust_settings)
-    if of_settings:
-        say(f"plug-ins of {settings.source}: {', '.join(map(str, of_settings))}")
-    return list(dict.fromkeys([*arguments.plugin, *of_settings]))
+    if settings.plugins:
+        say(f"plug-ins of {settings.source}: {', '.join(map(str, settings.plugins))}")
+    return list(dict.fromkeys([*arguments.plugin, *settings.plugins]))
 
 
 def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:

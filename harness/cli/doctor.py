@@ -14,13 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.check import parse_assignments
 from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, require_effect, verb
 from harness.methods import TUNERS
 from harness.models.catalog import require_stands, resolve_backbone
 from harness.models.decoders import DECODERS
 from harness.models.published import weights_file
-from harness.registry import METHODS, canonical_spelling, load_plugins, method_config
+from harness.planning.request import PlannedRow
+from harness.planning.understand import parse_row, split_words
+from harness.registry import METHODS, load_plugins, method_config
 from harness.system.errors import UsageError
 from harness.system.progress import stages
 from harness.system.streams import say, terminal_width
@@ -37,8 +38,8 @@ def parser() -> CommandParser:
         "--methods",
         action=Once,
         default="all",
-        metavar="A,B,…",
-        help="methods to test (default: all, plug-ins included)",
+        metavar="A,B[opt=1],…",
+        help="methods to test, with options in brackets (default: all, plug-ins included)",
     )
     p.add_argument(
         "--backbone",
@@ -80,9 +81,6 @@ def parser() -> CommandParser:
         metavar="FILE",
         help="only print what this file is and which part of it fits --backbone; 'published' downloads the backbone's own",
     )
-    p.add_argument(
-        "--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="an option of a method: lora.rank=8"
-    )
     add_plugins(p)
     p.add_argument("--json", action="store_true", help="print a list of objects, one per method")
     return p
@@ -96,13 +94,13 @@ def main(argv: list[str] | None = None) -> int:
     _, broken = load_plugins(plugins_of(arguments))
     for line in broken:
         print(line, file=sys.stderr)
-    names = chosen_methods(arguments.methods)
-    options = method_options(arguments.set, names)
+    chosen = chosen_rows(arguments.methods)
     if arguments.accept:
-        return _accept(arguments, names)
+        return _accept(arguments, plain_names(chosen))
     require_effect(arguments, "data", "cluster", "out", without="without --accept")
     if arguments.device:
-        return _examine_gpu(resolve_backbone(arguments.backbone or "vit_b"), names, as_json=arguments.json)
+        backbone = resolve_backbone(arguments.backbone or "vit_b")
+        return _examine_gpu(backbone, plain_names(chosen), as_json=arguments.json)
 
     known = resolve_backbone(arguments.backbone or "vit_h")
     require_stands(arguments.decoder, known)
@@ -112,10 +110,10 @@ def main(argv: list[str] | None = None) -> int:
         report("loading torch")
         from harness.contract.matrix import examine, matrix_cells, matrix_markdown
 
-        for number, name in enumerate(names, start=1):
-            report(f"trying {name} ({number}/{len(names)})")
-            row = examine(name, backbone=known, decoder=arguments.decoder, options=options.get(name))
-            say(f"{name}: {'contract holds' if row.passed else 'contract broken'}")
+        for number, wanted in enumerate(chosen, start=1):
+            report(f"trying {wanted.method} ({number}/{len(chosen)})")
+            row = examine(wanted.method, backbone=known, decoder=arguments.decoder, options=wanted.options)
+            say(f"{wanted.method}: {'contract holds' if row.passed else 'contract broken'}")
             rows.append(row)
 
     if arguments.json:
@@ -202,33 +200,19 @@ def _examine_file(path: Path, backbone: str) -> int:
     return 0
 
 
-def chosen_methods(text: str) -> list[str]:
-    """Canonical names; ``all`` stands for every one that is known.
-
-    Raises:
-        UsageError: unknown, or none, or with options.
-    """
-    if "[" in text:
-        raise UsageError(f"--methods {text}: options are given apart here, as in --set lora.rank=8")
-    words = [word for word in text.split(",") if word.strip()]
-    several = {"all": METHODS.names(), "peft/all": list(TUNERS)}
-    names = [name for word in words for name in (several.get(canonical_spelling(word)) or [METHODS.resolve(word)])]
-    if not names:
+def chosen_rows(text: str) -> list[PlannedRow]:
+    """``lora[rank=8],vpt`` as rows; ``all`` stands for every method that is known. Raises UsageError: none, or an unknown method or
+    option."""
+    rows = [parse_row(word) for word in split_words(text, METHODS.names())]
+    if not rows:
         raise UsageError("--methods names no method")
-    return list(dict.fromkeys(names))
+    for row in rows:
+        method_config(row.method, row.options)
+    return rows
 
 
-def method_options(assignments: list[str], names: list[str]) -> dict[str, dict[str, str]]:
-    """``["lora.rank=8"]`` as ``{"lora": {"rank": "8"}}``. Raises UsageError: not of this form, unknown method or key, or a method
-    that is not examined."""
-    options: dict[str, dict[str, str]] = {}
-    for key, value in parse_assignments(assignments).items():
-        method, dot, option = key.partition(".")
-        if not dot:
-            raise UsageError(f"--set {key}: the doctor takes METHOD.KEY=VALUE, such as lora.rank=8")
-        options.setdefault(METHODS.resolve(method), {})[option] = value
-    for method, values in options.items():
-        if method not in names:
-            raise UsageError(f"--set {method}.{next(iter(values))}: {method} is not among --methods")
-        method_config(method, values)
-    return options
+def plain_names(rows: Sequence[PlannedRow]) -> list[str]:
+    """The methods of rows without options. Raises UsageError: one has some."""
+    if row := next((row for row in rows if row.options), None):
+        raise UsageError(f"--methods {row.method}[…]: a GPU is tested with every method's own options; leave them out")
+    return [row.method for row in rows]

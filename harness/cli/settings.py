@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
     """Name and value; a row for each name of a table."""
-    for name in (field.name for field in fields(Settings) if field.name not in ("source", "foreign")):
+    for name in (field.name for field in fields(Settings) if field.name != "source"):
         value = getattr(settings, name)
         if value and name in ("datasets", "checkpoints"):
             yield from ((f"{name}.{key}", str(path)) for key, path in value.items())

@@ -13,7 +13,7 @@ from harness.datasets import samples
 from harness.planning.understand import understand
 from harness.run import main as run
 from harness.run import parser
-from harness.settings import VARIABLES, load_settings, trusted, user_file
+from harness.settings import VARIABLES, load_settings, user_file
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY
 
@@ -93,8 +93,7 @@ def test_plug_ins_reach_the_request() -> None:
     ("text", "word"),
     [
         ('[checkpoints]\nvit_x = "/x"', "vit_x"),
-        ('plugins = ["x.py"]', "--trust-settings"),
-        ('cluster = "x.yaml"', "--trust-settings"),
+        ('plugins = ["x.py"]', "--plugin"),
         ('cluster = "gpuu"', "did you mean 'gpu'"),
         ('protocol = "demoo"', "did you mean 'demo'"),
     ],
@@ -181,18 +180,21 @@ def test_wrong_variables_are_refused(variable: str, word: str) -> None:
         load_settings({variable: "/nowhere"})
 
 
-@pytest.mark.parametrize("cluster", ["/elsewhere/evil", "../../evil", "evil.yaml", "./evil", "~/evil"])
-def test_a_downloaded_folder_gives_a_job_no_code(cluster: str, user: tuple[Path, Environment]) -> None:
-    text = f'plugins = ["evil.py"]\ncluster = "{cluster}"'
+@pytest.mark.parametrize(
+    "text",
+    [
+        'plugins = ["evil.py"]',
+        *(f'cluster = "{path}"' for path in ("/elsewhere/evil", "../../evil", "evil.yaml", "~/evil")),
+    ],
+)
+def test_a_downloaded_folder_gives_a_job_no_code(text: str, user: tuple[Path, Environment]) -> None:
     write(Path("harness.toml"), text)
-    settings = load_settings({})
-    for key in ("plugins", "cluster"):
-        with pytest.raises(UsageError, match="--trust-settings"):
-            trusted(settings, key, trust=False)
-    assert trusted(settings, "plugins", trust=True) == (Path("evil.py"),)
-    assert trusted(load_settings({"SAM_PEFT_CLUSTER": "mine.yaml"}), "cluster", trust=False).endswith("mine.yaml")
-    write(Path("harness.toml"), 'cluster = "gpu"')
-    assert trusted(load_settings({}), "cluster", trust=False) == "gpu"
+    with pytest.raises(UsageError, match="may have come with this folder"):
+        load_settings({})
+    assert load_settings({"SAM_PEFT_SETTINGS": "harness.toml"}).source == "harness.toml"
     Path("harness.toml").unlink()
+    assert load_settings({"SAM_PEFT_CLUSTER": "mine.yaml"}).cluster.endswith("mine.yaml")
     write(user[0], text)
-    assert trusted(load_settings(user[1]), "plugins", trust=False)
+    assert load_settings(user[1]).source == str(user[0])
+    write(Path("harness.toml"), 'cluster = "gpu"')
+    assert load_settings({}).cluster == "gpu"

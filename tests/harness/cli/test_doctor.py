@@ -102,13 +102,11 @@ def test_json_is_a_list_of_objects_with_counts_on_the_named_backbone(capsys: pyt
 @pytest.mark.parametrize(("words", "message"), [
     (["--methods", "loar"], "did you mean 'lora'?"),
     (["--methods", ","], "names no method"),
-    (["--methods", "lora[rank=2,alpha=2]"], "as in --set lora.rank=8"),
+    (["--methods", "lora[rank=2]", "--device", "cuda"], "leave them out"),
     (["--backbone", "vit_x"], "unknown backbone 'vit_x'"),
-    (["--set", "lora.rnk=3"], "unknown key 'rnk' (did you mean 'rank'?)"),
-    (["--set", "decoder.blocks=0"], "method decoder: blocks= has no meaning for it; methods with blocks: bitfit, ssf"),
-    (["--set", "ssf.sites=qkv"], "method ssf: sites= has no meaning for it; methods with sites: adapter, lora"),
-    (["--set", "rank=3"], "METHOD.KEY=VALUE"),
-    (["--methods", "vpt", "--set", "lora.rank=3"], "lora is not among --methods"),
+    (["--methods", "lora[rnk=3]"], "unknown key 'rnk' (did you mean 'rank'?)"),
+    (["--methods", "decoder[blocks=0]"], "method decoder: blocks= has no meaning for it; methods with blocks: bitfit, ssf"),
+    (["--methods", "ssf[sites=qkv]"], "method ssf: sites= has no meaning for it; methods with sites: adapter, lora"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, capsys) -> None:
     assert doctor(words) == 2

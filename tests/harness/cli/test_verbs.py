@@ -15,7 +15,6 @@ from PIL import Image
 
 from harness.__main__ import main
 from harness.cli.command import version
-from harness.cli.protocols import quirks
 from harness.cli.verbs import GROUPS, VERBS, summaries
 from harness.datasets import samples
 from tests.values import REPOSITORY, RESULTS
@@ -137,7 +136,6 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         (["data", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
         (["run", "--study", "list"], lambda data: data[0]["study"] and data[0]["title"]),
         (["protocols", "list"], lambda data: {"card", "hash", "purpose"} == set(data[0])),
-        (["protocols", "quirks"], lambda data: [row["field"] for row in data] == [row["field"] for row in quirks()]),
         (["protocols", "show", "demo"], lambda data: data["fields"][0]["mark"]),
         (["protocols", "show", "demo", "--diff", "mini"], lambda data: data[0]["demo"] != data[0]["mini"]),
     ):
