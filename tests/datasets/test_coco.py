@@ -70,7 +70,7 @@ SHAPES: dict[int, list[dict]] = {
         {"segmentation": [polygon(34, 24, 5)], "category_id": 2},
     ],
     3: [{"segmentation": [polygon(2, 2)]}, {"segmentation": rle(blob(8, 8, 30), compressed=False), "iscrowd": 1}],
-    4: [],
+    4: [{"segmentation": [[5, 5, 25, 5, 15, 20]]}],
     5: [{"segmentation": [polygon(-20, 10, 100)]}],
 }
 NAMES = [f"slide {number}.jpg" for number in range(12)]

@@ -267,14 +267,17 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     ("image,x0,y0,x1,y1\nelsewhere/photo.png,1,1,9,9", "--images does not name"),
     ("image,x0,y0,x1,y1\nphoto.png,,,,", "neither box nor points"),
     ("image,x0,y0,x1,y1\n", "no object of"),
+    ('[{"image": "photo.png", "box": "1199"}]', "object 1: a box is"),
+    ('[{"image": "photo.png", "box": null}]', "neither box nor points"),
 ])  # fmt: skip
 def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(done, tmp_path, capsys, given, reason):
     job, _ = done
     (folder := tmp_path / "two").mkdir()
     photo(folder, "a.png"), photo(folder, "b.png")
     if isinstance(given, str):
-        (tmp_path / "given.csv").write_text(given)
-        given = ["--prompts", tmp_path / "given.csv"]
+        file = tmp_path / ("given.json" if given.startswith("[") else "given.csv")
+        file.write_text(given)
+        given = ["--prompts", file]
     given = [folder if word == "FOLDER" else word for word in given]
     words = ["--run", job.run.key, "--results", job.results, "--out", tmp_path / "out", "--images", photo(tmp_path)]
     assert reason in refusal([*words, *given], capsys)

@@ -126,6 +126,14 @@ def test_labels_change_no_key_and_a_merge_keeps_the_record_that_knows_its_choice
     assert records(tmp_path / "all") == records(tmp_path)
 
 
+def test_a_run_that_was_there_before_its_choice_is_labelled_as_the_choice_is(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-3))
+    chosen = records(tmp_path)["0.001/kvasir/1"]
+    RecordStore(tmp_path).write(replace(chosen, run=replace(chosen.run, tuning={}, label="by hand")))
+    tuned(best_at(1e-3))
+    assert records(tmp_path)["0.001/kvasir/1"] == chosen
+
+
 def test_a_choice_from_fewer_runs_takes_no_label_away(tuned: Any, tmp_path: Path) -> None:
     tuned(best_at(1e-3))
     trial, wide = (records(tmp_path)[f"0.001/kvasir/{seed}"] for seed in (0, 1))
