@@ -1,7 +1,7 @@
 """The attempts of a run as files: who works on it, and how each attempt ended. Safe on NFS without a lock.
 
-``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th start. It is created whole and exclusively (a hard link). From then on
-only its owner replaces it, as a heartbeat. ``attempt.<n>.end.json`` says how the start ended. It is created once, by the owner or by
+``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th attempt. It is created whole and exclusively (a hard link). From then on
+only its owner replaces it, as a heartbeat. ``attempt.<n>.end.json`` says how it ended. It is created once, by the owner or by
 whoever finds the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner
 sees at its next heartbeat that it was overtaken, and stops.
 """
@@ -154,8 +154,8 @@ def attempts(folder: Path) -> list[Attempt]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     numbers = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"attempt\.([1-9]\d{0,5})\.json", name)))
-    starts = (_read_attempt(folder, number) for number in numbers)
-    return [start for start in starts if start is not None]
+    read = (_read_attempt(folder, number) for number in numbers)
+    return [attempt for attempt in read if attempt is not None]
 
 
 def silent_s(folder: Path, attempt: Attempt) -> float:
@@ -185,7 +185,7 @@ class Lease:
         *,
         holder: Holder,
         gpus: int = 0,
-        over: Callable[[list[Attempt]], bool] = lambda starts: False,
+        over: Callable[[list[Attempt]], bool] = lambda past: False,
         lease_s: float = LEASE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lease:
@@ -197,8 +197,8 @@ class Lease:
         Args:
             folder: `state_folder` of the run.
             gpus: GPUs that the attempt will occupy.
-            over: whether the run is to be given up after these starts, all of which have ended. Others see a run between the end of
-                its last start and its record.
+            over: whether the run is to be given up after these attempts, all of which have ended. Others see a run between the end of
+                its last attempt and its record.
 
         Raises:
             Held: a live process has it.
@@ -219,7 +219,7 @@ class Lease:
             )
             if create_exclusively(_path(folder, number), json.dumps(asdict(attempt))):
                 return cls(folder, attempt)
-            if not any(start.number >= number for start in attempts(folder)):
+            if not any(other.number >= number for other in attempts(folder)):
                 raise UsageError(
                     f"{_path(folder, number)} is in the way and is not an attempt of this run; move it away"
                 )

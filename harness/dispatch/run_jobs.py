@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from harness.dispatch.attempts import Holder
 from harness.dispatch.run_states import FINISHED, INTERRUPTED, RUNNING, RunState, ShowStates, clock, survey, time_left
 from harness.dispatch.slurm import SlurmExecutor
-from harness.dispatch.supervise import Start, StopSignals, last_words, supervise
+from harness.dispatch.supervise import Assignment, StopSignals, last_words, supervise
 from harness.dispatch.sweeps import AGAIN, PYTHON_OPTIONS, WORKER, create_sweep, freeze
 from harness.dispatch.target import Target
 from harness.planning.plan import Plan
@@ -77,7 +78,7 @@ class LocalExecutor:
         on_change(runs)
         left = [run for run in runs.values() if run.state == INTERRUPTED]
         failed = [number for number, process in enumerate(self._processes) if process.returncode]
-        if failed and left:  # the next start would end the same way
+        if failed and left:  # the next attempt would end the same way
             log, code = self._log(failed[0]), self._processes[failed[0]].returncode
             reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
             raise UsageError(
@@ -88,12 +89,12 @@ class LocalExecutor:
     def _work_here(self, on_change: ShowStates) -> None:
         if "torch" not in sys.modules:
             set_threads(cores())
-        stop, gpus = StopSignals(), int(bool(self.target.devices))
+        stop, gpus, holder = StopSignals(), int(bool(self.target.devices)), Holder.here()
         # A KeyboardInterrupt that is raised while a library is imported may be swallowed there, so Ctrl-C is remembered instead.
         before = signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
         try:
             for line in range(len(self.sweep.runs)):
-                supervise(Start.of(self.sweep, line, gpus=gpus), stop=stop, here="here")
+                supervise(Assignment(sweep=self.sweep, line=line, holder=holder, gpus=gpus), stop=stop, here="here")
                 on_change(self.states())
                 if stop:
                     raise KeyboardInterrupt

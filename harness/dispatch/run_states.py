@@ -69,15 +69,15 @@ class RunState(NamedRun):
 
     Args:
         state: a reason code of a record, or one of the words above.
-        attempts: starts so far.
+        attempts: so far.
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
-        seconds: how long its last start ran; of a finished run as `harness.archive.schema.seconds_of`.
+        seconds: how long its last attempt ran; of a finished run as `harness.archive.schema.seconds_of`.
         done: share of its epochs, 0 to 1.
         pace: seconds that all of its epochs take at its speed so far, 0 before its first validation.
         stage: what it does now, in words; empty unless it runs.
         finished: when its record was written, empty where there is none that settles it.
-        log: of the last start, None where there is none.
+        log: of the last attempt, None where there is none.
     """
 
     state: str
@@ -177,12 +177,12 @@ def _state_of(
     if record is not None and settles(record, replaces=run.replaces):
         log = log_path(folder, record.attempts) if record.attempts else None
         return replace(_of_record(record), **names_of_run(run), sweep=sweep.id, task=task, log=log)
-    starts = []
+    past = []
     try:
-        starts = attempts(folder)
+        past = attempts(folder)
     except OSError as error:
         problems[folder] = error.strerror or str(error)
-    last = starts[-1] if starts else None
+    last = past[-1] if past else None
     silent = silent_s(folder, last) if last else 0.0
     state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet, silent=silent)
     number = last.number if last else record.attempts if record else 0
@@ -212,7 +212,7 @@ def _is_quiet(sweep: Sweep) -> bool:
     for run in sweep.runs:
         folder = state_folder(sweep.results, run.key)
         with contextlib.suppress(OSError):
-            if any(silent_s(folder, start) <= QUIET_S for start in attempts(folder)):
+            if any(silent_s(folder, attempt) <= QUIET_S for attempt in attempts(folder)):
                 return False
     return True
 
@@ -228,7 +228,7 @@ def _unfinished(
     silent: float,
 ) -> tuple[str, str]:
     """State and message of a run without a record; ``queried``: the cluster's queue is known; ``quiet``: `_is_quiet`; ``silent``:
-    `silent_s` of its last start."""
+    `silent_s` of its last attempt."""
     if queued is not None and queued.state in ("SUSPENDED", "STOPPED"):
         return SUSPENDED, f"job {queued.job}: the cluster will let it go on"
     if last is not None and not last.end:
@@ -270,7 +270,7 @@ class _Progress:
 
     @classmethod
     def of(cls, folder: Path, *, since: float) -> _Progress:
-        """What the run's process wrote; a file of an earlier start does not count."""
+        """What the run's process wrote; a file of an earlier attempt does not count."""
         with contextlib.suppress(OSError, ValueError):
             written = read_as(folder / "progress.json", cls)
             if written.at >= since:

@@ -1,7 +1,7 @@
-"""One start of a run: a child process does the work; this process holds the lease, passes signals on and sees how the child ends.
+"""One attempt at a run: a child process does the work; this process holds the lease, passes signals on and sees how the child ends.
 
 The child is forked, so it starts at once where torch is already imported, and leaves nothing in memory for the next run. It dies with
-its supervisor. The log of the start has a line for every stage, epoch and note that the child reports.
+its supervisor. The log of the attempt has a line for every stage, epoch and note that the child reports.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,6 @@ from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
-    LEASE_SECONDS,
     Attempt,
     End,
     Exhausted,
@@ -37,7 +37,7 @@ from harness.dispatch.attempts import (
     state_folder,
 )
 from harness.dispatch.run_states import ProgressFile
-from harness.dispatch.sweeps import Sweep, settles
+from harness.dispatch.sweeps import PlannedRun, Sweep, settles
 from harness.planning.request import Job
 from harness.system.errors import device_fault, out_of_memory
 from harness.system.files import create_anew, end_of
@@ -56,115 +56,96 @@ class StopSignals(list[int]):
 MAX_CRASHES = 3
 """A run is given up after its process died this often without an external reason."""
 STARTED = "harness job starts"
-"""What a job script writes into its log at each start."""
+"""What a job script writes into its log each time that it starts."""
 _MEMORY_LIMIT = re.compile(
     r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
 )
 _CODES: dict[End, Code] = {"OOM": "OOM", "interrupted": "TIMEOUT"}
-"""Codes of runs that are given up. One that was interrupted at its last allowed start was stopped at its time limit each time."""
+"""Codes of runs that are given up. One that was interrupted at its last allowed attempt was stopped at its time limit each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """A run that this process is to start.
+class Assignment:
+    """A run of a sweep that this process is to attempt.
 
     Args:
+        line: of the run in ``jobs.jsonl``.
         holder: this process.
-        limit, before, replaces: see `harness.dispatch.sweeps.PlannedRun`.
         gpus: GPUs that it occupies.
-        lease_s: see `Lease.acquire`.
-        patience_s: after a stop signal, how long the child may take to write its checkpoint.
-        environment: goes into the record: ``snapshot``, ``commit``, ``dirty``.
-        submitter: whose death ends the worker too; None on a cluster.
     """
 
-    job: Job
+    sweep: Sweep
+    line: int
     holder: Holder
-    limit: int
-    before: int = 0
-    replaces: str = ""
     gpus: int = 0
-    lease_s: float = LEASE_SECONDS
-    patience_s: float = 60.0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    submitter: Holder | None = None
 
-    @classmethod
-    def of(cls, sweep: Sweep, line: int, *, task: str = "", gpus: int = 0) -> Start:
-        """Of one run of a sweep; ``task`` is the cluster's name of this job."""
-        run, warned = sweep.runs[line], sweep.settings.get("signal_seconds")
-        return cls(
-            job=sweep.job(line),
-            holder=Holder.here(job=task),
-            limit=run.limit,
-            before=run.before,
-            replaces=run.replaces,
-            gpus=gpus,
-            lease_s=sweep.lease_s,
-            patience_s=max(5.0, 0.5 * warned) if isinstance(warned, int) else 60.0,
-            environment=sweep.environment,
-            submitter=sweep.submitter if sweep.executor == "local" else None,
-        )
+    @cached_property
+    def job(self) -> Job:
+        return self.sweep.job(self.line)
+
+    @property
+    def planned(self) -> PlannedRun:
+        return self.sweep.runs[self.line]
 
     @property
     def folder(self) -> Path:
-        return state_folder(Path(self.job.results), self.job.run.key)
+        return state_folder(self.sweep.results, self.planned.key)
 
     def settled(self) -> Record | None:
-        """The record that makes this start needless (`harness.dispatch.sweeps.settles`), None without one. Raises UsageError: its file
-        cannot be read for now."""
-        record = RecordStore(Path(self.job.results)).find(self.job.run.key)
-        return record if record is not None and settles(record, replaces=self.replaces) else None
+        """The record that makes another attempt needless (`harness.dispatch.sweeps.settles`), None without one. Raises UsageError: its
+        file cannot be read for now."""
+        record = RecordStore(self.sweep.results).find(self.planned.key)
+        return record if record is not None and settles(record, replaces=self.planned.replaces) else None
 
-    def verdict(self, starts: Sequence[Attempt]) -> tuple[End, str] | None:
-        """Why a run without a record is given up after these starts: its last end, and a line. None where it may be started once more;
-        starts of earlier submissions do not count."""
-        last = starts[-1] if starts else None
-        if last is None or not last.end or last.number <= self.before:
+    def verdict(self, past: Sequence[Attempt]) -> tuple[End, str] | None:
+        """Why a run without a record is given up after these attempts: its last end, and a line. None where it may be attempted once more;
+        attempts of earlier submissions do not count."""
+        before, last = self.planned.before, past[-1] if past else None
+        if last is None or not last.end or last.number <= before:
             return None
         if last.end == "OOM":
             return "OOM", last.detail or "killed for exceeding its memory limit"
-        crashes = [start for start in starts if start.end == "killed" and start.number > self.before]
+        crashes = [attempt for attempt in past if attempt.end == "killed" and attempt.number > before]
         if last.end == "killed" and len(crashes) >= MAX_CRASHES:
             return "killed", f"its process died {len(crashes)} times: {last.detail}"
-        if last.number >= self.limit:
-            return last.end, f"started {len(starts)} times without finishing; the last start ended as {last.end}"
+        if last.number >= self.planned.limit:
+            return last.end, f"attempted {len(past)} times without finishing; the last attempt ended as {last.end}"
         return None
 
     def complete(self, record: Record) -> Record:
         """Add what only the worker knows about a run to its record, just before the record is written."""
-        starts = attempts(self.folder)
-        if starts:  # the last may still run; its hours count up to now
-            starts[-1] = replace(starts[-1], seen=time.time())
+        past = attempts(self.folder)
+        if past:  # the last may still run; its hours count up to now
+            past[-1] = replace(past[-1], seen=time.time())
         return replace(
             record,
-            attempts=max(1, len(starts)),
-            cost={**record.cost, "gpu_hours": sum(start.hours * start.gpus for start in starts)},
-            environment={**record.environment, **self.environment},
+            attempts=max(1, len(past)),
+            cost={**record.cost, "gpu_hours": sum(attempt.hours * attempt.gpus for attempt in past)},
+            environment={**record.environment, **self.sweep.environment},
         )
 
-    def give_up(self, starts: Sequence[Attempt]) -> Record | None:
-        """Write the record of a run that cannot be finished after these starts; its checkpoint stays, so that a retry continues.
+    def give_up(self) -> Record | None:
+        """Write the record of a run that cannot be finished after its attempts so far; its checkpoint stays, so that a retry continues.
 
         Returns:
-            The record that stands, which may have come in the meantime; None where the run may be started once more.
+            The record that stands, which may have come in the meantime; None where the run may be attempted once more.
 
         Raises:
             UsageError: the record cannot be written, or the file in its place cannot be read for now.
         """
-        if (verdict := self.verdict(starts)) is None:
+        if (verdict := self.verdict(attempts(self.folder))) is None:
             return None
-        if (standing := self.settled()) is not None:  # a start that was taken for dead may live
+        if (standing := self.settled()) is not None:  # an attempt that was taken for dead may live
             return standing
         (end, detail), run = verdict, self.job.run
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         code = _CODES.get(end, "ERROR")
         record = self.complete(Record(run=run, key=run.key, code=code, message=detail, finished=now))
-        RecordStore(Path(self.job.results)).write(record)
+        RecordStore(self.sweep.results).write(record)
         return record
 
 
-StartOutcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
+Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
 """``finished`` and ``failed``: there is a record. ``interrupted``: stopped on request; continues from its checkpoint.
 ``elsewhere``: another process works on it. ``crashed``: the child died; the run may be restarted."""
 
@@ -172,52 +153,52 @@ INTERRUPTED_STATUS = 75
 _TICK_S = 0.02
 
 
-def supervise(start: Start, *, stop: StopSignals, here: Literal["here", ""] = "") -> StartOutcome:
-    """Start the run once, under its lease; returns when it has ended. ``here``: in this process, for debugging, where whatever it
+def supervise(assigned: Assignment, *, stop: StopSignals, here: Literal["here", ""] = "") -> Outcome:
+    """Attempt the run once, under its lease; returns when that has ended. ``here``: in this process, for debugging, where whatever it
     raises comes through; else in a child."""
-    if start.settled() is not None:
+    if assigned.settled() is not None:
         return "finished"
     try:
         lease = Lease.acquire(
-            start.folder,
-            holder=start.holder,
-            gpus=start.gpus,
-            over=lambda starts: start.verdict(starts) is not None,
-            lease_s=start.lease_s,
+            assigned.folder,
+            holder=assigned.holder,
+            gpus=assigned.gpus,
+            over=lambda past: assigned.verdict(past) is not None,
+            lease_s=assigned.sweep.lease_s,
         )
     except Held:
         return "elsewhere"
     except Exhausted:
-        return _outcome(start.give_up(attempts(start.folder)))
-    if start.settled() is not None:  # written while a dead holder was watched
+        return _outcome(assigned.give_up())
+    if assigned.settled() is not None:  # written while a dead holder was watched
         lease.release("finished")
         return "finished"
     if here:
-        return _in_this_process(start, lease, stop=stop)
+        return _in_this_process(assigned, lease, stop=stop)
     oom_before = oom_kills()
-    log = log_path(start.folder, lease.attempt.number)
-    child = fork_child(start, log=log, stop=stop)
+    child = fork_child(assigned, log=log_path(assigned.folder, lease.attempt.number), stop=stop)
     try:
-        status, overdue = watch(child, start=start, stop=stop, lease=lease)
+        status, overdue = watch(child, sweep=assigned.sweep, stop=stop, lease=lease)
     except Lost:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return "elsewhere"
-    if overdue and start.settled() is None:
+    if overdue and assigned.settled() is None:
         lease.release("interrupted", "requested to stop, and killed because it did not in time")
         return "interrupted"
-    return _conclude(start, lease, status, oom_killed=oom_kills() > oom_before)
+    return _conclude(assigned, lease, status, oom_killed=oom_kills() > oom_before)
 
 
-def _in_this_process(start: Start, lease: Lease, *, stop: StopSignals) -> StartOutcome:
+def _in_this_process(assigned: Assignment, lease: Lease, *, stop: StopSignals) -> Outcome:
+    progress = ProgressFile(assigned.folder)
     try:
-        with _beating(lease, every_s=start.lease_s / BEATS_PER_LEASE):
-            status = _execute(start, stop=stop, progress=ProgressFile(start.folder), signals=(signal.SIGINT,))
+        with _beating(lease, every_s=assigned.sweep.lease_s / BEATS_PER_LEASE):
+            status = _execute(assigned, stop=stop, progress=progress, signals=(signal.SIGINT,))
     except BaseException as error:
         with contextlib.suppress(OSError):  # on a full disk there is no room for that either
             lease.release("killed", f"{type(error).__name__}: {error}")
         raise
-    return _conclude(start, lease, status << 8, oom_killed=False)
+    return _conclude(assigned, lease, status << 8, oom_killed=False)
 
 
 @contextlib.contextmanager
@@ -244,7 +225,7 @@ def _beating(lease: Lease, *, every_s: float) -> Iterator[None]:
         thread.join()
 
 
-def fork_child(start: Start, *, log: Path, stop: StopSignals) -> int:
+def fork_child(assigned: Assignment, *, log: Path, stop: StopSignals) -> int:
     """Fork the process that executes the run; returns its number.
 
     ``stop`` collects signals in the child too until the run can stop, as importing torch may take half a minute.
@@ -260,14 +241,14 @@ def fork_child(start: Start, *, log: Path, stop: StopSignals) -> int:
         _die_with(supervisor)
         os.setpgid(0, 0)  # signals reach the child through its supervisor only
         _redirect(log)
-        write_progress, numbers = ProgressFile(start.folder), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+        write_progress, numbers = ProgressFile(assigned.folder), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
         def report(content: dict[str, Any]) -> None:
             if line := log_line(content):
                 print(line, flush=True)
             write_progress(content)
 
-        status = _execute(start, stop=stop, progress=report, signals=numbers)
+        status = _execute(assigned, stop=stop, progress=report, signals=numbers)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -278,7 +259,7 @@ def fork_child(start: Start, *, log: Path, stop: StopSignals) -> int:
 
 
 def _execute(
-    start: Start, *, stop: StopSignals, progress: Callable[[dict[str, Any]], None], signals: Sequence[int]
+    assigned: Assignment, *, stop: StopSignals, progress: Callable[[dict[str, Any]], None], signals: Sequence[int]
 ) -> int:
     from harness.experiment.experiment import run_experiment
     from harness.training.outcome import Interrupted, StopRequest
@@ -294,15 +275,15 @@ def _execute(
     if stop:  # it came before there was a request to set
         request.request()
     try:
-        run_experiment(start.job, progress=progress, stop=request, complete=start.complete)
+        run_experiment(assigned.job, progress=progress, stop=request, complete=assigned.complete)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
 
 
-def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease) -> tuple[int, bool]:
-    """Wait for the child with heartbeats, passing stop signals on.
+def watch(child: int, *, sweep: Sweep, stop: StopSignals, lease: Lease) -> tuple[int, bool]:
+    """Wait for the child with heartbeats, passing stop signals on. The end of the command that submitted runs of this machine is one.
 
     Returns:
         Its wait status, and whether it was killed here because it did not stop in time.
@@ -311,31 +292,31 @@ def watch(child: int, *, start: Start, stop: StopSignals, lease: Lease) -> tuple
         Lost: the lease was taken over.
     """
     forwarded, deadline, overdue = 0, float("inf"), False
-    next_beat = time.monotonic() + start.lease_s / BEATS_PER_LEASE
+    next_beat = time.monotonic() + sweep.lease_s / BEATS_PER_LEASE
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status, overdue
         time.sleep(_TICK_S)
         now = time.monotonic()
-        if start.submitter is not None and start.submitter.alive() is False and not stop:
+        if sweep.executor == "local" and sweep.submitter.alive() is False and not stop:
             stop.append(signal.SIGTERM)
         if len(stop) > forwarded:
             forwarded = len(stop)
-            deadline = min(deadline, now + start.patience_s)
+            deadline = min(deadline, now + sweep.patience_s)
             os.kill(child, signal.SIGUSR2)
         if now > deadline:
             os.kill(child, signal.SIGKILL)
             deadline, overdue = float("inf"), True
         if now > next_beat:
-            next_beat = now + start.lease_s / BEATS_PER_LEASE
+            next_beat = now + sweep.lease_s / BEATS_PER_LEASE
             with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
                 lease.beat()
 
 
-def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> StartOutcome:
+def _conclude(assigned: Assignment, lease: Lease, status: int, *, oom_killed: bool) -> Outcome:
     """Write how the attempt ended, by the record or by the child's wait status."""
-    record = start.settled()
+    record = assigned.settled()
     if record is not None:
         lease.release("finished" if record.code == "OK" else "failed", record.code)
         return _outcome(record)
@@ -351,12 +332,12 @@ def _conclude(start: Start, lease: Lease, status: int, *, oom_killed: bool) -> S
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
     else:
-        node = f" on {start.holder.host}" if device_fault(last_line) else ""
+        node = f" on {assigned.holder.host}" if device_fault(last_line) else ""
         lease.release("killed", f"exit status {code}{node}" + (f": {last_line}" if last_line else ""))
-    return _outcome(start.give_up(attempts(lease.folder)))
+    return _outcome(assigned.give_up())
 
 
-def _outcome(record: Record | None) -> StartOutcome:
+def _outcome(record: Record | None) -> Outcome:
     return "crashed" if record is None else "finished" if record.code == "OK" else "failed"
 
 
@@ -394,7 +375,7 @@ def log_line(content: dict[str, Any]) -> str:
 
 
 def exceeded_memory(log: Path) -> bool:
-    """Whether SLURM wrote into a job's log that its last start was killed for its memory."""
+    """Whether SLURM wrote into a job's log that its last attempt was killed for its memory."""
     try:
         return bool(_MEMORY_LIMIT.search(end_of(log, size=20_000).rpartition(STARTED)[2]))
     except (OSError, ValueError):

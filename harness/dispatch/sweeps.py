@@ -68,7 +68,7 @@ class PlannedRun(NamedRun):
     """A line of ``jobs.jsonl``.
 
     Args:
-        limit: highest attempt number that this submission may start.
+        limit: highest number of an attempt of this submission.
         before: number of the last attempt before this submission.
         replaces: fingerprint of the record of a failure that this submission is to replace, empty where there was none.
         job: `Job` as plain data.
@@ -164,6 +164,12 @@ class Sweep:
         return float(value) if isinstance(value, int | float) else LEASE_SECONDS
 
     @property
+    def patience_s(self) -> float:
+        """After a request to stop, how long a run may take to write its checkpoint."""
+        warned = self.settings.get("signal_seconds")
+        return max(5.0, 0.5 * warned) if isinstance(warned, int) else 60.0
+
+    @property
     def environment(self) -> dict[str, str]:
         """The fields of the code that its records keep."""
         return {**self.code, "snapshot": Path(self.snapshot).name[:12]}
@@ -221,7 +227,7 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
 
 
 def create_sweep(results: Path, jobs: Sequence[Job], *, executor: str, allowed: int, **fields: Any) -> Sweep:
-    """Write a new sweep, which may start each run ``allowed`` times; ``fields`` are those of `Sweep`. Raises UsageError: the record of
+    """Write a new sweep, which may attempt each run ``allowed`` times; ``fields`` are those of `Sweep`. Raises UsageError: the record of
     a run cannot be read for now."""
     now = time.time()
     stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(1000 * now) % 1000:03d}"
@@ -229,8 +235,8 @@ def create_sweep(results: Path, jobs: Sequence[Job], *, executor: str, allowed: 
     own_folder(folder / "logs")
     lines = []
     for job in jobs:
-        starts, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
-        before = starts[-1].number if starts else 0
+        past, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
+        before = past[-1].number if past else 0
         planned = PlannedRun(
             **names_of_run(job.run),
             before=before,
@@ -272,7 +278,7 @@ def sweep_of(results: Path, key: str) -> Sweep | None:
 
 
 def settles(record: Record, *, replaces: str) -> bool:
-    """Whether a record makes another start needless: a success, or a failure other than the one to be replaced."""
+    """Whether a record makes another attempt needless: a success, or a failure other than the one to be replaced."""
     return record.code == "OK" or record_fingerprint(record) != replaces
 
 

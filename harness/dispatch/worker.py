@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.datasets.base import AWAY
-from harness.dispatch.attempts import attempts, close
-from harness.dispatch.supervise import Start, StartOutcome, StopSignals, exceeded_memory, supervise
+from harness.dispatch.attempts import Holder, attempts, close
+from harness.dispatch.supervise import Assignment, Outcome, StopSignals, exceeded_memory, supervise
 from harness.dispatch.sweeps import Sweep, read_sweep
 from harness.system.errors import UsageError, device_fault
 from harness.system.machine import cores, set_threads
@@ -44,43 +44,44 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.after is None:
             stop.install()
         if arguments.array is None:
-            gpus = int(bool(sweep.settings.get("devices")))
-            work([Start.of(sweep, line, gpus=gpus) for line in range(len(sweep.runs))], stop=stop)
+            gpus, holder = int(bool(sweep.settings.get("devices"))), Holder.here()
+            lines = range(len(sweep.runs))
+            work([Assignment(sweep=sweep, line=line, holder=holder, gpus=gpus) for line in lines], stop=stop)
             return 0
         task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         if not 0 <= arguments.array < len(sweep.arrays):
             raise UsageError(f"sweep {sweep.id} has no array {arguments.array}")
-        gpus = sweep.arrays[arguments.array].gpus
+        gpus, holder = sweep.arrays[arguments.array].gpus, Holder.here(job=task)
         here = (arguments.array, int(os.environ["SLURM_ARRAY_TASK_ID"]))
         lines = [line for line, *slot in sweep.slots() if tuple(slot) == here]
-        starts = [Start.of(sweep, line, task=task, gpus=gpus) for line in lines]
+        own = [Assignment(sweep=sweep, line=line, holder=holder, gpus=gpus) for line in lines]
         if arguments.after is not None:
-            after(sweep, task, starts, status=arguments.after)
+            after(sweep, task, own, status=arguments.after)
             return 0
-        return on_cluster(sweep, task, starts, stop=stop)
-    except (UsageError, OSError) as error:  # the next start continues
+        return on_cluster(sweep, task, own, stop=stop)
+    except (UsageError, OSError) as error:  # the next attempt continues
         print(f"error: {error}", file=sys.stderr)
         return STATUS
 
 
-def work(starts: Sequence[Start], *, stop: StopSignals, patience_s: float = float("inf")) -> set[StartOutcome]:
+def work(assigned: Sequence[Assignment], *, stop: StopSignals, patience_s: float = float("inf")) -> set[Outcome]:
     """Work through runs until each has a record or this process has to stop; returns how they ended here.
 
     A run that another process holds is taken over where that process dies; a task of a cluster waits ``patience_s`` for that.
     """
     # macOS's frameworks do not work in a fork of a process that has used them.
-    if len(starts) > 1 and sys.platform != "darwin":
+    if len(assigned) > 1 and sys.platform != "darwin":
         import harness.experiment.experiment  # noqa: F401 - imported once, inherited by every fork
-    outcomes: set[StartOutcome] = set()
-    waiting, until = list(starts), time.monotonic() + patience_s
+    outcomes: set[Outcome] = set()
+    waiting, until = list(assigned), time.monotonic() + patience_s
     while waiting and not stop:
         held = []
-        for start in waiting:
-            outcome = "elsewhere" if stop else _persist(start, stop=stop)
+        for each in waiting:
+            outcome = "elsewhere" if stop else _persist(each, stop=stop)
             if outcome == "crashed":  # its GPU failed, or it had to stop: no other run is started here
                 return outcomes | {outcome}
             if outcome == "elsewhere":
-                held.append(start)
+                held.append(each)
             else:
                 outcomes.add(outcome)
                 until = time.monotonic() + patience_s
@@ -92,14 +93,14 @@ def work(starts: Sequence[Start], *, stop: StopSignals, patience_s: float = floa
     return outcomes
 
 
-def on_cluster(sweep: Sweep, task: str, starts: Sequence[Start], *, stop: StopSignals) -> int:
+def on_cluster(sweep: Sweep, task: str, assigned: Sequence[Assignment], *, stop: StopSignals) -> int:
     """The runs of one task of an array; its exit status."""
-    for start in starts:
-        print(f"{task} on {socket.gethostname()}: {start.job.run.key}", flush=True)
-        _close_earlier_start(start.folder, task)
-    outcomes = work(starts, stop=stop, patience_s=ENDING_S)
+    for each in assigned:
+        print(f"{task} on {socket.gethostname()}: {each.planned.key}", flush=True)
+        _close_earlier_attempt(each.folder, task)
+    outcomes = work(assigned, stop=stop, patience_s=ENDING_S)
     print(f"{task}: {', '.join(sorted(outcomes)) or 'elsewhere'}", flush=True)
-    if (stop or "crashed" in outcomes) and any(start.settled() is None for start in starts):
+    if (stop or "crashed" in outcomes) and any(each.settled() is None for each in assigned):
         request_requeue(sweep, task)
     return FAILED if "failed" in outcomes else 0
 
@@ -109,41 +110,41 @@ def request_requeue(sweep: Sweep, task: str) -> None:
     (sweep.logs / f"{task}.again").touch()
 
 
-def after(sweep: Sweep, task: str, starts: Sequence[Start], *, status: int) -> None:
+def after(sweep: Sweep, task: str, assigned: Sequence[Assignment], *, status: int) -> None:
     """Finish a task whose step ended with ``status``. Where the whole step was killed at once, write why, and request a requeue
     unless the run is given up."""
-    for start in (start for start in starts if start.settled() is None):
-        earlier = attempts(start.folder)
-        if not earlier or earlier[-1].holder.job != task:
+    for each in (each for each in assigned if each.settled() is None):
+        past = attempts(each.folder)
+        if not past or past[-1].holder.job != task:
             continue
-        if not earlier[-1].end:
+        if not past[-1].end:
             too_large = exceeded_memory(sweep.logs / f"{task}.out")
             detail = "killed for exceeding its memory limit" if too_large else f"its step ended with status {status}"
-            close(start.folder, earlier[-1], "OOM" if too_large else "killed", detail)
-        if start.give_up(attempts(start.folder)) is None:
+            close(each.folder, past[-1], "OOM" if too_large else "killed", detail)
+        if each.give_up() is None:
             request_requeue(sweep, task)
 
 
-def _persist(start: Start, *, stop: StopSignals) -> StartOutcome:
-    """Start the run, and restart it where its process died without a reason from outside (bounded, see `Start.verdict`). On a cluster a
-    run whose GPU failed is not restarted here: the task is requeued, which may give it another node."""
+def _persist(assigned: Assignment, *, stop: StopSignals) -> Outcome:
+    """Attempt the run, and once more where its process died without a reason from outside (bounded, see `Assignment.verdict`). On a
+    cluster a run whose GPU failed is not restarted here: the task is requeued, which may give it another node."""
     while True:
-        outcome = supervise(start, stop=stop)
+        outcome = supervise(assigned, stop=stop)
         if outcome != "crashed" or stop:
             return outcome
-        last, until = attempts(start.folder)[-1], time.monotonic() + AWAY_WAIT_S
-        if start.holder.job and device_fault(last.detail):
+        last, until = attempts(assigned.folder)[-1], time.monotonic() + AWAY_WAIT_S
+        if assigned.holder.job and device_fault(last.detail):
             return outcome
-        # A file server may be away for longer than three starts take.
+        # A file server may be away for longer than three attempts take.
         while any(os.strerror(number) in last.detail for number in AWAY) and not stop and time.monotonic() < until:
             time.sleep(0.5)
 
 
-def _close_earlier_start(folder: Path, task: str) -> None:
-    """Close an earlier start of this task that could not write how it ended; a cluster never runs a task twice at once."""
-    starts = attempts(folder)
-    if starts and not starts[-1].end and starts[-1].holder.job == task and not starts[-1].live():
-        close(folder, starts[-1], "lost", f"{task} was requeued")
+def _close_earlier_attempt(folder: Path, task: str) -> None:
+    """Close an earlier attempt of this task that could not write how it ended; a cluster never runs a task twice at once."""
+    past = attempts(folder)
+    if past and not past[-1].end and past[-1].holder.job == task and not past[-1].live():
+        close(folder, past[-1], "lost", f"{task} was requeued")
 
 
 if __name__ == "__main__":

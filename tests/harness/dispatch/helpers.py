@@ -12,7 +12,8 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.dispatch import sweeps
 from harness.dispatch.attempts import Holder
-from harness.dispatch.sweeps import Array, Sweep, create_sweep
+from harness.dispatch.supervise import Assignment
+from harness.dispatch.sweeps import Array, PlannedRun, Sweep, create_sweep, names_of_run
 from harness.planning.request import Job
 
 STANDIN = Path(__file__).with_name("standin.py")
@@ -40,6 +41,24 @@ def submitted(
     submitter = fields.pop("submitter", None)
     sweep = create_sweep(results, jobs, executor=executor, allowed=allowed, **fields)
     return replace(sweep, submitter=submitter).save() if submitter else sweep
+
+
+class _Unsaved(Sweep):
+    """A sweep of one run that is not on disk."""
+
+    lease_s = 90.0
+    patience_s = 60.0
+
+
+def assigned(job: Job, *, lease_s=90.0, patience_s=60.0, gpus=0, snapshot="", code=None, **planned) -> Assignment:
+    """The job, which this process is to attempt; ``planned`` are fields of `PlannedRun`."""
+    folder, here = Path(job.results) / "sweeps" / "unsaved", Holder.here()
+    sweep = _Unsaved(
+        executor="slurm", command="", created=0.0, submitter=here, folder=folder, snapshot=snapshot, code=code or {}
+    )
+    line = PlannedRun(**{**names_of_run(job.run), "limit": 5, "job": job.as_json(), **planned})
+    sweep.__dict__.update(runs=(line,), lease_s=lease_s, patience_s=patience_s)
+    return Assignment(sweep=sweep, line=0, holder=here, gpus=gpus)
 
 
 def with_standin(contents):

@@ -1,4 +1,4 @@
-"""One start of a run, from its lease to its end, with experiments of milliseconds in a child of this process."""
+"""One attempt at a run, from its lease to its end, with experiments of milliseconds in a child of this process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Attempt, Holder, Lease, Lost, attempts, log_path, state_folder
-from harness.dispatch.supervise import STARTED, Start, StopSignals, exceeded_memory, last_words, log_line, supervise
+from harness.dispatch.supervise import STARTED, StopSignals, exceeded_memory, last_words, log_line, supervise
 from harness.dispatch.sweeps import record_fingerprint
 from harness.system.errors import out_of_memory
 from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
-from tests.harness.dispatch.helpers import make_job, record_of, starts
+from tests.harness.dispatch.helpers import assigned, make_job, record_of, starts
 
 REQUESTS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
@@ -57,8 +57,7 @@ def stopping() -> Iterator[StopSignals]:
 
 
 def started(job, *, stop: StopSignals | None = None, **changes) -> str:
-    start = Start(**{"job": job, "holder": Holder.here(), "limit": 5, **changes})
-    return supervise(start, stop=StopSignals() if stop is None else stop)
+    return supervise(assigned(job, **changes), stop=StopSignals() if stop is None else stop)
 
 
 def last(job) -> Attempt:
@@ -75,9 +74,9 @@ def written(job, code: str = "OK", **changes) -> Record:
     return record
 
 
-def test_a_run_that_finishes_has_a_record_that_knows_its_starts(tmp_path, experiment):
+def test_a_run_that_finishes_has_a_record_that_knows_its_attempts(tmp_path, experiment):
     job = make_job(tmp_path)
-    assert started(job, environment={"snapshot": "abc"}, gpus=2) == "finished"
+    assert started(job, snapshot="/snapshots/abc", gpus=2) == "finished"
     record = record_of(tmp_path, job.run.key)
     assert (record.attempts, record.environment) == (1, {"snapshot": "abc"})
     assert (last(job).end, last(job).detail, last(job).gpus) == ("finished", "OK", 2)
@@ -162,8 +161,7 @@ def test_a_child_whose_lease_is_lost_is_ended_at_once_and_writes_nothing_more(tm
 
 
 def here(job, **changes) -> str:
-    start = Start(**{"job": job, "holder": Holder.here(), "limit": 5, **changes})
-    return supervise(start, stop=StopSignals(), here="here")
+    return supervise(assigned(job, **changes), stop=StopSignals(), here="here")
 
 
 def test_a_run_in_this_process_shows_life_though_it_reports_nothing(tmp_path, experiment, monkeypatch):
@@ -184,7 +182,7 @@ def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, m
     experiment(until_stopped)
     before = signal.getsignal(signal.SIGINT)
     try:
-        assert here(make_job(tmp_path), lease_s=0.06) == "interrupted"
+        assert here(make_job(tmp_path), lease_s=3.0) == "interrupted"
     finally:
         signal.signal(signal.SIGINT, before)
     assert "taken over" in capsys.readouterr().err
@@ -249,7 +247,7 @@ def test_how_a_child_died_is_written_with_its_attempt(tmp_path, experiment, monk
 def test_a_run_whose_child_always_dies_is_given_up_with_a_record(tmp_path, experiment):
     experiment(ends(breaks))
     job = make_job(tmp_path)
-    assert [started(job, environment={"snapshot": "abc"}) for _ in range(3)] == ["crashed", "crashed", "failed"]
+    assert [started(job, snapshot="/snapshots/abc") for _ in range(3)] == ["crashed", "crashed", "failed"]
     record = record_of(tmp_path, job.run.key)
     assert (record.code, record.attempts, record.environment["snapshot"]) == ("ERROR", 3, "abc")
     assert record.message == "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment"
@@ -350,8 +348,7 @@ def stopped_while_importing(results: Path) -> None:
         raise Interrupted("stopped")
 
     sys.modules["harness.experiment.experiment"] = Experiment("harness.experiment.experiment")
-    start = Start(job=make_job(results), holder=Holder.here(), limit=1, patience_s=10)
-    assert supervise(start, stop=stop) == "interrupted"
+    assert supervise(assigned(make_job(results), limit=1, patience_s=10), stop=stop) == "interrupted"
 
 
 def test_a_request_to_stop_before_the_experiment_is_imported_stops_the_run(tmp_path: Path) -> None:
@@ -363,18 +360,18 @@ def test_a_request_to_stop_before_the_experiment_is_imported_stops_the_run(tmp_p
     assert (start.end, start.detail) == ("interrupted", "requested to stop")
 
 
-def test_a_record_counts_all_starts_up_to_now(tmp_path, monkeypatch):
+def test_a_record_counts_all_attempts_up_to_now(tmp_path, monkeypatch):
     monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0)
     job = make_job(tmp_path)
-    start = Start(job=job, holder=Holder.here(), limit=5, environment={"commit": "c"})
-    Lease.acquire(start.folder, holder=Holder.here(), gpus=2).release("interrupted")
-    Lease.acquire(start.folder, holder=Holder.here(), gpus=2)
+    own = assigned(job, code={"commit": "c"}, snapshot="/snapshots/abc")
+    Lease.acquire(own.folder, holder=Holder.here(), gpus=2).release("interrupted")
+    Lease.acquire(own.folder, holder=Holder.here(), gpus=2)
     monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda: 1000.0 + 1800.0)
     made = Record(run=job.run, key=job.run.key, code="OK", cost={"epochs": 3}, environment={"torch": "2"})
-    record = start.complete(made)
+    record = own.complete(made)
     assert record.attempts == 2
     assert record.cost == {"epochs": 3, "gpu_hours": 1.0}
-    assert record.environment == {"torch": "2", "commit": "c"}
+    assert record.environment == {"torch": "2", "commit": "c", "snapshot": "abc"}
 
 
 @pytest.mark.parametrize(
@@ -411,7 +408,7 @@ def test_the_lines_of_a_run_hold_its_epochs_as_its_record_does(tmp_path: Path) -
     assert "test best on test, 2 images" in logged
 
 
-def start(number, end):
+def attempt(number, end):
     return Attempt(number=number, holder=Holder.here(), token="t", started=100.0, seen=100.0, end=end)
 
 
@@ -446,20 +443,20 @@ def test_slurms_lines_about_exhausted_memory_are_found_for_the_last_start_alone(
     ],
 )
 def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_starts_at_the_bound(tmp_path, ends, options, verdict):
-    starts = [start(number, end) for number, end in enumerate(ends, start=1)]
-    reason = Start(job=make_job(tmp_path), holder=Holder.here(), **{"limit": 10, **options}).verdict(starts)
+    past = [attempt(number, end) for number, end in enumerate(ends, start=1)]
+    reason = assigned(make_job(tmp_path), **{"limit": 10, **options}).verdict(past)
     assert (reason and reason[0]) == verdict
 
 
 @pytest.mark.parametrize(("end", "code"), [("interrupted", "TIMEOUT"), ("OOM", "OOM"), ("killed", "ERROR")])
 def test_a_run_that_is_given_up_gets_a_record_with_its_reason_and_hours(tmp_path, monkeypatch, end, code):
-    run = Start(job=make_job(tmp_path), holder=Holder.here(), limit=2, environment={"snapshot": "abc"})
+    run = assigned(make_job(tmp_path), limit=2, snapshot="/snapshots/abc")
     for begin, seconds, how in ((1000.0, 1800.0, "killed"), (9000.0, 900.0, end)):
         monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda begin=begin: begin)
         lease = Lease.acquire(run.folder, holder=Holder.here(), gpus=2)
         monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda end=begin + seconds: end)
         lease.release(how, "why")  # type: ignore[arg-type]
-    record = run.give_up(attempts(run.folder))
+    record = run.give_up()
     assert record is not None
     assert RecordStore(tmp_path).read(run.job.run.key) == record
     assert (record.code, record.attempts, record.environment) == (code, 2, {"snapshot": "abc"})
@@ -469,7 +466,8 @@ def test_a_run_that_is_given_up_gets_a_record_with_its_reason_and_hours(tmp_path
 def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):
     job = make_job(tmp_path)
     success = written(job)
-    assert Start(job=job, holder=Holder.here(), limit=1).give_up([start(1, "lost")]) == success
+    Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("lost")
+    assert assigned(job, limit=1).give_up() == success
     assert RecordStore(tmp_path).read(job.run.key) == success
 
 

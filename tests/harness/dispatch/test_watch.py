@@ -13,15 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from harness.dispatch import supervise as module
 from harness.dispatch.attempts import Holder, Lost
-from harness.dispatch.supervise import INTERRUPTED_STATUS, Start, StopSignals, watch
-from tests.harness.dispatch.helpers import make_job
+from harness.dispatch.supervise import INTERRUPTED_STATUS, StopSignals, watch
 
 HARD_LIMIT_S = 20.0
 
@@ -97,10 +95,10 @@ def fails(error: Exception) -> Callable[[], None]:
 
 
 def watched(child: int, *, heart: Heart | None = None, stop: StopSignals | None = None, **changes) -> tuple[int, bool]:
-    start = Start(job=make_job(Path("nowhere")), holder=Holder.here(), limit=1, **changes)
+    sweep = SimpleNamespace(**{"executor": "slurm", "lease_s": 90.0, "patience_s": 60.0, **changes})
     stop = StopSignals() if stop is None else stop
     lease = heart or Heart([0.0])  # a child may take long to stop
-    status, overdue = watch(child, lease=lease, start=start, stop=stop)  # type: ignore[arg-type]
+    status, overdue = watch(child, lease=lease, sweep=sweep, stop=stop)  # type: ignore[arg-type]
     return os.waitstatus_to_exitcode(status), overdue
 
 
@@ -156,17 +154,15 @@ def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives
 
 def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     here, stop = Holder.here(), StopSignals()
-    assert watched(child(stops_on_request), stop=stop, submitter=replace(here, ticks=1), patience_s=math.inf) == (
-        INTERRUPTED_STATUS,
-        False,
-    )
+    local = {"executor": "local", "submitter": replace(here, ticks=1)}
+    assert watched(child(stops_on_request), stop=stop, **local, patience_s=math.inf) == (INTERRUPTED_STATUS, False)
     assert stop == [signal.SIGTERM]
     for submitter in (here, replace(here, host="elsewhere")):
         pid = child(deaf)
         heart = Heart(clock, partial(os.kill, pid, signal.SIGKILL))
         stop = StopSignals()
         clock.clear()
-        assert watched(pid, heart=heart, stop=stop, submitter=submitter) == (-signal.SIGKILL, False)
+        assert watched(pid, heart=heart, stop=stop, executor="local", submitter=submitter) == (-signal.SIGKILL, False)
         assert not stop
 
 

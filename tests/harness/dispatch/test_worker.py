@@ -15,7 +15,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.dispatch import worker
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.supervise import STARTED, Start, StopSignals
+from harness.dispatch.supervise import STARTED, Assignment, StopSignals
 from harness.dispatch.sweeps import Array
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job, submitted
@@ -89,12 +89,8 @@ def test_a_task_runs_its_own_run_and_requests_a_requeue_when_it_has_to_stop(
     seen = supervised(outcome, signals=signals)
     assert worker.main([str(sweep.folder), "--array", "0"]) == status
     assert requeues(sweep) == (["7_1.again"] if requeued else [])
-    assert seen == [
-        Start(
-            job=jobs[1], holder=Holder.here(job="7_1"), limit=5, gpus=2, lease_s=30.0, patience_s=30.0,
-            environment=sweep.environment,
-        )
-    ]  # fmt: skip
+    assert seen == [Assignment(sweep=sweep, line=1, holder=Holder.here(job="7_1"), gpus=2)]
+    assert (seen[0].job, seen[0].sweep.lease_s, seen[0].sweep.patience_s) == (jobs[1], 30.0, 30.0)
 
 
 def test_a_task_of_several_runs_goes_through_them_and_comes_back_to_those_that_are_left(tmp_path, task, supervised):
@@ -154,7 +150,7 @@ def test_a_start_that_died_of_the_file_server_waits_for_it(tmp_path, task, super
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     started(tmp_path).release("killed", detail)
     supervised("crashed", "finished")
-    worker.work([Start.of(sweep, 0)], stop=StopSignals())
+    worker.work([Assignment(sweep=sweep, line=0, holder=Holder.here())], stop=StopSignals())
     assert now == [waited]
 
 
@@ -166,7 +162,7 @@ def test_a_start_that_died_of_the_file_server_waits_for_it(tmp_path, task, super
         (replace(Holder.here(job="6_0"), ticks=1), ("", "")),
     ],
 )
-def test_an_earlier_start_of_the_same_task_is_over_unless_it_lives(tmp_path, task, supervised, holder, end):
+def test_an_earlier_attempt_of_the_same_task_is_over_unless_it_lives(tmp_path, task, supervised, holder, end):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     started(tmp_path).release("interrupted")
     started(tmp_path, holder=holder)
@@ -236,5 +232,5 @@ def test_a_run_that_another_process_holds_is_waited_for_as_long_as_patience_last
     monkeypatch.setattr(
         worker, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.append(clock.pop() + s))
     )
-    monkeypatch.setattr(worker, "_persist", lambda start, *, stop: next(tries))
-    assert worker.work([cast(Start, SimpleNamespace())], stop=StopSignals(), patience_s=patience_s) == outcomes
+    monkeypatch.setattr(worker, "_persist", lambda assigned, *, stop: next(tries))
+    assert worker.work([cast(Assignment, SimpleNamespace())], stop=StopSignals(), patience_s=patience_s) == outcomes
