@@ -137,13 +137,6 @@ def cluster_sums(
     return summed, correction / images**2
 
 
-def of_images(values: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = None) -> Estimate:
-    """The mean over images under one seed, with the variance of other images; ``clusters`` as in `cluster_sums`."""
-    summed, scale = cluster_sums(values - (mean := float(values.mean())), clusters)
-    part = VarianceShare(variance=float((summed**2).sum()) * scale, df=len(summed) - 1) if len(summed) > 1 else None
-    return Estimate(mean=mean, n=1, seeds=part)
-
-
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
     """The mean of one value a fold, every fold a new random split of the same images (Nadeau and Bengio 2003).
 

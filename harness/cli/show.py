@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
 from harness.cli.find import find_record
 from harness.report.runs import compared, compared_in_terminal, in_terminal, record_as_data
 from harness.system.errors import UsageError
-from harness.system.streams import show_text, terminal_width
+from harness.system.streams import show_text
 
 
 def parser() -> CommandParser:
@@ -25,7 +24,7 @@ def parser() -> CommandParser:
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="how two runs differ, and their numbers; each is a KEY ('lora kvasir 0')",
+        help="in what two runs differ; each is a KEY ('lora kvasir 0')",
     )
     add_results(p)
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -44,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     store = RecordStore(root)
     if arguments.compare:
         first, second = (find_record(store, key) for key in arguments.compare)
-        data = {"A": first.key, "B": second.key, **compared(first, second)}
-        text = compared_in_terminal(first, second, width=terminal_width(sys.stdout) or 100)
+        data, text = compared(first, second), compared_in_terminal(first, second)
     else:
         record = find_record(store, words)
         data, text = record_as_data(record, store), in_terminal(record, store)

@@ -72,7 +72,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--details",
         action="store_true",
-        help="also parameters, updates, rates and how they were chosen, and marks of other code; only prints",
+        help="also parameters, updates, rates and how they were chosen; only prints",
     )
     p.add_argument("--metrics", metavar="NAMES", help="columns of these metrics, such as iou,dice; only prints")
     form = p.add_mutually_exclusive_group()

@@ -15,9 +15,8 @@ from harness import statistics as stats
 ImageScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The stems of the images, in order, and the score of each."""
 
-Over = Literal["seeds and images", "seeds", "splits", "images"]
-"""What an interval covers. ``splits``: every seed has its own split (Nadeau and Bengio 2003). ``images``: those of a single seed, so that
-other seeds may differ."""
+Over = Literal["seeds and images", "seeds", "splits"]
+"""What an interval covers. ``splits``: every seed has its own split (Nadeau and Bengio 2003)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +78,6 @@ class Sample:
             if (crossed := stats.crossed(ours - theirs, clusters=clusters)) is not None:
                 return Difference.of(crossed, over="seeds and images")
         return Difference.of(stats.of_seeds(by_seed))
-
-    def minus_over_images(self, other: Sample) -> Difference | None:
-        """The difference under the first common seed, with an interval over its images, or over their clusters where images are not
-        independent; None if they have no seed in common, or different images."""
-        paired = _common_images([self, other], sorted(self.by_seed.keys() & other.by_seed.keys())[:1])
-        if paired is None:
-            return None
-        (ours, theirs), clusters = paired
-        return Difference.of(stats.of_images(ours[0] - theirs[0], clusters=clusters), over="images")
 
 
 def _common_images(

@@ -1,8 +1,8 @@
-"""Flags of runs beyond their scores: whether α could leave the uniform mixture and did, and which code produced a run."""
+"""Flags of runs beyond their scores: whether α could leave the uniform mixture, and did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from harness.archive.archive import Archive, Shares
@@ -47,33 +47,3 @@ def alpha_codes(records: Iterable[Record], archive: Archive) -> list[str]:
     """The flags of these runs' α, each once."""
     ends = ((record, archive.mixture(record)) for record in records)
     return sorted({code for record, end in ends if end and (code := alpha_code(record, end))})
-
-
-PARTS: tuple[tuple[str, Callable[[Record], str]], ...] = (
-    ("numbers", lambda record: ""),
-    ("numbers_method", lambda record: record.run.method),
-    ("numbers_benchmark", lambda record: record.run.benchmark),
-)
-"""Fingerprint in `Record.environment`, and which records must have the same: all, those of a method, those of a benchmark."""
-
-
-def made_by_other_code(records: Sequence[Record]) -> set[str]:
-    """Keys of records that were made, or begun, by other number-making code than the latest record. Older records without
-    fingerprints are left out."""
-    other = {record.key for record in records if record.environment.get("begun_by")}
-    known = [record for record in records if record.environment.get("numbers")]
-    for name, kind in PARTS:
-        newest: dict[str, Record] = {}
-        for record in known:
-            latest = newest.get(kind(record), record)
-            newest[kind(record)] = max(latest, record, key=lambda each: (each.finished, each.key))
-        other |= {
-            record.key for record in known if record.environment.get(name) != newest[kind(record)].environment.get(name)
-        }
-    return other
-
-
-def begun_by(record: Record) -> str:
-    """A note on a record whose run other number-making code, or another machine or torch, began; empty for any other."""
-    codes, machines = (record.environment.get(name, "") for name in ("begun_by", "begun_on"))
-    return (f", begun by other code ({codes})" if codes else "") + (f", begun on {machines}" if machines else "")

@@ -303,22 +303,20 @@ def as_text(page: Page, *, width: int) -> str:
     return printable("\n".join(line.rstrip() for line in lines)) + "\n"
 
 
-def fitted(table: Table, *, width: int, text_width: int | None = None) -> list[str]:
+def fitted(table: Table, *, width: int) -> list[str]:
     """The lines of a table. A table that is wider than ``width`` is split, with the rows' names in every part. Headings are wrapped to the
-    width of their cells, words to half of ``width``, or to ``text_width`` letters, at which a longer word is broken; a number has its codes
-    below it. ``*`` is bold; a column with a mark has room for it in every row."""
+    width of their cells, words to half of ``width``; a number has its codes below it. ``*`` is bold; a column with a mark has room for it
+    in every row."""
     indices = range(len(table.columns))
     marked = [any(_mark(row[index]) for row in table.rows) for index in indices]
     signs = {"": "", "best": " *", "tied": " ≈"}
-    most = text_width or max(width // 2, SHORTEST_HEADING)
+    most = max(width // 2, SHORTEST_HEADING)
     body: list[list[str]] = []
     for row in table.rows:
         folded = []
         for head, value, has_marks in zip(table.columns, row, marked, strict=True):
             if head.words:
-                lines = textwrap.wrap(
-                    text_of(value), most, break_long_words=text_width is not None, break_on_hyphens=False
-                )
+                lines = textwrap.wrap(text_of(value), most, break_long_words=False, break_on_hyphens=False)
                 folded.append(lines or [""])
             else:  # a code stands below its number
                 number, *codes = re.split(" (?=BLANK|COLLAPSED)", text_of(value))

@@ -6,18 +6,17 @@ import math
 import os
 import shlex
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.flags import MEANINGS, alpha_code, begun_by, search_start
-from harness.protocols.compare import Difference, card, differing_in_words, differing_rules, from_card
+from harness.comparison.flags import MEANINGS, alpha_code, search_start
+from harness.protocols.compare import Difference, card, differing_in_words, flat, from_card
 from harness.protocols.keys import hashed_options
 from harness.registry import BENCHMARKS, METHODS
-from harness.report.formats import Number, Table, Value, fitted, heads
 
 WIDTH = 78
 BARS = "▁▂▃▄▅▆▇█"
@@ -85,6 +84,10 @@ def _about(record: Record) -> Iterator[str]:
     )
     where = ", ".join(record.environment[name] for name in ("device", "host") if record.environment.get(name))
     starts = f"{record.attempts} start{'s' if record.attempts != 1 else ''}"
+    begun = {"begun by other code": "begun_by", "begun on": "begun_on"}
+    starts += "".join(
+        f", {word} {record.environment[name]}" for word, name in begun.items() if record.environment.get(name)
+    )
     facts = {
         "key": record.key,
         "backbone": f"{run.backbone}, checkpoint {run.checkpoint or 'none (random weights)'}",
@@ -94,7 +97,7 @@ def _about(record: Record) -> Iterator[str]:
         "images": ", ".join(f"{name} {count}" for name, count in {**record.counts, **record.limits}.items())
         + "".join(f", {name} ignored {count}" for name, count in record.ignored.items())
         + (f" ({run.data_note})" if run.data_note else ""),
-        "finished": ", ".join(part for part in (record.finished, where, starts + begun_by(record)) if part),
+        "finished": ", ".join(part for part in (record.finished, where, starts) if part),
     }
     yield from (f"{name:<12}{text}" for name, text in facts.items() if text)
 
@@ -170,62 +173,42 @@ def _four_digits(value: float) -> str:
     return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
 
 
-Pair = tuple[Any, Any]
-"""The values of two runs."""
+def compared(first: Record, second: Record) -> dict[str, tuple[Any, Any]]:
+    """What differs between two runs: identity, options, rules, environment, scores and cost; None where one has no such value."""
+    ours, theirs = _facts(first), _facts(second)
+    pairs = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def compared(first: Record, second: Record) -> dict[str, dict[str, Pair]]:
-    """``differing_rules`` of two runs and of their environments; their ``scores`` in % and ``cost``, where either has them."""
-
-    def pairs(of_first: Mapping[str, Any], of_second: Mapping[str, Any]) -> dict[str, Pair]:
-        return {name: (of_first.get(name), of_second.get(name)) for name in {**of_first, **of_second}}
-
-    options = pairs(*(hashed_options(r.run.method, r.run.method_config) for r in (first, second)))
-    unequal = {
-        "outcome": (first.code, second.code),
-        **{name: (getattr(first.run, name), getattr(second.run, name)) for name in IDENTITY},
-        **{f"option {name}": pair for name, pair in options.items()},
-        **{f"rule {name}": pair for name, pair in differing_rules(first.run.rules, second.run.rules).items()},
-        **{name: (first.environment.get(name), second.environment.get(name)) for name in MADE_WITH},
-    }
-    scores = [
-        {f"{model} {split} {name}": 100 * value for model, split, name, value in r.each_score()}
-        for r in (first, second)
-    ]
+def _facts(record: Record) -> dict[str, Any]:
+    run = record.run
     return {
-        "differences": {name: pair for name, pair in unequal.items() if pair[0] != pair[1]},
-        "scores": pairs(*scores),
-        "cost": pairs(first.cost, second.cost),
+        "outcome": record.code,
+        **{name: getattr(run, name) for name in IDENTITY},
+        **{f"option {name}": value for name, value in hashed_options(run.method, run.method_config).items()},
+        **{f"rule {name}": value for name, value in flat(run.rules).items()},
+        **{name: record.environment.get(name) for name in MADE_WITH},
+        **{f"{model} {split} {name} (%)": 100 * value for model, split, name, value in record.each_score()},
+        **record.cost,
     }
 
 
-def compared_in_terminal(first: Record, second: Record, *, width: int) -> str:
-    """The two runs as A and B, with B − A if both are numbers, in lines of ``width`` characters."""
-    content = compared(first, second)
+def compared_in_terminal(first: Record, second: Record) -> str:
+    """The two runs as A and B, then a line for each value in which they differ: A's, then B's."""
     lines = [
         f"{name}: {record.key}, {record.run.label} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
         for name, record in (("A", first), ("B", second))
     ]
-    rows: list[list[Value]] = [
-        [name, *("none" if value in (None, "") else str(value) for value in pair)]
-        for name, pair in content["differences"].items()
-    ]
-    table = Table(heading="", columns=heads("differs in", "A", "B", words=["A", "B"]), rows=rows)
-    column = max(width // 3 - 2, 1)  # three of them and the gaps between fit
-    lines += ["", *(fitted(table, width=width, text_width=column) if rows else ["no difference but in their numbers"])]
-    for name, heading, form in (("scores", "scores (%)", ".2f"), ("cost", "cost", ".4g")):
-        numbers: list[list[Value]] = []
-        for key, pair in content[name].items():
-            change = None if None in pair else pair[1] - pair[0]
-            numbers.append(
-                [key, *(Number(value=value, form=form) for value in pair), Number(value=change, form=f"+{form}")]
-            )
-        if numbers:
-            lines += [
-                "",
-                *fitted(Table(heading="", columns=heads(heading, "A", "B", "B − A"), rows=numbers), width=width),
-            ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    differences = compared(first, second)
+    width = max(map(len, differences), default=0)
+    lines += ["", *(f"{name:<{width}}  {_value(a)}  |  {_value(b)}" for name, (a, b) in differences.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value in (None, "") else str(value)
 
 
 def command_of(records: Iterable[Record]) -> str:

@@ -10,7 +10,7 @@ from harness.archive.archive import MISSING, Archive
 from harness.archive.schema import Record
 from harness.comparison.differences import Difference
 from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
-from harness.comparison.flags import alpha_codes, made_by_other_code
+from harness.comparison.flags import alpha_codes
 from harness.comparison.grid import COLLAPSE, CONFLICT, Column, Grid
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
@@ -54,7 +54,7 @@ def score_page(
 
     Args:
         protocol, study, runs, metrics: as in `harness.comparison.tables.grids`.
-        details: also parameters, updates, rates and how they were chosen, and marks of other code.
+        details: also parameters, updates, rates and how they were chosen.
     """
     import pandas as pd
 
@@ -84,15 +84,12 @@ def score_page(
 
 def score_table(grid: Grid, *, details: bool = False) -> Table:
     """A line for each row, a column for each benchmark, split and metric; with ``details`` further columns."""
-    other_code = made_by_other_code(grid.records) if details else set()
     codes = {row: alpha_codes(grid.records_of(row), grid.archive) for row in grid.rows}
     further = _details(grid) if details else {}
     lines: list[list[Value]] = []
     for row in grid.rows:
-        records = grid.records_of(row)
-        signs = "†" if any(record.key in other_code for record in records) else ""
-        signs += "‡" if any(map(_selected_on_test, records)) else ""
-        name = " ".join(filter(None, [row, signs, *codes[row]]))
+        sign = "‡" if any(map(_selected_on_test, grid.records_of(row))) else ""
+        name = " ".join(filter(None, [row, sign, *codes[row]]))
         scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in grid.columns]
         lines.append([name, *scores, *(values[row] for values in further.values())])
     titles = [_heading(column, grid.columns) for column in grid.columns]
@@ -234,10 +231,6 @@ def _notes(grid: Grid, codes: Mapping[str, Sequence[str]], *, details: bool) -> 
         every = sorted(count for counts in updates.values() for count in counts)
         lines.append(
             f"Rows had {every[0]:.0f} to {every[-1]:.0f} updates of their weights, and scores differ for that reason too."
-        )
-    if details and made_by_other_code(grid.records):
-        lines.append(
-            "† other code, in parts that make numbers, made or began some of these runs than the latest of the table."
         )
     if details and any(record.run.tuning.get("edge") for record in grid.records):
         lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond.")

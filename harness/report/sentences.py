@@ -98,15 +98,12 @@ def gain(grid: Grid, column: Column) -> str:
     samples = {row: grid.sample(row, column) for row, cell in complete.items() if not cell.collapsed}
     joint = simultaneous([samples], other).get(best) if other in samples else None
     difference = joint[0] if joint else grid.difference(best, other, column)
-    if difference is None or difference.low is None:
-        difference = grid.sample(best, column).minus_over_images(grid.sample(other, column)) or difference
     if difference is None:
         return ""
     seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"
     compared = "but not significantly different from" if difference.is_none else "and significantly better than"
-    over = "its test images, and other seeds may differ" if difference.over == "images" else difference.over
     points = f"{with_interval(difference)} points, {seeds}, "
-    points += "no interval" if difference.low is None else f"95 % interval over {over}"
+    points += "no interval" if difference.low is None else f"95 % interval over {difference.over}"
     tested = [[record.tested.get(part, 0) for part in column.parts(record)] for record in grid.records]
     images = max(map(sum, tested), default=0)
     if difference.low is None or difference.n < LEAST_SEEDS or images < LEAST_IMAGES:

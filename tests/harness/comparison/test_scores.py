@@ -16,7 +16,7 @@ from harness.archive.store import RecordStore
 from harness.comparison import Difference, grids
 from harness.comparison.differences import Sample, simultaneous
 from harness.comparison.leaderboard import leaderboards
-from harness.statistics import crossed, family, max_t, of_seeds
+from harness.statistics import crossed, family, max_t
 from harness.studies import study_from_dict
 from tests.harness.report.sample import CARD, MadeUp, grid_of, measured_on, record
 from tests.harness.report.test_costs import method, session
@@ -122,28 +122,13 @@ def test_frames_of_one_sequence_count_as_one(tmp_path: Path, column: bool) -> No
     assert (found.mean, (there(found.high) - there(found.low)) / 2) == pytest.approx((1.5, half), abs=1e-3)
 
 
-def test_of_one_seed_the_interval_is_over_its_images_or_their_sequences(tmp_path: Path) -> None:
-    by_image = [(7 * index) % 12 - 4 for index in range(12)]
-    for stem in ("{}", "{},{}"):
-        root = tmp_path / str(len(stem))
-        for name, sign in (("lora", 0.0), ("decoder", 1.0)):
-            scores = {stem.format(n, n // 2): 0.5 + sign * 0.01 * lead for n, lead in enumerate(by_image)}
-            written(root, scores, method=name)
-        grid = grid_of(list(RecordStore(root)), root=root)
-        decoder, lora = (grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))
-        found = there(decoder.minus_over_images(lora))
-        values = by_image if stem == "{}" else [statistics.mean(by_image[n : n + 2]) for n in range(0, 12, 2)]
-        assert (found.mean, found.low, found.high) == pytest.approx((1.5, *there(of_seeds(values).interval())))
-        assert (found.n, found.over) == (1, "images")
-
-
 def test_sequences_of_several_sizes_weigh_as_they_enter_the_mean(tmp_path: Path) -> None:
     """A difference that is the same on every image is certain, however many of them are of one sequence."""
-    for name, shift in (("lora", 0.0), ("decoder", 0.015)):
-        written(tmp_path, {f"{n},{max(0, n - 8)}": 0.5 + 0.01 * n + shift for n in range(12)}, method=name)
-    grid = grid_of(list(RecordStore(tmp_path)), root=tmp_path)
-    decoder, lora = (grid.sample(row, grid.columns[0]) for row in ("Decoder alone", "LoRA"))
-    found = there(decoder.minus_over_images(lora))
+    for (name, shift), seed in itertools.product((("lora", 0.0), ("decoder", 0.015)), range(2)):
+        scores = {f"{n},{max(0, n - 8)}": 0.5 + 0.01 * n + shift for n in range(12)}
+        written(tmp_path, scores, method=name, seed=seed)
+    found = against(list(RecordStore(tmp_path)), root=tmp_path)
+    assert found.over == "seeds and images"
     assert (found.low, found.high) == pytest.approx((1.5, 1.5), abs=1e-3)
 
 
@@ -158,7 +143,6 @@ def test_one_image_or_one_sequence_leaves_the_interval_over_seeds() -> None:
             for row, values in scores.items()
         }  # fmt: skip
         assert simultaneous([column], "x")["y"][0].over == "seeds"
-        assert column["y"].minus_over_images(column["x"]) is None
 
 
 def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:

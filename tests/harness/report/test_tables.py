@@ -107,26 +107,6 @@ def test_csv_has_a_line_a_run_and_metric_and_tells_rules_checkpoints_and_splits_
     assert len({tuple(line.items()) for line in apart_by}) == 4
 
 
-@pytest.mark.parametrize(
-    ("environment", "marked"),
-    [
-        ({}, False),  # only comments moved, or rooms that make no number
-        ({"numbers_method": "other"}, False),  # another method's file
-        ({"numbers": "other"}, True),
-        ({"numbers_benchmark": "other"}, True),
-        ({"begun_by": "a b d"}, True),
-    ],
-)
-def test_a_dagger_needs_a_difference_in_code_that_makes_numbers(environment: dict[str, str], marked: bool) -> None:
-    fingerprints = {"numbers": "a", "numbers_method": "m", "numbers_benchmark": "s"}
-    first = record(environment={**fingerprints, **environment}, finished="2026-01-01")
-    last = record(method="decoder", environment=fingerprints, finished="2026-01-02")
-    page = render([first, last], details=True)
-    assert ("| LoRA † |" in page, "† other code" in page) == (marked, marked)
-    assert "| Decoder alone |" in page
-    assert "†" not in render([first, last])
-
-
 def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records() -> None:
     records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
     for style in ("markdown", "latex", "csv", "text", "json"):
@@ -370,16 +350,3 @@ def test_a_table_of_own_images_ends_with_a_verdict_on_tuning(records: list[Any],
     page = " ".join(render(records).split())
     assert [word for word in words if word not in page] == []
     assert ("is highest" in page) == any("is highest" in word for word in words)
-
-
-def test_the_verdict_of_one_seed_has_an_interval_over_images(tmp_path: Path) -> None:
-    store = store_of(tmp_path, [])
-    for method, shift in (("decoder", 0.0), ("lora", 0.2)):
-        scores = {f"i{n}": 0.5 + 0.01 * n + shift * (1 + 0.1 * (n % 3)) for n in range(9)}
-        (made,) = own(method, sum(scores.values()) / 9)
-        head = "model,split,stem,iou\n"
-        store.write(made, head + "".join(f"best,test,{stem},{score!r}\n" for stem, score in scores.items()))
-    page = render(list(store), root=tmp_path)
-    assert "LoRA is higher than Decoder alone on these 30 images: +22.0 [" in page
-    assert "over its test images, and other seeds may differ" in page
-    assert "significantly" not in render([record(0.5), record(0.9, method="decoder")])
