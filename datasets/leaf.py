@@ -25,7 +25,7 @@ ONE_PHOTOGRAPH = (
     "88 169", "105 115", "113 150", "128 394", "146 188", "151 163", "153 279", "157 218", "173 430", "190 191 515", "196 517", "208 281",
     "220 221", "245 294", "257 553", "290 291", "320 440", "384 527", "385 491", "423 546", "497 498", "556 559", "581 582",
 )  # fmt: skip
-"""Numbers of images that show one photograph, or one leaf, a group a string."""
+"""Numbers of images that show one photograph, or one leaf, one string per group."""
 _FIRST = {f"{int(number):05d}": f"{int(group.split()[0]):05d}" for group in ONE_PHOTOGRAPH for number in group.split()}
 
 

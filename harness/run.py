@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--yes",
         action="store_true",
-        help="start even if it takes months, or if its images are generated, so that scores mean nothing",
+        help="start even if it takes more than a month, or on a cluster from generated images or random weights",
     )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p

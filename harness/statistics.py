@@ -79,7 +79,7 @@ def sd(values: Sequence[float]) -> float | None:
 
 
 def of_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one value a seed."""
+    """The mean of one value per seed."""
     spread = sd(values)
     part = None if spread is None else VarianceShare(variance=spread**2 / len(values), df=len(values) - 1)
     return Estimate(mean=statistics.fmean(values), n=len(values), seeds=part)
@@ -138,7 +138,7 @@ def cluster_sums(
 
 
 def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
-    """The mean of one value a fold, every fold a new random split of the same images (Nadeau and Bengio 2003).
+    """The mean of one value per fold, every fold a new random split of the same images (Nadeau and Bengio 2003).
 
     Folds share images, so their values depend on each other: the variance is s² (1/k + n₂ / n₁) in place of s² / k.
 
@@ -177,7 +177,7 @@ def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate
 
 
 def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_sd: bool, runs: int) -> Estimate:
-    """Ours, one score a seed, minus a published value.
+    """Ours, one score per seed, minus a published value.
 
     Args:
         spread: the number after ±: a standard error, or with ``is_sd`` the SD of the runs. None where none is printed: the paper's

@@ -39,7 +39,7 @@ class LinearsConfig(PlacedConfig):
     """A method on linear layers.
 
     Args:
-        sites: which linears (default: the fused qkv, one adapter a block, as Conv-LoRA released). ``decoder``, alone or
+        sites: which linears (default: the fused qkv, one adapter per block, as Conv-LoRA released). ``decoder``, alone or
             with others, is all linears that SAM's mask decoder uses; the decoder itself is then frozen.
     """
 

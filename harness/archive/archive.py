@@ -1,6 +1,6 @@
 """A results folder as a whole: its records and sidecar files, each read at most once.
 
-Its numbers are also pandas frames, a number a row, for questions that no page answers (docs/tables.md).
+Its numbers are also pandas frames, one number per row, for questions that no page answers (docs/tables.md).
 """
 
 from __future__ import annotations
@@ -132,10 +132,10 @@ class Archive:
         return self._shares[record.key]
 
     def frame(self, kind: Kind = "scores", *, trials: bool = False) -> pd.DataFrame:
-        """All numbers of one kind, a number a line.
+        """All numbers of one kind, one number per line.
 
         Every frame but ``costs`` has the columns `RUN`, and further ones:
-        ``runs``: ``run`` and ``record`` (a `Record` without its histories); a line a run, also of failed ones.
+        ``runs``: ``run`` and ``record`` (a `Record` without its histories); one line per run, also of failed ones.
         ``scores``: model (``best``, ``last``, ``merged-exact``, …), split, metric, value in [0, 1] (nats for ``nll``).
         ``images``: the same with stem and group. ``history``: epoch, quantity (`epoch_numbers`) and value.
         ``alphas``: epoch, site, operation (its index) and its share of softmax(α).

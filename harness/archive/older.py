@@ -1,4 +1,5 @@
-"""What records of earlier schemas leave out or say differently, filled in when they are read; no other module knows about it.
+"""What records of earlier schemas leave out or say differently, filled in when they are read. What newer rules and options were for
+them is in `harness.protocols.keys`.
 
 Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split. A row's label and
 the scored model of scores by image were called ``variant``. The first records of schema 3 do not say what a table must add to the

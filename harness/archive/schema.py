@@ -58,7 +58,8 @@ class Run:
     Args:
         method: canonical name of the method.
         method_config: every field of its configuration.
-        label: the name of its row, such as ``naslora`` or ``naslora[rank=6]``.
+        label: what progress, prices and `sam-peft show` call its row, such as ``naslora[rank=6]``; tables name rows themselves
+            (`harness.comparison.rows`).
         benchmark: canonical name of the benchmark.
         backbone: name in the backbone catalogue; old names are replaced by today's.
         checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
@@ -154,11 +155,11 @@ class Record:
         cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0
             without a GPU) and ``steps``; ``stage_NAME_s`` (`harness.experiment.environment`) of the start that
             finished it.
-        history: one entry an epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
+        history: one entry per epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
         budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
             over its updates: how far α could move), ``share_cap`` (the largest share of softmax(α) that this allows). Older records
             hold the counts alone.
-        architecture: α history: one entry an epoch, site -> softmax(α).
+        architecture: α history: one entry per epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split. Under a rule ``prompt`` also ``unprompted``: test images without
             an object to point out.

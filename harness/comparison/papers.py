@@ -1,6 +1,6 @@
 """Published numbers next to ours: values of tables, and claims such as "NAS-LoRA is better than LoRA".
 
-``results/paper/<paper>.csv`` has the values, one row a cell, each with its source and how sure that is (`MARKS`); an unknown cell is
+``results/paper/<paper>.csv`` has the values, one row per cell, each with its source and how sure that is (`MARKS`); an unknown cell is
 empty. ``results/paper/setups.yaml`` has the published set-ups. ``results/claims.yaml`` has the claims as differences of two rows.
 """
 
@@ -64,7 +64,7 @@ class Published:
         return {name: recorded_option(self.method, name, value) for name, value in assigned.items()}
 
     def against(self, ours: Sequence[float]) -> Difference:
-        """Ours (one score a seed, in percent) minus the paper's, with the variance of both."""
+        """Ours (one score per seed, in percent) minus the paper's, with the variance of both."""
         spread, is_sd = float(self.spread) if self.spread else None, self.spread_kind == "sd"
         return Difference.of(
             stats.to_printed(ours, float(self.value), spread=spread, is_sd=is_sd, runs=int(self.runs or 0))

@@ -44,7 +44,7 @@ _NOMINAL_STEPS = 100
 
 class RandomImages:
     """Noise in place of a training split, since cost does not depend on what images show. Images are (count, 3, S, S) uint8 with
-    S = ``image_size``, masks (S, S) with ``num_classes``. With ``labels``, a mask is one class an image, (1, 1)."""
+    S = ``image_size``, masks (S, S) with ``num_classes``. With ``labels``, a mask is one class per image, (1, 1)."""
 
     def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)

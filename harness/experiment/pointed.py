@@ -126,7 +126,7 @@ def _json(path: Path, where: str) -> list[Any]:
         lines = [line for line in text.splitlines() if line.strip()]
         return list(json.loads(text) if text.lstrip().startswith("[") else map(json.loads, lines))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is neither a JSON list of objects nor one object a line ({error})") from error
+        raise UsageError(f"{where} is neither a JSON list of objects nor one object per line ({error})") from error
 
 
 def _object(given: Any, where: str) -> tuple[str, Pointed]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Task = Literal["binary", "multiclass", "classification"]
-"""Masks of one foreground, masks of several classes, or one label an image."""
+"""Masks of one foreground, masks of several classes, or one label per image."""
 SPARE_TOKENS = 3
 """SAM's mask tokens 1-3, for ambiguous prompts: they stay in the decoder as they are, so that token 0 sees what it
 saw in pre-training."""

@@ -372,7 +372,7 @@ def _require_task(benchmark: str, task: str, rules: Protocol) -> None:
     """
     labels, names = task == "classification", " or ".join(f"decoder={name}" for name in LABELLING)
     if labels != (rules.task == "classification"):
-        has = "one label an image and no masks" if labels else "masks"
+        has = "one label per image and no masks" if labels else "masks"
         raise UsageError(
             f"{benchmark} has {has}, and task={rules.task}; --set task=classification with {names} learns labels, of "
             "NAME=DIR with a folder of images a class"
@@ -443,7 +443,7 @@ def _jobs(
     shared = {
         **_of_row(row, name, request, rules),
         "rules": {**rules, **budget},
-    }  # seeds share it, and what pricing makes of it
+    }  # one dict object for all seeds: `harness.pricing.price` recognises runs of equal cost by it
     for seed in request.seeds:
         of_seed = {"rules": {**shared["rules"], "split_seed": seed}} if rules.get("split_follows_seed") else {}
         run = Run(

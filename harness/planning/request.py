@@ -52,7 +52,7 @@ class Request:
         cards: the card under every decoder and every prompt, where there are several; the protocol alone if empty.
         rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
         backbones: override the card's, if given.
-        seeds: one run a seed.
+        seeds: one run per seed.
         data_root: folder that holds the benchmarks' folders, None if none was given.
         dataset_roots: benchmark -> its own folder.
         checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.

@@ -42,8 +42,8 @@ class Tuning:
             decoder alone tries it, and the choice holds for every row.
         seeds: of the trials; a value's score is the mean over them.
         on: benchmarks whose validation chooses one value for all benchmarks; empty where each benchmark chooses its own.
-        known: all grids of the command, of which ``grids`` are those of a step, and ``decoder_lr`` where it is set: under one, the
-            decoder's own ``lr`` trains nothing.
+        known: the grids of all steps, and ``decoder_lr`` where a rule sets it; `grid_of` needs them to leave out an ``lr`` that would
+            train nothing.
     """
 
     grids: Mapping[str, Sequence[Any]]
@@ -116,7 +116,11 @@ class Step:
 
 
 def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> list[Step]:
-    """Trials and the runs after them, each step planned once. Raises UsageError: see `plan_trials`, and `harness.planning.plan.plan`."""
+    """Trials, then the runs with what they chose; a step is planned again after its trials ran.
+
+    Raises:
+        UsageError: see `plan_trials` and `harness.planning.plan.plan`.
+    """
     steps = list[Step]()
     for tuning in tunings:
         planned, trials = plan_trials(request, tuning, found=found)
@@ -291,7 +295,7 @@ def as_expected(request: Request, tuning: Tuning, trials: Sequence[Trials], *, l
 
 
 def label_finished(planned: Plan, store: RecordStore) -> None:
-    """Label finished runs with this choice, unless a choice from more runs, such as by a study with a wider grid, is their label."""
+    """Give finished runs this choice as their label, unless their label is a choice among more runs, such as of a study's wider grid."""
     for job in planned.jobs:
         if job.run.tuning and job.run.key in planned.finished:
             record = store.find(job.run.key)
@@ -338,7 +342,7 @@ def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]
         where = ", ".join(trial.benchmarks)
         grids = ", ".join(f"{name}={','.join(map(str, values))}" for name, values in trial.grid.items())
         raise UsageError(
-            f"{trial.row.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune lower ones"
+            f"{trial.row.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune other values"
         )
     sign = 1 if higher_is_better(metric) else -1
     best = max(known, key=lambda outcome: sign * outcome["score"])  # ties go to the value named first

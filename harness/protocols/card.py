@@ -72,7 +72,7 @@ class Protocol:
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
         backbone: name in the backbone catalogue; ``--backbone`` overrides it.
-        task: ``segmentation``, a class a pixel, or ``classification``, a class an image; decoder and benchmark must fit it.
+        task: ``segmentation``, one class per pixel, or ``classification``, one class per image; decoder and benchmark must fit it.
         decoder: ``sam``; or on a plain ViT of timm ``linear`` | ``mask-transformer`` (Segmenter's, 2105.05633) or
             ``mask2former`` (transformers', 2112.01527); for labels one linear layer on the ``class-token`` or on the mean
             of the patches (``mean-pool``).

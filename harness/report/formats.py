@@ -99,7 +99,7 @@ class Page:
     Args:
         note: a warning above all tables.
         foot: how to read all tables.
-        numbers: the content as CSV, a number a line.
+        numbers: the content as CSV, one number per line.
         verb: the verb that writes it.
         with_csv: whether its numbers are also written as a CSV file.
     """

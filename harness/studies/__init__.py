@@ -94,7 +94,7 @@ class Row:
 
     Args:
         method: canonical name of the method.
-        label: what tables call the row; in a study by default the method's name, and unique.
+        label: name of the row in progress and prices, and in a study's table where it is not just the method's name; unique in a study.
         options: configuration fields of the method that differ from the protocol's.
         scores: which of its models are scored, instead of the table's own list.
     """
@@ -116,7 +116,7 @@ class TableLayout:
     """How the table of a study looks.
 
     Args:
-        kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number a benchmark against the baseline, and costs) or
+        kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number per benchmark against the baseline, and costs) or
             ``cost`` (cost records, no runs).
         metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
         scores: which models are scored, one row each (`Score`).
@@ -154,16 +154,16 @@ class Study:
         prompts: values of the card's ``prompt``, one table each; empty for the card's own.
         benchmarks: canonical names.
         entries: the rows, in order.
-        seeds: every run is made once a seed.
+        seeds: every run is made once per seed.
         budget: the card's field of this name, overridden; empty for the card's own.
         tune: field of the methods' configurations -> values to try first, as ``--tune`` takes them (``lr``, ``naslora.lr``); every row
             then has what validation chose.
         tune_seeds: seeds of the trials.
         tune_on: benchmarks that choose for all; empty where each chooses its own.
-        choose: field of the methods' configurations -> values, every one of which runs under every seed; on reading, of each seed the run
-            with the best validation score counts (`choices_of`, docs/tables.md).
-        weights: backbone -> fingerprint of the weights of its rows, as records have it; rows of others are another table.
-        data: benchmark -> fingerprint of its files, as `sam-peft data check` prints it; rows of other files are another table.
+        choose: field of the methods' configurations -> values. Every value runs under every seed; when tables are made, each seed counts
+            with the run that validated best (`choices_of`, docs/tables.md).
+        weights: backbone -> fingerprint of the weights of its rows, as records have it; runs from other weights go to a table of their own.
+        data: benchmark -> fingerprint of its files, as `sam-peft data check` prints it; runs from other files go to a table of their own.
         table: how the table looks.
     """
 
@@ -269,11 +269,11 @@ def _check_choice(name: str, *, where: str) -> None:
 
 
 RULES_BY = "decoder"
-"""The method whose validation chooses tuned rules: the decoder alone, so that they favour no compared method."""
+"""Rules of the protocol are tuned by running this method, which trains the mask decoder alone, so that no compared method is favoured."""
 
 
 def is_rule(name: str) -> bool:
-    """Whether a grid is of a rule of the protocol, such as ``decoder_lr``, and not of a method's option."""
+    """Whether a grid is of a rule of the protocol, such as ``decoder_lr``: it has no dot, and no known method has such an option."""
     return "." not in name and not any(name in option_names(method) for method in METHODS.names())
 
 
@@ -286,7 +286,7 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
     """
     rules = {name: list(values) for name, values in grids.items() if is_rule(name)}
     if rules and method == RULES_BY:
-        return rules  # its own rate is the decoder's
+        return rules  # this method tries the rules; its own lr is then not tuned
     if trains(method) == "nothing":
         return {}
     known = option_names(method)
@@ -300,7 +300,7 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
         elif dot and option not in known:
             raise UsageError(f"--tune {name}: {whose} has no field {option!r}{did_you_mean(option, known)}")
     if "decoder_lr" in rules and ("encoder_lr" in of_method or options.get("encoder_lr") is not None):
-        of_method.pop("lr", None)  # what it trains in the encoder has this rate, all else the decoder's
+        of_method.pop("lr", None)  # it would train nothing: the encoder has encoder_lr, everything else decoder_lr
     return of_method
 
 

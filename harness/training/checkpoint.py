@@ -43,9 +43,9 @@ class Position:
             roles, and their seconds.
         alpha_lr_sum: the architecture's rate, summed over its updates so far.
         best_epoch, best_value: 1-based epoch with the best validation score so far, 0 before the first, and its score.
-        history: one entry an epoch: ``epoch`` (1-based), ``loss`` (mean over updates), ``lr`` (of the weights, last update), ``val``
+        history: one entry per epoch: ``epoch`` (1-based), ``loss`` (mean over updates), ``lr`` (of the weights, last update), ``val``
             (metrics, empty where not validated), ``seconds``, ``updates`` (by role).
-        architecture: one entry an epoch: site -> softmax(α); empty for methods without.
+        architecture: one entry per epoch: site -> softmax(α); empty for methods without.
         step_times: seconds of each update by role.
         waits: seconds that each update waited for its images.
         train_seconds, wall_seconds: in updates, and in all.

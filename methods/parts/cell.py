@@ -1,8 +1,8 @@
 """The mixed edge of NAS-LoRA (2512.03499): y = Σ_i softmax(α)_i · O_i(x) on a bottleneck map.
 
-`harness.methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations: the depthwise and pointwise
-weights start as PyTorch starts a convolution (Kaiming-uniform, a = √5), from the method's own generator. The cell
-computes in float32 under autocast: for its few channels that costs nothing, and batch statistics lose accuracy in half precision.
+`harness.methods.parts.operations` says what the operations are (those of DARTS, 1806.09055). Deviations from DARTS's code: initial
+weights come from the method's own generator, distributed as PyTorch starts a convolution (Kaiming-uniform, a = √5). The cell computes in
+float32 under autocast: for its few channels that costs nothing, and batch statistics lose accuracy in half precision.
 
 Two ways to compute the same: operation by operation, or ``fused``. The depthwise and the pointwise part of a stage have
 nothing between them and make one dense kernel. Kernels of all operations are widened to one size and run as one
@@ -273,16 +273,16 @@ class Cell(nn.Module):
         self.norm_offset = nn.Parameter(torch.zeros(rows * channels)) if affine else None
 
     def mixture(self) -> Tensor:
-        """softmax(α), one entry an operation."""
+        """softmax(α), one entry per operation."""
         if self.alpha is None:
             return self.running_mean.new_ones(1)
         return self.alpha.softmax(dim=0)
 
     @torch.no_grad()
     def decode(self) -> bool:
-        """Give the strongest operation all of the mixture; whether there was a choice.
+        """Give the strongest operation all of the mixture. Returns whether there was a choice.
 
-        As DARTS decodes, ``none`` is not chosen. Running statistics stay those of the search.
+        As in DARTS, ``none`` is never chosen. Running statistics stay those of the search.
         """
         if self.alpha is None:
             return False
@@ -390,7 +390,7 @@ class Cell(nn.Module):
             parts += [_convolve(rectified, first, 1)] if len(first) else []
         if not parts:
             return mixed
-        between = torch.ones_like(twice)  # a first stage is not mixed, a second one reads it
+        between = torch.ones_like(twice)  # a first stage has no share of the mixture; its second stage reads it
         normed = self._normalise(torch.cat(parts, dim=1), 0, self._first, scales=torch.cat([pools, once, between]))
         done = (self._first - len(twice)) * self.channels
         finished, unfinished = normed[:, :done], normed[:, done:]

@@ -91,7 +91,7 @@ class BackboneShape:
         image_size: default side of the square input in pixels, which sets how many positions are learnt.
         stem: convolutions that make the first block's map where no patch projection does (TinyViT), with the stride of each.
         final_norm: whether a norm follows the last block (timm).
-        relative_positions: what blocks learn of them: decomposed by ``axes`` (SAM), one number a head and a pair of
+        relative_positions: what blocks learn of them: decomposed by ``axes`` (SAM), one number per head and a pair of
             ``distances`` (TinyViT), or nothing (timm).
         layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
         positioned_prefix: prefix tokens that have a row in the position embedding.
@@ -212,7 +212,7 @@ class BackboneShape:
         mlp = 2 * dim * hidden + dim + hidden
         norms_and_scales = 2 * (entering + dim) + (2 * dim if self.layer_scale else 0)
         span = block.window or self.image_size // self.patch * block.scale
-        # Both axes learn one vector a distance, or every head one number a pair of distances.
+        # Both axes learn one vector per distance, or every head one number per pair of distances.
         relative = {"axes": 2 * (2 * span - 1) * (dim // block.heads), "distances": block.heads * span**2, "": 0}
         convolutions = sum(convolution.parameters for convolution in block.convolutions)
         return attention + parallel + mlp + norms_and_scales + relative[self.relative_positions] + convolutions

@@ -39,7 +39,7 @@ class Encoder(Protocol):
     """What a method may rely on in an image encoder (an ``nn.Module``): images (B, 3, H, W) to (B, C, H/p, W/p).
 
     ``forward`` is ``finish(run_blocks(embed(images)))``; tokens are (B, h, w, D) for SAM and TinyViT, (B, N, D) for timm.
-    SAM 2's blocks leave a map a stage and its pyramid is (B, C, H/16, W/16): `harness.models.sam2`.
+    In SAM 2 the neck reads the last map of every stage, and the output is (B, C, H/16, W/16): `harness.models.sam2`.
     """
 
     blocks: nn.ModuleList
@@ -141,14 +141,14 @@ class TokenLayout:
             return self.to_windows(function(self.to_image(tokens)))
         return function(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    def _padded(self) -> tuple[int, int]:
+    def _window_counts(self) -> tuple[int, int]:
         height, width = self.size
         # Not -(-height // side): the division of a traced graph truncates in ONNX.
         return (height + self.window - 1) // self.window, (width + self.window - 1) // self.window
 
     def to_image(self, windows: Tensor) -> Tensor:
         """Windows (B·rows·columns, side, side, C) of a map layout to images (B, C, h, w), padding left out."""
-        rows, columns = self._padded()
+        rows, columns = self._window_counts()
         side, channels = self.window, windows.shape[-1]
         image = windows.reshape(-1, rows, columns, side, side, channels).permute(0, 5, 1, 3, 2, 4)
         image = image.reshape(-1, channels, rows * side, columns * side)
@@ -157,7 +157,7 @@ class TokenLayout:
 
     def to_windows(self, image: Tensor) -> Tensor:
         """Images (B, C, h, w) to windows (B·rows·columns, side, side, C), padded with zeros as SAM does."""
-        rows, columns = self._padded()
+        rows, columns = self._window_counts()
         side, channels = self.window, image.shape[1]
         height, width = self.size
         padded = nn.functional.pad(image, (0, columns * side - width, 0, rows * side - height))
@@ -173,7 +173,7 @@ class BlockSite:
         dim: width of the tokens that leave it.
         entering: width of those that its first norm and qkv see.
         heads: of its attention, where they group the outputs of qkv; 1 where q, k and v are three thirds.
-        pool: how many times finer a side the map at qkv is than behind attention.
+        pool: how many times finer, along each side, the map is at qkv than after attention.
         layout: at qkv.
     """
 
@@ -290,7 +290,7 @@ def block_sites(encoder: Encoder, blocks: str) -> list[BlockSite]:
 def halves(block: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """The two residual halves of a block, x + attention(norm(x)) and x + MLP(norm(x)), each from tokens to tokens.
 
-    The harness's own blocks say what they are; timm's does both in one call, so that they are written out here.
+    The harness's own blocks have both halves as methods; timm's block computes both in one call, so they are written out here.
     """
     untyped: Any = block
     if hasattr(block, "attention_half"):
@@ -307,8 +307,8 @@ def halves(block: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tens
 
 
 def halves_on_own_map(block: nn.Module) -> tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...]:
-    """`halves`, each as two steps: what comes before the tokens that its norm reads, which TinyViT's convolutions do, and the half of
-    those tokens."""
+    """`halves`, each as two steps: what makes the tokens that its norm reads (the identity, except for TinyViT's convolutions), then the
+    half on those tokens."""
     untyped: Any = block
     if hasattr(untyped, "attend"):
         return (untyped.enter, untyped.attend), (untyped.filter, untyped.process)

@@ -89,7 +89,7 @@ def test_the_table_says_what_labels_are_scored_by(finished: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--datasets", "pets=DIR"], "pets has one label an image and no masks"),
+        (["--datasets", "pets=DIR"], "pets has one label per image and no masks"),
         (["--datasets", "pets=DIR", *LABELS], "decoder=sam learns masks; decoder=class-token or"),
         (["--datasets", "kvasir", "--set", "select_by=miou"], "select_by=miou is not one of its metrics"),
         (["--datasets", "kvasir", *LABELS], "kvasir has masks, and task=classification"),
