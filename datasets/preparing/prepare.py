@@ -7,7 +7,6 @@ several of the published bundles.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import re
 import shutil
@@ -34,65 +33,39 @@ def file_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name or 'download'}"
 
 
-def obtain(source: str, data_root: Path, *, progress: Progress) -> Path:
-    """The archive of ``source``, downloaded where it is a URL. A download that was cut goes on where it stopped; where the server
-    cannot, it starts over. Raises DatasetError: no such file, or the download failed; what came so far is kept."""
-    if not source.startswith(("http://", "https://")):
-        path = Path(source).expanduser()
-        if path.is_dir():
-            raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data")
-        if not path.is_file():
-            raise DatasetError(f"no archive {source}; give an existing file, or its address (https://…)")
-        return path
-    try:
-        path = data_root / FOLDER / file_name(source)
-    except ValueError as error:
-        raise DatasetError(f"{source} is not an address ({error}); give one that begins with https://") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{path}.lock", timeout=0):  # two calls that append to one half-finished file would spoil it
-            if not path.exists():
-                _download(source, path, progress=progress)
-    except Timeout as error:
-        raise DatasetError(f"another process is downloading {source}; wait for it") from error
+def place_of(source: str, data_root: Path) -> Path:
+    """The archive of ``source``, or where it goes if that is an address. Raises DatasetError: no such file, or not an address."""
+    if source.startswith(("http://", "https://")):
+        try:
+            return data_root / FOLDER / file_name(source)
+        except ValueError as error:
+            raise DatasetError(f"{source} is not an address ({error}); give one like https://host/name.zip") from error
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise DatasetError(f"{source} is a folder, not an archive; use it as it is with --data")
+    if not path.is_file():
+        raise DatasetError(f"no archive {source}; give an existing file, or its address (https://…)")
     return path
 
 
 def _download(url: str, path: Path, *, progress: Progress) -> None:
+    """Download, from where an earlier call was cut. Raises DatasetError: it failed; what came so far is kept."""
     import gdown  # only this verb needs it, and it is slow to import
     import requests
     from gdown.exceptions import DownloadError
 
-    for attempt in ("resume", "start over"):
-        try:
-            options: dict[str, Any] = {
-                "quiet": True,
-                "use_cookies": False,
-                "resume": True,
-                "retries": _RETRIES,
-                "timeout": _TIMEOUT_S,
-            }
-            gdown.download(url, str(path), progress=lambda done, total: progress(path.name, done, total), **options)
-        except (DownloadError, requests.RequestException, OSError) as error:
-            reason = " ".join(str(error).split())
-            unusable = "byte range" in reason or "multiple temporary files" in reason or " 416 " in f" {reason} "
-            if attempt == "resume" and unusable and _partial(path):
-                _forget(path, path.parent)
-                continue
-            raise DatasetError(f"{url} did not download ({reason}); run the command again to resume") from error
-        return
+    def move(done: int, total: int | None) -> None:
+        progress(path.name, done, total)
 
-
-def _partial(path: Path) -> list[Path]:
-    """What cut downloads of ``path`` left: gdown appends eight characters and ``.part``."""
-    length = len(path.name) + 8 + len(".part")
-    return [partial for partial in path.parent.glob(f"{glob.escape(path.name)}*.part") if len(partial.name) == length]
-
-
-def _forget(path: Path, folder: Path) -> None:
-    """Remove a download, whole or cut, so that the next call starts over; only files right in ``folder``."""
-    for file in [path, *_partial(path)] if path.parent == folder else []:
-        file.unlink(missing_ok=True)
+    options: dict[str, Any] = {"quiet": True, "use_cookies": False, "resume": True}
+    path.parent.mkdir(exist_ok=True)
+    try:
+        gdown.download(url, str(path), progress=move, retries=_RETRIES, timeout=_TIMEOUT_S, **options)
+    except (DownloadError, requests.RequestException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(
+            f"{url} did not download ({reason}); run the command again to resume, or remove {path.parent} to start over"
+        ) from error
 
 
 def prepare(
@@ -111,29 +84,31 @@ def prepare(
     folder, staging = data_root / benchmark.folders[0], data_root / f".unpacking-{benchmark.name}"
     if folder.exists():
         raise DatasetError(f"{folder} is already there; use it, or move it away")
-    archives = [obtain(source, data_root, progress=progress) for source in sources]
+    archives = [place_of(source, data_root) for source in sources]
     data_root.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{staging}.lock", timeout=0):
+        with FileLock(data_root / ".preparing.lock", timeout=0):  # two calls that append to one download would spoil it
+            for source, archive in zip(sources, archives, strict=True):
+                if not archive.exists():
+                    _download(source, archive, progress=progress)
             try:
-                _stage(benchmark, archives, staging, data_root, progress=progress).rename(folder)
+                _stage(benchmark, archives, staging, progress=progress).rename(folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except Timeout as error:
-        raise DatasetError(f"another process is preparing {benchmark.name} in {data_root}; wait for it") from error
+        raise DatasetError(f"another process is preparing data in {data_root}; wait for it") from error
     return folder, benchmark.splits(folder)
 
 
-def _stage(
-    benchmark: FolderBenchmark, archives: Sequence[Path], staging: Path, data_root: Path, *, progress: Progress
-) -> Path:
+def _stage(benchmark: FolderBenchmark, archives: Sequence[Path], staging: Path, *, progress: Progress) -> Path:
     """Unpack into ``staging`` and read; the benchmark's folder there."""
     shutil.rmtree(staging, ignore_errors=True)  # of a call that was killed: the lock is ours
     for archive in archives:
         try:
             unpack(archive, staging, progress=progress)
         except DatasetError:
-            _forget(archive, data_root / FOLDER)  # damaged or hostile: the next call starts over
+            if archive.parent == staging.parent / FOLDER:  # damaged or hostile: the next call downloads it anew
+                archive.unlink()
             raise
     roots = benchmark.inside(staging)  # whatever the archive calls it
     if len(roots) != 1:

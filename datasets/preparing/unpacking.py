@@ -6,8 +6,6 @@ takes a broken header for one.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import shutil
 import stat
@@ -17,16 +15,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO
 
 from harness.datasets.base import DatasetError
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is done, how much of it, and of how much where that is known."""
 _CHUNK = 1 << 20
-_MOST_AT_ONCE = 1 << 26
-"""`tarfile` reads headers whole; none has so many bytes."""
-_COMPRESSED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _ABOUT = ("readme", "license", "licence")
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, struct.error, EOFError, ValueError, OverflowError,
@@ -48,31 +43,15 @@ def unpack(archive: Path, target: Path, *, progress: Progress) -> int:
     target.mkdir(parents=True, exist_ok=True)
     budget = _Budget(archive, target, progress)
     try:
-        with archive.open("rb") as file:
-            start = file.read(tarfile.BLOCKSIZE)
-        opener = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
-        if zipfile.is_zipfile(archive):
-            _unpack_zip(archive, budget)
-        elif opener or _is_header(start):
-            with (opener or open)(archive, "rb") as stream:
-                _unpack_tar(_Watched(stream, budget), budget)
-        else:
-            raise DatasetError(f"{archive} is neither zip nor tar; unpack it yourself and use the folder with --data")
+        (_unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar)(archive, budget)
     except DatasetError:
         raise
     except (*_DAMAGE, OSError) as error:  # gzip and bz2 report damage as OSError; a full disk is one too, and says so
-        reason = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode()
-        raise DatasetError(f"{archive} cannot be unpacked ({reason}); get it again") from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].encode("ascii", "backslashreplace").decode()
+        raise DatasetError(
+            f"{archive} cannot be unpacked ({reason}); get it again as zip or tar, or unpack it yourself and use the folder with --data"
+        ) from error
     return len(budget.names)
-
-
-def _is_header(block: bytes) -> bool:
-    """`tarfile.is_tarfile` would read as much as a header asks it to."""
-    try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
 
 
 class _Budget:
@@ -99,9 +78,6 @@ class _Budget:
         """Refuse ``count`` bytes out of this archive where that is beyond measure, declared, read or written."""
         if count > self.most:
             raise DatasetError(f"{self.archive} unpacks to more than {self.most} bytes, the limit; it was refused")
-        self.check_ratio(count)
-
-    def check_ratio(self, count: int) -> None:
         if count > RATIO_FROM and count > MOST_RATIO * self.archive_size:
             raise DatasetError(f"{self.archive} unpacks to over {MOST_RATIO} times its size; it was refused")
 
@@ -146,46 +122,40 @@ def _unpack_zip(archive: Path, budget: _Budget) -> None:
                 budget.write(source, path, len(members))
 
 
-class _Watched:
-    """An uncompressed tar as `tarfile` reads it: forwards, with what was read last and how much came out so far."""
+class _Header(tarfile.TarInfo):
+    """A header of a tar. What is damaged or breaks off is an error, where `tarfile` would end its list as at an end mark; `tarfile` reads
+    the content of extended headers whole, and none is as long as a file."""
 
-    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
-        self.stream, self.budget, self.last = stream, budget, b""
-        self.tell = stream.tell
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MOST_AT_ONCE:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        self.last = self.stream.read(size)
-        self.budget.check_ratio(self.tell())
-        return self.last
-
-    def seek(self, position: int) -> None:
-        while (left := position - self.tell()) > 0 and self.read(min(left, _CHUNK)):
-            pass
-
-    def seekable(self) -> bool:
-        return True
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no header where one should be: {error}") from error
+        if header.type not in tarfile.REGULAR_TYPES and header.size > _CHUNK:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
 
 
-def _unpack_tar(stream: _Watched, budget: _Budget) -> None:
-    with tarfile.open(fileobj=stream, mode="r:") as opened:  # type: ignore[call-overload]
-        for info in opened:
+def _unpack_tar(archive: Path, budget: _Budget) -> None:
+    with tarfile.open(archive, "r:*", tarinfo=_Header) as opened:
+        for count, info in enumerate(opened):
             # tarfile's own rules first (PEP 706): traversal, absolute names, devices, links that lead out.
             tarfile.data_filter(info, str(budget.target))
+            budget.check(budget.bytes + info.size)
+            if count > MOST_MEMBERS:
+                raise tarfile.ReadError(f"more than {MOST_MEMBERS} files and folders")
             if info.isdir():
                 continue
             if not info.isreg():
-                raise DatasetError(f"{budget.archive} holds {info.name!r}, a link or a device; it was refused")
-            path = budget.member(info.name)
-            budget.check(budget.bytes + info.size)
+                raise DatasetError(f"{archive} holds {info.name!r}, a link or a device; it was refused")
             source = opened.extractfile(info)
             assert source is not None, "regular files have content"
             with source:
-                budget.write(source, path, None)
-        # An end mark, zeros and the checksums of the compression follow; else a header is damaged.
-        if len(stream.last) < tarfile.BLOCKSIZE or any(stream.last):
-            raise tarfile.ReadError("it breaks off, or the header of a file is damaged")
-        while piece := stream.read(_CHUNK):
+                budget.write(source, budget.member(info.name), None)
+        # Zeros and the checksums of the compression follow; else a header is damaged.
+        while piece := opened.fileobj.read(_CHUNK):  # type: ignore[union-attr]
             if any(piece):
                 raise tarfile.ReadError("files follow its end mark, or the header of a file is damaged")

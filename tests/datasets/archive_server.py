@@ -1,4 +1,4 @@
-"""A loopback server of one archive: byte ranges, cuts in the middle, a server without ranges."""
+"""A loopback server of one archive, with byte ranges and cuts in the middle."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ class Served:
     Args:
         content: the archive.
         cuts: bytes after which the connection is cut, one a request, as long as they last.
-        ranges: whether byte ranges are honoured.
         requests: Range header of every request.
     """
 
     content: bytes
     cuts: list[int] = field(default_factory=list)
-    ranges: bool = True
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -40,7 +38,7 @@ def serve(path: Path, **options) -> Iterator[Served]:
                 return
             served.requests.append(self.headers.get("Range", ""))
             requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            start = int(requested[1]) if requested and served.ranges else 0
+            start = int(requested[1]) if requested else 0
             body = served.content[start:]
             self.send_response(206 if start else 200)
             if start:

@@ -21,15 +21,14 @@ from harness.datasets.preparing.prepare import prepare
 from harness.registry import SEGMENTED
 from tests.datasets.archive_server import serve
 from tests.datasets.archives import write_archive
-from tests.datasets.conftest import CASES, benchmark_of, quiet
+from tests.datasets.conftest import benchmark_of, quiet
 from tests.values import REPOSITORY, wait_until
 
 
-def packed(name: str, folder: Path, *, layout: str = "original", kind: str = "zip") -> Path:
+def packed(name: str, folder: Path) -> Path:
     """An archive of a sample, with the benchmark's own top folder."""
-    source = folder / f"src-{name}-{layout}"
-    write_archive(name, source, layout=layout, images=12, size=40)
-    return Path(shutil.make_archive(str(folder / f"{name}-{layout}"), kind, source))
+    write_archive(name, folder / "src", images=12, size=40)
+    return Path(shutil.make_archive(str(folder / name), "zip", folder / "src"))
 
 
 @pytest.fixture
@@ -55,10 +54,10 @@ def hidden_only(root: Path) -> bool:
     return not root.exists() or {path.name for path in root.iterdir() if path.suffix != ".lock"} <= {downloading.FOLDER}
 
 
-@pytest.mark.parametrize(("name", "layout"), CASES)
-def test_every_benchmark_in_every_layout_is_prepared_from_an_archive(tmp_path, root: Path, name: str, layout: str):
-    folder, splits = prepare(benchmark_of(name), [str(packed(name, tmp_path, layout=layout))], root, progress=quiet)
-    assert splits.layout == layout
+@pytest.mark.parametrize("name", SEGMENTED)
+def test_every_benchmark_is_prepared_from_an_archive(tmp_path: Path, root: Path, name: str) -> None:
+    folder, splits = prepare(benchmark_of(name), [str(packed(name, tmp_path))], root, progress=quiet)
+    assert splits.layout == "original"
     assert benchmark_of(name).locate(root) == folder
     assert sum(map(len, splits.parts.values())) == 12
     assert not [path for path in root.iterdir() if path.is_dir() and path.name.startswith(".unpacking")]
@@ -129,23 +128,14 @@ def test_download_goes_on_in_the_next_call_where_it_stopped(large_archive: Path,
 
 
 def test_two_calls_never_append_to_one_download(archive: Path, root: Path) -> None:
-    with serve(archive) as served:
-        (root / downloading.FOLDER).mkdir(parents=True)
-        with (
-            FileLock(root / downloading.FOLDER / f"{downloading.file_name(served.url)}.lock"),
-            pytest.raises(DatasetError, match="another process"),
-        ):
-            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
-        assert not served.requests
+    root.mkdir()
+    with (
+        serve(archive) as served,
+        FileLock(root / ".preparing.lock"),
+        pytest.raises(DatasetError, match="another process"),
+    ):
         prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
-
-
-def test_server_without_ranges_makes_it_start_over(large_archive: Path, root: Path, monkeypatch) -> None:
-    monkeypatch.setattr(downloading, "_RETRIES", 0)
-    with serve(large_archive, cuts=[1_200_000], ranges=False) as served:
-        with pytest.raises(DatasetError):
-            prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
-        prepare(benchmark_of("kvasir"), [served.url], root, progress=quiet)
+    assert not served.requests
 
 
 def test_unreachable_address_is_one_line(root: Path, archive: Path, monkeypatch) -> None:
@@ -203,14 +193,6 @@ def test_archive_without_some_masks_leaves_nothing(root: Path, tmp_path: Path) -
     assert hidden_only(root)
 
 
-def test_existing_folder_of_other_origin_is_never_touched(archive: Path, root: Path) -> None:
-    (root / "Kvasir-SEG").mkdir(parents=True)
-    (root / "Kvasir-SEG" / "mine.txt").write_text("mine")
-    with pytest.raises(DatasetError, match="already there"):
-        prepare(benchmark_of("kvasir"), [str(archive)], root, progress=quiet)
-    assert (root / "Kvasir-SEG" / "mine.txt").read_text() == "mine"
-
-
 def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(root: Path, tmp_path: Path) -> None:
     samples.write_samples("kvasir", tmp_path / "src", images=150, size=40)
     archive = shutil.make_archive(str(tmp_path / "kvasir"), "zip", tmp_path / "src")
@@ -234,7 +216,3 @@ def test_killed_while_unpacking_leaves_no_folder_and_the_next_call_cleans_up(roo
     prepare(benchmark_of("kvasir"), [archive], root, progress=quiet)
     assert not (root / ".unpacking-kvasir").exists()
     assert len(list((root / "Kvasir-SEG" / "images").glob("*.jpg"))) == 150
-
-
-def test_every_benchmark_is_a_case() -> None:
-    assert {name for name, _ in CASES} == set(SEGMENTED)

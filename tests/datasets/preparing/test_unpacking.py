@@ -162,7 +162,7 @@ def test_protected_and_foreign_files_are_one_line(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "target", progress=quiet)
     other = tmp_path / "a.rar"
     other.write_bytes(b"Rar!\x1a\x07\x00" + bytes(100))
-    with pytest.raises(DatasetError, match="neither zip nor tar"):
+    with pytest.raises(DatasetError, match="as zip or tar"):
         unpack(other, tmp_path / "target", progress=quiet)
 
 
@@ -175,7 +175,7 @@ def unpacked(archive: Path, target: Path) -> dict[str, bytes] | None:
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz"])
 @pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut"])
 def test_damaged_archives_are_refused_or_harmless(tmp_path: Path, kind: str, damage: str) -> None:
     """Nothing comes out, or every file whole. A damaged list at a zip's end may make one empty, which no reader takes for an image."""
