@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.own import BINARY
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
 from harness.datasets.preparing.unpacking import Progress
-from harness.datasets.readers.decoding import colours_of, kinds_of, listed, object_values
+from harness.datasets.readers.decoding import colours_of, listed, mixed_encodings, object_values
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.readers.pairing import name_key
 
@@ -276,38 +276,31 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
 def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
     stored = listed([value for fingerprint in prints for value in fingerprint.values])
     message = f"stored: {stored}; all decode to classes 0 to {benchmark.num_classes - 1}"
-    objects = {fingerprint.values[-1] for fingerprint in prints if 1 <= len(fingerprint.values) <= 2} - {0}
-    of_object = sum({IGNORE} <= set(mask.values) <= {0, IGNORE} and mask.shares[1] > 0 for mask in prints)
-    ignoring = sum({1, IGNORE} <= set(mask.values) <= {0, 1, IGNORE} for mask in prints)
-    status: Status = "passed"
-    odd = ""
-    own = benchmark.own and benchmark.task == "binary"
+    if not benchmark.own:
+        return Verdict("mask values", "passed", message)
     held = [frozenset(fingerprint.values) - {0} for fingerprint in prints]
-    if benchmark.own and benchmark.class_names != BINARY and (mixed := _mixed(benchmark, held)):
-        return Verdict("mask values", "failed", f"{message}; {mixed}")
-    if own and of_object and ignoring:
-        status = "failed"
-        odd = f"; 255 is the object in {of_object} masks, and to be ignored in {ignoring} that hold 1 too; make it one of the two"
-    elif own and not any(mask.shares[1] for mask in prints) and any(IGNORE in mask.values for mask in prints):
-        status = "failed"
-        odd = (
-            "; 255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
-        )
-    elif own and len(objects) > 1 and max(objects) < _MOST_CLASSES:
-        status = "warned"
-        odd = f"; each mask holds one of {listed(sorted(objects))}: several classes? name them in classes.txt"
-    return Verdict("mask values", status, message + odd)
+    if wrong := _mixed(benchmark, held):
+        return Verdict("mask values", "failed", f"{message}; {wrong}")
+    if benchmark.task != "binary":
+        return Verdict("mask values", "passed", message)
+    if not any(mask.shares[1] for mask in prints) and any(IGNORE in values for values in held):
+        odd = "255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
+        return Verdict("mask values", "failed", f"{message}; {odd}")
+    objects = {max(values) for values in held if len(values) == 1}
+    if len(objects) > 1 and max(objects) < _MOST_CLASSES:
+        odd = f"each mask holds one of {listed(sorted(objects))}: several classes? name them in classes.txt"
+        return Verdict("mask values", "warned", f"{message}; {odd}")
+    return Verdict("mask values", "passed", message)
 
 
-def _mixed(benchmark: Benchmark, masks: Iterable[frozenset[int]]) -> str:
-    """What is wrong where classes are named and 255, which is to be ignored, is the object of some masks; empty where nothing is."""
-    indices, full, ignoring = kinds_of(masks, num_classes=benchmark.num_classes)
-    if not (indices and full) or ignoring or colours_of(benchmark.class_names):
+def _mixed(benchmark: Benchmark, held: Sequence[frozenset[int]]) -> str:
+    """What is wrong where 255 is the object of some masks and to be ignored in others. Without names of classes, masks of 0 and 1 may stand
+    among those of 0 and 255, as each file says what its object is."""
+    named = benchmark.class_names != BINARY
+    if colours_of(benchmark.class_names):
         return ""
-    return (
-        f"{indices} masks hold class indices, and {full} hold 0 and 255 alone, where 255 is to be ignored: write the index of the class "
-        "in its place"
-    )
+    of_255 = held if named else [values for values in held if IGNORE in values]
+    return mixed_encodings(of_255, num_classes=benchmark.num_classes, named=named)
 
 
 def mask_polarity(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
@@ -332,19 +325,17 @@ def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
 def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
     """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
     single = [fingerprint for fingerprint in prints if max(fingerprint.shares, default=0.0) >= 1.0]
-    if not single:
-        return Verdict("one-class masks", "passed", "every mask holds at least two classes")
     message = f"{len(single)} of {len(prints)} masks hold one class only"
-    if 2 * len(single) > len(prints):
-        message += "; a score counts an empty mask as right where nothing is found in it"
+    if 2 * len(single) <= len(prints):
+        return Verdict("one-class masks", "passed", message)
+    message += "; a score counts an empty mask as right where nothing is found in it"
     most = max((value for fingerprint in prints for value in fingerprint.values), default=0)
     if all(fingerprint.shares[0] == 1 for fingerprint in prints) and 1 <= most <= 127:
         message += (
             f"; their brightest value is {most}, and what is looked for is above 127: save masks of 0 and 255 as PNG"
         )
-    return Verdict(
-        "one-class masks", "failed" if len(single) == len(prints) else "warned", message, _files(single, root)
-    )
+    status: Status = "failed" if len(single) == len(prints) else "warned"
+    return Verdict("one-class masks", status, message, _files(single, root))
 
 
 def image_and_mask_size(prints: Sequence[Fingerprint], root: Path) -> Verdict:
@@ -414,16 +405,12 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
                 f"would be perfect; give masks of what is looked for ({whole})"
             )
         prints += looked
-    odd = [enough_tests(splits), _values(benchmark, prints), image_and_mask_size(prints, root)]
-    odd += [mask_polarity(benchmark, prints)] if benchmark.task == "binary" else []
-    odd += _turns(prints, root)
-    if not benchmark.options.group and (alike := names_alike(splits)):
-        odd.append(Verdict("groups", "warned", alike))
-    single = sum(max(mask.shares, default=0.0) >= 1.0 for mask in prints)
-    odd += [one_class_masks(prints, root)] if 2 * single > len(prints) else []
+    odd = [enough_tests(splits), *(verdict for verdict in _masks(benchmark, prints, root) if verdict.rule != "classes")]
+    if not benchmark.options.group:
+        odd.append(_groups(benchmark, splits, root))
     if failed := [verdict for verdict in odd if verdict.status == "failed"]:
         raise DatasetError(f"{benchmark.name}: {failed[0].rule}: {failed[0].message} ({whole})")
-    return tuple(f"{benchmark.name}: {odd.rule}: {odd.message}" for odd in odd if odd.status != "passed")
+    return tuple(f"{benchmark.name}: {odd.rule}: {odd.message}" for odd in odd if odd.status == "warned")
 
 
 def _refuse_mixed(benchmark: FolderBenchmark, splits: Splits) -> None:
@@ -431,7 +418,7 @@ def _refuse_mixed(benchmark: FolderBenchmark, splits: Splits) -> None:
     masks = {
         pair.mask for pairs in splits.parts.values() for pair in pairs if not pair.entry and not pair.mask.is_dir()
     }
-    if benchmark.class_names == BINARY or not masks:
+    if benchmark.class_names == BINARY:
         return
     with ThreadPoolExecutor() as pool:
         held = [*pool.map(partial(object_values, num_classes=benchmark.num_classes), sorted(masks))]

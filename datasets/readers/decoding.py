@@ -143,12 +143,22 @@ def object_values(path: Path, *, num_classes: int) -> frozenset[int]:
     return frozenset(np.unique(mask_values(image, path)).tolist()) - {0}
 
 
-def kinds_of(masks: Iterable[frozenset[int]], *, num_classes: int) -> tuple[int, int, int]:
-    """Of masks as `object_values` gives them: how many hold class indices alone, 255 alone, and both."""
-    held = [values for values in masks if values]
-    ignored = [values for values in held if 255 in values and min(values) < num_classes]
-    indices = sum(max(values) < num_classes for values in held)
-    return indices, sum(values == {255} for values in held), len(ignored)
+def mixed_encodings(held: Iterable[frozenset[int]], *, num_classes: int, named: bool) -> str:
+    """What is wrong where 255 is the object in some masks, and to be ignored in others; empty where nothing is.
+
+    Args:
+        held: of each mask its `object_values`.
+        named: classes are named, so that 255 is always to be ignored; masks that hold it with an index show that this is meant.
+    """
+    values = [each for each in held if each]
+    full, both = sum(each == {255} for each in values), sum(255 in each and min(each) < num_classes for each in values)
+    indices = sum(max(each) < num_classes for each in values)
+    if not full or not indices + both or (named and both):
+        return ""
+    return (
+        f"{indices + both} masks hold class indices, and {full} hold 0 and 255 alone; write the index of the object in all, or 255 in all "
+        "masks of two classes"
+    )
 
 
 def listed(values: ArrayLike) -> str:

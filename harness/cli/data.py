@@ -69,7 +69,6 @@ def parser() -> CommandParser:
         "--num-classes", type=int, default=2, metavar="N", help="above 2, files hold class indices (default: 2)"
     )
     scoring.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="such as empty=0")
-    scoring.add_argument("--partial", action="store_true", help="score only files that are in both folders")
     scoring.add_argument("--json", action="store_true", help="print JSON, with the scores of every image")
     scoring.set_defaults(run=run_score)
 
@@ -290,7 +289,6 @@ def run_score(arguments: argparse.Namespace) -> int:
             arguments.masks,
             scorer,
             read_mask=benchmark.decode_mask,
-            partial=arguments.partial,
             progress=partial(move, "scoring"),
         )
     images = scorer.images()

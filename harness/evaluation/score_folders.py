@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers.decoding import (
     is_grey_palette,
-    kinds_of,
     mask_values,
+    mixed_encodings,
     object_values,
     require_lossless,
     two_colours,
@@ -28,98 +29,81 @@ from harness.system.machine import affinity
 _DARK = 1 / 255
 
 
+class _Scored(NamedTuple):
+    """A prediction with its mask. An array is taken as bright: its values are probabilities and not levels."""
+
+    score: ImageScore
+    brightest: float  # value of the prediction
+    two_levels: bool  # all others are 0
+    held: frozenset[int]  # by the mask, see `object_values`
+
+
 def score_folders(
     predictions: Path,
     masks: Path,
     scorer: SplitScorer,
     *,
     read_mask: Callable[[Path], NDArray[np.uint8]],
-    partial: bool = False,
     progress: Callable[[int, int], None] = lambda done, images: None,
 ) -> SplitScorer:
     """Score every prediction of a folder; memory does not grow with it.
 
     Args:
-        predictions: grey images (levels are probabilities, or class indices) or ``.npy`` arrays.
+        predictions: grey images (levels are probabilities, or class indices) or ``.npy`` arrays of probabilities.
         scorer: an empty one, which is filled.
         read_mask: a mask's file to (H, W) class indices, 255 = ignore.
-        partial: leave out what is in one folder only.
 
     Raises:
         UsageError, DatasetError: the folders do not pair, or a file cannot be read or scored; the message names it.
     """
-    pairs = pair_predictions(predictions, masks, partial=partial)
-    held: list[frozenset[int]] = []
-    brightest: list[tuple[float, bool]] = []
+    pairs = pair_predictions(predictions, masks)
+    scored: list[_Scored] = []
     with ThreadPoolExecutor(affinity()) as pool:
         futures = {pool.submit(_score, pair, scorer, read_mask): pair for pair in pairs}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
-                score, brightness, values = future.result()
-                scorer.insert(futures[future].stem, score)
-                brightest.append(brightness)
-                held.append(values)
+                scored.append(future.result())
+                scorer.insert(futures[future].stem, scored[-1].score)
                 progress(done, len(pairs))
         finally:
             pool.shutdown(cancel_futures=True)
-    _refuse_mixed_masks(masks, held, scorer)
-    if scorer.task == "binary":
-        _refuse_dark(predictions, brightest)
+    binary = scorer.task == "binary"
+    if mixed := mixed_encodings([each.held for each in scored], num_classes=scorer.num_classes, named=not binary):
+        raise UsageError(f"in {masks} {mixed}")
+    if binary:
+        _refuse_dark(predictions, scored)
     return scorer
 
 
-def _refuse_dark(predictions: Path, brightest: Sequence[tuple[float, bool]]) -> None:
+def _refuse_dark(predictions: Path, scored: Sequence[_Scored]) -> None:
     """Raises UsageError: masks of 0 and 1 (of 0 and 255 in 16 bits), which would be scored as background. A map of probabilities may be
-    dark, but no mask among masks.
-
-    Args:
-        brightest: value of each prediction, and whether all others are 0.
-    """
-    dark = sum(0 < value <= _DARK for value, _ in brightest)
-    brighter = sum(value > _DARK for value, _ in brightest)
-    if dark and (not brighter or all(binary for _, binary in brightest)):
+    dark, but no mask among masks."""
+    dark = sum(0 < each.brightest <= _DARK for each in scored)
+    brighter = sum(each.brightest > _DARK for each in scored)
+    if dark and (not brighter or all(each.two_levels for each in scored)):
         raise UsageError(
             f"{dark} predictions in {predictions} hold no more than a grey level of 1 (255 in 16 bits), and {brighter} hold more; where 1 "
             "means foreground, save 255 in its place (65535 in 16 bits)"
         )
 
 
-def _refuse_mixed_masks(masks: Path, held: Sequence[frozenset[int]], scorer: SplitScorer) -> None:
-    """Raises UsageError: 255 is the object in some masks, and an area to ignore in others. ``held``: see `object_values`."""
-    indices, full, both = kinds_of(held, num_classes=scorer.num_classes)
-    if full and (indices or both) and (scorer.task == "binary" or not both):
-        raise UsageError(
-            f"of the masks in {masks} {indices + both} hold class indices, and {full} 0 and 255 alone; write the index of the object in "
-            "all, or 255 in all masks of two classes"
-        )
-
-
-def pair_predictions(predictions: Path, masks: Path, *, partial: bool = False) -> tuple[Pair, ...]:
+def pair_predictions(predictions: Path, masks: Path) -> tuple[Pair, ...]:
     """The files of two folders, paired as images and masks of a user's own data are. Raises UsageError: a file has no partner;
     DatasetError: a folder cannot be read, or has one name twice."""
     files = image_files(predictions, MASK_EXTENSIONS | {".npy"})
     paired = pair_names(files, image_files(masks, MASK_EXTENSIONS))
     if not paired.pairs:
         raise UsageError(f"no file of {predictions} has the name of a mask in {masks}; files are paired by name")
-    for folder, lacks, alone in (
-        (predictions, "prediction", paired.unused_masks),
-        (masks, "mask", paired.unpaired_images),
-    ):
-        if alone and not partial:
+    for folder, alone in ((predictions, paired.unused_masks), (masks, paired.unpaired_images)):
+        if alone:
             more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
-            raise UsageError(
-                f"{folder} has no {lacks} for {alone[0].name}{more}; --partial scores what both folders have"
-            )
+            raise UsageError(f"{folder} has no partner for {alone[0].name}{more}; complete it, or move these away")
     return paired.pairs
 
 
-def _score(
-    pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]
-) -> tuple[ImageScore, tuple[float, bool], frozenset[int]]:
-    """The score of one image, its brightest value as in `_refuse_dark`, and the `object_values` of its mask. The brightest value of an
-    array is taken as 1: its values are probabilities and not levels."""
+def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[np.uint8]]) -> _Scored:
     prediction, mask = read_prediction(pair.image, task=scorer.task), read_mask(pair.mask)
-    (height, width), (mask_height, mask_width) = prediction.shape[-2:], mask.shape
+    (height, width), (mask_height, mask_width) = prediction.shape, mask.shape
     rounding = 1 / mask_height + 1 / mask_width
     # Turned images and swapped files have another shape.
     if abs(height / mask_height - width / mask_width) > rounding:
@@ -127,18 +111,18 @@ def _score(
             f"{pair.image} is {width}x{height}, its mask {pair.mask.name} {mask_width}x{mask_height}: another aspect ratio; "
             "give predictions of the images' shape"
         )
+    is_array = pair.image.suffix.lower() == ".npy"
+    brightest = 1.0 if is_array else float(prediction.max())
+    two_levels = not is_array and bool(((prediction == 0) | (prediction == brightest)).all())
     try:
-        is_array = pair.image.suffix.lower() == ".npy"
-        brightest = 1.0 if is_array else float(prediction.max())
-        binary = not is_array and bool(((prediction == 0) | (prediction == brightest)).all())
-        held = object_values(pair.mask, num_classes=scorer.num_classes)
-        return scorer.measure(prediction, mask), (brightest, binary), held
+        score = scorer.measure(prediction, mask)
     except ValueError as error:
         raise UsageError(f"{pair.image} against {pair.mask.name}: {error}") from None
+    return _Scored(score, brightest, two_levels, object_values(pair.mask, num_classes=scorer.num_classes))
 
 
 def read_prediction(path: Path, *, task: str) -> NDArray:
-    """Binary: probabilities (H, W); multi-class: labels (H, W) from an image, scores (C, H, W) from ``.npy``.
+    """Probabilities (H, W) of a binary benchmark, else labels (H, W).
 
     A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1; of a coloured palette
     every colour but black is foreground.
@@ -165,13 +149,11 @@ def _read_array(path: Path, *, task: str) -> NDArray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path} is unreadable ({reason}); write it with numpy.save") from error
+    is_plane = isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind == "f"
+    if task != "binary" or not is_plane or not 0 < math.prod(array.shape) <= MOST_PIXELS:
         raise DatasetError(
-            f"{path} is unreadable ({' '.join(str(error).split())}); write it with numpy.save"
-        ) from error
-    expected = "in [0, 1] (H, W)" if task == "binary" else "(C, H, W), and labels are images"
-    dimensions = 2 if task == "binary" else 3
-    is_array = isinstance(array, np.ndarray) and array.ndim == dimensions and array.dtype.kind == "f"
-    if not is_array or not array.size or math.prod(array.shape[-2:]) > MOST_PIXELS:
-        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise DatasetError(f"{path} holds {what}; a prediction is floats {expected}, at most {MOST_PIXELS} pixels")
+            f"{path} is not an array of floats (H, W) in [0, 1], at most {MOST_PIXELS} pixels; labels of several classes are images"
+        )
     return array

@@ -687,7 +687,7 @@ def _ids(path: Path) -> None:
         (_paint((0, 200, 0)), "", 0, ""),
         (_paint((255, 0, 0), (128, 0, 0), (255, 0, 20), (255, 255, 255)), "", 0, ""),
         (_cycle(_indices(1), _indices(2), _indices(3)), "", 0, "each mask holds one of 1, 2, 3: several classes?"),
-        (_cycle(bands(0, 255), bands(0, 1, 255)), "", 1, "255 is the object in"),
+        (_cycle(bands(0, 255), bands(0, 1, 255)), "", 1, "masks hold class indices, and 12 hold 0 and 255 alone"),
         (bands(0, 255), "ground\ntree\n", 1, "255 is to be ignored where classes.txt"),
         (_ids, "", 1, "ids of objects?"),
         (lambda path: mask(path, np.tile(np.arange(3, dtype=np.uint8), (24, 10)), range(9)), "", 1, "a binary palette has two"),

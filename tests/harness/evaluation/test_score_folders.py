@@ -183,9 +183,9 @@ def test_masks_of_0_and_1_are_refused_where_all_are_such(capsys, tmp_path, level
 @pytest.mark.parametrize(
     ("values", "classes", "words"),
     [
-        ([(1,), (255,), (255,)], 2, "1 hold class indices, and 2 0 and 255"),
-        ([(1, 255), (255,)], 2, "1 hold class indices, and 1 0 and 255"),
-        ([(1, 2), (2,), (255,)], 3, "2 hold class indices, and 1 0 and 255"),
+        ([(1,), (255,), (255,)], 2, "1 masks hold class indices, and 2 hold 0 and 255"),
+        ([(1, 255), (255,)], 2, "1 masks hold class indices, and 1 hold 0 and 255"),
+        ([(1, 2), (2,), (255,)], 3, "2 masks hold class indices, and 1 hold 0 and 255"),
         ([(1, 2, 255), (2,), (255,)], 3, ""),  # which is to be ignored
         ([(1,), (1, 255), ()], 2, ""),
         ([(255,), (), (255,)], 2, ""),
@@ -211,13 +211,6 @@ def test_class_indices_with_ignored_pixels_are_scored(capsys, tmp_path):
         labels[:5] = 255  # as some write what is ignored
         both = placed(tmp_path, {f"p/{index}.{ending}": labels.astype(kind), f"g/{index}.png": mask})
     assert scores_of(capsys, *both, "--num-classes", "4")["scores"] == scorer.summary()
-
-
-def test_partial_scores_what_both_folders_have(capsys, folders):
-    predictions, masks = folders
-    (predictions / "Image3.png").unlink()
-    (masks / "image4_mask.tif").unlink()
-    assert scores_of(capsys, predictions, masks, "--partial")["images"] == COUNT - 2
 
 
 def instead(write):
@@ -253,13 +246,13 @@ def archive(path):
     ("spoil", "message"),
     [
         (lambda p, _: (p / "Image5.png").write_bytes(b"not a picture"), "Image5.png is unreadable"),
-        (lambda p, _: (p / "Image5.png").unlink(), "no prediction for image5_mask.tif; --partial"),
+        (lambda p, _: (p / "Image5.png").unlink(), "no partner for image5_mask.tif; complete it"),
         (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files of one name"),
         (saved(np.full((60, 45), 3.5)), "Image5.npy against image5_mask.tif: probabilities must be"),
-        (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy holds int64"),
+        (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy is not an array of floats"),
         (saved(np.array([[{}]], dtype=object)), "Image5.npy is unreadable"),
         (instead(lambda path: path.write_bytes(b"")), "Image5.npy is unreadable (No data left in file)"),
-        (instead(archive), "Image5.npy holds several arrays"),
+        (instead(archive), "Image5.npy is not an array of floats"),
         (instead(os.mkfifo), "Image5.npy is named as an image and is a folder, a pipe"),
         (header((10**9, 10**6)), "Image5.npy is unreadable"),
         (["--set", "threshold=nan"], "--set: threshold=nan must be in [0, 1]"),
@@ -289,22 +282,19 @@ def test_a_benchmark_that_reads_its_masks_by_itself_is_refused(capsys, folders, 
 
 
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("name", "array", "message"),
     [
-        (np.zeros((60, 45), complex), "holds complex128"),
-        (np.zeros((60, 45)), "holds float64 (60, 45)"),
-        (np.full((3, 60, 45), np.inf), "scores must be finite"),
+        ("p/a.npy", np.zeros((3, 60, 45)), "labels of several classes are images"),
         (
+            "p/a.png",
             np.full((60, 45), 256, np.uint16),
             "labels must be integers from 0 to 2",
-        ),  # not a byte, in which it would be 0
+        ),  # in a byte it would be 0
     ],
 )
-def test_bad_arrays_of_several_classes_are_one_line(capsys, tmp_path, array, message):
-    name = "p/a.png" if array.dtype == np.uint16 else "p/a.npy"
-    placed(tmp_path, {name: array, "g/a.png": np.eye(60, 45, dtype=np.uint8)})
-    options = ["--num-classes", "3"]
-    assert main(["score", str(tmp_path / "p"), str(tmp_path / "g"), *options]) == 2
+def test_bad_labels_of_several_classes_are_one_line(capsys, tmp_path, name, array, message):
+    both = placed(tmp_path, {name: array, "g/a.png": np.eye(60, 45, dtype=np.uint8)})
+    assert main(["score", *map(str, both), "--num-classes", "3"]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
