@@ -166,9 +166,9 @@ def tuning_of(
         raise UsageError(
             f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave out --tune"
         )
-    fixed = [name for name in tried if is_rule(name) and name in overrides]
+    fixed = [name for name in tried if name in overrides]  # lr too: it is a rule, and an option of every method
     if fixed and grids and not of_card:
-        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} set the same rule; give only one of them")
+        raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} contradict each other; give only one of them")
     decoder_lr = request.protocol.decoder_lr
     return Tuning(
         grids={name: values for name, values in tried.items() if name not in fixed},

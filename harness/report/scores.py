@@ -192,7 +192,8 @@ def _rates(records: Iterable[Record]) -> str:
                 + ("§" if run.tuning["edge"] else "")
             )
         else:
-            text = _options({name: value for name, value in run.method_config.items() if name in ("lr", "encoder_lr")})
+            own = {name: value for name, value in run.method_config.items() if name in ("lr", "encoder_lr")}
+            text = _options(own if any(own.values()) else {name: run.rules.get(name) for name in own if name == "lr"})
         rates[text] = None
     return "; ".join(filter(None, rates))
 

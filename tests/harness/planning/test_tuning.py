@@ -389,8 +389,9 @@ def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> 
     [
         (
             ["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"],
-            "--set decoder_lr and --tune decoder_lr set the same rule; give only one of them",
+            "--set decoder_lr and --tune decoder_lr contradict each other; give only one of them",
         ),
+        (["--set", "lr=5e-4", *GRID], "--set lr and --tune lr contradict each other"),
         (["--set", "lora.lr=5e-4", "--tune", "lora.lr=1e-4,1e-3"], "or each has it set in brackets or by --set"),
         ([*GRID, "--tune-on", "kvasir", "--tune-on", "camo"], "--tune-on is given twice"),
         (["--tune", "lr=1e-3,0.001"], "is not FIELD=A,B,… with different values"),

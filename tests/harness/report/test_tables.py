@@ -57,7 +57,7 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
     cost = {"step_time_s": 0.25, "peak_memory_bytes": 3 * 2**29}
     searched = {"weight_updates": 40.0, "alpha_updates": 20.0}
     best = three(0.05, method="naslora", budget=searched, config={"lr": 0.01}, environment={"driver": "12"}, cost=cost)
-    records = three(0.10, budget={"weight_updates": 60.0}, config={"lr": 0.003}) + best
+    records = three(0.10, budget={"weight_updates": 60.0}, config={"lr": None}, rules={**CARD, "lr": 0.003}) + best
     plain, details = render(records), render(records, details=True)
     assert rows(plain) == {"method": ["SBU BER ↓"], "LoRA": ["11.0 ± 1.0 (3)"], "NAS-LoRA": ["**6.0 ± 1.0 (3)**"]}
     assert "Rows had 40 to 60 updates of their weights" in plain
@@ -65,6 +65,7 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
         "params (M)", "encoder (M)", "updates", "α updates", "rate", "pass (s)", "peak (GiB)",
     ]  # fmt: skip
     assert rows(details)["NAS-LoRA"][1:] == ["3.616", "0.111", "40", "20", "lr 0.01", "0.25", "1.50"]
+    assert "lr 0.003" in rows(details)["LoRA"], "the protocol's, where the method has none of its own"
     elsewhere = [records[0], record(benchmark="leaf", budget={"weight_updates": 30.0})]
     assert "updates of their weights" not in render(elsewhere)
 
