@@ -13,6 +13,7 @@ import contextlib
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from harness.methods.naslora import NASLoRA, NASLoRAConfig
 from harness.methods.plain import DecoderOnly, DecoderOnlyConfig
 from harness.models.build import build_segmenter
 from harness.training.device import reset_peak
-from harness.training.losses import StructureLoss
+from harness.training.losses import structure_loss
 
 METHODS = {
     "lora": (LoRA, LoRAConfig),
@@ -76,7 +77,7 @@ class Subject:
         images = RandomImages(options.batch, image_size=options.image_size, num_classes=2)
         self.images = (torch.from_numpy(images._images).float() / 127.5 - 1).to(device)
         self.masks = torch.from_numpy(images._masks).to(device)
-        self.loss = StructureLoss(quirk="intended")
+        self.loss = partial(structure_loss, quirk="intended")
 
     def forward(self) -> Any:
         half = self.options.precision != "fp32"

@@ -72,7 +72,6 @@ def parser() -> CommandParser:
     p.add_argument(
         "--data", type=Path, metavar="DIR", help="the benchmark's folder or its parent, for --merge calibrated"
     )
-    p.add_argument("--force", action="store_true", help="overwrite FILE and its model card")
     add_plugins(p, help="a plug-in that the run used")
     return p
 
@@ -89,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("give a run with --run KEY, or an adapter of Hugging Face peft with --adopt DIR")
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
-    require_out(arguments.out, form, force=arguments.force)
+    require_out(arguments.out, form)
     require_file_or_word(arguments.checkpoint)
     load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
@@ -128,8 +127,8 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         )
     if arguments.out.suffix != ".safetensors":
         raise UsageError(f"--out {arguments.out}: --adopt writes .safetensors")
-    if arguments.out.exists() and not arguments.force:
-        raise UsageError(f"--out {arguments.out} exists; take another name, or --force")
+    if arguments.out.exists():
+        raise UsageError(f"--out {arguments.out} exists; choose another name")
     if arguments.checkpoint is None:
         raise UsageError(
             "--adopt folds an adapter into the weights that it was trained on; give them with --checkpoint FILE"
@@ -170,7 +169,7 @@ def _card(record: Record, results: Path, form: Form, *, merge: str, base: str | 
     )
 
 
-def require_out(out: Path, form: Form, *, force: bool) -> None:
+def require_out(out: Path, form: Form) -> None:
     """Refuse a path that could not be written, before anything is loaded. Raises UsageError: another ending, no such folder, or a file
     or its model card that exists."""
     suffix = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}[form]
@@ -180,13 +179,7 @@ def require_out(out: Path, form: Form, *, force: bool) -> None:
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first, or correct the path")
     if form == "peft" and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; --peft writes a folder")
-    if out.exists() and not force and (form != "peft" or any(out.iterdir())):
-        raise UsageError(f"--out {out} exists; choose another name, or --force to overwrite it")
-    if form == "peft":  # its card is in the folder
-        return
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; give the name of a file")
-    card = card_of(out)
-    if card.exists() and (card.is_dir() or not force):
-        ways = "choose another name" + ("" if card.is_dir() else ", or --force to overwrite it")
-        raise UsageError(f"--out {out}: its model card {card} exists; {ways}")
+    card = out if form == "peft" else card_of(out)  # of an adapter for PEFT it is in the folder
+    for path in (out, card):
+        if path.exists() and (form != "peft" or any(path.iterdir())):
+            raise UsageError(f"--out {out}: {path} exists; choose another name")

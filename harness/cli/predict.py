@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         __doc__,
         epilog="Masks are PNG at each image's own size: 0 and 255, or class indices with a palette. A classifier writes labels.csv with "
         "each image's label and probabilities. sam-peft data score scores masks. Without --run and --adapter, --backbone and --checkpoint "
-        "name a published SAM, which needs boxes or points. Repeating the command continues where it stopped.",
+        "name a published SAM, which needs boxes or points. Repeating the command writes the masks that are missing.",
     )
     model = p.add_mutually_exclusive_group()
     add_run(model)
@@ -72,7 +72,6 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--overlay", action="store_true", help="also write DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also write DIR/probabilities: .npy of float32")
-    p.add_argument("--batch", type=int, default=4, metavar="N", help="images per forward pass (default: 4)")
     add_results(p, help="results folder of --run (default: the setting, else runs)")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="the pretrained weights that the run started from")
     add_plugins(p, help="a plug-in that the run used")
@@ -82,8 +81,6 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if arguments.batch < 1:
-        raise UsageError(f"--batch {arguments.batch}: give 1 or more")
     if arguments.results and arguments.adapter:
         raise UsageError("--results is the folder of --run; leave it out with --adapter")
     for path in arguments.images:
@@ -158,7 +155,6 @@ def prediction_of(arguments: argparse.Namespace, objects: Sequence[Pointed]) -> 
         out=arguments.out,
         overlay=arguments.overlay,
         probabilities=arguments.probabilities,
-        batch=arguments.batch,
         prompts=prompts,
     )
 

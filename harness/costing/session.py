@@ -28,7 +28,7 @@ from harness.planning.plan import ConfiguredRow
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
-from harness.training.cache import EmbeddingCache
+from harness.training.cache import EmbeddingCache, InMemory
 from harness.training.feeding import Feeder
 from harness.training.loop import planned_steps
 from harness.training.step import Part, TrainingStep
@@ -108,7 +108,7 @@ class Subject:
         )
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings and not protocol.augment
-        self._cache = EmbeddingCache(encoder="cost") if caching else None
+        self._cache = EmbeddingCache(encoder="cost", store=InMemory()) if caching else None
         feed = {"plan": self._plan, "protocol": protocol, "device": device}
         self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
         self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]

@@ -205,7 +205,7 @@ def _write_onnx(segmenter: Segmenter, run: Run, *, out: Path, images: Tensor) ->
 def _write_card(out: Path, card: str) -> None:
     """After the file: a full disk leaves no card of a model that is not there."""
     path = card_of(out)
-    with writing_to(f"{out} is written, its model card {path}", then="; export again with --force"):
+    with writing_to(f"{out} is written, its model card {path}", then="; export again under another name"):
         write_atomically(path, card)
 
 

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from harness.datasets.readers.opening import stored_size
 from harness.datasets.readers.pairing import image_files, name_key
 from harness.experiment.framing import Array, AsPublished, Floats, Framing
 from harness.experiment.pointed import Pointed, require_on_images
+from harness.experiment.scoring import EVALUATION_BATCH
 from harness.experiment.trained import Trained
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Prompts, SegmenterOutput
@@ -46,11 +46,9 @@ from harness.training.device import autocast
 OVERLAYS, PROBABILITIES, OBJECTS, LABELS = "overlays", "probabilities", "objects", "labels.csv"
 NOTE = "predictions.json"
 """In the folder: of which model, images and options its files are, so that the same command continues and no other does."""
-STARTED = "labels.csv.started"
-"""The rows of `LABELS` so far; gone when all are there."""
 ANOTHER = "choose a folder that is empty or new"
 LARGEST = 1 << 28
-"""Bytes of the two."""
+"""Bytes of the note."""
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -88,7 +86,6 @@ class Prediction:
         out: folder of the masks: empty, new, or begun by an equal prediction.
         overlay: write the image with the contours of its mask.
         probabilities: write float32 arrays at the image's size.
-        batch: images a forward pass.
         prompts: the objects of every image; empty without prompts.
     """
 
@@ -98,13 +95,12 @@ class Prediction:
     out: Path
     overlay: bool = False
     probabilities: bool = False
-    batch: int = 4
     prompts: Mapping[Path, Sequence[Pointed]] = field(default_factory=dict)
 
     def run(self, *, device: torch.device, progress: Callable[[int], None] = lambda done: None) -> int:
         """Write the mask of every image that has none, each file whole or not at all.
 
-        A classifier gives `LABELS` instead: image, label, and the probability of every class.
+        A classifier gives `LABELS` instead, when all images are done: image, label, and the probability of every class.
 
         Args:
             progress: is given how many images are done.
@@ -118,11 +114,9 @@ class Prediction:
         """
         self._check_prompts()
         begun = self._is_begun(note := self._note())
-        rows = self._rows()
-        there = {row[0] for row in rows}
-        waiting = [each for each in self.images if each.name not in there and not (begun and self._is_done(each))]
+        waiting = [each for each in self.images if not (begun and self._is_done(each))]
         before = done = len(self.images) - len(waiting)
-        if not waiting and not rows:
+        if not waiting:
             return before
         segmenter, _ = self.trained.segmenter(self.checkpoint)
         segmenter.to(device)
@@ -132,21 +126,21 @@ class Prediction:
         progress(done)
         with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
             pending: list[Future[None]] = []
+            rows = [["image", "label", *names]]
             for batch in self._scored(segmenter, waiting, framing=framing, device=device):
                 self._finish(pending)  # bounds what waits in memory
                 done += len(batch)
                 if self._labels:
-                    new = [[path.name, *_labelled(score, names)] for path, _, (score, *_) in batch]
-                    rows += new
-                    pending = [writers.submit(_add_rows, self.out / STARTED, new)]
+                    rows += [[path.name, *_labelled(score, names)] for path, _, (score, *_) in batch]
                 else:
                     pending = [writers.submit(self._write, framing, *each) for each in batch]
                 progress(done)
             self._finish(pending)
         if self._labels:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
             with writing_to(f"--out {self.out}"):
-                write_atomically(self.out / LABELS, _csv([["image", "label", *names], *rows]))
-                (self.out / STARTED).unlink(missing_ok=True)
+                write_atomically(self.out / LABELS, text.getvalue())
         return before
 
     @property
@@ -217,19 +211,6 @@ class Prediction:
             )
         return True
 
-    def _rows(self) -> list[list[str]]:
-        """The whole rows that a classifier left in `STARTED`; a line that was cut short is gone."""
-        path = self.out / STARTED
-        try:
-            text = read_regular(path, largest=LARGEST).decode() if path.exists() else ""
-        except ValueError as error:
-            raise UsageError(f"--out {self.out}: {STARTED} cannot be read ({error}); {ANOTHER}") from error
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            with writing_to(f"--out {self.out}"):
-                write_atomically(path, whole)
-        return list(csv.reader(io.StringIO(whole)))
-
     def _is_done(self, image: Path) -> bool:
         files = [self.out / LABELS] if self._labels else self._outputs(image)
         return all(file.is_file() and not file.is_symlink() for file in files)
@@ -257,7 +238,7 @@ class Prediction:
         Raises:
             UsageError: scores that are not finite; as a mask they would be background.
         """
-        rules, size = from_rules(self.trained.run.rules), self.batch
+        rules, size = from_rules(self.trained.run.rules), EVALUATION_BATCH
 
         def read(paths: Sequence[Path]) -> tuple[Sequence[Path], list[Array], Tensor]:
             pixels = [read_image(path) for path in paths]
@@ -265,10 +246,10 @@ class Prediction:
 
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
             chunks = iter([images[start : start + size] for start in range(0, len(images), size)])
-            coming = deque(reader.submit(read, chunk) for chunk in islice(chunks, 1))
+            coming = [reader.submit(read, chunk) for chunk in islice(chunks, 1)]
             while coming:
-                paths, pixels, inputs = coming.popleft().result()
-                coming.extend(reader.submit(read, chunk) for chunk in islice(chunks, 1))
+                paths, pixels, inputs = coming.pop().result()
+                coming += [reader.submit(read, chunk) for chunk in islice(chunks, 1)]
                 with autocast(rules, device):
                     if self.prompts:
                         embeddings = segmenter.encode(inputs.to(device)).split(1)
@@ -314,18 +295,6 @@ class Prediction:
 def _labelled(score: Floats, names: Sequence[str]) -> list[str]:
     """A label, and the probabilities (C, 1, 1) that it follows from."""
     return [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _add_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-    with open(descriptor, "a", encoding="utf-8") as file:
-        file.write(_csv(rows))
 
 
 def _of_objects(

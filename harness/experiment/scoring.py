@@ -58,7 +58,7 @@ class Scoring:
         stages: the stopwatch of the run.
         report: called with the stage and the split.
         run: its seed chooses points of prompts. On generated images a model that predicts background alone does not fail.
-        cache: where the embeddings of a frozen encoder are stored, None for memory alone.
+        cache: where the embeddings of a frozen encoder are stored; None encodes each time.
         stop: called before each batch.
     """
 
@@ -99,12 +99,12 @@ class Scoring:
     def remember_frozen(self, segmenter: nn.Module, method: Method) -> EmbeddingCache | None:
         """Encode each image once from now on, where the method leaves the encoder frozen. Returns the embeddings' cache for training, None
         without one."""
-        if self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
+        if self._cache is not None and self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
             encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
             code = number_code(type(method), type(method.config), type(self._data.benchmark))["numbers"]
             where = f"{device_name(self._device)} {torch.__version__} {code}"  # other ones give other numbers
             key = f"{encoder} {self._rules.precision} {self._rules.pixels} {self._rules.fused_attention} {where}"
-            self._embeddings = EmbeddingCache(encoder=key, cache=self._cache)
+            self._embeddings = EmbeddingCache(encoder=key, store=self._cache)
         return self._embeddings
 
     def scores(
@@ -224,7 +224,7 @@ class Scoring:
         """What `predictor` takes of one image of a split: (3, S, S) uint8, its prompts where the rules have any, and what the cache of
         embeddings holds of it. Images are read in threads, and the cache with them."""
         image = torch.from_numpy(source.image(index))
-        known = None if self._embeddings is None else self._embeddings.look_up(None, image=image)
+        known = None if self._embeddings is None else self._embeddings.look_up(image)
         if self._rules.prompt == "none":
             return image, None, known
         mask, stem = source.mask_input(index), source.stem(index)

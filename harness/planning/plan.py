@@ -19,7 +19,7 @@ from harness.evaluation.conventions import OF_TASK
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.decoders import LABELLING
-from harness.models.fingerprints import checked_fingerprint
+from harness.models.fingerprints import fingerprint
 from harness.models.published import is_word, published_file
 from harness.planning.data import Files, Images, files_of, own_rules, sample_writer, without_untrained
 from harness.planning.memory import trained_in_encoder
@@ -65,13 +65,11 @@ def pretrained(request: Request, backbone: str) -> Pretrained:
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
 
-    def check(file: Path = path) -> None:
-        from harness.models import build, checkpoint  # import torch, which other plans need not wait for
+    from harness.models import build, checkpoint  # import torch, which other plans need not wait for
 
-        build.require_checkpoint(backbone, file)
-        checkpoint.read_tensors(file)  # refuses numbers that are not finite
-
-    return Pretrained(path=str(path.absolute()), fingerprint=checked_fingerprint(path, backbone, check))
+    build.require_checkpoint(backbone, path)
+    checkpoint.read_tensors(path)  # refuses numbers that are not finite
+    return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,13 +146,10 @@ class UpdatePlan:
         return draw_number("flip", self.seed, epoch, index, *turns) < self.flip * 2**64
 
 
-def load_one(
-    source: TrainingImages, index: int, *, flip: bool, mask: int, with_image: bool
-) -> tuple[Tensor | None, Tensor]:
-    """An image (3, S, S) uint8, None without ``with_image``, and the target (S, S) uint8 of image ``mask``, both mirrored if ``flip``."""
+def load_one(source: TrainingImages, index: int, *, flip: bool, mask: int) -> tuple[Tensor, Tensor]:
+    """An image (3, S, S) uint8 and the target (S, S) uint8 of image ``mask``, both mirrored if ``flip``."""
     # The image first, as one item may decode both at once.
-    image = _mirrored(source.image(index), flip=flip) if with_image else None
-    return image, _mirrored(source.mask_input(mask), flip=flip)
+    return _mirrored(source.image(index), flip=flip), _mirrored(source.mask_input(mask), flip=flip)
 
 
 def _mirrored(array: Any, *, flip: bool) -> Tensor:

@@ -11,11 +11,11 @@ import hashlib
 import io
 import logging
 import shutil
-import threading
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -93,7 +93,20 @@ class ArrayCache:
         _log.warning("%s takes no more, so further images are decoded or encoded each time: %s", self.folder, reason)
 
 
-MEMORY_LIMIT = 4 << 30
+class Store(Protocol):
+    """Arrays by key: `ArrayCache` or `InMemory`."""
+
+    def get(self, key: str, /) -> NDArray | None: ...
+    def put(self, key: str, array: NDArray, /) -> None: ...
+
+
+class InMemory(dict[str, NDArray]):
+    """The arrays of one process, without a bound."""
+
+    def put(self, key: str, array: NDArray) -> None:
+        self[key] = array.copy()  # out of pinned memory
+
+
 _UNWRITTEN = 64  # embeddings at most that wait to be stored
 
 
@@ -119,64 +132,36 @@ Known = tuple[str, Tensor | None]
 
 
 class EmbeddingCache:
-    """Embeddings (C, h, w), in memory and in a folder that other runs read as well.
+    """Embeddings (C, h, w) in a store that other runs may read as well.
 
     Threads that load images call `look_up`, which hashes and reads. The thread that launches kernels calls `get`, which does neither: what
-    it encodes is copied to the host and written to the folder by a thread of the cache.
+    it encodes is copied to the host and stored by a thread of the cache.
 
     Args:
         encoder: everything but the image that determines an embedding: `weights_fingerprint`, precision, normalisation, device, code.
-        cache: stores them, None for memory alone.
-        memory_limit: bytes of embeddings in memory.
+        store: holds them.
     """
 
-    def __init__(self, *, encoder: str, cache: ArrayCache | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
-        self._encoder, self._cache, self._room = encoder.encode(), cache, memory_limit
-        self._memory: dict[str, Future[Tensor]] = {}
-        self._keys: dict[Hashable, str] = {}
-        self._lock = threading.Lock()
+    def __init__(self, *, encoder: str, store: Store) -> None:
+        self._encoder, self._stored = encoder.encode(), store
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
-        self._pending: deque[Future[Tensor]] = deque()
+        self._pending: deque[Future[None]] = deque()
 
-    def ready(self, entry: Hashable) -> bool:
-        """Whether the embedding of an earlier entry is in memory, so that its image need not be loaded."""
-        return self._keys.get(entry, "") in self._memory
-
-    def look_up(self, entry: Hashable, *, image: Tensor | None) -> Known:
-        """The embedding on the CPU, where there is one.
-
-        Args:
-            entry: names the image in this process, flip included; None for an image that does not come a second time.
-            image: (3, S, S) uint8 as it is encoded; may be None for an entry that is `ready`.
-        """
-        if image is None:
-            key = self._keys[entry]
-        else:
-            key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
-            if entry is not None:
-                self._keys[entry] = key
-        if key in self._memory:
-            return key, self._memory[key].result()
-        if self._cache is None or (stored := self._cache.get(key)) is None:
+    def look_up(self, image: Tensor) -> Known:
+        """The embedding of an image (3, S, S) uint8 on the CPU, where there is one."""
+        key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
+        if (stored := self._stored.get(key)) is None:
             return key, None
         embedding = torch.from_numpy(stored)
-        embedding = embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding
-        future = Future[Tensor]()
-        future.set_result(embedding)
-        self._remember(key, future, embedding.nbytes)
-        return key, embedding
+        return key, embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding
 
     def get(self, known: Known, encode: Callable[[], Tensor]) -> Tensor:
         """The embedding (C, h, w), on the CPU where `look_up` found it, else on the device of what ``encode`` computes."""
         key, found = known
         if found is not None:
             return found
-        if key in self._memory:  # since it was looked up
-            return self._memory[key].result()
         embedding = encode().detach().contiguous()
-        future = self._writer.submit(self._store, key, to_host(embedding))
-        self._remember(key, future, embedding.nbytes)
-        self._pending.append(future)
+        self._pending.append(self._writer.submit(self._store, key, to_host(embedding)))
         if len(self._pending) > _UNWRITTEN:
             self._pending.popleft().result()
         return embedding
@@ -186,18 +171,10 @@ class EmbeddingCache:
         while self._pending:
             self._pending.popleft().result()
 
-    def _store(self, key: str, wait: Callable[[], Tensor]) -> Tensor:
-        embedding = wait().clone()  # out of pinned memory
-        if self._cache is not None:
-            half = embedding.dtype is torch.bfloat16  # which NumPy does not know
-            self._cache.put(key, (embedding.view(torch.int16) if half else embedding).numpy())
-        return embedding
-
-    def _remember(self, key: str, future: Future[Tensor], size: int) -> None:
-        with self._lock:
-            if size <= self._room and key not in self._memory:
-                self._room -= size
-                self._memory[key] = future
+    def _store(self, key: str, wait: Callable[[], Tensor]) -> None:
+        embedding = wait()
+        half = embedding.dtype is torch.bfloat16  # which NumPy does not know
+        self._stored.put(key, (embedding.view(torch.int16) if half else embedding).numpy())
 
 
 def bytes_of(tensor: Tensor) -> bytes:

@@ -136,14 +136,12 @@ class Feeder:
         for indices, turns in zip(passes, turns_of, strict=True):
             flips = [self._plan.flipped(epoch, index, turn) for index, turn in zip(indices, turns, strict=True)]
             entries = list(zip(indices, flips, strict=True))
-            cached = self._embeddings is not None and all(map(self._embeddings.ready, entries))
             masks = self._plan.other_masks(indices) if other_masks else indices
             loading = [
-                self._readers.submit(self._read, epoch, index, turn, flip=flip, mask=mask, with_image=not cached)
+                self._readers.submit(self._read, epoch, index, turn, flip=flip, mask=mask)
                 for (index, flip), turn, mask in zip(entries, turns, masks, strict=True)
             ]
             loaded = [future.result() for future in loading]
-            images = [image for image, _, _ in loaded if image is not None]
             targets = torch.stack([target for _, target, _ in loaded])
             known = [each for _, _, each in loaded if each is not None]
             found = [embedding for _, embedding in known if embedding is not None]
@@ -152,7 +150,7 @@ class Feeder:
                 Batch(
                     entries=entries,
                     known=() if complete else known,
-                    images=self._pinned(torch.stack(images)) if images and not complete else None,
+                    images=None if complete else self._pinned(torch.stack([image for image, _, _ in loaded])),
                     embeddings=self._pinned(torch.stack(found)) if complete else None,
                     targets=self._pinned(targets),
                     passes=sum(map(len, passes)) / len(indices),
@@ -161,14 +159,12 @@ class Feeder:
             )
         return batches
 
-    def _read(
-        self, epoch: int, index: int, turn: int, *, flip: bool, mask: int, with_image: bool
-    ) -> tuple[Tensor | None, Tensor, Known | None]:
+    def _read(self, epoch: int, index: int, turn: int, *, flip: bool, mask: int) -> tuple[Tensor, Tensor, Known | None]:
         """An image, its target, and what the cache of embeddings holds of the image."""
-        image, target = load_one(self._images, index, flip=flip, mask=mask, with_image=with_image)
+        image, target = load_one(self._images, index, flip=flip, mask=mask)
         if self._embeddings is not None:
-            return image, target, self._embeddings.look_up((index, flip), image=image)
-        if not self._protocol.augment or image is None:
+            return image, target, self._embeddings.look_up(image)
+        if not self._protocol.augment:
             return image, target, None
         from harness.training.augmentations import augmented  # torchvision takes a second
 

@@ -8,8 +8,9 @@ scored.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +26,8 @@ from harness.system.errors import UsageError
 IGNORE = 255
 
 
-class Loss(ABC):
-    """A task loss; call it with a prediction and a target (B, S, S) uint8."""
-
-    @abstractmethod
-    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
-        """A scalar with gradient, in fp32 whatever the precision of the prediction."""
+Loss = Callable[[SegmenterOutput, Tensor], Tensor]
+"""Of a prediction and a target (B, S, S) uint8: a scalar with gradient, in fp32 whatever the precision of the prediction."""
 
 
 def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -47,7 +44,8 @@ class Terms(NamedTuple):
     dice: float
 
 
-class Mask2FormerLoss(Loss):
+@dataclass(frozen=True, kw_only=True)
+class Mask2FormerLoss:
     """``w_c · CE + w_m · BCE + w_d · dice`` after Hungarian matching (Mask2Former 2112.01527, after
     MaskFormer 2107.06278).
 
@@ -69,20 +67,11 @@ class Mask2FormerLoss(Loss):
         no_object_weight: weight of "no object" in the cross entropy (0.1 in both papers).
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        weights: Terms,
-        matching: Terms,
-        divide_by_all: bool = False,
-        no_object_weight: float = 0.1,
-    ) -> None:
-        self.num_classes = num_classes
-        self.weights = weights
-        self.matching = matching
-        self.divide_by_all = divide_by_all
-        self.no_object_weight = no_object_weight
+    num_classes: int
+    weights: Terms
+    matching: Terms
+    divide_by_all: bool = False
+    no_object_weight: float = 0.1
 
     def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
         """Args: ``prediction.classes`` (B, K, C + 1) logits, the last one "no object".
@@ -222,7 +211,7 @@ def _binary(prediction: SegmenterOutput, target: Tensor) -> tuple[Tensor, Tensor
     return logits, (target > 0).float() * valid, valid
 
 
-class StructureLoss(Loss):
+def structure_loss(prediction: SegmenterOutput, target: Tensor, *, quirk: Quirk) -> Tensor:
     """BCE + weighted IoU, averaged over images (PraNet 2006.11392 after F3Net 1911.11445).
 
     With w the boundary weight, p the probability and g the mask:
@@ -232,36 +221,29 @@ class StructureLoss(Loss):
         quirk: ``intended`` as above. ``released``: public code passes ``reduce='none'``, which the library reads as
             "average", so the boundary weight cancels out of L_bce and plain mean BCE remains.
     """
-
-    def __init__(self, *, quirk: Quirk) -> None:
-        self.quirk = quirk
-
-    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
-        logits, mask, valid = _binary(prediction, target)
-        weight = boundary_weight(mask) * valid
-        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-        bce_weight = weight if self.quirk == "intended" else valid
-        bce_loss = (bce_weight * bce).sum((1, 2)) / bce_weight.sum((1, 2)).clamp(min=1)
-        probability = logits.sigmoid()
-        intersection = (weight * probability * mask).sum((1, 2))
-        union = (weight * (probability + mask)).sum((1, 2)) - intersection
-        iou_loss = 1 - (intersection + 1) / (union + 1)
-        return (bce_loss + iou_loss).sum() / len(target)
+    logits, mask, valid = _binary(prediction, target)
+    weight = boundary_weight(mask) * valid
+    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    bce_weight = weight if quirk == "intended" else valid
+    bce_loss = (bce_weight * bce).sum((1, 2)) / bce_weight.sum((1, 2)).clamp(min=1)
+    probability = logits.sigmoid()
+    intersection = (weight * probability * mask).sum((1, 2))
+    union = (weight * (probability + mask)).sum((1, 2)) - intersection
+    iou_loss = 1 - (intersection + 1) / (union + 1)
+    return (bce_loss + iou_loss).sum() / len(target)
 
 
-class BalancedBCE(Loss):
+def balanced_bce(prediction: SegmenterOutput, target: Tensor) -> Tensor:
     """BCE whose two classes weigh the same over the batch, for shadows (SBU) in SAM-Adapter and Conv-LoRA:
     ``(N₋ · Σ₊ bce + N₊ · Σ₋ bce) / (N₊ + N₋)²``, with N± the pixels of each class in the batch."""
-
-    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
-        logits, mask, valid = _binary(prediction, target)
-        positive, pixels = mask.sum(), valid.sum().clamp(min=1)
-        weight = (mask * (pixels - positive) + (1 - mask) * positive) * valid / pixels
-        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-        return (weight * bce).sum() / pixels
+    logits, mask, valid = _binary(prediction, target)
+    positive, pixels = mask.sum(), valid.sum().clamp(min=1)
+    weight = (mask * (pixels - positive) + (1 - mask) * positive) * valid / pixels
+    bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    return (weight * bce).sum() / pixels
 
 
-class CrossEntropy(Loss):
+def cross_entropy(prediction: SegmenterOutput, target: Tensor, *, num_classes: int) -> Tensor:
     """Mean cross entropy of the pixels that count, over all images of the batch (Segmenter, 2105.05633); of labels, which are maps of
     one pixel, over the images.
 
@@ -269,36 +251,27 @@ class CrossEntropy(Loss):
 
     Args:
         num_classes: C, background included.
+
+    Raises:
+        ValueError: a mask holds a class that the decoder does not have.
     """
-
-    def __init__(self, *, num_classes: int) -> None:
-        self.num_classes = num_classes
-
-    def __call__(self, prediction: SegmenterOutput, target: Tensor) -> Tensor:
-        """Raises ValueError where a mask holds a class that the decoder does not have."""
-        if prediction.masks.shape[1] == 1:
-            logits, mask, valid = _binary(prediction, target)
-            entropy = (valid * F.binary_cross_entropy_with_logits(logits, mask, reduction="none")).sum()
-            return entropy / valid.sum().clamp(min=1)
-        valid = target != IGNORE
-        counted, top = valid.sum(), int(torch.where(valid, target, 0).max())
-        if top >= self.num_classes:
-            raise ValueError(f"a mask holds class {top}, but there are {self.num_classes} classes")
-        size = (int(target.shape[-2]), int(target.shape[-1]))
-        logits = upsampled(prediction.masks, size)
-        entropy = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
-        return entropy / counted.to(logits.dtype).clamp(min=1)
+    if prediction.masks.shape[1] == 1:
+        logits, mask, valid = _binary(prediction, target)
+        entropy = (valid * F.binary_cross_entropy_with_logits(logits, mask, reduction="none")).sum()
+        return entropy / valid.sum().clamp(min=1)
+    known = target != IGNORE
+    counted, top = known.sum(), int(torch.where(known, target, 0).max())
+    if top >= num_classes:
+        raise ValueError(f"a mask holds class {top}, but there are {num_classes} classes")
+    size = (int(target.shape[-2]), int(target.shape[-1]))
+    logits = upsampled(prediction.masks, size)
+    entropy = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
+    return entropy / counted.to(logits.dtype).clamp(min=1)
 
 
-class OfEveryLayer(Loss):
+def of_every_layer(prediction: Any, target: Tensor, *, loss: Loss) -> Tensor:
     """The sum of one loss over the predictions of all decoder layers, as Mask2Former learns (2112.01527)."""
-
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
-
-    def __call__(self, prediction: Any, target: Tensor) -> Tensor:
-        each = [self.loss(layer, target) for layer in (prediction, *prediction.auxiliary)]
-        return torch.stack(each).sum()
+    return torch.stack([loss(layer, target) for layer in (prediction, *prediction.auxiliary)]).sum()
 
 
 def build_loss(protocol: Protocol, *, task: Task, num_classes: int) -> Loss:
@@ -325,11 +298,11 @@ def build_loss(protocol: Protocol, *, task: Task, num_classes: int) -> Loss:
             f"loss={name} does not fit a {task} benchmark{under}; set loss to auto or to {' or '.join(fitting)}"
         )
     if name == "cross-entropy":
-        return CrossEntropy(num_classes=num_classes)
+        return partial(cross_entropy, num_classes=num_classes)
     if name == "structure":
-        return StructureLoss(quirk=protocol.quirks.structure_loss)
+        return partial(structure_loss, quirk=protocol.quirks.structure_loss)
     if name == "balanced-bce":
-        return BalancedBCE()
+        return balanced_bce
     named = (protocol.class_weight, protocol.mask_weight, protocol.dice_weight)
     overrides = (protocol.match_class_weight, protocol.match_mask_weight, protocol.match_dice_weight)
     matching = [weight if override is None else override for weight, override in zip(named, overrides, strict=True)]
@@ -340,4 +313,4 @@ def build_loss(protocol: Protocol, *, task: Task, num_classes: int) -> Loss:
         matching=Terms(*matching),
         divide_by_all=as_released,
     )
-    return OfEveryLayer(loss) if by_query else loss
+    return partial(of_every_layer, loss=loss) if by_query else loss

@@ -122,9 +122,9 @@ def test_embeddings_of_an_earlier_run_are_read_by_the_threads_that_read_images(t
     run_experiment(job_of(tmp_path, "decoder", flip=0.0, **SMALL))
     look_up, main = EmbeddingCache.look_up, set[bool]()
 
-    def noted(self: EmbeddingCache, entry: Any, *, image: Any) -> Any:
+    def noted(self: EmbeddingCache, image: Any) -> Any:
         main.add(threading.current_thread() is threading.main_thread())
-        return look_up(self, entry, image=image)
+        return look_up(self, image)
 
     monkeypatch.setattr(EmbeddingCache, "look_up", noted)
     for module in ("harness.experiment.scoring", "harness.training.feeding"):

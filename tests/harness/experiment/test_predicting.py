@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from harness.archive.schema import Record
 from harness.cli import data, export, predict
+from harness.experiment import predicting
 from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import overlay, palette
@@ -114,7 +115,7 @@ def test_an_exported_adapter_predicts_the_same_without_any_results_folder(binary
     assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
     assert binary.predict(tmp_path / "by-run") == 0
     monkeypatch.chdir(tmp_path)
-    arguments = ["--adapter", str(file), "--images", str(binary.images), "--out", "by-file", "--batch", "3"]
+    arguments = ["--adapter", str(file), "--images", str(binary.images), "--out", "by-file"]
     assert predict.main(arguments) == 0
     expected = sorted((tmp_path / "by-run").glob("*.png"))
     assert len(expected) == len(list(binary.images.iterdir()))
@@ -158,7 +159,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
 
 
 def test_the_same_command_continues_where_it_was_stopped(binary: Finished, tmp_path, capsys, monkeypatch) -> None:
-    options, out = ["--overlay", "--batch", "1"], tmp_path / "out"
+    monkeypatch.setattr(predicting, "EVALUATION_BATCH", 1)
+    options, out = ["--overlay"], tmp_path / "out"
     assert binary.predict(tmp_path / "whole", *options) == 0
     with monkeypatch.context() as patched:
         stop_after(patched, 3)
@@ -235,7 +237,6 @@ def _bad(binary: Finished, folder: Path) -> list[tuple[str, list[str]]]:
         ("not empty", [*good, "--out", str(folder / "full")]),
         ("not empty", [*good, "--out", str(folder / "full" / "precious.txt")]),
         ("has the key 'zzz'", [*good, "--run", "zzz"]),
-        ("--batch 0", [*good, "--batch", "0"]),
         ("is not the file that run", [*good, "--checkpoint", str(image)]),
         ("adapter.safetensors is not a .safetensors file", adapter),
         ("--adapter nowhere: no such file or folder; give what", ["--adapter", "nowhere", *adapter[2:]]),

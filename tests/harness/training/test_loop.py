@@ -76,7 +76,7 @@ def _first_batches(run: Run) -> Iterator[torch.Tensor]:
     plan = UpdatePlan(indices=range(run.images), batch_size=2, flip=run.rules.flip, seed=run.seed)
     for step in range(plan.updates_per_epoch):
         for indices in plan.update(0, step):
-            loaded = [load_one(run.source, i, flip=plan.flipped(0, i), mask=i, with_image=True)[0] for i in indices]
+            loaded = [load_one(run.source, i, flip=plan.flipped(0, i), mask=i)[0] for i in indices]
             yield normalise(torch.stack([image for image in loaded if image is not None]), run.rules.pixels)
 
 

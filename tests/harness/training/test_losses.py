@@ -3,8 +3,8 @@ change."""
 
 from __future__ import annotations
 
-import functools
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,15 +18,14 @@ from harness.protocols.load import load_protocol
 from harness.system.errors import UsageError
 from harness.training.losses import (
     IGNORE,
-    BalancedBCE,
-    CrossEntropy,
     Loss,
     Mask2FormerLoss,
-    OfEveryLayer,
-    StructureLoss,
     Terms,
+    balanced_bce,
     boundary_weight,
     build_loss,
+    cross_entropy,
+    structure_loss,
 )
 
 
@@ -72,7 +71,7 @@ def test_structure_loss_equals_the_published_formula(quirk: Any) -> None:
     output, target = binary_case()
     logits = F.interpolate(output.masks, size=target.shape[-2:], mode="bilinear", align_corners=False)
     expected = structure_reference(logits, target[:, None].float(), boundary=quirk == "intended")
-    torch.testing.assert_close(StructureLoss(quirk=quirk)(output, target), expected)
+    torch.testing.assert_close(structure_loss(output, target, quirk=quirk), expected)
 
 
 def test_pixels_to_ignore_are_no_foreground_to_their_neighbours_weights() -> None:
@@ -87,7 +86,7 @@ def test_pixels_to_ignore_are_no_foreground_to_their_neighbours_weights() -> Non
     union = (weight * (logits.sigmoid() + mask)).sum((1, 2)) - intersection
     expected = ((weight * bce).sum((1, 2)) / weight.sum((1, 2)) + 1 - (intersection + 1) / (union + 1)).mean()
     ignoring = torch.where(valid, target, IGNORE).to(torch.uint8)
-    torch.testing.assert_close(StructureLoss(quirk="intended")(output, ignoring), expected)
+    torch.testing.assert_close(structure_loss(output, ignoring, quirk="intended"), expected)
 
 
 @pytest.mark.parametrize("sides", [(40, 70), (9, 33)])
@@ -105,7 +104,7 @@ def test_balanced_bce_equals_bce_with_class_weights() -> None:
     positive, negative = mask.sum(), (1 - mask).sum()
     expected = F.binary_cross_entropy_with_logits(logits, mask, pos_weight=negative / positive)
     expected = expected * positive / (positive + negative)
-    torch.testing.assert_close(BalancedBCE()(output, target), expected)
+    torch.testing.assert_close(balanced_bce(output, target), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 6])
@@ -212,26 +211,17 @@ def test_matching_has_weights_of_its_own() -> None:
 
 
 def test_cards_give_the_weights_that_they_name() -> None:
-    def built(card: str, **overrides: str) -> Mask2FormerLoss:
-        loss = build_loss(load_protocol(card, overrides), task="multiclass", num_classes=4)
-        assert isinstance(loss, Mask2FormerLoss)
-        return loss
+    def named(card: str, **overrides: str) -> Any:
+        return build_loss(load_protocol(card, overrides), task="multiclass", num_classes=4)
 
     for card in ("conv-lora", "nas-lora"):
-        assert (built(card).weights, built(card).matching) == ((1, 1, 1), (2, 5, 5))
-        assert built(card, **{"quirks.mask2former": "intended"}).weights == (10, 5, 5)
-        assert built(card).divide_by_all
+        assert (named(card).weights, named(card).matching) == ((1, 1, 1), (2, 5, 5))
+        assert named(card, **{"quirks.mask2former": "intended"}).weights == (10, 5, 5)
+        assert named(card).divide_by_all
     for card in ("standard", "mini", "demo"):  # as their first records
-        assert (built(card).weights, built(card).matching) == ((10, 5, 5), (10, 5, 5))
-        assert not built(card).divide_by_all
-    assert built("demo", **{"quirks.mask2former": "released", "class_weight": "2"}).weights == (1, 1, 1)
-
-
-def test_the_losses_of_every_layer_add_up() -> None:
-    output, target = multiclass_case()
-    layer = CrossEntropy(num_classes=5)
-    both = OfEveryLayer(layer)(output._replace(auxiliary=(output,)), target)
-    torch.testing.assert_close(both, 2 * layer(output, target))
+        assert (named(card).weights, named(card).matching) == ((10, 5, 5), (10, 5, 5))
+        assert not named(card).divide_by_all
+    assert named("demo", **{"quirks.mask2former": "released", "class_weight": "2"}).weights == (1, 1, 1)
 
 
 def test_mask2former_loss_of_a_single_pixel_that_counts_is_its_own() -> None:
@@ -253,17 +243,17 @@ def test_a_class_beyond_the_head_is_named() -> None:
 
 
 LOSSES = [
-    pytest.param(StructureLoss(quirk="released"), binary_case, id="structure released"),
-    pytest.param(StructureLoss(quirk="intended"), binary_case, id="structure intended"),
-    pytest.param(BalancedBCE(), binary_case, id="balanced bce"),
+    pytest.param(partial(structure_loss, quirk="released"), binary_case, id="structure released"),
+    pytest.param(partial(structure_loss, quirk="intended"), binary_case, id="structure intended"),
+    pytest.param(balanced_bce, binary_case, id="balanced bce"),
     pytest.param(multiclass_loss(), multiclass_case, id="mask2former"),
     pytest.param(
         Mask2FormerLoss(num_classes=4, weights=Terms(1, 1, 1), matching=Terms(2, 5, 5), divide_by_all=True),
-        functools.partial(multiclass_case, tokens=2),
+        partial(multiclass_case, tokens=2),
         id="mask2former released, two tokens",
     ),
-    pytest.param(CrossEntropy(num_classes=2), binary_case, id="cross entropy, one logit"),
-    pytest.param(CrossEntropy(num_classes=5), multiclass_case, id="cross entropy"),
+    pytest.param(partial(cross_entropy, num_classes=2), binary_case, id="cross entropy, one logit"),
+    pytest.param(partial(cross_entropy, num_classes=5), multiclass_case, id="cross entropy"),
 ]
 
 
@@ -299,28 +289,29 @@ def test_half_precision_predictions_are_scored_in_fp32(loss: Loss, case: Any) ->
     torch.testing.assert_close(value, loss(output, target), rtol=0.02, atol=0.02)
 
 
-def test_the_protocol_chooses_the_loss() -> None:
-    def built(task: Any, **fields: Any) -> Loss:
-        return build_loss(Protocol(name="x", **fields), task=task, num_classes=4)
+def built(task: Any, **fields: Any) -> Any:
+    return build_loss(Protocol(name="x", **fields), task=task, num_classes=4)
 
-    assert isinstance(built("binary"), StructureLoss)
-    assert built("binary", quirks=Quirks(structure_loss="released")).quirk == "released"  # type: ignore[attr-defined]
-    assert isinstance(built("binary", loss="balanced-bce"), BalancedBCE)
+
+def test_the_protocol_chooses_the_loss() -> None:
+    assert built("binary").func is structure_loss
+    assert built("binary", quirks=Quirks(structure_loss="released")).keywords == {"quirk": "released"}
+    assert built("binary", loss="balanced-bce") is balanced_bce
     chosen = built("multiclass", class_weight=2.0)
-    assert isinstance(chosen, Mask2FormerLoss)
     assert chosen.weights.classes == chosen.matching.classes == 2.0
 
 
-def test_segmenters_decoders_train_with_cross_entropy_as_published() -> None:
-    for decoder in ("linear", "mask-transformer"):
-        for task in ("binary", "multiclass"):
-            assert isinstance(build_loss(Protocol(name="x", decoder=decoder), task=task, num_classes=4), CrossEntropy)
-    assert isinstance(
-        build_loss(Protocol(name="x", decoder="linear", loss="structure"), task="binary", num_classes=2), StructureLoss
-    )
+@pytest.mark.parametrize("decoder", ["linear", "mask-transformer"])
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_segmenters_decoders_train_with_cross_entropy_as_published(decoder: str, task: str) -> None:
+    assert built(task, decoder=decoder).func is cross_entropy
+
+
+def test_a_loss_that_does_not_fit_is_refused() -> None:
+    assert built("binary", decoder="linear", loss="structure").func is structure_loss
     for name in ("mask2former", "structure"):
         with pytest.raises(UsageError, match="under decoder=linear; set loss to auto or to cross-entropy"):
-            build_loss(Protocol(name="x", decoder="linear", loss=name), task="multiclass", num_classes=4)
+            built("multiclass", decoder="linear", loss=name)
 
 
 def test_cross_entropy_is_pytorchs_mean_over_the_pixels_that_count() -> None:
@@ -329,9 +320,9 @@ def test_cross_entropy_is_pytorchs_mean_over_the_pixels_that_count() -> None:
     logits = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
     full = F.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
     expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
-    torch.testing.assert_close(CrossEntropy(num_classes=4)(Output(logits), target), expected)
+    torch.testing.assert_close(cross_entropy(Output(logits), target, num_classes=4), expected)
     with pytest.raises(ValueError, match="a mask holds class 3, but there are 3 classes"):
-        CrossEntropy(num_classes=3)(Output(logits[:, :3]), target)
+        cross_entropy(Output(logits[:, :3]), target, num_classes=3)
 
 
 def test_one_logit_of_two_classes_has_the_same_cross_entropy() -> None:
@@ -339,4 +330,4 @@ def test_one_logit_of_two_classes_has_the_same_cross_entropy() -> None:
     two = torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(2))
     full = F.interpolate(two, size=(48, 48), mode="bilinear", align_corners=False)
     expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
-    torch.testing.assert_close(CrossEntropy(num_classes=2)(Output(two[:, 1:] - two[:, :1]), target), expected)
+    torch.testing.assert_close(cross_entropy(Output(two[:, 1:] - two[:, :1]), target, num_classes=2), expected)

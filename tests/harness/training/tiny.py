@@ -37,17 +37,15 @@ CPU = torch.device("cpu")
 
 
 class Discs:
-    """A bright disc on noise, its position a function of the index; remembers which images were requested."""
+    """A bright disc on noise, its position a function of the index."""
 
     def __init__(self, count: int, *, size: int = SIZE, classes: int = 2) -> None:
         self.count, self.size, self.classes = count, size, classes
-        self.requested: list[int] = []
 
     def __len__(self) -> int:
         return self.count
 
     def image(self, index: int) -> np.ndarray:
-        self.requested.append(index)
         noise = np.random.default_rng(index).integers(0, 90, (3, self.size, self.size), dtype=np.uint8)
         return noise + 60 * self.mask_input(index)
 
