@@ -100,19 +100,17 @@ def _dense_segmenter(
     decoder: Decoder, encoder: nn.Module, entry: Backbone, *, classes: int, task: Task, fused: bool
 ) -> DenseSegmenter:
     """A decoder of `harness.models.dense_decoders` on a ViT of timm."""
-    from harness.models.dense_decoders import Mask2FormerDecoder, dense_decoder
+    from harness.models.dense_decoders import dense_decoder
 
-    if decoder == "mask2former":
-        queries = Mask2FormerDecoder(entry.shape.dim, shape=entry.decoder, classes=classes)
-        return QuerySegmenter(encoder=encoder, decoder=queries, binary=task == "binary")
     if decoder == "class-token":
         encoder.gives_class_token = True  # type: ignore[assignment]
-    dense = dense_decoder(decoder, dim=entry.shape.dim, classes=classes, fused=fused)
-    return DenseSegmenter(encoder=encoder, decoder=dense, binary=task == "binary")
+    dense = dense_decoder(decoder, entry.shape.dim, shape=entry.decoder, classes=classes, fused=fused)
+    kind = QuerySegmenter if decoder == "mask2former" else DenseSegmenter
+    return kind(encoder=encoder, decoder=dense, binary=task == "binary")
 
 
 def require_checkpoint(name: str, checkpoint: Path) -> None:
-    """Load ``checkpoint`` into the backbone as `build_segmenter` does, without values and without memory. Raises UsageError: as
+    """Compare ``checkpoint`` with the backbone as `build_segmenter` does, whose tensors take no memory. Raises UsageError: as
     `build_segmenter`."""
     entry = backbone(name)
     parts = _sam_parts if entry.shape.neck_dim else _neckless_parts

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from harness.methods.parts.placement import BackboneShape
-from harness.models.decoders import HEAD_DIM, Decoder, Task, dense_parameters, mask2former_parameters
-from harness.models.known import KNOWN, TIMM, Backbone
+from harness.models.decoders import HEAD_DIM, Decoder, Task
+from harness.models.known import KNOWN, TIMM, TOYS, Backbone
 from harness.system.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def backbone(name: str) -> Backbone:
     plain = name.strip().lower().replace("-", "_")
     if plain in KNOWN:
         return KNOWN[plain]
-    if plain.startswith(TIMM):
+    if plain.startswith(TIMM) or plain in TOYS:
         from harness.models.timm_backbones import timm_backbone  # needs torch
 
-        return timm_backbone(plain.removeprefix(TIMM))
-    near = did_you_mean(name, [*KNOWN, "timm/MODEL"])
+        return timm_backbone(plain)
+    near = did_you_mean(name, [*KNOWN, *TOYS, "timm/MODEL"])
     raise UsageError(f"unknown backbone {name!r}{near}; MobileSAM is mobile_sam, a plain ViT of timm is timm/MODEL")
 
 
@@ -95,13 +95,10 @@ def decoder_parameters(
     """
     entry = backbone(name)
     if decoder != "sam":
+        from harness.models.dense_decoders import dense_parameters  # needs torch
+
         classes = 2 if task == "binary" else num_classes
-        if decoder == "mask2former":
-            shape = entry.decoder
-            return mask2former_parameters(
-                dim=entry.shape.dim, width=shape.dim, mlp=shape.mlp_dim, heads=shape.heads, classes=classes
-            )
-        return dense_parameters(decoder, dim=entry.shape.dim, classes=classes)
+        return dense_parameters(decoder, entry.shape.dim, shape=entry.decoder, classes=classes)
     dim = entry.decoder.dim
     neck = entry.shape.dim * dim + 9 * dim**2 + 4 * dim if not entry.shape.neck_dim else 0
     return neck + entry.decoder.trained(task=task, num_classes=num_classes, mask_tokens=mask_tokens)

@@ -6,13 +6,12 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -63,7 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: missing, truncated, holding code, anything but tensors, or numbers that are not finite.
     """
-    tensors = _read(path, safetensors=load_file, pickled=partial(torch.load, map_location="cpu", weights_only=True))
+    tensors = _read(path)
     for name, tensor in tensors.items():
         values = tensor.float() if tensor.element_size() == 1 else tensor  # torch compares no 8-bit floats
         if tensor.is_floating_point() and not bool(values.isfinite().all()):
@@ -72,37 +71,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, Tensor]:
-    """As `read_tensors`, but tensors without values (on the meta device), which are not looked at: cheap for gigabytes.
-    Of their types it distinguishes floating point from others."""
-
-    def empty(part: Any) -> Tensor:
-        kind = torch.float32 if part.get_dtype().startswith(("F", "BF")) else torch.int64
-        return torch.empty(part.get_shape(), device="meta", dtype=kind)
-
-    def header(file: Path) -> dict[str, Tensor]:
-        with safe_open(file, framework="pt") as content:
-            return {name: empty(content.get_slice(name)) for name in content.keys()}  # noqa: SIM118 - no mapping
-
-    # A file of torch.save before 1.6 is not an archive and cannot be mapped; anything else that is not one is refused either way.
-    mapped = partial(
-        torch.load, map_location="cpu", weights_only=True, mmap=path.is_file() and zipfile.is_zipfile(path)
-    )
-    return {name: tensor.to("meta") for name, tensor in _read(path, safetensors=header, pickled=mapped).items()}
+    """As `read_tensors`, but tensors without values (on the meta device)."""
+    return {name: tensor.to("meta") for name, tensor in read_tensors(path).items()}
 
 
-def _read(
-    path: Path, *, safetensors: Callable[[Path], dict[str, Tensor]], pickled: Callable[[Path], Any]
-) -> dict[str, Tensor]:
+def _read(path: Path) -> dict[str, Tensor]:
     damage = (
         SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError, zipfile.BadZipFile,
     )  # fmt: skip
     require_checkpoint_file(path)
     try:
         if path.suffix == ".safetensors":
-            return safetensors(path)
+            return load_file(path)
         require_unpacked(path)
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
-            content = pickled(path)
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
             f"checkpoint {path} is damaged or may hold code besides tensors, and was not opened; save a model's state_dict alone"

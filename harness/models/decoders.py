@@ -91,19 +91,6 @@ HEAD_DIM = 64
 """Channels of a head of the mask transformer: d / 64 heads, as published."""
 
 
-def dense_parameters(decoder: Decoder, *, dim: int, classes: int) -> int:
-    """Parameters of one of Segmenter's decoders, or of a classifier, for ``classes`` classes on tokens of width ``dim``, all of
-    them trained.
-
-    Mask transformer: projection d² + d; class embeddings C·d; a block 12 d² + 13 d; two projections d² and two norms
-    over d and C. 15,949,060 at d = 768 and C = 2.
-    """
-    if decoder in _ONE_LAYER:
-        return dim * classes + classes
-    block = 12 * dim**2 + 13 * dim
-    return (dim**2 + dim) + classes * dim + MASK_LAYERS * block + 2 * dim**2 + 2 * dim + 2 * classes
-
-
 def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
     """Operations for one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
     if decoder in _ONE_LAYER:
@@ -129,29 +116,6 @@ ENCODER_LAYERS, DECODER_LAYERS, QUERIES = 6, 9, 100
 """Of Mask2Former: layers of its pixel decoder, layers and queries of its transformer decoder."""
 LEVELS, POINTS = 3, 4
 """Scales that the pixel decoder attends over, and points on each that a token looks at."""
-
-
-def mask2former_parameters(*, dim: int, width: int, mlp: int, heads: int, classes: int) -> int:
-    """Parameters of a plain ViT's feature pyramid, pixel decoder, transformer decoder and class head; all of them train.
-
-    Args:
-        dim: of the ViT's tokens.
-        width: of decoder tokens and masks.
-        mlp: hidden width in the transformer decoder; half of it in the pixel decoder.
-        heads: attention heads of both.
-        classes: C; the head adds one for "no object".
-    """
-    half, quarter = dim // 2, dim // 4
-    pyramid = 2 * (4 * dim * half + half) + 2 * half + 4 * half * quarter + quarter
-    projections = sum(channels * width + 3 * width for channels in (half, dim, dim))
-    looks = 3 * heads * LEVELS * POINTS
-    square = width**2 + width
-    layer = looks * (width + 1) + 2 * square + 4 * width + width * mlp + mlp // 2 + width
-    pixels = LEVELS * width + projections + ENCODER_LAYERS * layer + square
-    pixels += quarter * width + 2 * width + 9 * width**2 + 2 * width
-    block = 8 * square + 6 * width + 2 * width * mlp + mlp + width
-    transformer = 2 * QUERIES * width + LEVELS * width + DECODER_LAYERS * block + 2 * width + 3 * square
-    return pyramid + pixels + transformer + (width + 1) * (classes + 1)
 
 
 def mask2former_flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: int = 8) -> float:

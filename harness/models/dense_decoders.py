@@ -9,6 +9,7 @@ precisions.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,11 +111,20 @@ class MaskTransformer(nn.Module):
         return logits.transpose(1, 2).reshape(batch, self.classes, height, width)
 
 
-def dense_decoder(name: Decoder, *, dim: int, classes: int, fused: bool = True) -> nn.Module:
-    """The decoder that a protocol names, with weights from torch's generator."""
+def dense_decoder(name: Decoder, dim: int, *, shape: DecoderShape, classes: int, fused: bool = True) -> nn.Module:
+    """The decoder that a protocol names, with weights from torch's generator; ``shape`` counts for Mask2Former's alone."""
+    if name == "mask2former":
+        return Mask2FormerDecoder(dim, shape=shape, classes=classes)
     if name == "mask-transformer":
         return MaskTransformer(dim, classes=classes, fused=fused)
     return (Classifier if name in LABELLING else LinearDecoder)(dim, classes=classes)
+
+
+@lru_cache(maxsize=64)
+def dense_parameters(name: Decoder, dim: int, *, shape: DecoderShape, classes: int) -> int:
+    """Parameters of `dense_decoder`, all of which train; counted without memory."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in dense_decoder(name, dim, shape=shape, classes=classes).parameters())
 
 
 def _initialise(module: nn.Module) -> None:

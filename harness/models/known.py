@@ -1,4 +1,4 @@
-"""The backbones that are known by name without building one: those of SAM, and common ones of timm.
+"""The backbones that are known by name without building one: those of SAM; and the names of toys of timm.
 
 ``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643). ``mobile_sam`` is MobileSAM
 (2306.14289), TinyViT under SAM's own neck and decoder. ``sam2_hiera_*`` carry the numbers of facebookresearch/sam2's configurations of
@@ -9,7 +9,7 @@ with everything the large ones have: windows that need padding, global blocks, r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,9 +74,7 @@ class Backbone:
     pixels: tuple[RGB, RGB] = IMAGENET
 
 
-_TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
-_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
-"""Width, depth and heads of timm's ViTs."""
+TINY_DECODER = DecoderShape(dim=64, mlp_dim=128, heads=4)
 
 
 def _sam(
@@ -189,34 +187,6 @@ def _sam3(
     return Backbone(name=name, shape=shape, decoder=replace(decoder, finer_maps=True), pixels=HALF)
 
 
-def _timm(
-    model: str,
-    *,
-    dim: int,
-    depth: int,
-    heads: int,
-    patch: int,
-    image_size: int,
-    mlp_dim: int = 0,
-    rotary: bool = False,
-    **more: Any,
-) -> Backbone:
-    """A plain ViT of timm with a class token; ``more``: further numbers of its shape, and of the entry ``pixels``."""
-    pixels = more.pop("pixels", IMAGENET)
-    # DINOv3's have four register tokens, and rotate queries and keys in place of learnt positions.
-    kind = (
-        {"positioned_prefix": 0, "learnt_positions": 0, "qkv_bias": False, "layer_scale": True, "prefix_tokens": 5}
-        if rotary
-        else {}
-    )
-    numbers: dict[str, Any] = {"prefix_tokens": 1, "positioned_prefix": 1, **kind, **more}
-    blocks = plain_blocks(dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim or 4 * dim)
-    shape = BackboneShape(
-        blocks=blocks, patch=patch, neck_dim=0, image_size=image_size, final_norm=True, relative_positions="", **numbers
-    )
-    return Backbone(name=TIMM + model, shape=shape, timm_model=model, class_token=True, pixels=pixels)
-
-
 # As small as tests need: windows of 3 that the grid does not divide, two global blocks.
 _SMALL: dict[str, Any] = {"image_size": 128, "neck_dim": 64}
 _TINY: dict[str, Any] = {**_SMALL, "dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3)}
@@ -225,47 +195,31 @@ _MOBILE = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320
 _TINY_MOBILE = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
 # Windows that their maps do not divide, a global block, and a block with windows that does not pool.
 _TINY_HIERA = _hiera(dim=16, heads=1, depths=(1, 2, 2, 1), windows=(8, 6, 6, 3), global_blocks=(4,), coarse=3)
-_TEST_VIT = _timm("test_vit", dim=64, depth=6, heads=2, mlp_dim=192, patch=16, image_size=160, pixels=HALF)
-_THIRD = _timm("vit_small_patch16_dinov3", dim=64, depth=4, heads=2, patch=16, image_size=128, rotary=True)
-
-
-def _sizes_of_timm() -> Iterator[Backbone]:
-    """timm's ViTs of augreg, DINOv2 and DINOv3."""
-    for size, (dim, depth, heads) in _SIZES.items():
-        numbers: dict[str, Any] = {"dim": dim, "depth": depth, "heads": heads}
-        for side in (224, 384):
-            yield _timm(f"vit_{size}_patch16_{side}", **numbers, patch=16, image_size=side, pixels=HALF)
-        if size != "tiny":
-            second: dict[str, Any] = {**numbers, "patch": 14, "image_size": 518, "layer_scale": True}
-            yield _timm(f"vit_{size}_patch14_dinov2", **second)
-            yield _timm(f"vit_{size}_patch14_reg4_dinov2", **second, prefix_tokens=5, positioned_prefix=0)
-            yield _timm(f"vit_{size}_patch16_dinov3", **numbers, patch=16, image_size=256, rotary=True)
-
 
 _ENTRIES = (
-    _sam("tiny", **_TINY, decoder=_TINY_DECODER),
+    _sam("tiny", **_TINY, decoder=TINY_DECODER),
     _sam("vit_b", dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     _sam("vit_l", dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     _sam("vit_h", dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
-    _TEST_VIT,
-    replace(_TEST_VIT, name="tiny_timm", decoder=_TINY_DECODER, pixels=IMAGENET),  # as its first records
-    replace(
-        _THIRD,
-        name="tiny_dinov3",
-        decoder=_TINY_DECODER,
-        # timm's layer scales of 1e-5 would hide every block of a random model.
-        timm_options={"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
-    ),
     Backbone(name="mobile_sam", shape=_MOBILE),
-    Backbone(name="tiny_mobile_sam", shape=replace(_TINY_MOBILE, image_size=128), decoder=_TINY_DECODER),
+    Backbone(name="tiny_mobile_sam", shape=replace(_TINY_MOBILE, image_size=128), decoder=TINY_DECODER),
     _sam2("tiny", depths=(1, 2, 7, 2), global_blocks=(5, 7, 9)),
     _sam2("small", depths=(1, 2, 11, 2), global_blocks=(7, 10, 13)),
     _sam2("base_plus", dim=112, heads=2, depths=(2, 3, 16, 3), global_blocks=(12, 16, 20), coarse=14),
     _sam2("large", dim=144, heads=2, depths=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
     _sam3("sam3", **_LARGE, mlp_dim=4736, global_blocks=(7, 15, 23, 31), patch=14, coarse=24, decoder=_SAM_DECODER),
-    _sam3("tiny_sam3", **_TINY, mlp_dim=192, patch=16, coarse=3, decoder=_TINY_DECODER),
-    Backbone(name="tiny_sam2", shape=replace(_TINY_HIERA, **_SMALL), decoder=replace(_TINY_DECODER, finer_maps=True)),
-    *_sizes_of_timm(),
+    _sam3("tiny_sam3", **_TINY, mlp_dim=192, patch=16, coarse=3, decoder=TINY_DECODER),
+    Backbone(name="tiny_sam2", shape=replace(_TINY_HIERA, **_SMALL), decoder=replace(TINY_DECODER, finer_maps=True)),
 )
 KNOWN = {entry.name: entry for entry in _ENTRIES}
 """Every entry by name."""
+TOYS: Mapping[str, tuple[str, int, Mapping[str, Any]]] = {
+    "tiny_timm": ("test_vit", 160, {}),
+    # timm's layer scales of 1e-5 would hide every block of a random model.
+    "tiny_dinov3": (
+        "vit_small_patch16_dinov3",
+        128,
+        {"embed_dim": 64, "depth": 4, "num_heads": 2, "init_values": 0.5},
+    ),
+}
+"""Models of timm under a small decoder, for tests: timm's name, the image size, and the numbers in which they differ from timm's own."""

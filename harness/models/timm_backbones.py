@@ -13,20 +13,22 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from harness.methods.parts.placement import BackboneShape
-from harness.models.known import TIMM, Backbone, plain_blocks
+from harness.models.decoders import DecoderShape
+from harness.models.known import IMAGENET, TIMM, TINY_DECODER, TOYS, Backbone, plain_blocks
 from harness.system.errors import UsageError, did_you_mean
 
 
 @lru_cache(maxsize=64)
-def timm_backbone(model: str) -> Backbone:
-    """The entry of timm's ``model``, from one built without memory. Raises UsageError: timm has no such model, or it is not a plain ViT;
-    says what it lacks."""
+def timm_backbone(name: str) -> Backbone:
+    """The entry of ``timm/MODEL`` or of a toy, from a model of timm built without memory. Raises UsageError: timm has no such model, or it
+    is not a plain ViT; says what it lacks."""
+    model, size, options = TOYS.get(name, (name.removeprefix(TIMM), 0, {}))
     if not timm.is_model(model):
         near = did_you_mean(model, timm.list_models("vit_*"))
         near = near if "did you mean" in near else "; see timm.list_models()"
         raise UsageError(f"unknown backbone 'timm/{model}'{near}")
     with torch.device("meta"):
-        vit: Any = timm.create_model(model, num_classes=0)
+        vit: Any = timm.create_model(model, num_classes=0, **options)
     if lacking := list(_lacking(vit)):
         raise UsageError(
             f"'timm/{model}' is not a plain ViT: it lacks {', '.join(lacking)}; try one such as "
@@ -39,7 +41,7 @@ def timm_backbone(model: str) -> Backbone:
         patch=vit.patch_embed.patch_size[0],
         neck_dim=0,
         prefix_tokens=vit.num_prefix_tokens,
-        image_size=vit.patch_embed.img_size[0],
+        image_size=size or vit.patch_embed.img_size[0],
         final_norm=True,
         relative_positions="",
         layer_scale=block.gamma_1 is not None if rotary else hasattr(block.ls1, "gamma"),
@@ -51,12 +53,14 @@ def timm_backbone(model: str) -> Backbone:
     )
     unlisted = sum(p.numel() for p in vit.parameters()) - shape.parameters
     return Backbone(
-        name=TIMM + model,
+        name=name,
         shape=shape,
+        decoder=TINY_DECODER if name in TOYS else DecoderShape(),
         timm_model=model,
+        timm_options=options,
         unlisted_parameters=unlisted,
         class_token=vit.cls_token is not None,
-        pixels=(vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]),
+        pixels=IMAGENET if name in TOYS else (vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]),
     )
 
 

@@ -65,10 +65,9 @@ def pretrained(request: Request, backbone: str) -> Pretrained:
         missing = f"checkpoint {path} {what}; give the path of the pretrained {backbone} file"
         return Pretrained(path=str(path), fingerprint="missing", missing=missing)
 
-    from harness.models import build, checkpoint  # import torch, which other plans need not wait for
+    from harness.models.build import require_checkpoint  # imports torch, which other plans need not wait for
 
-    build.require_checkpoint(backbone, path)
-    checkpoint.read_tensors(path)  # refuses numbers that are not finite
+    require_checkpoint(backbone, path)
     return Pretrained(path=str(path.absolute()), fingerprint=fingerprint(path))
 
 
