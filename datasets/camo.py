@@ -59,7 +59,7 @@ class CAMO(FolderBenchmark):
                     "test": Part(images="TestDataset/CAMO/Imgs|Image", masks="TestDataset/CAMO/GT"),
                 },
             ),
-            CsvLayout(test={"test": "test_CAMO.csv"}, keep=keep, distinctive=True),
+            CsvLayout(test={"test": "test_CAMO.csv"}, keep=keep),
         )
 
     def sizes_to_expect(self, layout: str) -> Mapping[str, int]:

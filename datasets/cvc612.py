@@ -61,7 +61,7 @@ class CVC612(FolderBenchmark):
                     "test": Part(images="TestDataset/CVC-ClinicDB/images", masks="TestDataset/CVC-ClinicDB/masks"),
                 },
             ),
-            CsvLayout(test={"test": "test_CVC-ClinicDB.csv"}, keep=str.isdigit, distinctive=True),
+            CsvLayout(test={"test": "test_CVC-ClinicDB.csv"}, keep=str.isdigit),
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:

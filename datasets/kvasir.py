@@ -55,7 +55,6 @@ class Kvasir(FolderBenchmark):
             FolderLayout(
                 name="original",
                 parts={"all": Part(images="images", masks="masks")},
-                distinctive=False,
                 probe=_looks_like_kvasir,
             ),
             FolderLayout(
@@ -65,13 +64,15 @@ class Kvasir(FolderBenchmark):
                     "test": Part(images="TestDataset/Kvasir/images", masks="TestDataset/Kvasir/masks"),
                 },
             ),
-            CsvLayout(test={"test": "test_Kvasir.csv"}, keep=is_kvasir, distinctive=True),
+            CsvLayout(test={"test": "test_Kvasir.csv"}, keep=is_kvasir),
         )
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
         if "all" in parts and self.options.split_rule != CARVED:
-            if (root / "splits").is_dir():
-                return split_by_lists(parts["all"], root / "splits")
+            if (folder := root / "splits").is_dir():
+                return split_by_lists(
+                    parts["all"], {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
+                )
             if by_list := self.split_by_list(parts["all"], TEST_LIST):
                 return by_list
         return super().arrange(parts, root=root, layout=layout)

@@ -29,13 +29,13 @@ ONE_PHOTOGRAPH = (
 _FIRST = {f"{int(number):05d}": f"{int(group.split()[0]):05d}" for group in ONE_PHOTOGRAPH for number in group.split()}
 
 
-def _layout(name: str, prefix: str, *, distinctive: bool) -> FolderLayout:
+def _layout(name: str, prefix: str) -> FolderLayout:
     def masks_are_png(root: Path) -> bool:
         masks = resolve_folder(root, f"{prefix}masks")
         return masks is not None and any(path.suffix.lower() == ".png" for path in image_files(masks)[:1])
 
     parts = {"all": Part(images=f"{prefix}images", masks=f"{prefix}masks")}
-    return FolderLayout(name=name, parts=parts, distinctive=distinctive, probe=masks_are_png)
+    return FolderLayout(name=name, parts=parts, probe=masks_are_png)
 
 
 class Leaf(FolderBenchmark):
@@ -61,7 +61,7 @@ class Leaf(FolderBenchmark):
 
     def layouts(self) -> tuple[Layout, ...]:
         # `data/data` unpacks to `data`: `resolve_folder` steps over a folder within a folder of its own name.
-        return (_layout("original", "data/", distinctive=False), _layout("flat", "", distinctive=False), CsvLayout())
+        return (_layout("original", "data/"), _layout("flat", ""), CsvLayout())
 
     def group(self, pair: Pair) -> str:
         return _FIRST.get(own_stem(pair), own_stem(pair))

@@ -51,8 +51,6 @@ class OwnBenchmark(FolderBenchmark):
     terms = "your own"
     source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or one folder of images per class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
-    whose_splits = "given"
-    test_part = "given"
     mask_rule = "two levels"
     mask_colour = "any"
     folders = ()
@@ -69,12 +67,6 @@ class OwnBenchmark(FolderBenchmark):
 
     def layouts(self) -> tuple[Layout, ...]:
         return LAYOUTS
-
-    def recognised(self, root: Path) -> list[Layout]:
-        layouts = [layout for layout in self.layouts() if layout.matches(root)]
-        if lists := [layout for layout in layouts if isinstance(layout, own_layouts.OwnCsv)]:
-            return [*lists]  # which say what folders alone would not
-        return [layout for layout in layouts if not isinstance(layout, own_layouts.OneFolder)] or layouts
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
@@ -139,7 +131,7 @@ class OwnBenchmark(FolderBenchmark):
         if lists:
             (every,) = parts.values()
             if len(lists) == len(own_layouts.SPLITS):
-                return split_by_lists(every, lists["train"].parent, lists=lists)
+                return split_by_lists(every, lists)
             # Some of them: VOC does not publish the masks of its test images.
             parts = {split: select_listed(every, path) for split, path in lists.items()}
             named = {pair.stem for pairs in parts.values() for pair in pairs}
@@ -347,41 +339,47 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     Hugging Face Hub (`harness.datasets.readers.hugging_face`).
 
     Raises:
-        DatasetError: the folder holds no data set, or several, or its classes are wrong.
+        DatasetError: the folder holds no data set, or several, or its classes are wrong, or an option is not for such data.
     """
     folder = plain_folder(folder)
     benchmark = own_benchmark(name, BINARY)(options)
     if not benchmark.inside(folder) and (labelled := OwnLabels().inside(folder)):
-        images, masks = (resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS))
-        if images and masks and any((masks / path.name).is_dir() for path in subfolders(images)):  # one a patient, say
-            raise DatasetError(
-                f"{folder} has images and masks in folders; put each into one, or {own_layouts.LIST_THEM}"
-            )
-        for path in own_layouts.tables_in(labelled[0], ".csv", ".tsv", ".jsonl"):
-            if own_layouts.names_pairs(path):
-                raise DatasetError(
-                    f"{path} names images and masks that are not there; correct its paths, or move it away"
-                )
-        if len(labelled) > 1:
-            listed = ", ".join(map(str, labelled))
-            raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")
-        if benchmark.options.invert is not None:
-            raise DatasetError(f"invert is for binary mask images, and {folder} has labels; leave it out")
-        classes = own_layouts.ClassFolders().classes_at(labelled[0])
-        return own_benchmark(name, _checked(classes, labelled[0]), OwnLabels), labelled[0]
-    root = benchmark.locate(folder)
-    kind, category = benchmark.layout_at(root), benchmark.options.category
-    if benchmark.options.invert is not None and isinstance(kind, CocoLayout):
-        raise DatasetError(f"invert is for binary mask images, and {root} has the layout {kind.name!r}; leave it out")
-    if isinstance(kind, CocoLayout):
-        return own_benchmark(name, _checked(kind.classes(root, category), root)), root
-    if category:
-        raise DatasetError(
-            f"category={category} is for COCO files, and {root} has the layout {kind.name!r}; leave it out"
-        )
+        root, layout, taken = _labelled_root(name, folder, labelled), own_layouts.ClassFolders.name, ""
+        classes = _checked(own_layouts.ClassFolders().classes_at(root), root)
+        made = own_benchmark(name, classes, OwnLabels)
+    else:
+        root = benchmark.locate(folder)
+        kind = benchmark.layout_at(root)
+        layout, taken = kind.name, "category" if isinstance(kind, CocoLayout) else "invert"
+        made = own_benchmark(name, _classes_of_masks(root, folder, kind, benchmark.options.category))
+    for option, given in (("category", benchmark.options.category), ("invert", benchmark.options.invert is not None)):
+        if given and option != taken:
+            what = {"category": "COCO files", "invert": "binary mask images"}[option]
+            raise DatasetError(f"{option} is for {what}, and {root} has the layout {layout!r}; leave it out")
+    return made, root
+
+
+def _labelled_root(name: str, folder: Path, labelled: Sequence[Path]) -> Path:
+    """The folder of folders of classes. Raises DatasetError: several, or what is there are images and masks that could not be paired."""
+    images, masks = (resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS))
+    if images and masks and any((masks / path.name).is_dir() for path in subfolders(images)):  # one a patient, say
+        raise DatasetError(f"{folder} has images and masks in folders; put each into one, or {own_layouts.LIST_THEM}")
+    for path in own_layouts.tables_in(labelled[0], ".csv", ".tsv"):
+        if own_layouts.names_pairs(path):
+            raise DatasetError(f"{path} names images and masks that are not there; correct its paths, or move it away")
+    if len(labelled) > 1:
+        listed = ", ".join(map(str, labelled))
+        raise DatasetError(f"{folder} holds several data sets: {listed}; give one of them as {name}=DIR")
+    return labelled[0]
+
+
+def _classes_of_masks(root: Path, folder: Path, layout: Layout, category: str) -> tuple[str, ...]:
+    """By COCO's categories, ``classes.txt`` or nnU-Net's labels; else two."""
+    if isinstance(layout, CocoLayout):
+        return _checked(layout.classes(root, category), root)
     for path in (root / CLASSES, folder / CLASSES):
         if path.exists():
-            return own_benchmark(name, read_classes(path)), root
-    labels = nnunet_labels(root) if isinstance(kind, own_layouts.NnUnet) else {}
+            return read_classes(path)
+    labels = nnunet_labels(root) if isinstance(layout, own_layouts.NnUnet) else {}
     classes = tuple(label for label in labels if label != _IGNORED)
-    return own_benchmark(name, _checked(classes, root / "dataset.json") if labels else BINARY), root
+    return _checked(classes, root / "dataset.json") if labels else BINARY

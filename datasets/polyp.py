@@ -81,7 +81,7 @@ class Polyp(FolderBenchmark):
                 kvasir=("TestDataset/Kvasir/images", "TestDataset/Kvasir/masks"),
                 cvc612=("TestDataset/CVC-ClinicDB/images", "TestDataset/CVC-ClinicDB/masks"),
             ),
-            CsvLayout(test={"kvasir": "test_Kvasir.csv", "cvc612": "test_CVC-ClinicDB.csv"}, distinctive=True),
+            CsvLayout(test={"kvasir": "test_Kvasir.csv", "cvc612": "test_CVC-ClinicDB.csv"}),
         )
 
     def needed_parts(self) -> tuple[str, ...]:

@@ -349,20 +349,16 @@ def _refuse_levels(values: Array, path: Path) -> None:
         raise DatasetError(f"{path} has the unexpected mask values {listed(levels)}: a binary mask has two")
     between = (values > levels[0]) & (values < levels[-1])
     flat, ids = _flat_levels(values, side=3), _flat_levels(values, side=2)
-    if len(flat) > 1 or (len(ids) > 1 and 2 * np.isin(values, ids).sum() > np.count_nonzero(values)):
-        raise DatasetError(
-            f"{path} has {len(ids)} flat levels besides the darkest and the brightest: ids of objects? A binary mask is their union, "
-            "such as numpy's (mask > 0) * 255"
-        )
-    darker, brighter = (np.asarray(Image.fromarray(values).filter(kind(5))) for kind in _AROUND)
+    darker, brighter = (
+        np.asarray(Image.fromarray(values).filter(kind(5))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+    )
     off = np.count_nonzero(between & ((darker == values) | (brighter == values))) / np.count_nonzero(between)
-    if len(flat) or off > (_MOST_OFF_EDGES_OF_FEW if len(levels) - 2 <= _FEW_LEVELS else _MOST_OFF_EDGES):
+    most_off = _MOST_OFF_EDGES_OF_FEW if len(levels) - 2 <= _FEW_LEVELS else _MOST_OFF_EDGES
+    if len(flat) or off > most_off or 2 * np.isin(values, ids).sum() > np.count_nonzero(values):
         raise DatasetError(
-            f"{path} has the unexpected mask values {listed(levels)}, not at edges alone: a binary mask is black and white"
+            f"{path} has the unexpected mask values {listed(levels)}, not at edges alone: a binary mask is black and white; where these "
+            "are ids of objects it is their union, such as numpy's (mask > 0) * 255"
         )
-
-
-_AROUND = (ImageFilter.MinFilter, ImageFilter.MaxFilter)
 
 
 def _flat_levels(values: Array, *, side: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound, Pair, Sample, Splits, Tested
 from harness.datasets.readers import decoding, splitting
-from harness.datasets.readers.layouts import Layout, plain_folder_name, recognise, subfolders
+from harness.datasets.readers.layouts import Layout, plain_folder_name, subfolders
 from harness.datasets.readers.opening import stored_size
 from harness.datasets.readers.pairing import name_key
 from harness.datasets.readers.splitting import Arranged, Pairs
@@ -71,10 +71,6 @@ class FolderBenchmark(Benchmark):
     mask_rule: ClassVar[decoding.Rule] = "half"
     """What is foreground in a binary mask, see `harness.datasets.readers.decoding.read_binary`; ``mask_colour`` likewise."""
     mask_colour: ClassVar[decoding.Colour | Literal["any"] | None] = None
-    whose_splits: ClassVar[str] = "official"
-    test_part: ClassVar[Tested] = "published"
-    """A test part of the data."""
-    """Splits that come with the files, in the words of the rule."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
         super().__init__(options)
@@ -105,11 +101,10 @@ class FolderBenchmark(Benchmark):
         for folder in named:
             candidates += self.inside(folder)
         if not candidates:
-            distinctive = [layout for layout in self.layouts() if layout.distinctive]
-            candidates = [path for path in subfolders(data_root) if recognise(path, distinctive)]
-        if not candidates:
             tried = ", ".join(str(data_root / name) for name in self.folders)
-            raise NotFound(f"no {self.title} in {data_root} (tried {tried}); {self._how_to_get()}")
+            raise NotFound(
+                f"no {self.title} in {data_root} (tried {tried}; --datasets {self.name}=DIR names another); {self._how_to_get()}"
+            )
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
             raise DatasetError(f"{self.title} is there more than once: {listed}; --datasets {self.name}=DIR chooses")
@@ -130,7 +125,9 @@ class FolderBenchmark(Benchmark):
 
     def recognised(self, root: Path) -> list[Layout]:
         """The layouts of ``root``: one, none, or rivals."""
-        return recognise(root, self.layouts())
+        matching = [layout for layout in self.layouts() if layout.matches(root)]
+        highest = max((layout.rank for layout in matching), default=0)
+        return [layout for layout in matching if layout.rank == highest]
 
     def layout_at(self, root: Path) -> Layout:
         """The layout of ``root``. Raises DatasetError: none, or several at once."""
@@ -180,11 +177,12 @@ class FolderBenchmark(Benchmark):
             rule = f"carved ({self.options.seed_in_words}, {len(tested)} test and {len(val)} val by {self.carved_by})"
             return Arranged(train, val, {"test": tested}, rule, "carved")
         test = {name: pairs for name, pairs in parts.items() if name not in ("train", "val")}
-        whose = _WHOSE_SPLITS.get(layout.name, self.whose_splits)
+        tested: Tested = "given" if self.own else "published"
+        whose = "given" if self.own else _WHOSE_SPLITS.get(layout.name, "official")
         if parts.get("val"):
-            return Arranged(parts["train"], parts["val"], test, whose, self.test_part)
+            return Arranged(parts["train"], parts["val"], test, whose, tested)
         train, val, rule = self.carve_val(parts["train"])
-        return Arranged(train, val, test, f"{whose} test; {rule}", self.test_part)
+        return Arranged(train, val, test, f"{whose} test; {rule}", tested)
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
@@ -271,19 +269,19 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
 
 def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
     """Raises DatasetError: lists of a data set name a file twice, under whatever path, or one mask for two images."""
-    images: dict[tuple[str, str], tuple[str, Path]] = {}
+    images: dict[tuple[str, str], str] = {}
     masks: dict[tuple[str, str], Path] = {}
     for name, pairs in splits.items():
         for pair in pairs:
-            other, image = images.setdefault((os.path.realpath(pair.image), pair.entry), (name, pair.image))
-            if image is not pair.image:
-                where = f"in {other} and in {name}" if other != name else f"in {name} twice"
+            image, mask = ((os.path.realpath(path), pair.entry) for path in (pair.image, pair.mask))
+            if image in images:
+                where = f"in {images[image]} and in {name}" if images[image] != name else f"in {name} twice"
                 raise DatasetError(f"{root}: {pair.image} is {where}; take it out of one of them")
-            image = masks.setdefault((os.path.realpath(pair.mask), pair.entry), pair.image)
-            if image is not pair.image:
+            if mask in masks:
                 raise DatasetError(
-                    f"{pair.mask} is the mask of {image.name} and of {pair.image.name}; give each its own"
+                    f"{pair.mask} is the mask of {masks[mask].name} and of {pair.image.name}; give each its own"
                 )
+            images[image], masks[mask] = name, pair.image
 
 
 def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:

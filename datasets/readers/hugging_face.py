@@ -1,5 +1,5 @@
 """``hf:DIR``: Parquet as on the Hugging Face Hub, with two columns of images, an image and its mask. It is unpacked once into the
-user's cache, as folders of images and masks; an image folder with ``metadata.csv`` or ``.jsonl`` is read in place (`OwnCsv`)."""
+user's cache, as folders of images and masks; an image folder with ``metadata.csv`` is read in place (`OwnCsv`)."""
 
 from __future__ import annotations
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from harness.datasets.base import DatasetError, Pair
 from harness.datasets.readers.pairing import Paired, image_files, name_key, pair_files
@@ -64,16 +63,11 @@ class Part(NamedTuple):
 
 
 class Layout(ABC):
-    """One layout of a benchmark on disk.
-
-    Attributes:
-        name: the layout's name, as in `Splits.layout`.
-        distinctive: its folders identify the benchmark; otherwise the root's own name must (many data sets have ``images`` and
-            ``masks``).
-    """
+    """One layout of a benchmark on disk; ``name`` is that in `Splits.layout`. Where a folder has several, those of the highest ``rank``
+    count: a list says what folders alone would not."""
 
     name: str
-    distinctive: bool
+    rank: ClassVar[int] = 1
 
     @abstractmethod
     def matches(self, root: Path) -> bool:
@@ -88,10 +82,6 @@ class Layout(ABC):
         """The lists of pairs that this layout reads -> how, in words."""
         return {}
 
-    def image_folders(self, root: Path) -> set[Path]:
-        """Folders of images that this layout uses."""
-        return {pair.image.parent for part in self.parts_at(root).values() for pair in part.pairs}
-
 
 @dataclass(frozen=True, kw_only=True)
 class FolderLayout(Layout):
@@ -102,14 +92,12 @@ class FolderLayout(Layout):
         parts: part name -> folders. Several folders may form one part: name the further ones ``val+easy``,
             ``val+hard``.
         optional: parts that may be absent, as long as one part is there.
-        distinctive: see `Layout`.
         probe: a further test of the root, where folder names alone say too little.
     """
 
     name: str
     parts: Mapping[str, Part]
     optional: frozenset[str] = frozenset()
-    distinctive: bool = True
     probe: Callable[[Path], bool] | None = None
 
     def folders(self, root: Path) -> dict[str, tuple[Path, Path]]:
@@ -144,13 +132,12 @@ class CsvLayout(Layout):
     Args:
         test: test split -> name of its CSV.
         keep: chooses rows of train and val by image stem.
-        distinctive: see `Layout`.
     """
 
     test: Mapping[str, str] = field(default_factory=lambda: {"test": "test.csv"})
     keep: Keep | None = None
     name: str = "autogluon"
-    distinctive: bool = False
+    rank = 2
 
     def matches(self, root: Path) -> bool:
         return all((root / name).is_file() for name in ("train.csv", *self.test.values()))
@@ -174,19 +161,14 @@ class CsvLayout(Layout):
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Rows with forward slashes, blank lines left out, cells between commas, semicolons or tabs; for ``.jsonl``, one object per line, the
-    keys of the first line are the header. Raises DatasetError: unreadable."""
+    """Rows with forward slashes, blank lines left out, cells between commas, semicolons or tabs. Raises DatasetError: unreadable."""
     text = read_text(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
     try:
-        if path.suffix == ".jsonl":
-            objects = [json.loads(line) for line in text.splitlines() if line.strip()]
-            rows = [[*objects[0]], *([str(each.get(key, "")) for key in objects[0]] for each in objects)]
-        else:
-            first = next((line for line in text.splitlines() if line.strip()), "")
-            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)))
-        return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError, csv.Error) as error:
+        rows = [*csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))]
+    except csv.Error as error:
         raise DatasetError(f"{path} is not a readable CSV file ({error}); restore it") from error
+    return [[cell.strip().replace("\\", "/") for cell in row] for row in rows if any(row)]
 
 
 def distinct_stems(names: Sequence[str]) -> list[str]:
@@ -210,17 +192,3 @@ def csv_pairs(path: Path, rows: Sequence[Sequence[str]], image: int, mask: int) 
     if missing := [file for pair in pairs for file in (pair.image, pair.mask) if not file.is_file()]:
         raise DatasetError(f"{path} names {missing[0]}, which is missing; complete the folder, or correct the CSV")
     return pairs
-
-
-def recognise(root: Path, layouts: Iterable[Layout]) -> list[Layout]:
-    """The layouts of ``root``: one, none, or several rivals.
-
-    A CSV layout whose lists point into the folders of another layout is that archive's own index, so the two are not
-    rivals.
-    """
-    matching = [layout for layout in layouts if layout.matches(root)]
-    lists = [layout for layout in matching if isinstance(layout, CsvLayout)]
-    if lists and len(matching) > 1:
-        listed = set().union(*(layout.image_folders(root) for layout in lists))
-        matching = [layout for layout in matching if layout in lists or not (layout.image_folders(root) & listed)]
-    return matching

@@ -70,12 +70,10 @@ def tables_in(folder: Path, *endings: str) -> list[Path]:
 
 
 class OwnLayout(Layout):
-    """A layout of the user's own data. ``parts_at`` gives no pairs of a folder in another layout, and raises DatasetError
-    where the layout is
-    this one and something is wrong. ``hint``: what the folder holds, for messages."""
+    """A layout of the user's own data. ``parts_at`` gives no pairs of a folder in another layout, and raises DatasetError where the layout
+    is this one and something is wrong. ``hint``: what the folder holds, for messages."""
 
     hint: str
-    distinctive = False
 
     def remark(self, root: Path) -> str:
         """What the rule adds on what is read, or not."""
@@ -86,6 +84,14 @@ class OwnLayout(Layout):
             return any(part.pairs for part in self.parts_at(root).values())
         except DatasetError:  # reported when this layout is chosen
             return True
+
+    def parts_at(self, root: Path) -> Parts:
+        """The folder, and its folders of splits, each read alike."""
+        parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
+        return {part: paired for part, paired in parts.items() if paired.pairs}
+
+    def _in(self, folder: Path) -> Paired:
+        return Paired()
 
 
 def _of_splits(root: Path, inside: str) -> dict[str, Path]:
@@ -174,10 +180,10 @@ class OneFolder(OwnLayout):
 
     name = "one folder"
     hint = "NAME.jpg with NAME_mask.png or NAME.png"
+    rank = 0
 
     def parts_at(self, root: Path) -> Parts:
-        parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
-        parts = {part: paired for part, paired in parts.items() if paired.pairs}
+        parts = super().parts_at(root)
         return parts if parts.keys() & {"all", "train"} else {}
 
     def _in(self, folder: Path) -> Paired:
@@ -201,10 +207,6 @@ class Objects(OwnLayout):
     name = "a file per object"
     hint = "one folder of masks per image, one file per object"
 
-    def parts_at(self, root: Path) -> Parts:
-        parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
-        return {part: paired for part, paired in parts.items() if paired.pairs}
-
     def remark(self, root: Path) -> str:
         return "; several masks per image, read as their union"
 
@@ -224,12 +226,13 @@ class Objects(OwnLayout):
 
 
 class OwnCsv(OwnLayout):
-    """``train.csv`` with ``val.csv`` and ``test.csv`` if they are there; ``metadata.csv`` or ``.jsonl`` in folders of splits; or one list
+    """``train.csv`` with ``val.csv`` and ``test.csv`` if they are there; ``metadata.csv`` in folders of splits; or one list
     of any name. A single list may have a column ``split``. The columns are ``image`` and ``label``, or the two
     whose cells are files. A first row that names files is not a header."""
 
     name = "csv"
     hint = "a CSV with the columns image and label"
+    rank = 2
 
     def parts_at(self, root: Path) -> Parts:
         tables = self._tables(root)
@@ -262,9 +265,9 @@ class OwnCsv(OwnLayout):
     def _tables(self, root: Path) -> dict[Path, tuple[list[str], list[list[str]], int, int]]:
         """The lists in ``root`` and in its folders of splits, as `_table` reads them."""
         folders = _of_splits(root, "").values()
-        inner = [path for folder in folders for path in tables_in(folder, ".csv", ".jsonl") if path.stem == "metadata"]
-        of_root = [p for p in tables_in(root, ".csv", ".tsv", ".jsonl") if p.suffix != ".jsonl" or p.stem == "metadata"]
-        return {path: table for path in [*of_root, *inner] if (table := _table(path)) is not None}
+        inner = [path for folder in folders for path in tables_in(folder, ".csv") if path.stem == "metadata"]
+        tables = [*tables_in(root, ".csv", ".tsv"), *inner]
+        return {path: table for path in tables if (table := _table(path)) is not None}
 
 
 def _called(header: Sequence[str], column: int) -> str:
@@ -330,7 +333,6 @@ class ClassFolders(Layout):
 
     classes: tuple[str, ...] = ()
     name: str = "class folders"
-    distinctive: bool = False
 
     def matches(self, root: Path) -> bool:
         return len(self.classes_at(root)) >= 2

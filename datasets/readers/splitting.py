@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -92,16 +92,12 @@ def read_text(path: Path) -> str:
         raise DatasetError(f"{path} is not a readable list ({error}); save it as UTF-8") from error
 
 
-def read_list(path: Path, *, known: Collection[str] = ()) -> list[str]:
+def read_list(path: Path) -> list[str]:
     """Stems of a list, one per line, or several with commas, semicolons or tabs between them. Blank lines, comments (``#``), folders and
-    the extensions of images are dropped. ``known``: stems that may hold commas themselves, as `name_key` writes them."""
-    names: list[str] = []
-    for line in read_text(path).splitlines():
-        line = line.strip().replace("\\", "/")
-        if line and not line.startswith("#"):
-            several = [word.strip() for word in re.split(r"[,;\t]", line) if word.strip()]
-            names += map(_stem, [line] if name_key(_stem(line)) in known else several)
-    return names
+    the extensions of images are dropped."""
+    lines = [line.strip() for line in read_text(path).replace("\\", "/").splitlines()]
+    words = [word.strip() for line in lines if not line.startswith("#") for word in re.split(r"[,;\t]", line)]
+    return [_stem(word) for word in words if word]
 
 
 def _stem(name: str) -> str:
@@ -115,51 +111,26 @@ def committed(name: str) -> frozenset[str]:
     return frozenset(name_key(stem) for stem in read_list(Path(__file__).parents[1] / "manifests" / f"{name}.txt"))
 
 
-def select(pairs: Sequence[Pair], stems: Sequence[str], *, source: Path) -> Pairs:
-    """The pairs that ``stems`` names, in the list's order. Raises DatasetError: a stem without a file, or named twice."""
+def select_listed(pairs: Sequence[Pair], path: Path) -> Pairs:
+    """The pairs that a list names, in its order. Raises DatasetError: the list is empty, or names an image that is not there."""
+    if not (stems := read_list(path)):
+        raise DatasetError(f"{path} is empty; list images in it, or remove it")
     by_stem = {name_key(pair.stem): pair for pair in pairs}
-    missing = [stem for stem in stems if name_key(stem) not in by_stem]
-    if missing:
+    if missing := [stem for stem in stems if name_key(stem) not in by_stem]:
         raise DatasetError(
-            f"{source} names {len(missing)} images that are not there, the first is {missing[0]}; list the images' names, or move it away"
+            f"{path} names {len(missing)} images that are not there, the first is {missing[0]}; list the images' names, or move it away"
         )
-    if len(set(map(name_key, stems))) < len(stems):
-        raise DatasetError(f"{source} names an image twice")
     return tuple(by_stem[name_key(stem)] for stem in stems)
 
 
-def select_listed(pairs: Sequence[Pair], path: Path) -> Pairs:
-    """The pairs that a list names. Raises DatasetError: the list is empty, or what `select` says."""
-    if not (stems := read_list(path, known={name_key(pair.stem) for pair in pairs})):
-        raise DatasetError(f"{path} is empty; list images in it, or remove it")
-    return select(pairs, stems, source=path)
-
-
-def split_by_lists(pairs: Sequence[Pair], folder: Path, *, lists: Mapping[str, Path] | None = None) -> Arranged:
-    """Split by ``train.txt``, ``val.txt`` and ``test.txt`` of ``folder``, as `FolderBenchmark.arrange` returns it.
-
-    Args:
-        lists: split -> its list in ``folder``, where that has another name.
-
-    Raises:
-        DatasetError: a list is missing, names absent images, or shares one with another list.
-    """
-    chosen: dict[str, Pairs] = {}
-    read: dict[Path, str] = {}
-    for split in ("train", "val", "test"):
-        path = (lists or {}).get(split, folder / f"{split}.txt")
-        read[path] = f"{folder.name}/{path.name}"
-        if not path.is_file():
-            raise DatasetError(
-                f"{folder} has no {split}.txt; complete the lists or move the folder away to carve splits"
-            )
-        chosen[split] = select_listed(pairs, path)
-    every = [pair.stem for part in chosen.values() for pair in part]
-    if len(set(every)) < len(every):
-        raise DatasetError(f"the lists in {folder} name an image in two splits")
-    sizes = "/".join(str(len(part)) for part in chosen.values())
-    rule = f"lists in {folder.name}/ ({sizes}){in_no_list(pairs, every)}"
-    return Arranged(chosen["train"], chosen["val"], {"test": chosen["test"]}, rule, lists=read)
+def split_by_lists(pairs: Sequence[Pair], lists: Mapping[str, Path]) -> Arranged:
+    """Split by the lists of ``train``, ``val`` and ``test``, which are in one folder. Raises DatasetError: a list is missing, or names
+    absent images."""
+    train, val, test = (select_listed(pairs, lists[split]) for split in ("train", "val", "test"))
+    folder = lists["train"].parent.name
+    left_out = in_no_list(pairs, [pair.stem for part in (train, val, test) for pair in part])
+    rule = f"lists in {folder}/ ({len(train)}/{len(val)}/{len(test)}){left_out}"
+    return Arranged(train, val, {"test": test}, rule, lists={path: f"{folder}/{path.name}" for path in lists.values()})
 
 
 def in_no_list(pairs: Sequence[Pair], stems: Sequence[str]) -> str:

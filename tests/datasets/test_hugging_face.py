@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -56,13 +55,6 @@ def _metadata_csv(root: Path) -> Path:
     return root
 
 
-def _metadata_jsonl(root: Path) -> Path:
-    for split in ("train", "test"):
-        rows = [{"mask_file_name": b.name, "file_name": a.name, "age": 3} for a, b in _pictures(root, split)]
-        (root / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return root
-
-
 def _metadata_of_all(root: Path) -> Path:
     pairs = [pair for split in ("train", "test") for pair in _pictures(root, split)]
     with (root / "metadata.csv").open("w", newline="") as file:
@@ -104,7 +96,6 @@ def _files(*names: str, masks_first: bool = False, readme: str = "") -> Callable
 _parquet = _files(*(f"data/{split}-0000{shard}-of-00002" for split in ("train", "test") for shard in (0, 1)))
 LAYOUTS = {
     "metadata.csv": _metadata_csv,
-    "metadata.jsonl": _metadata_jsonl,
     "one metadata.csv": _metadata_of_all,
     "shards": _parquet,
     "masks first": _files("train", "test", masks_first=True),

@@ -219,7 +219,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "one image more": (stray("images/img_80.jpg"), {}, "img_80.jpg has no partner"),
     "a stray mask": (stray("masks/legend.png"), {}, "legend.png has no partner"),
     "a stray beside equal names": (stray("images/cover.jpg", "images/{}.jpg", "masks/{}.png"), {}, "cover.jpg"),
-    **{f"a pipe {name}": (pipe(name), {}, f"{name} is a pipe") for name in ("train.csv", "classes.txt", "set.json", "metadata.jsonl")},
+    **{f"a pipe {name}": (pipe(name), {}, f"{name} is a pipe") for name in ("train.csv", "classes.txt", "set.json")},
 }  # fmt: skip
 
 

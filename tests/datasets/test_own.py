@@ -16,7 +16,6 @@ from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.datasets.own import any_folder, read_classes
 from harness.datasets.preparing.checking import first_look
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
-from harness.datasets.readers.layouts import read_csv
 from tests.datasets.conftest import opened
 
 STEMS = [f"site{site}_r{row}c0" for site in range(8) for row in range(3)]
@@ -236,13 +235,6 @@ def test_an_nnunet_file_with_impossible_labels_is_refused(tmp_path: Path, labels
     (tmp_path / "dataset.json").write_text(f'{{"labels": {labels}}}')
     with pytest.raises(DatasetError, match="names no classes"):
         opened(tmp_path)
-
-
-@pytest.mark.parametrize("line", ["5", "[" * 10**5], ids=["a number", "deep"])
-def test_jsonl_without_objects_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / "metadata.jsonl").write_text(line)
-    with pytest.raises(DatasetError, match="not a readable CSV"):
-        read_csv(tmp_path / "metadata.jsonl")
 
 
 # --- splits
@@ -689,7 +681,7 @@ def _ids(path: Path) -> None:
         (_cycle(_indices(1), _indices(2), _indices(3)), "", 0, "each mask holds one of 1, 2, 3: several classes?"),
         (_cycle(bands(0, 255), bands(0, 1, 255)), "", 1, "masks hold class indices, and 12 hold 0 and 255 alone"),
         (bands(0, 255), "ground\ntree\n", 1, "255 is to be ignored where classes.txt"),
-        (_ids, "", 1, "ids of objects?"),
+        (_ids, "", 1, "ids of objects"),
         (lambda path: mask(path, np.tile(np.arange(3, dtype=np.uint8), (24, 10)), range(9)), "", 1, "a binary palette has two"),
         (bands(0, 1, 7), "a\nb\nc\n", 1, "class indices 7, and there are 3 classes"),
     ],
