@@ -16,7 +16,7 @@ from benchmarks.reference import plain_twin
 from benchmarks.saving import save
 from benchmarks.step import step_options, with_interval
 from harness.comparison.leaderboard import paired_ratio
-from harness.costing.instruments import processor_clock, used_by_others, wall_clock
+from harness.costing.instruments import clock_of, used_by_others
 from harness.costing.session import RandomImages
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     protocol = for_backbone(
         load_protocol("standard", {"image_size": options.image_size, "precision": options.precision}), options.backbone
     )
-    shared, now = used_by_others(device), (processor_clock if options.cpu_time else wall_clock)(device)
+    shared, now = used_by_others(device), clock_of("processor" if options.cpu_time else "wall", device)
     segmenter = build_segmenter(options.backbone, task="binary", image_size=options.image_size)
     peers = _peers(options.backbone, segmenter) if options.peers else {}
     for model in (segmenter, *peers.values()):

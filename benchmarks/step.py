@@ -23,7 +23,7 @@ from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_ra
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
 from harness.comparison.leaderboard import Ratio, paired_ratio
-from harness.costing.instruments import LiveBytes, flop_counter, processor_clock, used_by_others, wall_clock
+from harness.costing.instruments import LiveBytes, clock_of, flop_counter, used_by_others
 from harness.costing.session import RandomImages
 from harness.methods.convlora import ConvLoRA, ConvLoRAConfig
 from harness.methods.lora import LoRA, LoRAConfig
@@ -71,7 +71,7 @@ class Subject:
     def __init__(self, model: torch.nn.Module, options: argparse.Namespace, device: torch.device) -> None:
         self.model = model.to(device)
         self.device, self.options = device, options
-        self.clock = (processor_clock if options.cpu_time else wall_clock)(device)
+        self.clock = clock_of("processor" if options.cpu_time else "wall", device)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.trained, lr=1e-6)
         images = RandomImages(options.batch, image_size=options.image_size, num_classes=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from harness.cli.command import plain, program, verb, version
+from harness.cli.command import PROGRAM, plain, verb, version
 from harness.cli.verbs import GROUPS, VERBS, instead_of, summaries
 from harness.system.errors import UsageError
 
@@ -26,14 +26,14 @@ def without_verb(argv: list[str] | None = None) -> int:
         return 0
     if words and words[0] not in ("-h", "--help"):
         raise UsageError(f"unknown verb {words[0]!r}{instead_of(words[0])}")
-    print(f"usage: {program()} VERB …\n\n{plain(__doc__)}")
+    print(f"usage: {PROGRAM} VERB …\n\n{plain(__doc__)}")
     summary_of = summaries()
     for group, names in GROUPS.items():
         print(f"\n{group}:")
         for name in names:
             print(f"  {name:{max(map(len, summary_of))}}  {summary_of[name]}")
-    print(f"\n{program('VERB')} --help lists the options of a verb.")
-    print(f"A KEY of a run may be words of a table: {program('show')} lora kvasir 0.")
+    print(f"\n{PROGRAM} VERB --help lists the options of a verb.")
+    print(f"A KEY of a run may be words of a table: {PROGRAM} show lora kvasir 0.")
     return 0
 
 

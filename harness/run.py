@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from harness.cli.command import Once, add_plugins, add_results, command, plugins_of, program, require_effect, verb
+from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command, plugins_of, require_effect, verb
 from harness.registry import METHODS, load_plugins
 from harness.settings import Settings, load_settings
 from harness.system.errors import UsageError
@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    typed = shlex.join([*program("run").split(), *(sys.argv[1:] if argv is None else argv)])
+    typed = shlex.join([PROGRAM, "run", *(sys.argv[1:] if argv is None else argv)])
     arguments.command = typed.encode(errors="backslashreplace").decode()  # a sweep's file is text, a path need not be
     if arguments.study == "list":
         require_effect(arguments, "methods", "datasets", "set", "plan", without="with --study list")

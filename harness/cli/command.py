@@ -33,16 +33,6 @@ ROOT = Path(str(harness.__file__)).parents[1]
 """The folder of the running copy."""
 
 
-def program(verb: str = "") -> str:
-    """How the verb was called: ``sam-peft run``, ``python -m harness run``, or ``python -m harness.run``."""
-    started = Path(sys.argv[0])
-    if started.name == PROGRAM:
-        return f"{PROGRAM} {verb}".rstrip()
-    if verb == "run" and started.name == "run.py":
-        return "python -m harness.run"
-    return f"python -m harness {verb}".rstrip()
-
-
 def plain(documentation: str | None) -> str:
     """The first paragraph of a docstring as a sentence for a terminal, without its leading command and without markup."""
     paragraph = " ".join((documentation or "").split("\n\n")[0].split())
@@ -190,7 +180,7 @@ def require_effect(arguments: argparse.Namespace, *options: str, without: str) -
 
 def command(verb: str, documentation: str | None, *, epilog: str | None = None) -> CommandParser:
     """The parser of a verb, with what all of them have; the first paragraph of its module's docstring is its description."""
-    parser = CommandParser(prog=program(verb), description=plain(documentation), epilog=epilog)
+    parser = CommandParser(prog=f"{PROGRAM} {verb}", description=plain(documentation), epilog=epilog)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     return parser
 

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from harness.cli.command import CommandParser, Once, add_plugins, command, plugins_of, require_effect, verb
 from harness.methods import TUNERS
-from harness.models.catalog import require_stands, resolve_backbone
-from harness.models.decoders import DECODERS
+from harness.models.catalog import resolve_backbone
 from harness.models.published import weights_file
 from harness.planning.request import PlannedRow
 from harness.planning.understand import parse_row, split_words
@@ -69,13 +67,6 @@ def parser() -> CommandParser:
         "--out", type=Path, metavar="FILE", help="with --accept: the file for the results, as JSON (default: gpu.json)"
     )
     p.add_argument(
-        "--decoder",
-        default="sam",
-        choices=DECODERS,
-        metavar="NAME",
-        help=f"decoder to test under: {', '.join(DECODERS)} (default: sam); all but sam need --backbone timm/NAME",
-    )
-    p.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
@@ -102,24 +93,21 @@ def main(argv: list[str] | None = None) -> int:
         backbone = resolve_backbone(arguments.backbone or "vit_b")
         return _examine_gpu(backbone, plain_names(chosen), as_json=arguments.json)
 
-    known = resolve_backbone(arguments.backbone or "vit_h")
-    require_stands(arguments.decoder, known)
-
-    rows = []
+    known, rows = resolve_backbone(arguments.backbone or "vit_h"), []
     with stages() as report:
         report("loading torch")
-        from harness.contract.matrix import examine, matrix_cells, matrix_markdown
+        from harness.contract.matrix import examine, matrix_markdown, matrix_rows
 
         for number, wanted in enumerate(chosen, start=1):
             report(f"trying {wanted.method} ({number}/{len(chosen)})")
-            row = examine(wanted.method, backbone=known, decoder=arguments.decoder, options=wanted.options)
+            row = examine(wanted.method, backbone=known, options=wanted.options)
             say(f"{wanted.method}: {'contract holds' if row.passed else 'contract broken'}")
             rows.append(row)
 
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     elif width := terminal_width(sys.stdout):
-        print(_in_terminal(*matrix_cells(rows), width=width))
+        print(_in_terminal(matrix_rows(rows), width=width))
     else:
         print(matrix_markdown(rows))
     for row in rows:
@@ -132,12 +120,12 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if broken or not all(row.passed for row in rows) else 0
 
 
-def _in_terminal(columns: Mapping[str, bool], cells: Any, *, width: int) -> str:
+def _in_terminal(rows: Sequence[Mapping[str, str]], *, width: int) -> str:
     """The matrix, split between columns where it is too wide."""
     from harness.report.formats import Head, Table, fitted
 
-    heads = [Head(title=title, words=words) for title, words in columns.items()]
-    lines = fitted(Table(heading="", columns=heads, rows=cells), width=width)
+    columns = [Head(title=title, words=not title.startswith("trained")) for title in rows[0]]
+    lines = fitted(Table(heading="", columns=columns, rows=[[*row.values()] for row in rows]), width=width)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -206,7 +194,7 @@ def chosen_rows(text: str) -> list[PlannedRow]:
     rows = [parse_row(word) for word in split_words(text, METHODS.names())]
     if not rows:
         raise UsageError("--methods names no method")
-    for row in rows:
+    for row in (row for row in rows if row.options):
         method_config(row.method, row.options)
     return rows
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,25 +36,19 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def wall_clock(device: torch.device) -> Clock:
-    """Seconds that pass, read after all work of the device is done."""
+def clock_of(kind: Literal["wall", "processor"], device: torch.device) -> Clock:
+    """Reads seconds: those that pass, after all work of the device is done, or those that this process computes, which others on the
+    machine hardly change. Raises UsageError: the latter of a GPU, or of several threads, whose waiting for each other would count."""
+    if kind == "processor":
+        if device.type != "cpu" or torch.get_num_threads() != 1:
+            raise UsageError("--clock processor measures a CPU with --threads 1; use --clock wall")
+        return time.process_time
 
     def read() -> float:
         synchronise(device)
         return time.perf_counter()
 
     return read
-
-
-def processor_clock(device: torch.device) -> Clock:
-    """Seconds that this process computes, which others on the machine hardly change. Raises UsageError: not a CPU, or more than one
-    thread, whose waiting for each other would count as work."""
-    if device.type != "cpu" or torch.get_num_threads() != 1:
-        raise UsageError("--clock processor measures a CPU with --threads 1; use --clock wall")
-    return time.process_time
-
-
-CLOCKS = {"wall": wall_clock, "processor": processor_clock}
 
 
 def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.archive.measured import Comparability, CostRecord, MethodCost
 from harness.archive.schema import Run, content_hash
-from harness.costing.instruments import CLOCKS, LiveBytes, storage_bytes, synchronise
+from harness.costing.instruments import LiveBytes, clock_of, storage_bytes, synchronise
 from harness.costing.session import PARTS, Roster, Session, StepKind, Subject, release, why
 from harness.experiment.building import attached_segmenter
 from harness.experiment.environment import environment, now
@@ -65,7 +65,7 @@ def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:
 
 def measure_inference(roster: Roster, session: Session, *, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Seconds, peak memory and parameters of a forward pass by label, unmerged and in every merge mode."""
-    clock = CLOCKS[session.clock](session.device)
+    clock = clock_of(session.clock, session.device)
     side, batch = session.protocol.image_size, session.protocol.batch_size
     generator = torch.Generator().manual_seed(session.seed)
     images = torch.randn(batch, 3, side, side, generator=generator).to(session.device)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.costing.instruments import CLOCKS, flop_counter
+from harness.costing.instruments import clock_of, flop_counter
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import WEIGHTS, Method, Role
 from harness.models.attention_choice import Choice, choose
@@ -97,7 +97,7 @@ class Subject:
         self.method = method
         self.protocol = protocol
         self.device = device
-        self.clock = CLOCKS[session.clock](device)
+        self.clock = clock_of(session.clock, device)
         self._step = TrainingStep.of(method, protocol, task=task, num_classes=session.num_classes, device=device)
         batches = 2 if method.architecture_holdout() else 1
         images = RandomImages(
@@ -109,9 +109,10 @@ class Subject:
         self._plan = UpdatePlan(indices=range(len(images)), batch_size=protocol.batch_size)
         caching = not method.config.trains_encoder and protocol.cache_embeddings and not protocol.augment
         self._cache = EmbeddingCache(encoder="cost", store=InMemory()) if caching else None
-        feed = {"plan": self._plan, "protocol": protocol, "device": device}
-        self._feeder = Feeder(segmenter, images, embeddings=None, **feed)  # type: ignore[arg-type]
-        self._cached_feeder = Feeder(segmenter, images, embeddings=self._cache, **feed)  # type: ignore[arg-type]
+        feed: Any = {"plan": self._plan, "protocol": protocol, "device": device}
+        self._feeders = {
+            cache: Feeder(segmenter, images, embeddings=cache, **feed) for cache in dict.fromkeys((None, self._cache))
+        }
         self._prepared: set[Feeder] = set()
         self._steps = self._updates = 0
 
@@ -187,7 +188,7 @@ class Subject:
         self.segmenter.train()
         if not self.method.config.trains_encoder:
             self.segmenter.encoder.eval()
-        feeder = self._cached_feeder if phase.cached else self._feeder
+        feeder = self._feeders[self._cache if phase.cached else None]
         if feeder not in self._prepared:
             self._prepare(feeder)
         return feeder
@@ -226,7 +227,7 @@ class Subject:
         return at["forward"], at["backward"] - at["forward"]
 
     def close(self) -> None:
-        for feeder in (self._feeder, self._cached_feeder):
+        for feeder in self._feeders.values():
             feeder.__exit__(None, None, None)
 
 
@@ -263,7 +264,7 @@ class Session:
         names = [row.label for row in self.rows]
         if len(set(names)) < len(names):
             raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
-        CLOCKS[self.clock](self.device)
+        clock_of(self.clock, self.device)
 
     @cached_property
     def attention(self) -> Choice:

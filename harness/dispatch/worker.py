@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             stop.install()
         if arguments.array is None:
             gpus, holder = int(bool(sweep.settings.get("devices"))), Holder.here()
-            lines = range(len(sweep.runs))
-            work([Assignment(sweep=sweep, line=line, holder=holder, gpus=gpus) for line in lines], stop=stop)
+            every = range(len(sweep.runs))
+            work([Assignment(sweep=sweep, line=line, holder=holder, gpus=gpus) for line in every], stop=stop)
             return 0
         task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         if not 0 <= arguments.array < len(sweep.arrays):

@@ -20,7 +20,7 @@ def bars() -> Iterator[Callable[[str, int, int | None], None]]:
     display = Progress(
         console=Console(stderr=True), transient=True, redirect_stdout=False, disable=not sys.stderr.isatty()
     )
-    with interrupted_while(lambda: next(reversed(tasks), "")), display:
+    with display:
 
         def move(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
@@ -42,16 +42,5 @@ def stages() -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True, highlight=False)
     live = Live(get_renderable=render, console=console, transient=True, redirect_stdout=False)
-    with interrupted_while(lambda: current[0]), live if sys.stderr.isatty() else nullcontext():
+    with live if sys.stderr.isatty() else nullcontext():
         yield lambda stage: current.__setitem__(0, stage)
-
-
-@contextmanager
-def interrupted_while(doing: Callable[[], str]) -> Iterator[None]:
-    """Add to a Ctrl-C in the block what it interrupted, unless it has a message."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        if interrupt.args or not doing():
-            raise
-        raise KeyboardInterrupt(f"{doing()}; repeat the command") from interrupt

@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from harness.comparison.leaderboard import paired_ratio
 from harness.costing import instruments as device_module
-from harness.costing.instruments import CLOCKS, LiveBytes, flop_counter, used_by_others
+from harness.costing.instruments import LiveBytes, clock_of, flop_counter, used_by_others
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
 from harness.pricing import encoder_flops
@@ -117,5 +117,5 @@ def test_the_processor_clock_is_for_one_thread_of_a_cpu(monkeypatch: pytest.Monk
     for threads, device in ((2, "cpu"), (1, "cuda:0")):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         with pytest.raises(UsageError, match="--threads 1"):
-            CLOCKS["processor"](torch.device(device))
-    assert CLOCKS["processor"](CPU)() > 0
+            clock_of("processor", torch.device(device))
+    assert clock_of("processor", CPU)() > 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_a_child_that_does_not_stop_in_time_is_killed_and_a_second_request_gives
 
 def test_the_end_of_the_submitter_is_a_request_to_stop(child, clock):
     here, stop = Holder.here(), StopSignals()
-    local = {"executor": "local", "submitter": replace(here, ticks=1)}
+    local: Any = {"executor": "local", "submitter": replace(here, ticks=1)}
     assert watched(child(stops_on_request), stop=stop, **local, patience_s=math.inf) == (INTERRUPTED_STATUS, False)
     assert stop == [signal.SIGTERM]
     for submitter in (here, replace(here, host="elsewhere")):
