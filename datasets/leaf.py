@@ -43,7 +43,7 @@ class Leaf(FolderBenchmark):
 
     name = "leaf"
     title = "Leaf"
-    mask_rule = "index"
+    mask_rule = "nonzero"
     mask_colour = (128, 0, 0)
     class_names = ("background", "disease")
     metrics = ("iou", "dice", "mae")

@@ -9,13 +9,11 @@ that no table can pass it off as the benchmark.
 from __future__ import annotations
 
 import colorsys
-import os
-import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -296,17 +294,17 @@ def write_samples(
     marker = f"generated: {name}, layout {called}, {images} images of {size} px, seed 0, generator {GENERATOR}\n"
     if _is_there(root / top, folder, marker):
         return folder
-    staging = root / f".sampling-{name}-{socket.gethostname()}-{os.getpid()}"
-    try:
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".sampling-", dir=root) as made:
+        staging = Path(made)
         _write_tree(name, staging / tree.folder, tree=tree, count=images, size=size)
         (staging / tree.folder / SAMPLE_MARKER).write_text(marker, encoding="utf-8")
-        (staging / top).rename(root / top)
-    except OSError:
-        # Another process may have put the very same sample there meanwhile; then it serves as well.
-        if not _is_there(root / top, folder, marker):
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            (staging / top).rename(root / top)
+        except OSError:
+            # Another process may have put the very same sample there meanwhile; then it serves as well.
+            if not _is_there(root / top, folder, marker):
+                raise
     return folder
 
 

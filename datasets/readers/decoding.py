@@ -20,7 +20,7 @@ from harness.datasets.base import DatasetError, Pair, Sample
 from harness.datasets.readers.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
 
 Array = NDArray[np.uint8]
-Rule = Literal["half", "two levels", "nonzero", "index"]
+Rule = Literal["half", "two levels", "nonzero"]
 Colour = tuple[int, int, int]
 
 LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
@@ -177,8 +177,7 @@ def read_binary(
 
     Args:
         rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``two levels`` likewise, and refuses a lossless
-            file that holds a third level, but for soft edges of many levels; ``nonzero`` takes all above 0; ``index`` all
-            above 0, and there may be only one such value, 1 in a coloured palette.
+            file that holds a third level, but for soft edges of many levels; ``nonzero`` takes all above 0.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
         colour: of masks painted in one colour on black, that colour (``any``: each file's own); None refuses
             colours.
@@ -195,19 +194,14 @@ def read_binary(
         return (_grey_view(image, path) == 255).astype(np.uint8)
     lossless = image.format not in LOSSY_FORMATS
     if image.mode == "P" and not is_grey_palette(image):
-        mask = two_colours(image, path)
-        if rule == "index" and (indices := np.asarray(image)).max(initial=0) > 1:
-            raise DatasetError(f"{path} has the unexpected mask values {listed(indices)}: palette indices are 0 and 1")
-        return mask
+        return two_colours(image, path)
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
     if lossless and rule == "two levels":
         _refuse_levels(values.astype(np.uint8), path)
-    _refuse_pictures(values, path, third_class=lossless and rule in ("half", "index"))
-    if lossless and rule not in ("half", "two levels"):
-        if rule == "index" and len(np.unique(values)) > 2:
-            raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary index mask has two")
+    _refuse_pictures(values, path, third_class=lossless and rule == "half")
+    if lossless and rule == "nonzero":
         return (values > 0).astype(np.uint8)
     if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
         raise DatasetError(

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,6 @@ def plain_folder(folder: Path) -> Path:
     out = base / f"{source.name}-{hashlib.sha256(repr((_UNPACKING, state)).encode()).hexdigest()[:16]}"
     for path in files:
         require_file(path)
-    if out.is_dir():
-        return out
     try:
         base.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,13 +57,14 @@ def plain_folder(folder: Path) -> Path:
         ) from error
     with FileLock(base / ".lock"):
         shutil.rmtree(new := base / ".unpacking", ignore_errors=True)  # what a process that was killed had begun
-        if not out.is_dir():  # else another process was first
-            for path, split in splits.items():
-                name = "_".join(path.relative_to(source).with_suffix("").parts)
-                _unpack(path, new / split, name=re.sub(_SPECIAL, "_", name))
-            for path in files[len(tables) :]:
-                shutil.copyfile(path, new / path.name)
-            new.rename(out)
+        if out.is_dir():
+            return out
+        for path, split in splits.items():
+            name = "_".join(path.relative_to(source).with_suffix("").parts)
+            _unpack(path, new / split, name=re.sub(_SPECIAL, "_", name))
+        for path in files[len(tables) :]:
+            shutil.copyfile(path, new / path.name)
+        new.rename(out)
     return out
 
 
@@ -101,52 +100,38 @@ def _unpack(path: Path, out: Path, *, name: str) -> None:
     """The two images of every row, into ``images/`` and ``masks/`` below ``out``, under their own names, or ``name`` and a number."""
     try:
         parquet: Any = import_module("pyarrow.parquet")
-        file = parquet.ParquetFile(path)
     except ImportError as error:
         raise DatasetError(f"{path} is read by pyarrow, which is not here: pip install pyarrow") from error
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    try:
+        _write_rows(parquet.ParquetFile(path), path, out, name)
+    except DatasetError:
+        raise
     except Exception as error:  # a foreign reader on a damaged file may raise anything
-        raise _damaged(path, error) from error
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{path} is not a readable Parquet file ({reason}); get it again") from error
+
+
+def _write_rows(file: Any, path: Path, out: Path, name: str) -> None:
     columns = [field.name for field in file.schema_arrow if _IMAGE.fullmatch(str(field.type))]
     if len(columns) != 2:
         raise DatasetError(f"{path} has {len(columns)} columns of images; two are needed, an image and its mask")
     columns.sort(key=lambda name: MASK_COLUMN.search(name) is not None)
-    for folder in ("images", "masks"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    left = _most(path)
-    chunks = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
-    if sum(chunk.total_byte_size for chunk in chunks) > left:
-        raise _inflates(path)
-
-    def rows() -> Iterator[dict[str, Any]]:
-        try:  # one at a time, as a few bytes may stand for many rows of one large image
-            for batch in file.iter_batches(1, columns=columns):
-                yield from batch.to_pylist()
-        except Exception as error:
-            raise _damaged(path, error) from error
-
-    for number, row in enumerate(rows()):
-        left -= sum(len((row[column] or {}).get("bytes") or b"") for column in columns)
-        if left < 0:
-            raise _inflates(path)
-        if absent := [column for column in columns if not (row[column] or {}).get("bytes")]:
-            raise DatasetError(f"row {number} of {path} has no {absent[0]}; remove or complete it")
+    most = _MOST_AT_LEAST + _MOST_TIMES * path.stat().st_size
+    inflates = DatasetError(f"{path} decodes to over {most >> 20} MiB; save images as PNG or JPEG in it, or as files")
+    if sum(file.metadata.row_group(at).total_byte_size for at in range(file.metadata.num_row_groups)) > most:
+        raise inflates
+    # One row at a time, as a few bytes may stand for many rows of one large image.
+    for number, row in enumerate(row for batch in file.iter_batches(1, columns=columns) for row in batch.to_pylist()):
+        image, mask = ((row[column] or {}).get("bytes") or b"" for column in columns)
+        if not image or not mask:
+            raise DatasetError(f"row {number} of {path} has no {columns[bool(image)]}; remove or complete it")
+        if (most := most - len(image) - len(mask)) < 0:
+            raise inflates
         stem = re.sub(_SPECIAL, "_", Path(row[columns[0]]["path"] or "").stem)
         if not is_image(f"{stem}.png") or (out / "images" / f"{stem}.png").exists():
             stem = f"{name}_{number:06d}"
-        for folder, column in zip(("images", "masks"), columns, strict=True):
-            # files are opened by content, whatever their names say
-            (out / folder / f"{stem}.png").write_bytes(row[column]["bytes"])
-
-
-def _inflates(path: Path) -> DatasetError:
-    return DatasetError(
-        f"{path} decodes to over {_most(path) >> 20} MiB; save images as PNG or JPEG in it, or as files"
-    )
-
-
-def _most(path: Path) -> int:
-    return _MOST_AT_LEAST + _MOST_TIMES * path.stat().st_size
-
-
-def _damaged(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())}); get it again")
+        # files are opened by content, whatever their names say
+        (out / "images" / f"{stem}.png").write_bytes(image)
+        (out / "masks" / f"{stem}.png").write_bytes(mask)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import stat
-import struct
 import warnings
 from pathlib import Path
 
@@ -38,8 +37,6 @@ _ORIENTATION = 274
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 """Pillow's names of what undoes the orientations 2 to 8."""
 _TIFF = (b"II*\0", b"MM\0*")
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error)
-"""What Pillow raises on files that are damaged."""
 
 
 def open_image(path: Path) -> Image.Image:
@@ -51,10 +48,10 @@ def open_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what cannot be read is raised
             image.load()
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
     except MemoryError as error:
         raise DatasetError(f"{path} does not fit into memory ({image.width}x{image.height})") from error
+    except Exception as error:  # Pillow may raise anything on a file that is damaged
+        raise _unreadable(path, error) from error
     if sixteen_bits and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < LEAST_OF_SIXTEEN >> 8:
         # Pillow keeps the upper byte of 16-bit colours.
         raise DatasetError(f"{path} holds 16-bit samples of 14 bits or less, or dark ones; {SCALE}")
@@ -98,7 +95,7 @@ def _opened(path: Path) -> Image.Image:
         raise DatasetError(f"{path} is unreadable ({reason}); restore it from the archive") from error
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path} is refused ({error}); scale it down") from error
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
     _bound(path, *image.size)
     if image.format not in _OF_PREVIEWS:
@@ -115,7 +112,7 @@ def _refuse_stack(path: Path, image: Image.Image) -> None:
         image.seek(1)
         second = image.size
         image.seek(0)
-    except _UNREADABLE as error:
+    except Exception as error:
         raise _unreadable(path, error) from error
     if first == second or image.format != "TIFF":
         raise DatasetError(f"{path} has {pages} pages of {first[0]}x{first[1]}; save each as a file of its own")
@@ -177,7 +174,7 @@ def orientation(image: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value = image.getexif().get(_ORIENTATION, 1)
-    except _UNREADABLE:
+    except Exception:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -13,7 +13,7 @@ from typing import Any
 from harness.check import from_mapping, parse_assignments
 from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, subcommand, verb
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound
-from harness.registry import BENCHMARKS, JOINT, SEGMENTED, dataset_name, is_own
+from harness.registry import BENCHMARKS, JOINT, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.progress import bars
@@ -31,7 +31,6 @@ def parser() -> CommandParser:
     )
     _data(listing)
     add_plugins(listing, help="a file that defines more benchmarks")
-    listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
     preparing = subcommand(commands, "prepare", "download archives or take them from disk, verify and unpack them")
@@ -43,7 +42,7 @@ def parser() -> CommandParser:
     preparing.set_defaults(run=run_prepare)
 
     checking = subcommand(commands, "check", "check the files of a data set by rules; exit code 1 where one fails")
-    checking.add_argument("name", help="benchmark; 'all' for all that are found; NAME=DIR for data of your own")
+    checking.add_argument("name", help="benchmark, or NAME=DIR for data of your own")
     _data(checking)
     add_plugins(checking, help="a file that defines more benchmarks")
     checking.add_argument("--split-rule", default="default", metavar="RULE", help="split rule of the benchmark")
@@ -73,7 +72,7 @@ def parser() -> CommandParser:
     scoring.set_defaults(run=run_score)
 
     sampling = subcommand(commands, "sample", "write generated images in the layout of the real archive")
-    sampling.add_argument("name", help="benchmark; 'all' for every one")
+    sampling.add_argument("name", help="benchmark")
     _data(sampling, help="folder to write into (default: data, whatever the settings say)")
     sampling.add_argument("--images", type=int, default=None, metavar="N", help="number of images")
     sampling.add_argument("--size", type=int, default=None, metavar="PX", help="side of the images")
@@ -110,47 +109,27 @@ def _benchmark(name: str, options: DataOptions | None = None) -> Benchmark:
 
 def run_list(arguments: argparse.Namespace) -> int:
     load_own_plugins(arguments)
-    entries = [_entry(name, _folder(arguments, name)) for name in (*BENCHMARKS.names(), *JOINT)]
-    if arguments.json:
-        print(json.dumps(entries, indent=1))
-        return 0
-    for entry in entries:
-        sizes = "/".join(f"{count} {split}".removesuffix(" all") for split, count in entry["sizes"].items())
-        print(f"{entry['name']:<12} {entry['title']}: {f'{sizes} images; ' if sizes else ''}terms: {entry['terms']}")
-        print(f"{'':<12} get it: {entry['source']}")
-        for address in entry["archives"]:
-            print(f"{'':<12} {PROGRAM} data prepare {entry['name']} --from {address}")
-        if entry["layouts"]:
-            print(f"{'':<12} layouts: {', '.join(entry['layouts'])}")
-        print(
-            f"{'':<12} {printable_line('found: ' + entry['found'] if entry['found'] else 'not found: ' + entry['problem'])}"
-        )
+    for name in (*BENCHMARKS.names(), *JOINT):
+        benchmark = _benchmark(name)
+        sizes = "/".join(f"{n} {split}".removesuffix(" all") for split, n in benchmark.published_sizes.items())
+        lines = [f"get it: {benchmark.source}"]
+        for address in getattr(benchmark, "archives", ()):
+            lines.append(f"{PROGRAM} data prepare {name} --from {address}")
+        if layouts := getattr(benchmark, "layouts", tuple)():
+            lines.append(f"layouts: {', '.join(layout.name for layout in layouts)}")
+        print(f"{name:<12} {benchmark.title}: {f'{sizes} images; ' if sizes else ''}terms: {benchmark.terms}")
+        for line in (*lines, _where(benchmark, _folder(arguments, name))):
+            print(f"{'':<12} {printable_line(line)}")
     return 0
 
 
-def _entry(name: str, root: Path) -> dict[str, Any]:
-    benchmark = _benchmark(name)
-    layouts = getattr(benchmark, "layouts", None)
-    entry: dict[str, Any] = {
-        "name": name,
-        "title": benchmark.title,
-        "task": benchmark.task,
-        "classes": list(benchmark.class_names),
-        "metrics": list(benchmark.metrics),
-        "sizes": dict(benchmark.published_sizes),
-        "terms": benchmark.terms,
-        "redistribution": benchmark.redistribution,
-        "source": benchmark.source,
-        "archives": list(getattr(benchmark, "archives", ())),
-        "layouts": [layout.name for layout in layouts()] if layouts else [],
-        "found": "",
-        "problem": "",
-    }
+def _where(benchmark: Benchmark, root: Path) -> str:
     try:
-        entry["found"] = str(benchmark.locate(root))
+        return f"found: {benchmark.locate(root)}"
+    except NotFound:
+        return f"not found: nothing of it in {root}"
     except DatasetError as error:
-        entry["problem"] = f"nothing of it in {root}" if isinstance(error, NotFound) else str(error)
-    return entry
+        return f"not found: {error}"
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
@@ -182,53 +161,39 @@ def run_check(arguments: argparse.Namespace) -> int:
         category=arguments.category,
         invert=arguments.invert == "true" if arguments.invert else None,
     )
-    if arguments.name == "all":
-        names = [name for name in BENCHMARKS.names() if _entry(name, _folder(arguments, name))["found"]]
-        if not names:
-            raise UsageError(f"nothing is found in {_folder(arguments)}; give --data DIR, or see sam-peft data list")
-    else:
-        names = [_known(arguments, options)]
-    for option in ("group", "category", "invert"):
-        if getattr(arguments, option) and not is_own(names[0]):
-            raise UsageError(f"--{option} is for data of your own; the benchmarks have rules of their own")
-    checks = []
-    for name in names:
-        benchmark = _benchmark(name, options)
-        root = benchmark.locate(_folder(arguments, name))
-        with bars() as progress:
-            checks.append(check(benchmark, root, progress=progress))
+    benchmark, root = _opened(arguments, options)
+    with bars() as progress:
+        report = check(benchmark, root, progress=progress)
     if arguments.json:
-        plain = [_plain(report) for report in checks]
-        print(json.dumps(plain if arguments.name == "all" else plain[0], indent=1))
-    for report in [] if arguments.json else checks:
+        print(json.dumps(_plain(report), indent=1))
+    else:
         _print_check(report)
-    return 0 if all(report.passed for report in checks) else 1
+    return 0 if report.passed else 1
 
 
-def _known(arguments: argparse.Namespace, options: DataOptions) -> str:
-    """The name of a benchmark or of the user's own data. The folder of own data, given as NAME=DIR or set, becomes
-    ``arguments.data``.
+def _opened(arguments: argparse.Namespace, options: DataOptions) -> tuple[Benchmark, Path]:
+    """The benchmark or the user's own data that the command line names, and its folder.
 
     Raises:
-        UsageError: it is not a benchmark, and no folder is given or set for it.
+        UsageError: it is not a benchmark, and no folder is given or set for it; or an option is not for benchmarks.
     """
     from harness.datasets.own import any_folder
-    from harness.datasets.readers.hugging_face import plain_folder
 
-    word, _, folder = arguments.name.partition("=")
-    name = dataset_name(word)
-    if folder:
-        arguments.data = plain_folder(Path(folder).expanduser())
+    word, _, given = arguments.name.partition("=")
+    name, folder = dataset_name(word), Path(given).expanduser() if given else None
     if name in BENCHMARKS and not is_own(name):
-        return name
+        for option in ("group", "category", "invert"):
+            if getattr(arguments, option):
+                raise UsageError(f"--{option} is for data of your own; the benchmarks have rules of their own")
+        benchmark = _benchmark(name, options)
+        return benchmark, benchmark.locate(folder or _folder(arguments, name))
     of_settings = named_table(load_settings(), "datasets", dataset_name).get(name)
-    where = arguments.data if folder or (of_settings and arguments.data) else of_settings
+    where = folder or (of_settings and (arguments.data or of_settings))
     if where is None:
         likely = did_you_mean(word, BENCHMARKS.names())
         raise UsageError(f"{word} is not a benchmark{likely}; data of your own is checked as {name}=DIR")
-    benchmark, arguments.data = any_folder(name, where, options)
-    BENCHMARKS.add(name, benchmark)
-    return name
+    own, root = any_folder(name, where, options)
+    return own(options), root
 
 
 def _plain(report: Any) -> dict[str, Any]:
@@ -307,11 +272,9 @@ def run_score(arguments: argparse.Namespace) -> int:
 def run_sample(arguments: argparse.Namespace) -> int:
     from harness.datasets import samples
 
-    folder = arguments.data or DEFAULT_ROOT
+    folder, name = arguments.data or DEFAULT_ROOT, BENCHMARKS.resolve(arguments.name)
     given = {option: getattr(arguments, option) for option in ("images", "size")}
     options = {option: value for option, value in given.items() if value is not None}
-    for name in SEGMENTED if arguments.name == "all" else [BENCHMARKS.resolve(arguments.name)]:
-        with writing_to(f"a sample below {folder}"):
-            written = samples.write_samples(name, folder, **options)
-        print(f"{name}: {written}")
+    with writing_to(f"a sample below {folder}"):
+        print(f"{name}: {samples.write_samples(name, folder, **options)}")
     return 0

@@ -68,7 +68,6 @@ MASKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "colours of grey with full opacity": (lambda disc: Image.fromarray(disc * np.uint8(255)).convert("RGBA"), {}),
     "sixteen bits": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 65535), {}),
     "eight bits in sixteen": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 255), {}),
-    "indices shown as grey": (lambda disc: Image.fromarray(disc * np.uint8(38)), {"rule": "index"}),
     "dark foreground": (lambda disc: Image.fromarray(disc * np.uint8(9)), {"rule": "nonzero"}),
 }
 
@@ -124,11 +123,7 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     ],
     "0, 38": [(lambda disc: Image.fromarray(disc * np.uint8(38)), {})],
     "256 values": [(lambda disc: Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (40, 1))), {})],
-    "0, 2: palette indices are 0 and 1": [(lambda disc: palette(2 * disc, BLACK, RED, GREEN), {"rule": "index"})],
     "0, 1, 2": [(lambda disc: palette(np.tile(np.arange(3, dtype=np.uint8), (9, 1)), BLACK, RED, GREEN), {})],
-    "unexpected mask values": [
-        (lambda disc: Image.fromarray(disc * np.uint8(38) + np.eye(*disc.shape, dtype=np.uint8)), {"rule": "index"})
-    ],
     "has the colours 0,0,0; 0,128,0; 128,0,0": [
         (lambda disc: coloured(disc, RED, GREEN), {"colour": colour}) for colour in ("any", RED)
     ],
