@@ -112,11 +112,8 @@ def pair_files(
     shortened = indexed((path for path in mask_files if name_key(path.stem) not in by_stem), mask_key)
     masks = {stem: mask for stem in by_stem if (mask := exact.get(stem) or shortened.get(stem)) is not None}
     used = set(masks.values())
-    return Paired(
-        pairs=tuple(Pair(stem=by_stem[stem].stem, image=by_stem[stem], mask=mask) for stem, mask in masks.items()),
-        unpaired_images=tuple(image for stem, image in by_stem.items() if stem not in masks),
-        unused_masks=tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path)))),
-    )
+    unused = tuple(path for path in mask_files if path not in used and (keep is None or keep(mask_key(path))))
+    return paired_by_key(by_stem, masks)._replace(unused_masks=unused)
 
 
 def paired_by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Paired:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -162,14 +161,6 @@ def test_never_seen_class_fails(tmp_path: Path) -> None:
     checked = judged("trans10k_v2", tmp_path)
     assert "classes" in failed(checked)
     assert "cup" in message_of(checked, "classes").partition("never in a mask: ")[2]
-
-
-def test_threads_find_what_one_finds(road: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    for cores in ({0}, {0, 1, 2}):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
-        found.append(check(benchmark_of("road"), road, progress=quiet))
-    assert found[0] == found[1]
 
 
 def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:

@@ -98,6 +98,9 @@ LAYOUTS = {
     "metadata.csv": _metadata_csv,
     "one metadata.csv": _metadata_of_all,
     "shards": _parquet,
+    "a README of one configuration": _files(
+        "train", "test", readme="---\nconfigs:\n- config_name: default\n  data_files: data/*\n---\n"
+    ),
     "masks first": _files("train", "test", masks_first=True),
     "folders of splits": _files("default/train/0000", "default/test/0000"),
     "a split in the middle": _files("my_train_set", "my_test_set"),
@@ -198,12 +201,6 @@ def test_the_folder_of_a_configuration_is_a_data_set(tmp_path: Path) -> None:
     kind, root = any_folder("mine", Path(f"hf:{IN_FOLDERS(tmp_path / 'mine') / 'cells'}"))
     splits = kind().splits(root)
     assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT // 2, COUNT)
-
-
-def test_a_readme_of_one_configuration_changes_nothing(tmp_path: Path) -> None:
-    source = _parquet(tmp_path / "mine")
-    (source / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: data/*\n---\n")
-    assert any_folder("mine", Path(f"hf:{source}"))[0].class_names == ("background", "foreground")
 
 
 def _damaged(root: Path) -> None:

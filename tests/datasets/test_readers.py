@@ -18,7 +18,6 @@ from harness.datasets.isic2017 import LESIONS_OF_VALIDATION, SAME_LESION
 from harness.datasets.readers.folder_benchmark import FolderBenchmark
 from harness.datasets.readers.layouts import Layout, resolve_folder
 from harness.datasets.readers.splitting import carve, read_list
-from harness.registry import SEGMENTED
 from tests.datasets.archives import write_archive
 from tests.datasets.conftest import CASES, MakeBenchmark
 
@@ -63,13 +62,6 @@ def test_layout_is_recognised_and_masks_decode_to_the_classes_drawn(make, sample
     assert seen == set(range(benchmark.num_classes)), "every class must occur, or its decoding is not shown"
 
 
-def test_one_data_root_may_hold_all_nine(make, tmp_path: Path) -> None:
-    for name in SEGMENTED:
-        samples.write_samples(name, tmp_path, images=12, size=48)
-    for name in SEGMENTED:
-        assert load(make(name), tmp_path).layout == "original"
-
-
 @pytest.mark.parametrize("name", ["camo", "sbu"])
 def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, name: str) -> None:
     splits = load(make(name), sample_of(name))
@@ -90,6 +82,13 @@ def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> No
     assert "--datasets kvasir=DIR" in str(caught.value)
 
 
+def test_a_list_of_other_columns_is_refused(make, tmp_path: Path) -> None:
+    folder = write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    (folder / "val.csv").write_text("picture,mask\na.jpg,b.png\n")
+    with pytest.raises(DatasetError, match=r"val\.csv has no columns image and label"):
+        load(make("sbu"), tmp_path)
+
+
 def test_a_folder_with_images_of_its_own_is_not_stepped_over(tmp_path: Path) -> None:
     (tmp_path / "images" / "images").mkdir(parents=True)
     assert resolve_folder(tmp_path, "images") == tmp_path / "images" / "images"
@@ -105,57 +104,6 @@ def test_sbu_images_published_without_mask_are_left_out_and_the_rule_says_so(mak
     splits = load(make("sbu"), sample_of("sbu"))
     assert splits.rule.endswith("; 2 images without a mask left out"), "as in records made before"
     assert not any(pair.stem.startswith("without_mask") for pair in every(splits))
-
-
-def test_list_that_names_a_missing_file_is_an_error(make, tmp_path: Path) -> None:
-    folder = write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48)
-    sorted((folder / "val_images").glob("*.jpg"))[0].unlink()
-    with pytest.raises(DatasetError, match=r"val\.csv names .* missing"):
-        load(make("sbu"), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"picture,mask\na.jpg,b.png\n", "no columns image and label"),
-        (b"image,label\na.jpg\n", "a row without image or label"),
-        (b"image,label\n\xff\xfe\n", "not a readable list"),
-    ],
-)
-def test_broken_list_is_one_line_that_names_it(make, tmp_path: Path, content: bytes, words: str) -> None:
-    (write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48) / "val.csv").write_bytes(content)
-    with pytest.raises(DatasetError, match=words) as caught:
-        load(make("sbu"), tmp_path)
-    assert "val.csv" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_list_with_a_byte_order_mark_and_backslashes_is_read(make, tmp_path: Path) -> None:
-    """As a spreadsheet on Windows saves it."""
-    folder = write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48)
-    before = load(make("sbu"), tmp_path)
-    for path in folder.glob("*.csv"):
-        text = path.read_text(encoding="utf-8")
-        assert not text.startswith("\ufeff")
-        path.write_bytes(text.replace("/", "\\").replace("\n", "\r\n").encode("utf-8-sig"))
-        assert path.read_bytes().startswith(b"\xef\xbb\xbf")
-        assert b"\\" in path.read_bytes()
-    assert load(make("sbu"), tmp_path) == before
-
-
-def test_parts_that_number_their_files_alike_get_prefixed_stems(make, tmp_path: Path) -> None:
-    folder = samples.write_samples("trans10k_v2", tmp_path, images=12, size=48)
-    for part in ("train", "validation", "test"):
-        for number, image in enumerate(
-            sorted((folder / part / "images").glob("*.jpg"), key=lambda path: int(path.stem)), 1
-        ):
-            mask = folder / part / "masks_12" / f"{image.stem}_mask.png"
-            mask.rename(mask.with_name(f"n{number}_mask.png"))
-            image.rename(image.with_name(f"n{number}.jpg"))
-    splits = load(make("trans10k_v2"), tmp_path)
-    stems = [pair.stem for pair in every(splits)]
-    assert len(set(stems)) == 12
-    assert {"train_n1", "val_n1", "test_n1"} <= set(stems)
 
 
 # --- rules of single benchmarks
@@ -204,9 +152,6 @@ def test_kvasir_lists_with_the_images_make_the_splits(make, tmp_path: Path) -> N
     assert splits.rule == "lists in splits/ (8/2/2)"
     (folder / "splits" / "val.txt").write_text(stems[0] + "\n")
     with pytest.raises(DatasetError, match="take it out"):
-        load(make("kvasir"), tmp_path)
-    (folder / "splits" / "val.txt").write_text("absent\n")
-    with pytest.raises(DatasetError, match="not there, the first is absent"):
         load(make("kvasir"), tmp_path)
 
 
@@ -333,7 +278,7 @@ def test_the_order_of_files_does_not_change_a_split() -> None:
     assert set(carve(pairs(CVC), count=10, seed=0)[1]) == set(carve(pairs(CVC[::-1]), count=10, seed=0)[1])
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rule", ["default", "carved"])
 def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule: str, seed: int) -> None:
     cvc = make("cvc612", split_rule=rule, split_seed=seed)
@@ -343,7 +288,7 @@ def test_no_sequence_is_on_two_sides_of_a_carved_split(make: MakeBenchmark, rule
     assert sum(map(len, sides)) == len(set().union(*sides)) == 29
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_isic_lesions_are_never_on_two_sides(make: MakeBenchmark, seed: int) -> None:
     isic = make("isic2017", split_rule="val-as-test", split_seed=seed)
     assert isinstance(isic, FolderBenchmark)

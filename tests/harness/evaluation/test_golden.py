@@ -1,8 +1,8 @@
 """Values that hold without the packages they came from.
 
 The image is a formula. Saliency values: PySODMetrics 1.6.2 (uint8 input, its default normalisation); overlap and
-multi-class values: torchmetrics 1.9.0; means over thresholds: the port in `test_pranet`. The small ones are worked by
-hand from the papers' equations.
+multi-class values: torchmetrics 1.9.0; means over thresholds: the port in `test_pranet`. The small one is worked by
+hand from the paper's equations.
 """
 
 from __future__ import annotations
@@ -50,21 +50,6 @@ def test_golden_multiclass():
     assert values == {"miou": pytest.approx(0.523809552192688, abs=1e-6), "accuracy": 0.6875}
 
 
-def test_e_measure_worked_by_hand():
-    """2×2, one true pixel, two predicted, one of them right: means 1/2 and 1/4.
-
-    Right hit: a = 1/2, b = 3/4: ξ = 2·(3/8) / (1/4 + 9/16) = 12/13, (1 + ξ)²/4 = (25/26)². False hit: a = 1/2,
-    b = −1/4: ξ = −(1/4) / (5/16) = −4/5, (1/10)². Two rejections: a = −1/2, b = −1/4: ξ = 4/5, (9/10)². Their sum, by
-    N − 1 = 3.
-    """
-    mask = np.array([[1, 0], [0, 0]], dtype=np.uint8)
-    values = SplitScorer(["e_mean", "e_max"]).measure(np.array([[1.0, 1.0], [0.0, 0.0]]), mask).values
-    expected = ((25 / 26) ** 2 + 0.1**2 + 2 * 0.9**2) / 3
-    # 255 thresholds see this map; the lowest predicts everything, where a = 0 everywhere: ξ = 0, 4 · 1/4 / 3.
-    assert values["e_max"] == pytest.approx(expected, abs=1e-12)
-    assert values["e_mean"] == pytest.approx((255 * expected + 1 / 3) / 256, abs=1e-12)
-
-
 def test_s_measure_worked_by_hand():
     """1×4, true [1, 1, 0, 0], predicted [1, 0.5, 0.5, 0].
 
@@ -79,22 +64,3 @@ def test_s_measure_worked_by_hand():
     objects = 1.5 / (0.75**2 + 1 + (1 / 8) ** 0.5)
     regions = (1 + 3 * 0.4) / 4
     assert scored.values["s_measure"] == pytest.approx((objects + regions) / 2, abs=1e-12)
-
-
-def test_weighted_f_worked_by_hand():
-    """One true pixel in the middle of 21 × 21, one predicted at distance 10 in its row: recall 0, so 0; and half a hit.
-
-    With the true pixel at 1 and the far one at 1: TP = 1, FP = 2 − 2^(−10/5) = 1.75, P = 1/2.75, R = 1.
-    """
-    mask = np.zeros((21, 21), dtype=np.uint8)
-    mask[10, 10] = 1
-    prediction = np.zeros((21, 21))
-    prediction[10, 20] = 1.0
-    scorer = SplitScorer(["weighted_f"])
-    # A miss whose error, spread over everything, blurs to 1: recall 0.
-    assert scorer.measure(prediction, mask).values["weighted_f"] == pytest.approx(0.0, abs=1e-6)
-    prediction[10, 10] = 1.0
-    precision = 1 / 2.75
-    assert scorer.measure(prediction, mask).values["weighted_f"] == pytest.approx(
-        2 * precision / (1 + precision), abs=1e-6
-    )
