@@ -45,11 +45,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
         instance: T = _adapter(cast("Any", cls)).validate_python(dict(values))
     except ValueError as error:
         field, message, value, _ = _first(error)
-        if not field:
-            raise UsageError(f"{where}: {message}") from error
-        if isinstance(value, Mapping):  # a whole table; the message names the field in it
-            raise UsageError(f"{where}: {field}: {message}") from error
-        raise UsageError(f"{where}: {field}={shortened(repr(value))} {message}") from error
+        of_table = isinstance(value, Mapping)  # whose message names the field in it
+        what = f"{field}: " if of_table else f"{field}={shortened(repr(value))} "
+        raise UsageError(f"{where}: {what if field else ''}{message}") from error
     for key, value in values.items():
         if _is_coerced(value, getattr(instance, key)):
             raise UsageError(f"{where}: {key}={shortened(repr(value))} has true or false where something else belongs")

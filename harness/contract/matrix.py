@@ -65,13 +65,11 @@ def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = Non
     unknown method or backbone."""
     row: dict[str, Any] = {"method": METHODS.resolve(name), "backbone": backbone}
     failures: dict[str, str] = {}
-    stage = "import"
     try:
         method = METHODS.get(row["method"])
-        stage = "configuration"
         config = method_config(row["method"], dict(options or {}))
     except (UsageError, MethodError) as error:
-        return Capability(**row, failures={stage: str(error)})
+        return Capability(**row, failures={"configuration": str(error)})
     for tiny in CONTRACT_BACKBONES:
         case = ContractCase(method=method, config=config, backbone=tiny)
         for clause in (clause for clause in CHECKS if clause not in method.lacks):

@@ -21,7 +21,7 @@ from harness.dispatch.attempts import Holder
 from harness.dispatch.run_states import FINISHED, INTERRUPTED, RUNNING, RunState, ShowStates, clock, survey, time_left
 from harness.dispatch.slurm import SlurmExecutor
 from harness.dispatch.supervise import Assignment, StopSignals, last_words, supervise
-from harness.dispatch.sweeps import AGAIN, PYTHON_OPTIONS, WORKER, create_sweep, freeze
+from harness.dispatch.sweeps import AGAIN, PYTHON_OPTIONS, WORKER, create_sweep
 from harness.dispatch.target import Target
 from harness.planning.plan import Plan
 from harness.planning.request import Job
@@ -49,7 +49,6 @@ class LocalExecutor:
         is_inline = self.target.executor == "inline"
         settings = {"workers": self.target.workers, "devices": list(self.target.devices)}
         with writing_to(f"{self.results}", then=AGAIN):
-            frozen, jobs = (Path(), jobs) if is_inline else freeze(self.results, jobs)
             self.sweep = create_sweep(
                 self.results,
                 jobs,
@@ -57,7 +56,7 @@ class LocalExecutor:
                 allowed=sys.maxsize >> 1 if is_inline else LOCAL_ATTEMPTS,
                 command=command,
                 later=later,
-                snapshot="" if is_inline else str(frozen),
+                frozen=not is_inline,
                 settings=settings,
             )
         for number in range(0 if is_inline else min(self.target.workers, len(jobs))):

@@ -136,7 +136,7 @@ def survey(
     latest: dict[str, tuple[Sweep, int]] = {}
     for sweep in sweeps.values():
         latest |= {run.key: (sweep, line) for line, run in enumerate(sweep.runs)}
-    quiet = {sweep.id for sweep in sweeps.values() if _is_quiet(sweep)}
+    quiet = {sweep.id for sweep in sweeps.values() if _is_quiet(sweep, problems)}
     tasks = {(sweep.id, line): (array, task) for sweep in sweeps.values() for line, array, task in sweep.slots()}
     runs = {}
     for key, (sweep, line) in latest.items():
@@ -177,12 +177,7 @@ def _state_of(
     if record is not None and settles(record, replaces=run.replaces):
         log = log_path(folder, record.attempts) if record.attempts else None
         return replace(_of_record(record), **names_of_run(run), sweep=sweep.id, task=task, log=log)
-    past = []
-    try:
-        past = attempts(folder)
-    except OSError as error:
-        problems[folder] = error.strerror or str(error)
-    last = past[-1] if past else None
+    last = next(reversed(_attempts(folder, problems)), None)
     silent = silent_s(folder, last) if last else 0.0
     state, message = _unfinished(sweep, task, last, queued, queried=queue is not None, quiet=quiet, silent=silent)
     number = last.number if last else record.attempts if record else 0
@@ -202,19 +197,22 @@ def _state_of(
     )
 
 
-def _is_quiet(sweep: Sweep) -> bool:
+def _is_quiet(sweep: Sweep, problems: dict[Path, str]) -> bool:
     """Whether the command that made a sweep cannot be looked up, since it ran on another machine or before a reboot, and the sweep has
     shown no life for an hour. No submission takes that long, and a run that works shows life every minute."""
     if sweep.ended or sweep.submitter.alive() is not None or time.time() - sweep.created < QUIET_S:
         return False
-    if sweep.executor == "slurm":
-        return True
-    for run in sweep.runs:
-        folder = state_folder(sweep.results, run.key)
-        with contextlib.suppress(OSError):
-            if any(silent_s(folder, attempt) <= QUIET_S for attempt in attempts(folder)):
-                return False
-    return True
+    folders = [state_folder(sweep.results, run.key) for run in sweep.runs if sweep.executor != "slurm"]
+    return all(silent_s(folder, attempt) > QUIET_S for folder in folders for attempt in _attempts(folder, problems))
+
+
+def _attempts(folder: Path, problems: dict[Path, str]) -> list[Attempt]:
+    """The attempts of a run; a folder that cannot be read goes to ``problems``."""
+    try:
+        return attempts(folder)
+    except OSError as error:
+        problems[folder] = error.strerror or str(error)
+        return []
 
 
 def _unfinished(

@@ -30,7 +30,6 @@ from harness.dispatch.sweeps import (
     Array,
     Sweep,
     create_sweep,
-    freeze,
     read_sweeps,
 )
 from harness.dispatch.target import ClusterProfile, Shape, minutes
@@ -158,7 +157,6 @@ class SlurmExecutor:
             if not jobs:
                 return elsewhere
             jobs = sorted(jobs, key=lambda job: [*shapes.values()].index(shapes[job.run.key]))
-            frozen, jobs = freeze(self.results, jobs)
             groups = [shapes[job.run.key] for job in jobs]
             sweep = create_sweep(
                 self.results,
@@ -168,7 +166,7 @@ class SlurmExecutor:
                 later=later,
                 request=self.request,
                 user=user_name(),
-                snapshot=str(frozen),
+                frozen=True,
                 settings=asdict(self.profile),
                 allowed=self.profile.max_attempts,
                 arrays=tuple(self._arrays(groups)),
@@ -359,20 +357,14 @@ exit $status
 
 def refusal(text: str, done: Sequence[str], *, of: int) -> str:
     """One line: sbatch's answer, what was submitted before, and what to do."""
-    hints = {
-        "feature": "give the nodes by a feature that sinfo -o '%P %f' lists with --set cluster.constraint=NAME, or leave it out",
-        **dict.fromkeys(
-            ("generic resource", "gres"), "name the GPUs as sinfo -o '%P %G' does with --set cluster.gres=gpu:1"
-        ),
-        "qos": "your quota or its QOS forbids it; wait, use --set cluster.max_array_size=N or --set cluster.qos=NAME",
-        "partition": "choose one of sinfo's with --set cluster.partition=NAME",
-        "time limit": "lower it with --set cluster.time=2h; a run continues from its checkpoint",
-        "account": "set it with --set cluster.account=NAME",
-        "array spec": "lower it with --set cluster.max_array_size=N, below the cluster's MaxArraySize",
-        "memory": "lower it with --set cluster.mem=16G",
-        "node configuration": "no node has so many CPUs, GPUs or so much memory; lower them with --set cluster.KEY=VALUE",
-    }
-    default = "nothing is lost; fix it and repeat the command"
-    hint = next((hint for word, hint in hints.items() if word in text.lower()), default)
+    keys = {
+        "feature": "constraint", "generic resource": "gres", "gres": "gres", "qos": "qos", "partition": "partition", "time limit": "time",
+        "account": "account", "array spec": "max_array_size", "memory": "mem", "node configuration": "KEY",
+    }  # fmt: skip
+    key = next((key for word, key in keys.items() if word in text.lower()), "")
+    advice = (
+        f"change it with --set cluster.{key}=VALUE (sinfo -o '%P %f %G %l' lists what nodes have), or wait for a quota"
+    )
+    hint = advice if key else "nothing is lost; fix it and repeat the command"
     submitted = f"{len(done)} of {of} arrays are submitted ({', '.join(done)})" if done else "nothing was submitted"
     return f"{text}; {submitted}; {hint}"

@@ -1,8 +1,8 @@
 """A sweep on disk: runs that were submitted together, and the frozen code that they run, however the tree is edited later.
 
 ``ROOT/sweeps/<id>/`` holds ``sweep.json`` (who submitted what with which code, and the cluster's job ids), ``jobs.jsonl`` (a run a
-line) and ``logs``. The frozen code is in ``ROOT/snapshots/<hash>``. What is queued is on no disk: it is what squeue lists under the
-names of the arrays. A results folder may come from elsewhere, so every file is checked when it is read.
+line), ``logs`` and ``code/<hash>``, the frozen code. What is queued is on no disk: it is what squeue lists under the names of the arrays.
+A results folder may come from elsewhere, so every file is checked when it is read, and no code that lies in it is used by a new sweep.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from harness.planning.request import Job
 from harness.system.errors import UsageError
 from harness.system.files import own_folder, read_regular, write_atomically
 from harness.system.machine import code_version
-from harness.system.text import printable_line
 
 LARGEST_JOBS = 512 << 20
 """Bytes of the jobs of one sweep: a job of 4 kB, at most 100,000 of them."""
@@ -78,15 +77,6 @@ class PlannedRun(NamedRun):
     before: int = 0
     replaces: str = ""
     job: dict[str, Any] = field(repr=False)
-
-    def unpacked(self, results: Path) -> Job:
-        """The job, with all that a worker needs. Raises ValueError or another: it is damaged, or names another folder than ``results``."""
-        job = Job.from_json(self.job)
-        if job.run.key != self.key:
-            raise ValueError("its key is another run's")
-        if Path(job.results).resolve() != results.resolve():
-            raise ValueError(f"its runs belong to {job.results}")
-        return job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +190,15 @@ class Sweep:
                 yield line, number, (line - array.first) // max(1, array.per_task)
 
     def job(self, line: int) -> Job:
-        """One run with all that a worker needs. Raises UsageError: the line is damaged, or names another results folder."""
+        """One run with all that a worker needs. Raises UsageError: the line is damaged, or its job is another run's or of another results
+        folder."""
         try:
-            return self.runs[line].unpacked(self.results)
+            job = Job.from_json(self.runs[line].job)
+            if job.run.key != self.runs[line].key or Path(job.results).resolve() != self.results.resolve():
+                raise ValueError(f"its job is run {job.run.key} in {job.results}")
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise _unreadable(self.folder / "jobs.jsonl", error) from error
+        return job
 
     def save(self) -> Sweep:
         content = asdict(self)
@@ -226,28 +220,33 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
     )
 
 
-def create_sweep(results: Path, jobs: Sequence[Job], *, executor: str, allowed: int, **fields: Any) -> Sweep:
-    """Write a new sweep, which may attempt each run ``allowed`` times; ``fields`` are those of `Sweep`. Raises UsageError: the record of
-    a run cannot be read for now."""
+def create_sweep(
+    results: Path, jobs: Sequence[Job], *, executor: str, allowed: int, frozen: bool = False, **fields: Any
+) -> Sweep:
+    """Write a new sweep, which may attempt each run ``allowed`` times; ``fields`` are those of `Sweep`. ``frozen``: with a copy of the code
+    (`freeze`). Raises UsageError: the record of a run cannot be read for now, or the package holds more than code."""
     now = time.time()
     stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(1000 * now) % 1000:03d}"
     folder = results / "sweeps" / f"{stamp}{secrets.token_hex(2)}"  # later ones have later names
     own_folder(folder / "logs")
-    lines = []
-    for job in jobs:
-        past, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
-        before = past[-1].number if past else 0
-        planned = PlannedRun(
-            **names_of_run(job.run),
-            before=before,
-            limit=before + allowed,
-            replaces=record_fingerprint(standing) if standing is not None else "",
-            job=job.as_json(),
-        )
-        lines.append(json.dumps(asdict(planned)) + "\n")
-    write_atomically(folder / "jobs.jsonl", "".join(lines))
-    fields |= {"folder": folder, "created": now, "submitter": Holder.here(), "code": code_version()}
-    return Sweep(executor=executor, **fields).save()
+    try:
+        if frozen:
+            fields["snapshot"], jobs = freeze(folder, jobs)
+        lines = [json.dumps(asdict(_planned(results, job, allowed=allowed))) + "\n" for job in jobs]
+        write_atomically(folder / "jobs.jsonl", "".join(lines))
+        fields |= {"folder": folder, "created": now, "submitter": Holder.here(), "code": code_version()}
+        return Sweep(executor=executor, **fields).save()
+    except BaseException:  # a full disk or Ctrl-C must not leave half a copy at every try
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _planned(results: Path, job: Job, *, allowed: int) -> PlannedRun:
+    past, standing = attempts(state_folder(results, job.run.key)), RecordStore(results).find(job.run.key)
+    before = past[-1].number if past else 0
+    replaces = record_fingerprint(standing) if standing is not None else ""
+    names = names_of_run(job.run)
+    return PlannedRun(**names, before=before, limit=before + allowed, replaces=replaces, job=job.as_json())
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -298,56 +297,23 @@ PYTHON_OPTIONS = "-uB"
 """Of a worker's Python: output at once, and no byte code in the frozen code, which stays file for file what was taken."""
 
 
-def freeze(results: Path, jobs: Sequence[Job]) -> tuple[Path, list[Job]]:
-    """Copy the package, uncommitted changes included, and the jobs' plug-ins to ``results/snapshots/<hash of the content>``. The same
-    code is copied once.
+def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[str, list[Job]]:
+    """Copy the package, uncommitted changes included, and the jobs' plug-ins to ``folder/code/<hash of the content>``.
 
     Returns:
-        The copy, and the jobs with their plug-ins in it.
+        The path of the copy, and the jobs with their plug-ins in it.
 
     Raises:
-        UsageError: the folder was altered since it was written, so that other code would run, or the package holds more than code.
+        UsageError: the package holds more than code.
     """
     plugins = tuple(dict.fromkeys(plugin for job in jobs for plugin in job.plugins))
     contents = contents_of_command(plugins)
-    target = results / "snapshots" / code_digest(contents)
-    if not os.path.lexists(target):
-        temporary = own_folder(target.parent) / f".{target.name}.{secrets.token_hex(8)}"
-        try:
-            for name, content in contents.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).write_bytes(content)
-            os.rename(temporary, target)
-        except BaseException as error:  # a full disk or Ctrl-C must not leave half a copy at every try
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not isinstance(error, OSError) or not target.is_dir():
-                raise
-    if altered := _altered(own_folder(target), contents):
-        raise UsageError(
-            f"the frozen code in {target} was altered since it was taken ({printable_line(altered)}); move that folder away"
-        )
+    target = folder / "code" / code_digest(contents)
+    for name, content in contents.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(content)
     moved = {plugin: str(target / _plugin(number, plugin)) for number, plugin in enumerate(plugins)}
-    return target, [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
-
-
-def _altered(folder: Path, contents: Mapping[str, bytes]) -> str:
-    """The first file of a snapshot that is not in ``contents``, is missing or differs; empty where all are equal.
-
-    The folder may come from elsewhere, and Python would import what lies in it: a ``torch.py`` first of all, or byte code in place of
-    its source.
-    """
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    }
-    for name in sorted(found.keys() | contents.keys()):
-        try:
-            if name not in contents or read_regular(folder / name, largest=LARGEST_CODE) != contents[name]:
-                return name
-        except ValueError:  # missing, a link or a pipe
-            return name
-    return ""
+    return str(target), [replace(job, plugins=tuple(moved[plugin] for plugin in job.plugins)) for job in jobs]
 
 
 @functools.cache

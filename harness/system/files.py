@@ -44,7 +44,7 @@ def _problem(name: str) -> str:
     return ""
 
 
-SHARED = frozenset({"records", "state", "sweeps", "snapshots", "cache", "cost", "tables", "site", "figures"})
+SHARED = frozenset({"records", "state", "sweeps", "cache", "cost", "tables", "site", "figures"})
 """All folders of a results folder that are written into. The path to a results folder may have links; these folders and what is below
 them may not."""
 _TAIL = 2**20

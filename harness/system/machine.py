@@ -69,13 +69,8 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_name(device: str) -> str:
-    """The model of one of `visible_gpus`, as torch names it; empty where it is not known."""
-    if device.startswith("MIG-"):  # the slices of a GPU are listed below it
-        slice_of = rf"(?m)^GPU \d+: (.*) \(UUID.*(?:\nMIG.*)*?\n(MIG \S+) .*{re.escape(device)}"
-        found = re.search(slice_of, "\n".join(_nvidia_smi("-L")))
-        return " ".join(found.groups()) if found else ""
-    selection = [f"--id={device}"] if device.isdigit() else []
-    return next(iter(_nvidia_smi("--query-gpu=name", "--format=csv,noheader", *selection)), "")
+    """The model of one of `visible_gpus`, as torch names it; empty where it is not known, such as that of a slice."""
+    return next(iter(_nvidia_smi("--query-gpu=name", "--format=csv,noheader", f"--id={device}")), "")
 
 
 def gpu_driver() -> str:

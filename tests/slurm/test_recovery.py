@@ -150,7 +150,7 @@ def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_p
     wait_until(lambda: finished(results), "the run to finish")
     record = only_record(results)
     assert numbers(record) == numbers(reference)
-    (snapshot,) = (results / "snapshots").iterdir()
+    (snapshot,) = results.glob("sweeps/*/code/*")
     assert record["environment"]["snapshot"] == snapshot.name[:12]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.case import ContractCase, Violation, logits
+from harness.contract.case import ContractCase, Violation
 from harness.contract.checks import CHECKS
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import MergeReport, Method
@@ -262,23 +262,6 @@ def test_the_method_that_the_broken_ones_start_from_is_right() -> None:
     subject = ContractCase(method=_Added, config=LoRAConfig())
     for check in CHECKS.values():
         check(subject)
-
-
-def test_no_clause_sees_what_another_does_to_its_model() -> None:
-    subject = ContractCase(method=_Added, config=LoRAConfig())
-    (first, merging), (other, resting), (_, third) = subject.trained(), subject.trained(), subject.trained()
-    before, plain = logits(other, subject.images), logits(subject.plain(), subject.images)
-    assert not torch.equal(before, plain)
-    merging.merge("exact")
-    first.requires_grad_(True)
-    with torch.no_grad():
-        for tensor in (*first.parameters(), *first.buffers()):
-            tensor.zero_()
-    assert torch.equal(logits(other, subject.images), before)
-    assert torch.equal(logits(subject.plain(), subject.images), plain)
-    assert resting.segmenter is other
-    assert resting.state().keys() == third.state().keys() == subject.training.state.keys()
-    assert all(torch.equal(tensor, subject.training.state[name]) for name, tensor in third.state().items())
 
 
 class _Normalises(_Added):

@@ -7,7 +7,6 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -107,19 +106,6 @@ def test_an_option_may_be_negative_and_a_measured_number_not(record, tmp_path: P
     assert not CostStore(tmp_path / "0").sessions()[1]
     assert "step_seconds.total.0 is negative" in next(iter(CostStore(tmp_path / "1").sessions()[1].values()))
     assert "no clock" in next(iter(CostStore(tmp_path / "2").sessions()[1].values())), "nothing is a ratio to no time"
-
-
-def test_the_key_keeps_apart_what_differs() -> None:
-    base: dict[str, Any] = {
-        "device": "a", "driver": "", "threads": 2, "torch": "2", "precision": "fp32", "backbone": "tiny",
-        "image_size": 64, "batch": 1, "task": "binary",
-    }  # fmt: skip
-    other: dict[str, Any] = {
-        "device": "b", "threads": 1, "torch": "3", "precision": "bf16", "backbone": "vit_b", "image_size": 128,
-        "batch": 2, "options": {"fused_attention": False},
-    }  # fmt: skip
-    keys = {Comparability(**{**base, name: value}).key for name, value in other.items()}
-    assert len({Comparability(**base).key, *keys}) == 1 + len(other)
 
 
 def test_the_key_knows_classes_mask_tokens_and_accumulation_and_leaves_binary_sessions_theirs() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import time
 from dataclasses import replace
@@ -13,7 +12,6 @@ import pytest
 from harness.dispatch import attempts as module
 from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
 from harness.system import files
-from harness.system.errors import UsageError
 from harness.system.files import create_exclusively
 from tests.harness.dispatch.helpers import gone
 from tests.values import on_linux
@@ -109,14 +107,6 @@ def test_the_hours_of_a_start_are_those_up_to_its_last_sign_of_life(tmp_path, mo
     assert attempts(tmp_path) == [attempt]
 
 
-def test_an_end_without_a_date_lasts_to_the_last_heartbeat(tmp_path):
-    lease = Lease.acquire(tmp_path, holder=Holder.here())
-    (tmp_path / "attempt.1.end.json").write_text('{"end": "finished"}')
-    (attempt,) = attempts(tmp_path)
-    assert (attempt.end, attempt.detail, attempt.ended, attempt.hours) == ("finished", "", 0.0, 0.0)
-    assert attempt.seen == lease.attempt.seen
-
-
 def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):
     lease = Lease.acquire(tmp_path, holder=elsewhere(), lease_s=0.1)
     Lease.acquire(tmp_path, holder=Holder.here(), lease_s=0.1)
@@ -130,35 +120,6 @@ def test_a_run_that_is_to_be_given_up_is_not_started(tmp_path):
     with pytest.raises(Exhausted):
         Lease.acquire(tmp_path, holder=Holder.here(), over=lambda starts: len(starts) == 2)
     assert len(attempts(tmp_path)) == 2
-
-
-def contend(folder, barrier, winners):
-    barrier.wait()
-    try:
-        lease = Lease.acquire(folder, holder=Holder.here(), lease_s=0.2)
-    except Held:
-        return
-    winners.put((lease.attempt.number, os.getpid()))
-    barrier.wait(timeout=20)  # alive until all have tried
-
-
-def test_of_many_contenders_for_a_dead_holders_lease_one_wins(tmp_path):
-    context = multiprocessing.get_context("fork")
-    rounds = []
-    processes = []
-    for name in "abcde":
-        Lease.acquire(tmp_path / name, holder=elsewhere(), lease_s=0.1)
-        rounds.append(winners := context.Queue())
-        arguments = (tmp_path / name, context.Barrier(8), winners)
-        processes += [context.Process(target=contend, args=arguments) for _ in range(8)]
-    for process in processes:
-        process.start()
-    assert [winners.get(timeout=120)[0] for winners in rounds] == [2] * 5
-    time.sleep(0.6)
-    assert all(winners.empty() for winners in rounds)
-    for process in processes:
-        process.kill()
-        process.join()
 
 
 def test_a_contender_between_look_and_creation_wins(tmp_path, monkeypatch):
@@ -206,15 +167,6 @@ def test_creation_is_exclusive_and_whole(tmp_path, monkeypatch, links):
     assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_what_has_the_name_of_the_next_attempt_and_is_none_ends_the_search(tmp_path):
-    Lease.acquire(tmp_path, holder=Holder.here()).release("finished")
-    for end in ("json", "end.json"):
-        (tmp_path / f"attempt.1.{end}").rename(tmp_path / f"attempt.999999.{end}")
-    (tmp_path / "attempt.1000000.json").write_text("{}")
-    with pytest.raises(UsageError, match="in the way"):
-        Lease.acquire(tmp_path, holder=Holder.here())
-
-
 @pytest.fixture
 def hidden(monkeypatch):
     """A live process of another user below a /proc that is mounted with hidepid."""
@@ -235,6 +187,13 @@ def test_a_process_lives_until_it_is_gone_or_another_has_its_number():
     assert gone().alive() is False
     assert replace(here, pid=10**12 - 1).alive() is False
     assert replace(here, boot="another").alive() is None
+
+
+def test_without_proc_a_process_that_is_gone_is_known_to_be(monkeypatch):
+    dead = gone()
+    monkeypatch.setattr(module, "_ticks", lambda pid: None)
+    assert dead.alive() is False
+    assert Holder.here().alive() is None, "its heartbeat decides"
 
 
 @on_linux

@@ -16,7 +16,7 @@ import pytest
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
-from harness.dispatch.run_jobs import RETRY_CLASSES, LocalExecutor, at_work, display, make_executor, run_jobs, to_start
+from harness.dispatch.run_jobs import RETRY_CLASSES, at_work, display, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
 from harness.dispatch.target import target_of
 from harness.planning.request import Job
@@ -134,15 +134,6 @@ def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
     assert attempts(state_folder(tmp_path, job.run.key))[0].end == "interrupted"
     assert run(Plan(jobs=(job,)), tmp_path) == {}
     assert starts(tmp_path, job.run.key)[1] > 0
-
-
-def test_interrupted_runs_are_named_with_what_to_do(tmp_path, monkeypatch, capsys):
-    jobs = [make_job(tmp_path, seed=seed) for seed in range(5)]
-    states = {job.run.key: state(job.run.key, "interrupted" if seed else "OK") for seed, job in enumerate(jobs)}
-    monkeypatch.setattr(LocalExecutor, "wait", lambda self, *, on_change: states)
-    assert set(run(Plan(jobs=tuple(jobs)), tmp_path)) == {job.run.key for job in jobs[1:]}
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("4 runs left: lora on leaf, seed 0; ")
 
 
 def test_the_debugging_executor_leaves_alone_what_another_process_runs_or_finished(tmp_path, inline):

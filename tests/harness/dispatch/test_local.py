@@ -91,7 +91,7 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     assert len({attempts(state_folder(tmp_path, job.run.key))[0].holder.pid for job in jobs}) > 1
     record = record_of(tmp_path, jobs[0].run.key)
     assert record.attempts == 1
-    (frozen,) = (tmp_path / "snapshots").glob(record.environment["snapshot"] + "*")
+    (frozen,) = tmp_path.glob(f"sweeps/*/code/{record.environment['snapshot']}*")
     assert (frozen / "harness" / "experiment" / "experiment.py").read_bytes() == STANDIN.read_bytes()
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import sys
@@ -374,6 +373,17 @@ def test_a_record_counts_all_attempts_up_to_now(tmp_path, monkeypatch):
     assert record.environment == {"torch": "2", "commit": "c", "snapshot": "abc"}
 
 
+EPOCH = {
+    "stage": "training",
+    "kind": "epoch",
+    "epoch": 1,
+    "epochs": 2,
+    "loss": 0.25,
+    "rate": 0.00012345,
+    "seconds": 1.23,
+}
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
@@ -381,31 +391,12 @@ def test_a_record_counts_all_attempts_up_to_now(tmp_path, monkeypatch):
         ({"stage": "test best", "split": "test", "images": 8}, "test best on test, 8 images"),
         ({"stage": "merging (exact)"}, "merging (exact)"),
         ({"stage": "training", "kind": "note", "text": "continues in epoch 2"}, "continues in epoch 2"),
+        (EPOCH, "epoch 1/2: loss 0.2500, rate 0.000123, 1.2 s"),
+        ({**EPOCH, "metrics": {"dice": 0.5}}, "epoch 1/2: loss 0.2500, validation dice 0.5000, rate 0.000123, 1.2 s"),
     ],
 )
-def test_stages_and_notes_are_lines_and_single_updates_none(content: dict, line: str) -> None:
+def test_stages_epochs_and_notes_are_lines_and_single_updates_none(content: dict, line: str) -> None:
     assert log_line(content) == line
-
-
-def test_the_lines_of_a_run_hold_its_epochs_as_its_record_does(tmp_path: Path) -> None:
-    from harness.experiment.experiment import run_experiment  # torch, which the forks of other tests do without
-    from tests.harness.planned import job_of
-
-    rules = {"image_size": 64, "epochs": 2, "train_limit": 4, "val_limit": 2, "test_limit": 2, "select_every": 2}
-    logged: list[str] = []
-    job = job_of(tmp_path, "decoder", **rules)
-    record = run_experiment(job, progress=lambda content: logged.append(log_line(content)))
-    lines = [
-        match
-        for line in logged
-        if (match := re.fullmatch(r"epoch (\d)/2: loss ([\d.]+), (.*)rate (\S+), ([\d.]+) s", line))
-    ]
-    assert [(int(line[1]), float(line[2]), float(line[4])) for line in lines] == [
-        (epoch["epoch"], round(epoch["loss"], 4), float(f"{epoch['lr']:.3g}")) for epoch in record.history
-    ]
-    validated = record.history[1]["val"]["s_measure"]
-    assert [line[3] for line in lines] == ["", f"validation s_measure {validated:.4f}, "]
-    assert "test best on test, 2 images" in logged
 
 
 def attempt(number, end):
@@ -446,21 +437,6 @@ def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_starts_at_the_b
     past = [attempt(number, end) for number, end in enumerate(ends, start=1)]
     reason = assigned(make_job(tmp_path), **{"limit": 10, **options}).verdict(past)
     assert (reason and reason[0]) == verdict
-
-
-@pytest.mark.parametrize(("end", "code"), [("interrupted", "TIMEOUT"), ("OOM", "OOM"), ("killed", "ERROR")])
-def test_a_run_that_is_given_up_gets_a_record_with_its_reason_and_hours(tmp_path, monkeypatch, end, code):
-    run = assigned(make_job(tmp_path), limit=2, snapshot="/snapshots/abc")
-    for begin, seconds, how in ((1000.0, 1800.0, "killed"), (9000.0, 900.0, end)):
-        monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda begin=begin: begin)
-        lease = Lease.acquire(run.folder, holder=Holder.here(), gpus=2)
-        monkeypatch.setattr("harness.dispatch.attempts.time.time", lambda end=begin + seconds: end)
-        lease.release(how, "why")  # type: ignore[arg-type]
-    record = run.give_up()
-    assert record is not None
-    assert RecordStore(tmp_path).read(run.job.run.key) == record
-    assert (record.code, record.attempts, record.environment) == (code, 2, {"snapshot": "abc"})
-    assert record.cost["gpu_hours"] == 1.5
 
 
 def test_a_success_that_came_while_a_run_was_given_up_stands(tmp_path):

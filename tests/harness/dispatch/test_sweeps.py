@@ -19,7 +19,7 @@ from harness.dispatch.sweeps import (
     LARGEST_CODE,
     PYTHON_OPTIONS,
     WORKER,
-    Array,
+    create_sweep,
     freeze,
     read_sweep,
     read_sweeps,
@@ -45,12 +45,6 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
     ]  # fmt: skip
     assert (read.lease_s, read.results, read.environment["snapshot"]) == (30.0, tmp_path, "abc")
     assert read.names == [f"harness-{read.id}-0"]
-
-
-def test_a_task_has_the_lines_of_its_array(tmp_path):
-    arrays = (Array(first=0, runs=5, per_task=2, job="7"), Array(first=5, runs=2, job="8"))
-    sweep = submitted(tmp_path, [make_job(tmp_path, seed=seed) for seed in range(7)], arrays=arrays)
-    assert list(sweep.slots()) == [(0, 0, 0), (1, 0, 0), (2, 0, 1), (3, 0, 1), (4, 0, 2), (5, 1, 0), (6, 1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -125,43 +119,27 @@ def test_a_run_is_settled_by_a_success_or_by_another_failure_than_the_one_replac
     assert settles(success, replaces=record_fingerprint(success))
 
 
-def test_the_same_code_is_frozen_once_and_other_code_apart(tmp_path, monkeypatch):
-    first, jobs = freeze(tmp_path, [make_job(tmp_path)])
-    assert jobs == [make_job(tmp_path)]
-    assert (first / "harness" / "methods" / "lora.py").is_file()
-    assert not list(first.rglob("__pycache__"))
-    assert freeze(tmp_path, jobs)[0] == first
+def test_each_sweep_has_a_copy_of_its_own_whose_name_is_its_contents(tmp_path, monkeypatch):
+    first, second = (
+        create_sweep(tmp_path, [make_job(tmp_path)], executor="local", allowed=1, command="", frozen=True)
+        for _ in range(2)
+    )
+    assert first.snapshot != second.snapshot
+    assert Path(first.snapshot).name == Path(second.snapshot).name
+    assert first.job(0) == make_job(tmp_path)
+    assert (Path(first.snapshot) / "harness" / "methods" / "lora.py").is_file()
+    assert not list(first.folder.rglob("__pycache__"))
     contents = {**module.contents_of_command(()), "harness/new.py": b""}
     monkeypatch.setattr(module, "contents_of_command", lambda plugins=(): contents)
-    assert freeze(tmp_path, jobs)[0] != first
-    assert len(list((tmp_path / "snapshots").iterdir())) == 2
+    other = create_sweep(tmp_path, [make_job(tmp_path)], executor="local", allowed=1, command="", frozen=True)
+    assert Path(other.snapshot).name != Path(first.snapshot).name
 
 
-@pytest.mark.parametrize(
-    "planted",
-    ["torch.py", "harness/run.py", "harness/__pycache__/run.cpython-311.pyc", "harness/run.pyc", "plugins/0/mine.py"],
-)
-def test_frozen_code_with_anything_edited_or_added_is_refused(tmp_path, planted):
-    frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
-    (frozen / planted).parent.mkdir(parents=True, exist_ok=True)
-    assert freeze(tmp_path, [make_job(tmp_path)])[0] == frozen
-    (frozen / planted).write_text("print('mine')\n")
-    with pytest.raises(UsageError, match=rf"altered.*{planted}"):
-        freeze(tmp_path, [make_job(tmp_path)])
-
-
-@pytest.mark.parametrize("link", ["snapshots", "snapshots/HASH", "snapshots/HASH/harness", "snapshots/HASH/torch"])
-def test_frozen_code_behind_a_link_is_not_taken(tmp_path, link):
-    frozen, _ = freeze(tmp_path / "elsewhere", [make_job(tmp_path)])
-    if not link.endswith("HASH"):
-        freeze(tmp_path, [make_job(tmp_path)])
-    path = tmp_path / link.replace("HASH", frozen.name)
-    if path.is_dir():
-        path.rename(tmp_path / "away")
-    path.parent.mkdir(exist_ok=True)
-    path.symlink_to(tmp_path / "elsewhere" / link.replace("HASH", frozen.name).replace("torch", "harness"))
-    with pytest.raises((UsageError, OSError), match=r"altered|link"):
-        freeze(tmp_path, [make_job(tmp_path)])
+def test_a_submission_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "code_version", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        create_sweep(tmp_path, [make_job(tmp_path)], executor="local", allowed=1, command="", frozen=True)
+    assert not list((tmp_path / "sweeps").iterdir())
 
 
 def test_plug_ins_are_frozen_with_it_under_their_own_names(tmp_path):
@@ -173,17 +151,18 @@ def test_plug_ins_are_frozen_with_it_under_their_own_names(tmp_path):
     frozen, moved = freeze(tmp_path, jobs)
     texts = [Path(job.plugins[0]).read_text() for job in moved]
     assert texts == ["VALUE = 0\n", "VALUE = 1\n"]
-    assert all(job.plugins[0].startswith(str(frozen)) for job in moved)
+    assert all(job.plugins[0].startswith(frozen) for job in moved)
 
 
 def test_a_worker_imports_the_frozen_code_whatever_is_installed_and_wherever_it_is_started(tmp_path):
     frozen, _ = freeze(tmp_path, [make_job(tmp_path)])
-    (frozen / "harness" / "dispatch" / "worker.py").write_text("def main():\n    print(__file__)\n    return 0\n")
+    worker = Path(frozen) / "harness" / "dispatch" / "worker.py"
+    worker.write_text("def main():\n    print(__file__)\n    return 0\n")
     (tmp_path / "harness.py").write_text("raise RuntimeError('of the working folder')\n")
-    command = [sys.executable, PYTHON_OPTIONS, str(frozen / WORKER)]
+    command = [sys.executable, PYTHON_OPTIONS, str(Path(frozen) / WORKER)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(frozen / "harness" / "dispatch" / "worker.py")
-    assert not list(frozen.rglob("__pycache__"))
+    assert done.stdout.strip() == str(worker)
+    assert not list(Path(frozen).rglob("__pycache__"))
 
 
 def test_a_folder_with_more_than_code_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from harness.dispatch import supervise as module
-from harness.dispatch.attempts import Holder, Lost
+from harness.dispatch.attempts import Holder
 from harness.dispatch.supervise import INTERRUPTED_STATUS, StopSignals, watch
 
 HARD_LIMIT_S = 20.0
@@ -110,10 +110,6 @@ def killed(process: int) -> None:
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
 
 
-def test_an_end_of_the_child_is_its_own(child, clock):
-    assert watched(child(lambda: os._exit(7))) == (7, False)
-
-
 def test_the_lease_beats_six_times_while_it_lasts_and_a_full_disk_ends_nothing(child, clock):
     pid = child(deaf)
     nothing, full = (lambda: None), fails(OSError(28, "No space left on device"))
@@ -121,11 +117,6 @@ def test_the_lease_beats_six_times_while_it_lasts_and_a_full_disk_ends_nothing(c
     assert watched(pid, heart=heart, lease_s=60.0) == (-signal.SIGKILL, False)
     gaps = [after - before for before, after in itertools.pairwise([0.0, *heart.beats])]
     assert gaps == [11.0] * 4  # the first look after ten seconds
-
-
-def test_a_lease_that_is_lost_is_raised(child, clock):
-    with pytest.raises(Lost):
-        watched(child(deaf), heart=Heart(clock, fails(Lost("overtaken"))), lease_s=60.0)
 
 
 def test_a_request_to_stop_reaches_the_child(child, clock):
