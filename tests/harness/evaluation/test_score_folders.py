@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets.base import DatasetError
 from harness.evaluation.conventions import CLASSES, OF_TASK, Conventions
-from harness.evaluation.score_folders import pair_predictions
+from harness.evaluation.score_folders import pair_predictions, score_folders
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
 from tests.harness.evaluation.pairs import blob, soft
@@ -298,3 +299,17 @@ def test_bad_labels_of_several_classes_are_one_line(capsys, tmp_path, name, arra
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_after_a_bad_mask_no_other_is_read(folders, monkeypatch):
+    read = []
+
+    def bad(path):
+        read.append(path)
+        time.sleep(0.05)
+        raise DatasetError("bad")
+
+    monkeypatch.setattr("harness.evaluation.score_folders.affinity", lambda: 1)
+    with pytest.raises(DatasetError, match="bad"):
+        score_folders(*folders, SplitScorer(("iou",), conventions=Conventions()), read_mask=bad)
+    assert len(read) < COUNT / 2

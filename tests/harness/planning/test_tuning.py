@@ -134,6 +134,13 @@ def test_a_run_that_was_there_before_its_choice_is_labelled_as_the_choice_is(tun
     assert records(tmp_path)["0.001/kvasir/1"] == chosen
 
 
+def test_a_choice_from_as_many_runs_is_the_newer_label(tuned: Any, tmp_path: Path) -> None:
+    tuned(best_at(1e-3))
+    tuned(best_at(1e-3), "--tune", "lr=1e-3,1e-2,1e-1")
+    for seed in (0, 1):
+        assert records(tmp_path)[f"0.001/kvasir/{seed}"].run.tuning["grid"] == {"lr": ["1e-3", "1e-2", "1e-1"]}
+
+
 def test_a_choice_from_fewer_runs_takes_no_label_away(tuned: Any, tmp_path: Path) -> None:
     tuned(best_at(1e-3))
     trial, wide = (records(tmp_path)[f"0.001/kvasir/{seed}"] for seed in (0, 1))
