@@ -23,7 +23,7 @@ from harness.datasets.readers.coco import CocoLayout
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.readers.hugging_face import plain_folder
 from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
-from harness.datasets.readers.opening import open_image, upright
+from harness.datasets.readers.opening import open_image
 from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, name_key
 from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, split_by_lists
 
@@ -193,12 +193,13 @@ class OwnBenchmark(FolderBenchmark):
         ignored = labels.get(_IGNORED, IGNORE)
         if colours := decoding.colours_of(self.class_names):
             return decoding.read_colours(path, colours)
+        named = _IGNORED in labels or self.class_names != BINARY
         try:
-            if _IGNORED in labels or self.class_names != BINARY:
+            # 1 with an area to ignore, such as VOC's borders, makes indices of a binary mask too.
+            if named or decoding.object_values(path, num_classes=256) == {1, ignored}:
                 mask = decoding.read_indices(path, num_classes=256)
             else:
-                indices = _with_ignored(path, ignored)
-                mask = super().decode_mask(path) if indices is None else indices
+                mask = super().decode_mask(path)
         except DatasetError as error:
             open_image(path)  # a file that is damaged says so by itself
             raise DatasetError(f"{error}; {_EXPLAINED[self.task]}") from error
@@ -218,14 +219,6 @@ _EXPLAINED = {
     "multiclass": "masks of several classes hold one index per pixel (grey or palette PNG), or the colours that classes.txt gives after "
     "each name, such as crop 0,255,0",
 }
-
-
-def _with_ignored(path: Path, ignored: int) -> decoding.Array | None:
-    """A binary mask of indices that marks an area to ignore, such as VOC's borders; None for any other mask."""
-    image = upright(open_image(path))
-    indices = np.asarray(image)
-    used = set(np.unique(indices).tolist()) if image.mode in ("P", "L") else set()
-    return indices if {1, ignored} <= used <= {0, 1, ignored} else None
 
 
 _OF_LISTS = ("", "splits", "ImageSets/Segmentation")

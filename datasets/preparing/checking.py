@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -87,7 +88,7 @@ def check(benchmark: Benchmark, root: Path, *, progress: Progress) -> Check:
     masks = _masks(benchmark, whole, root) if benchmark.task != "classification" else [_labels(benchmark, splits)]
     verdicts = (
         _pairing(splits, root),
-        _counts(benchmark, splits, root),
+        _counts(benchmark, splits),
         enough_tests(splits),
         *([_left_lying(splits, root)] if benchmark.own else []),
         _groups(benchmark, splits, root),
@@ -115,9 +116,8 @@ def _pairing(splits: Splits, root: Path) -> Verdict:
         f"{_label(images, root)}/ with {_label(masks, root)}" if images != masks else _label(images, root)
         for images, masks in folders
     ]
-    if (more := len(read) - _FOLDERS_NAMED) > 0:
-        read[_FOLDERS_NAMED:] = [f"{more} more"]
-    read += splits.lists.values()
+    more = [f"{len(read) - _FOLDERS_NAMED} more"] if len(read) > _FOLDERS_NAMED else []
+    read = [*read[:_FOLDERS_NAMED], *more, *splits.lists.values()]
     message = f"layout {splits.layout}, {len(pairs)} pairs; {splits.rule}; read: {', '.join(read)}"
     files = tuple(_label(path, root) for path in splits.left_out[:_FILES_LISTED])
     return Verdict("pairing", "warned" if files else "passed", message, files)
@@ -140,7 +140,7 @@ def _left_lying(splits: Splits, root: Path) -> Verdict:
     return Verdict("not read", "warned" if folders else "passed", message, lying[:_FILES_LISTED])
 
 
-def _counts(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
+def _counts(benchmark: Benchmark, splits: Splits) -> Verdict:
     """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
     note = f" ({splits.note})" if splits.note else ""
     if splits.generated:
@@ -248,14 +248,11 @@ def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
 
 def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     """Classes without an image in a split: in training they cannot be learnt, in a test they are not in the score."""
-    counts = {
-        split: {name: sum(pair.label == at for pair in pairs) for at, name in enumerate(benchmark.class_names)}
-        for split, pairs in splits.parts.items()
-    }
+    counts = {split: Counter(benchmark.class_names[pair.label or 0] for pair in p) for split, p in splits.parts.items()}
     lines = tuple(
         f"{name}: " + ", ".join(f"{split} {counts[split][name]}" for split in counts) for name in benchmark.class_names
     )
-    absent = {split: [name for name, count in by_class.items() if not count] for split, by_class in counts.items()}
+    absent = {split: [name for name in benchmark.class_names if not counts[split][name]] for split in counts}
     missing = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
     status: Status = "failed" if absent["train"] else "warned" if missing else "passed"
     return Verdict("labels", status, missing or "; ".join(lines), lines if missing else ())

@@ -16,6 +16,7 @@ from PIL import Image
 from harness.datasets.base import DatasetError
 from harness.datasets.own import any_folder
 from harness.datasets.readers import hugging_face
+from tests.datasets.conftest import opened
 
 pa: Any = pytest.importorskip("pyarrow", reason="an extra: own-data")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
@@ -124,10 +125,9 @@ def test_images_masks_and_splits_are_those_of_the_files(layout: str, tmp_path: P
 def test_rows_without_names_are_numbered_and_classes_come_along(tmp_path: Path) -> None:
     _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask", named=False)
     (tmp_path / "mine" / "classes.txt").write_text("background\nsquare\ncircle\n")
-    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    splits = kind().splits(root)
+    benchmark, splits = opened(Path(f"hf:{tmp_path / 'mine'}"))
     assert sorted(pair.stem for part in splits.parts.values() for pair in part)[:2] == ["all_000000", "all_000001"]
-    assert kind.class_names == ("background", "square", "circle")
+    assert benchmark.class_names == ("background", "square", "circle")
     (tmp_path / "mine" / "classes.txt").write_text("background\nsquare\ndisc\n")
     assert any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))[0].class_names[-1] == "disc"
 
@@ -145,11 +145,9 @@ def test_a_row_whose_name_would_be_left_out_in_a_folder_is_numbered(tmp_path: Pa
     pairs = _pictures(tmp_path / "pictures", "x")
     pairs[7] = (pairs[7][0].rename(tmp_path / "pictures" / name), pairs[7][1])
     _write(tmp_path / "mine" / "all.parquet", pairs, "image", "mask")
-    kind, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    parts = kind().splits(root).parts
-    assert {f"x{number}" for number in range(COUNT) if number != 7} | {"all_000007"} == {
-        pair.stem for part in parts.values() for pair in part
-    }
+    _, splits = opened(Path(f"hf:{tmp_path / 'mine'}"))
+    stems = {pair.stem for part in splits.parts.values() for pair in part}
+    assert stems == {f"x{number}" for number in range(COUNT) if number != 7} | {"all_000007"}
 
 
 def test_what_another_version_unpacked_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,8 +196,7 @@ def test_configurations_are_never_mixed(make: Callable[[Path], Path], tmp_path: 
 
 
 def test_the_folder_of_a_configuration_is_a_data_set(tmp_path: Path) -> None:
-    kind, root = any_folder("mine", Path(f"hf:{IN_FOLDERS(tmp_path / 'mine') / 'cells'}"))
-    splits = kind().splits(root)
+    _, splits = opened(Path(f"hf:{IN_FOLDERS(tmp_path / 'mine') / 'cells'}"))
     assert (len(splits.train) + len(splits.val), len(splits.test["test"])) == (COUNT // 2, COUNT)
 
 

@@ -67,13 +67,6 @@ def test_labels_are_those_of_training_where_a_split_lacks_a_class(tmp_path: Path
     assert benchmark.read(splits.test["test"][-1]).mask.tolist() == [[2]]
 
 
-def test_a_group_rule_keeps_images_of_a_kind_together(tmp_path: Path) -> None:
-    benchmark, splits = opened(write_folders(tmp_path / "pets"), name="pets", group=r"/\d(\d)")
-    assert benchmark.group(splits.train[0]) == "0"
-    (tested,) = {benchmark.group(pair) for pair in splits.test["test"]}
-    assert tested not in {benchmark.group(pair) for pair in (*splits.train, *splits.val)}
-
-
 def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "pets")
     shutil.copy(root / "cat" / "00.png", root / "dog" / "00.png")

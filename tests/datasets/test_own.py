@@ -110,21 +110,6 @@ def test_usual_layouts_are_recognised_and_paired(tmp_path: Path, image: str, dra
     np.testing.assert_array_equal(benchmark.read(splits.test["test"][0]).mask, DRAWN)
 
 
-@pytest.mark.parametrize(
-    ("read", "other"),
-    [
-        ("1st_manual/{}_manual1.gif", "mask/{}_training_mask.gif"),
-        ("masks/{}_training.png", "annotations/{}_training.png"),
-    ],
-)
-def test_of_two_folders_of_masks_the_first_of_the_table_is_read(tmp_path: Path, read: str, other: str) -> None:
-    """DRIVE's ``mask`` is where the camera looked."""
-    write(tmp_path, "images/{}_training.tif", read)
-    write(tmp_path, "images/{}_training.tif", other, draw=bands(255, 0))
-    _, splits = opened(tmp_path)
-    assert {pair.mask.parent.name for part in splits.parts.values() for pair in part} == {read.partition("/")[0]}
-
-
 def _objects(root: Path, image: str, drawn: str) -> None:
     """Two objects, a file each."""
     for number, stem in enumerate(STEMS):
