@@ -88,11 +88,7 @@ class Once(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         before = getattr(namespace, self.dest)
         if before not in (self.default, values):
-            option = self.option_strings[0]
-            listed = str(self.metavar).startswith("A,B")
-            parser.error(
-                f"{option} is given twice; give one {f'list: {option} {before},{values}' if listed else 'of them'}"
-            )
+            parser.error(f"{self.option_strings[0]} is given twice, as {before} and as {values}; give it once")
         setattr(namespace, self.dest, values)
 
 

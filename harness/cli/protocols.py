@@ -32,23 +32,22 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "list":
-        _list(as_json=arguments.json)
-    elif arguments.diff:
-        _compare(arguments.card, arguments.diff, as_json=arguments.json)
+        data, lines = _listed()
     else:
-        _show(arguments.card, as_json=arguments.json)
+        data, lines = _compared(arguments.card, arguments.diff) if arguments.diff else _shown(arguments.card)
+    print(json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
 
 
-def _list(*, as_json: bool) -> None:
+Answer = tuple[Any, list[str]]
+"""What is printed as JSON, and as text."""
+
+
+def _listed() -> Answer:
     cards = [
         {"card": name, "hash": protocol_hash(load_protocol(name)), "purpose": purpose(name)} for name in card_names()
     ]
-    if as_json:
-        print(json.dumps(cards, indent=1, ensure_ascii=False))
-        return
-    for card in cards:
-        print(f"{card['card']:12} {card['hash']}  {card['purpose']}")
+    return cards, [f"{card['card']:12} {card['hash']}  {card['purpose']}" for card in cards]
 
 
 def purpose(card: str) -> str:
@@ -58,48 +57,32 @@ def purpose(card: str) -> str:
     return re.split(r"(?<=\.)\s", sentences)[0]
 
 
-def _show(card: str, *, as_json: bool) -> None:
+def _shown(card: str) -> Answer:
     protocol, marks = load_protocol(card), comments(card)
     digest = protocol_hash(protocol)
-    rows = [(key, value, mark(key, marks)) for key, value in opened(as_rules(protocol)).items()]
-    if as_json:
-        fields = [dict(zip(("field", "value", "mark"), row, strict=True)) for row in rows]
-        print(json.dumps({"card": card, "hash": digest, "fields": fields}, indent=1))
-        return
-    print(f"# {card}  hash {digest}")
-    for key, value, comment in rows:
-        print(f"{key:36} {_text(value):32} {comment}".rstrip())
+    rows = [(key, value, mark(key, marks)) for key, value in opened(as_rules(protocol)).items() if key != "name"]
+    lines = [f"{key:36} {_text(value):32} {comment}".rstrip() for key, value, comment in rows]
+    fields = [dict(zip(("field", "value", "mark"), row, strict=True)) for row in rows]
+    return {"card": card, "hash": digest, "fields": fields}, [f"# {card}  hash {digest}", *lines]
 
 
-def _compare(card: str, other: str, *, as_json: bool) -> None:
-    values, other_values = (with_pixels(opened(as_rules(load_protocol(name)))) for name in (card, other))
-    unsaid = {key for key in values.keys() ^ other_values.keys() if key.partition(".")[0] in EXECUTION_ONLY}
-    differing = [
-        key for key in {**values, **other_values} if values.get(key) != other_values.get(key) and key not in unsaid
-    ]
-    if as_json:
-        rows = [{"field": key, card: values.get(key), other: other_values.get(key)} for key in differing]
-        print(json.dumps(rows, indent=1))
-        return
-    width = max((len(_text(values.get(key, "–"))) for key in differing), default=0)
-    print(f"{'':36} {card:{width}} {other}")
-    for key in differing:
-        print(f"{key:36} {_text(values.get(key, '–')):{width}} {_text(other_values.get(key, '–'))}")
+def _compared(card: str, other: str) -> Answer:
+    ours, theirs = (with_pixels(opened(as_rules(load_protocol(name)))) for name in (card, other))
+    unsaid = {key for key in ours.keys() ^ theirs.keys() if key.partition(".")[0] in EXECUTION_ONLY}
+    fields = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) and key not in {"name", *unsaid}]
+    texts = [[_text(values.get(key, "–")) for values in (ours, theirs)] for key in fields]
+    width = max((len(first) for first, _ in texts), default=0)
+    lines = [f"{key:36} {first:{width}} {second}" for key, (first, second) in zip(fields, texts, strict=True)]
+    rows = [{"field": key, card: ours.get(key), other: theirs.get(key)} for key in fields]
+    return rows, [f"{'':36} {card:{width}} {other}", *lines]
 
 
-def opened(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """Field path -> value, nested tables opened."""
+def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Field path -> value, nested tables opened; ``path``: of the table that ``rules`` is."""
     leaves: dict[str, Any] = {}
-
-    def walk(values: Mapping[str, Any], path: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict) and value:
-                walk(value, f"{path}{key}.")
-            else:
-                leaves[path + key] = value
-
-    walk(rules, "")
-    leaves.pop("name", None)
+    for key, value in rules.items():
+        inner = opened(value, f"{path}{key}.") if isinstance(value, dict) and value else {path + key: value}
+        leaves |= inner
     return leaves
 
 

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -110,7 +109,6 @@ class Attempt:
 
     Args:
         number: 1 for the first.
-        token: distinguishes two attempts of one process.
         started, seen: start and last heartbeat, in seconds since the epoch by the holder's clock.
         gpus: how many GPUs it occupies.
         lease_s: seconds of silence after which its holder may be taken for dead; 0 in older files.
@@ -119,7 +117,6 @@ class Attempt:
 
     number: int
     holder: Holder
-    token: str
     started: float
     seen: float
     gpus: int = 0
@@ -213,10 +210,8 @@ class Lease:
             ended = attempts(folder)
             if ended and ended[-1].end and over(ended):
                 raise Exhausted
-            now, token = time.time(), secrets.token_hex(6)
-            attempt = Attempt(
-                number=number, holder=holder, token=token, started=now, seen=now, gpus=gpus, lease_s=lease_s
-            )
+            now = time.time()
+            attempt = Attempt(number=number, holder=holder, started=now, seen=now, gpus=gpus, lease_s=lease_s)
             if create_exclusively(_path(folder, number), json.dumps(asdict(attempt))):
                 return cls(folder, attempt)
             if not any(other.number >= number for other in attempts(folder)):
@@ -280,7 +275,7 @@ def _read_attempt(folder: Path, number: int) -> Attempt | None:
     except ValueError:
         nobody = Holder(host="an unknown machine", boot="", namespace="", pid=0, ticks=0)
         seen = path.lstat().st_mtime if os.path.lexists(path) else 0.0
-        attempt = Attempt(number=number, holder=nobody, token="", started=seen, seen=seen)
+        attempt = Attempt(number=number, holder=nobody, started=seen, seen=seen)
     path = folder / f"attempt.{number}.end.json"
     try:
         ending = read_as(path, _Ending)

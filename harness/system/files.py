@@ -23,25 +23,12 @@ LONGEST = 150
 def checked_name(name: str, *, what: str) -> str:
     """``name`` of ``what``, if it can be the name of a file. Raises UsageError: it is empty, leads to another folder (``../x``), would be
     hidden, cannot be printed, or is too long."""
-    if problem := _problem(name):
+    unusable = not name.strip() or name.startswith((".", "-")) or not name.isprintable() or set("/\\") & set(name)
+    if unusable or len(name.encode(errors="replace")) > LONGEST:
         raise UsageError(
-            f"{what} {shortened(name)!r} {problem}, and files are named after it; use letters, digits, - and _"
+            f"{what} {shortened(name)!r} cannot be the name of a file, and files are named after it; use letters, digits, - and _"
         )
     return name
-
-
-def _problem(name: str) -> str:
-    if not name.strip():
-        return "is empty"
-    if "/" in name or "\\" in name:
-        return "holds a slash"
-    if name.startswith((".", "-")):
-        return f"begins with {name[0]!r}"
-    if not name.isprintable():
-        return "holds a character that cannot be printed"
-    if len(name.encode(errors="replace")) > LONGEST:
-        return f"is longer than {LONGEST} bytes"
-    return ""
 
 
 SHARED = frozenset({"records", "state", "sweeps", "cache", "cost", "tables", "site", "figures"})

@@ -44,21 +44,6 @@ def test_with_nothing_set_the_plain_command_is_the_demo_and_says_so(capsys: pyte
     assert "tiny" in shown.out
 
 
-def test_with_data_set_it_is_the_papers_card_on_it(data: Path, capsys, monkeypatch) -> None:
-    write(Path("harness.toml"), f'data = "{data}"\n[checkpoints]\nvit_h = "none"')
-    assert run([*PLAIN, "--seeds", "3", "--skip-missing"]) == 0
-    shown = capsys.readouterr()
-    assert "no --protocol, so the protocol nas-lora" in shown.err
-    assert "6 runs" in shown.out
-    assert "vit_h" in shown.out
-    Path("harness.toml").unlink()
-    assert run([*PLAIN, "--data", str(data), "--checkpoint", "none", "--skip-missing"]) == 0
-    assert "so the protocol nas-lora" in capsys.readouterr().err
-    monkeypatch.setenv("SAM_PEFT_PROTOCOL", "mini")
-    assert run([*PLAIN, "--data", str(data), "--checkpoint", "none", "--skip-missing"]) == 0
-    assert "timm/vit_small_patch14_dinov2" in capsys.readouterr().out
-
-
 def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         Path("harness.toml"),

@@ -110,10 +110,10 @@ def attempts_of(results, key):
     return attempts(state_folder(results, key))
 
 
-def started(results, *, share=0.0):
-    """Whether some run below ``results`` trains and has passed more than ``share`` of its epochs."""
+def started(results):
+    """Whether some run below ``results`` trains and has taken a step."""
     for path in (results / "state").glob("*/progress.json"):
         content = json.loads(path.read_text())
-        if content["stage"].startswith("training") and content["done"] > share:
+        if content["stage"].startswith("training") and content["done"] > 0:
             return True
     return False

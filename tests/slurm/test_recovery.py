@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -68,20 +67,6 @@ def test_a_run_preempted_without_requeue_continues_by_the_same_command(cluster, 
     assert record["attempts"] == 2  # of one job that could still ask for another turn, or of two
 
 
-def test_a_run_that_is_warned_of_its_time_limit_twice_continues_with_the_same_numbers(cluster, reference, tmp_path):
-    submit(tmp_path, *REFERENCE)
-    for number in (1, 2):
-        wait_until(lambda number=number: progressed(tmp_path, start=number), "the run to train")
-        cluster.call("scancel", "--signal=USR2", job_id(tmp_path))  # what SLURM sends before the limit
-        wait_until(lambda number=number: len(starts_of(tmp_path)) > number or finished(tmp_path), "the next start")
-    wait_until(lambda: finished(tmp_path), "the run to finish")
-    record = only_record(tmp_path)
-    assert numbers(record) == numbers(reference)
-    assert record["attempts"] == 3
-    wait_until(lambda: starts_of(tmp_path)[-1].end, "the lease's end, which comes after the record")
-    assert [start.end for start in starts_of(tmp_path)] == ["interrupted", "interrupted", "finished"]
-
-
 def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monkeypatch):
     """The limit itself, with the stand-in experiment, which starts at once: SLURM looks at limits every half minute only."""
     use_standin(monkeypatch)
@@ -125,20 +110,6 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
     assert record["attempts"] == 2
 
 
-def test_a_cancelled_run_continues_when_resubmitted(cluster, reference, tmp_path):
-    submit(tmp_path, *REFERENCE)
-    wait_until(lambda: started(tmp_path, share=1 / 24), "the run to train")
-    said = harness_run(tmp_path, *REFERENCE, "--yes", *CLUSTER, "--cancel", check=True)
-    assert "cancelled 1 job" in said.stdout
-    wait_until(lambda: not cluster.call("squeue", "-h").strip(), "the job to end")
-    assert not finished(tmp_path)
-    submit(tmp_path, *REFERENCE)
-    wait_until(lambda: finished(tmp_path), "the run to finish")
-    record = only_record(tmp_path)
-    assert numbers(record) == numbers(reference)
-    assert record["attempts"] == 2
-
-
 def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_path):
     tree, results = tmp_path / "tree", tmp_path / "results"
     for package in ("methods", "datasets", "harness", "slurm"):
@@ -152,22 +123,3 @@ def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_p
     assert numbers(record) == numbers(reference)
     (snapshot,) = results.glob("sweeps/*/code/*")
     assert record["environment"]["snapshot"] == snapshot.name[:12]
-
-
-def starts_of(results):
-    (key,) = [path.name for path in (results / "state").iterdir()]
-    return attempts_of(results, key)
-
-
-def progressed(results, *, start):
-    """Whether the ``start``-th start trains, and has gone beyond where it continued."""
-    begun = (
-        starts_of(results) if list(results.glob("state/*")) else []
-    )  # the folder of states is there a moment before a run's
-    if len(begun) < start or begun[-1].end:
-        return False
-    path = results / "state" / next(iter((results / "state").iterdir())).name / "progress.json"
-    if not path.is_file():
-        return False
-    content = json.loads(path.read_text())
-    return content["at"] > begun[-1].started and ", loss" in content["stage"]

@@ -105,29 +105,6 @@ def test_memory_kills_are_recorded_as_oom_and_the_others_finish(cluster, tmp_pat
     assert len(starts(tmp_path, hungry.run.key)) == 1
 
 
-def test_torch_running_out_of_memory_in_a_plugged_in_method_is_oom(cluster, tmp_path):
-    plugin = tmp_path / "hungry.py"
-    plugin.write_text(
-        "import torch\n"
-        "from harness.methods.bitfit import BitFit\n"
-        "class Hungry(BitFit):\n"
-        "    name = 'hungry'\n"
-        "    def auxiliary_loss(self):\n"
-        "        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
-    )
-    run = ["--plugin", str(plugin), "--protocol", "demo", "--set", "epochs=1"]
-    run += ["--methods", "decoder,hungry", "--datasets", "kvasir"]
-    submit(tmp_path, *run)
-    wait_until(lambda: len(records(tmp_path)) == 2, "both runs to end")
-    codes = {record["run"]["method"]: record["code"] for record in records(tmp_path).values()}
-    assert codes == {"decoder": "OK", "hungry": "OOM"}
-    untouched = harness_run(tmp_path, *run, "--yes", "--cluster", "testcluster")
-    assert untouched.returncode == 1  # the table has a gap
-    assert "--retry oom" in untouched.stderr
-    resubmitted = submit(tmp_path, *run, "--retry", "oom")
-    assert "1 run submitted" in resubmitted.stdout
-
-
 def test_a_sweep_submitted_twice_at_once_trains_each_run_once(cluster, tmp_path):
     profile = write_profile(tmp_path)
     results = tmp_path / "results"

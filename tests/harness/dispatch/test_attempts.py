@@ -124,14 +124,13 @@ def test_a_run_that_is_to_be_given_up_is_not_started(tmp_path):
 
 def test_a_contender_between_look_and_creation_wins(tmp_path, monkeypatch):
     first = []
-    token = module.secrets.token_hex
 
-    def meanwhile(size):
-        monkeypatch.setattr(module.secrets, "token_hex", token)
+    def meanwhile(path, text):
+        monkeypatch.undo()
         first.append(Lease.acquire(tmp_path, holder=Holder.here()))
-        return token(size)
+        return create_exclusively(path, text)
 
-    monkeypatch.setattr(module.secrets, "token_hex", meanwhile)
+    monkeypatch.setattr(module, "create_exclusively", meanwhile)
     with pytest.raises(Held):
         Lease.acquire(tmp_path, holder=Holder.here())
     first[0].beat()

@@ -400,7 +400,7 @@ def test_stages_epochs_and_notes_are_lines_and_single_updates_none(content: dict
 
 
 def attempt(number, end):
-    return Attempt(number=number, holder=Holder.here(), token="t", started=100.0, seen=100.0, end=end)
+    return Attempt(number=number, holder=Holder.here(), started=100.0, seen=100.0, end=end)
 
 
 @pytest.mark.parametrize(
