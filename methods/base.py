@@ -228,19 +228,6 @@ class Method(ABC):
             parameter.requires_grad_(True)
         self._segmenter = segmenter
 
-    @property
-    def start_images(self) -> int:
-        """How many training images `start_from` needs; 0 for a start that depends on no data."""
-        return 0
-
-    def start_from(self, passes: Iterable[object]) -> None:  # noqa: B027 - optional, most have none
-        """Set what starts from data, once, before the first update of a run; a resumed run has it in its state.
-
-        Args:
-            passes: iterating makes one forward pass after the other of the attached segmenter, over `start_images` training images or
-                somewhat more, in evaluation mode and without gradient.
-        """
-
     @abstractmethod
     def _insert(self, segmenter: Adaptable) -> None:
         """Insert the method's modules into the frozen segmenter and set ``requires_grad`` on what trains in the

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from harness.methods.base import Count
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.layers import kaiming_uniform, recomputing
-from harness.methods.parts.placement import BackboneShape, MethodError
+from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import TokenLayout
 
 NOISE_FLOOR = 1e-2
@@ -57,10 +57,6 @@ class ConvLoRAConfig(LoRAConfig):
         self._require_maps()
         if self.gate == "intended":
             object.__setattr__(self, "gate", "switch")
-        if self.initialisation != "kaiming":
-            raise MethodError(
-                f"initialisation={self.initialisation}: Conv-LoRA's experts would act from the start; use lora, samed or dora"
-            )
 
     @property
     def label_note(self) -> str:

@@ -75,7 +75,7 @@ class Decomposed(AdaptedLinear):
         """W + s B A, (outputs, inputs)."""
         weight = self.base.weight
         for adapter in self.adapters.values():
-            weight = weight + F.linear(adapter.spread_up(len(weight)), adapter.factors()[0].t())  # type: ignore[operator]
+            weight = weight + F.linear(adapter.spread_up(len(weight)), adapter.down.t())  # type: ignore[operator]
         return weight
 
 

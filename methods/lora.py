@@ -2,28 +2,23 @@
 
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as in their code; ``sites=q,v`` gives each slice its own. No
-dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B, starts from a part of W (PiSSA, SoMA, OLoRA) or from data (EVA); see
-`LoRAConfig`. Deviations: LoRA+'s rate is that of B alone, not of biases and decoder.
-PiSSA keeps α = 32, where its code takes α = r, a scale of 1 (``alpha=3`` at the default rank). SoMA's biases stay frozen, and
-``blocks=`` chooses which blocks it leaves alone. EVA does not redistribute ranks among layers (peft's ``rho=1``). Its directions are exact
-for a fixed number of images, where peft's are estimated batch by batch until they settle.
+dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B; see `LoRAConfig`. Deviation: LoRA+'s rate is that of B alone, not of biases
+and decoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.base import Count, MergeMode, ParameterGroup, Positive
 from harness.methods.linears import LinearMethod, LowRankConfig, rows_of
 from harness.methods.parts.layers import kaiming_uniform
-from harness.methods.parts.lowrank import AdaptedLinear, LowRank, LowRankChange
+from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.merging import (
     AffineUpdate,
     MergeReport,
@@ -43,16 +38,11 @@ class LoRAConfig(LowRankConfig):
         alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
         scaling: ``lora`` divides alpha by the rank, ``rslora`` by its root (2312.03732), so that high ranks learn as fast.
         rate_ratio: learning rate of B over that of A and of all else that trains; 1, and 16 in LoRA+ (2402.12354).
-        initialisation: ``kaiming`` (A random, B zero); or B A starts as a part of the frozen weights, and what is learnt is
-            its change: ``pissa`` (2404.02948) their largest singular directions, ``soma`` (2412.04077) their smallest,
-            ``olora`` (2406.01775) the first columns of their QR decomposition. ``eva`` (2410.07170): B is zero, and A the
-            principal directions of what enters the layer, over the first training images.
     """
 
     alpha: Positive = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
     rate_ratio: Positive = 1.0
-    initialisation: Literal["kaiming", "pissa", "soma", "olora", "eva"] = "kaiming"
 
     @property
     def scale(self) -> float:
@@ -140,7 +130,7 @@ class LowRankMethod(LinearMethod):
             for site, adapter in layer.adapters().items():
                 matrix, shift = (tensor.double() for tensor in fitted[site])
                 ups.append(adapter.spread_up(len(offset)).double().cpu())
-                downs.append(matrix @ adapter.factors()[0].double().cpu())
+                downs.append(matrix @ adapter.down.double().cpu())
                 offset += ups[-1] @ shift
             path = f"{layer.target.name}.{layer.target.path(layer.module)}"
             down, up = torch.cat(downs).float(), torch.cat(ups, dim=1).float()
@@ -162,30 +152,6 @@ class LoRA(LowRankMethod):
     def _scale(self) -> float:
         return self.config.scale
 
-    def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
-        if self.config.initialisation in ("kaiming", "eva"):
-            return super()._low_rank(base, rows, layout)
-        weight = base.weight.detach()
-        reached = weight if rows is None else weight[rows.to(weight.device)]
-        down, up = part_of(reached, rank=self.config.rank, scale=self._scale(), which=self.config.initialisation)
-        return LowRankChange(down=down, up=up, scale=self._scale(), rows=rows).to(weight.device)
-
-    @property
-    def start_images(self) -> int:
-        return EVA_IMAGES if self.config.initialisation == "eva" else 0
-
-    @torch.no_grad()
-    def start_from(self, passes: Iterable[object]) -> None:
-        seen = [PrincipalDirections() for _ in self._layers]
-        with ExitStack() as watched:
-            for layer, directions in zip(self._layers, seen, strict=True):
-                watched.callback(layer.adapted.register_forward_pre_hook(directions.watch).remove)
-            for _ in passes:
-                pass
-        for layer, directions in zip(self._layers, seen, strict=True):
-            for adapter in layer.adapters().values():
-                adapter.down.copy_(directions.leading(len(adapter.down)))
-
     def parameter_groups(self) -> list[ParameterGroup]:
         if self.config.rate_ratio == 1:
             return super().parameter_groups()
@@ -196,56 +162,9 @@ class LoRA(LowRankMethod):
         return [replace(whole, named=rest), replace(whole, named=faster, lr_factor=self.config.rate_ratio)]
 
 
-EVA_IMAGES = 64
-"""Training images whose tokens EVA looks at: at least 16,000 tokens a layer at SAM's smallest maps, for a rank of a few."""
-
-
-class PrincipalDirections:
-    """Of all tokens x that come by, from Σ (x, 1) (x, 1)ᵀ in float64, on their own device."""
-
-    def __init__(self) -> None:
-        self.moments = torch.zeros(())
-
-    def watch(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """As a hook before a layer: count what enters it."""
-        tokens = F.pad(inputs[0].detach().flatten(0, -2).double(), (0, 1), value=1.0)
-        self.moments = self.moments.to(tokens) + tokens.T @ tokens
-
-    def leading(self, rank: int) -> Tensor:
-        """The ``rank`` orthonormal directions (rank, width) of most variance, that of the most first; the largest entry of each is
-        positive, so that a run and its repetition start alike."""
-        moments = self.moments / self.moments[-1, -1]
-        mean = moments[-1, :-1]
-        _, directions = torch.linalg.eigh(moments[:-1, :-1] - mean.outer(mean))
-        leading = directions.T.flip(0)[:rank]
-        return leading * leading.gather(1, leading.abs().argmax(dim=1, keepdim=True)).sign()
-
-
 class SAMed(LoRA):
     """SAMed (2304.13785): LoRA of rank 4 on queries and values, not scaled; see `SAMedConfig`. Deviation: the mask decoder trains as for
     every method of this comparison (SAMed tunes it whole, with prompts)."""
 
     name = "samed"
     config_class = SAMedConfig
-
-
-def part_of(weight: Tensor, *, rank: int, scale: float, which: str) -> tuple[Tensor, Tensor]:
-    """A (rank, inputs) and B (outputs, rank) that start as a part of ``weight``.
-
-    Args:
-        scale: s. s · B A are the largest (``pissa``) or the smallest (``soma``) singular directions, each factor with the root
-            of the singular values. With ``olora`` B A are the first columns of Q times the first rows of R.
-        which: see `LoRAConfig`.
-
-    Raises:
-        MethodError: the rank exceeds that of the matrix.
-    """
-    if rank > min(weight.shape):
-        raise MethodError(f"rank={rank}: a part of {tuple(weight.shape)} weights has at most {min(weight.shape)}")
-    if which == "olora":
-        left, right = torch.linalg.qr(weight)
-        return right[:rank].contiguous(), left[:, :rank].contiguous()
-    left, values, right = torch.linalg.svd(weight / scale, full_matrices=False)
-    chosen = slice(None, rank) if which == "pissa" else slice(len(values) - rank, None)
-    roots = values[chosen].sqrt()
-    return (roots[:, None] * right[chosen]).contiguous(), (left[:, chosen] * roots).contiguous()

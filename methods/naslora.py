@@ -62,8 +62,6 @@ class NASLoRAConfig(LowRankConfig):
             the paper has no such term.
         norm: after every pool, every stage of a convolution and each operation beyond DARTS's: ``batch`` (DARTS's while it searches: no
             parameters), ``batch-affine`` (a scale and an offset a channel are learnt) or ``none``; style=linear has none.
-        fused: run the operations of a cell as few batched convolutions; equal to running them one by one.
-        compiled: let torch.compile make few kernels of each cell; equal to rounding, and not with activation checkpointing.
     """
 
     scale: float = 1.0
@@ -82,8 +80,6 @@ class NASLoRAConfig(LowRankConfig):
     order: Literal["alpha-first", "weights-first"] = "alpha-first"
     residual: bool = False
     norm: Literal["batch", "batch-affine", "none"] = "batch"
-    fused: bool = True
-    compiled: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,10 +275,8 @@ class NASLoRA(LowRankMethod):
             style=self.config.style,
             alpha_std=self.config.alpha_std,
             generator=self.generator,
-            fused=self.config.fused,
             norm=self.config.norm,
             residual=self.config.residual,
-            compiled=self.config.compiled,
         )
         return CellOnTokens(cell, width=self.config.rank, layout=layout, scope=self.config.scope)
 

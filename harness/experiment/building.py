@@ -21,6 +21,7 @@ from harness.models.catalog import backbone_shape
 from harness.models.decoders import Task
 from harness.models.segmenter import Segmenter
 from harness.planning.data import benchmark_of, data_fingerprint, manifest_hash
+from harness.protocols.keys import current_options
 from harness.protocols.load import from_rules
 from harness.registry import METHODS, add_own_of, method_config_class
 from harness.training.batches import draw_number, subset
@@ -45,7 +46,8 @@ def attached_segmenter(
         MemoryError: what the method adds cannot fit. A file from elsewhere may name any size.
     """
     rules = from_rules(run.rules)
-    config = from_mapping(method_config_class(run.method), run.method_config, where=f"method {run.method}")
+    options = current_options(run.method, run.method_config)
+    config = from_mapping(method_config_class(run.method), options, where=f"method {run.method}")
     added = config.added_parameters(backbone_shape(run.backbone))
     needed, there = 4 * added, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:

@@ -13,6 +13,7 @@ from harness.archive.schema import Run
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError
 from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
 from harness.models.decoders import Decoder, dense_activations
+from harness.protocols.keys import current_options
 from harness.registry import BENCHMARKS, method_config
 from harness.system.errors import UsageError
 
@@ -130,7 +131,7 @@ def config_of(run: Run) -> MethodConfig:
 @functools.lru_cache(maxsize=4096)
 def _config_of(method: str, options: str) -> MethodConfig:
     try:
-        return method_config(method, json.loads(options))
+        return method_config(method, current_options(method, json.loads(options)))
     except (UsageError, MethodError):
         from harness.methods.base import PlacedConfig
 

@@ -94,6 +94,8 @@ CUT_OPTIONS: dict[str, Any] = {
     "scaling": "lora",
     "rate_ratio": 1.0,
     "initialisation": "kaiming",
+    "fused": True,
+    "compiled": False,
 }
 """The same for options of methods."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}
@@ -170,6 +172,18 @@ def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
                 f"the rule {name}={shortened(repr(rules[name]))} of this run no longer exists; the run cannot be repeated"
             )
     return {name: value for name, value in rules.items() if name not in CUT_RULES and name not in GONE}
+
+
+def current_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's options of a built-in method without those that are gone. Raises UsageError: one had another value than its constant."""
+    known = default_options(method)
+    gone = {name for name in config if known and name in CUT_OPTIONS and name not in known}
+    for name in gone:
+        if _plain(config[name]) != _plain(CUT_OPTIONS[name]):
+            raise UsageError(
+                f"the option {method}.{name}={shortened(repr(config[name]))} of this run no longer exists; the run cannot be repeated"
+            )
+    return {name: value for name, value in config.items() if name not in gone}
 
 
 def first_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -185,8 +185,6 @@ class Training:
             if known[-1:] != [current]:
                 known.append(current)
         self._saved_at = self._started = time.monotonic()
-        if self.method.start_images and not self._number():
-            self._start_from_data()
         if not self._total:  # nothing trains: the first state is tested
             self._keep_best()
         with self._feeder:
@@ -199,25 +197,6 @@ class Training:
         write_state(self.folder / LAST, self.method.state(), identity=self.identity, epoch=position.epoch)
         write_state(self.folder / BEST, self._best, identity=self.identity, epoch=position.best_epoch)
         return position
-
-    def _start_from_data(self) -> None:
-        """Let the method see the run's first batches, or all of its first epoch where that has fewer images. A resumed run has the
-        result in its state."""
-        method, plan = self.method, self._plan
-        wanted = -(-method.start_images // (plan.batch_size * plan.accumulate))
-        steps = min(wanted, plan.updates_per_epoch)
-
-        def passes(feeder: Feeder) -> Iterator[None]:
-            for step in range(steps):
-                feeder.prepare(0, step)
-                for batch in feeder.take()[0]:
-                    with torch.no_grad():
-                        feeder.predict(batch)
-                    yield
-
-        self.segmenter.eval()
-        with self._feed(None) as feeder:
-            method.start_from(passes(feeder))
 
     def _train_epoch(self) -> None:
         position = self._position

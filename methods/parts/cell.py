@@ -4,25 +4,23 @@
 weights come from the method's own generator, distributed as PyTorch starts a convolution (Kaiming-uniform, a = √5). The cell computes in
 float32 under autocast: for its few channels that costs nothing, and batch statistics lose accuracy in half precision.
 
-Two ways to compute the same: operation by operation, or ``fused``. The depthwise and the pointwise part of a stage have
-nothing between them and make one dense kernel. Kernels of all operations are widened to one size and run as one
-convolution, and batch norms of one stage run as one. In the linear style the whole cell collapses into one kernel first.
-The weights of separable convolutions are one tensor, so that one product makes all kernels.
-All of it is differentiable.
+The operations are computed together. The depthwise and the pointwise part of a stage have nothing between them and make one
+dense kernel. Kernels of all operations are widened to one size and run as one convolution, and batch norms of one stage run as
+one. In the linear style the whole cell collapses into one kernel first. The weights of separable convolutions are one tensor, so
+that one product makes all kernels. All of it is differentiable.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.parts.layers import kaiming_uniform, recomputing
-from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS
+from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS, normed
 from harness.methods.parts.placement import MethodError
 
 
@@ -111,26 +109,6 @@ SIDE = max(form.kernel for form in CONVOLUTIONS.values())
 """Taps a side that a kernel is widened to; with padding to match, the zeros around a smaller one change nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Depthwise k×k, then pointwise; no bias.
-
-    Args:
-        depthwise: (C, 1, k, k).
-        pointwise: (C, C, 1, 1).
-        dilation: spacing of the taps.
-    """
-
-    depthwise: Tensor
-    pointwise: Tensor
-    dilation: int
-
-    def convolve(self, maps: Tensor, *, padding: int) -> Tensor:
-        """(B, C, h, w) to the same, less what the padding does not cover."""
-        depth = F.conv2d(maps, self.depthwise, padding=padding, dilation=self.dilation, groups=maps.shape[1])
-        return F.conv2d(depth, self.pointwise)
-
-
 class SeparableStages(nn.Module):
     """Every stage of the separable convolutions among ``operations``.
 
@@ -150,8 +128,7 @@ class SeparableStages(nn.Module):
         super().__init__()
         self.twice = [name for name in operations if name in CONVOLUTIONS and CONVOLUTIONS[name].stages == 2]
         self.once = [name for name in operations if name in CONVOLUTIONS and CONVOLUTIONS[name].stages == 1]
-        self._names = [*self.twice, *self.once, *self.twice]
-        sides = [CONVOLUTIONS[name].kernel for name in self._names]
+        sides = [CONVOLUTIONS[name].kernel for name in (*self.twice, *self.once, *self.twice)]
         taps = [kaiming_uniform((channels, side**2), fan_in=side**2, generator=generator) for side in sides]
         mixers = [kaiming_uniform((channels, channels), fan_in=channels, generator=generator) for _ in sides]
         self.depthwise = nn.Parameter(torch.cat(taps, dim=1))
@@ -160,23 +137,10 @@ class SeparableStages(nn.Module):
         """(stages, C, C)."""
         self.register_buffer("_columns", _tap_positions(sides), persistent=False)
 
-    def stage(self, name: str, index: int) -> Stage:
-        """Stage ``index`` (0 or 1) of an operation, as views of the weights."""
-        form = CONVOLUTIONS[name]
-        second = len(self.twice) + len(self.once)
-        position = self._names.index(name) if index == 0 else second + self.twice.index(name)
-        start = sum(CONVOLUTIONS[before].kernel ** 2 for before in self._names[:position])
-        depthwise = self.depthwise[:, start : start + form.kernel**2]
-        return Stage(
-            depthwise=depthwise.reshape(-1, 1, form.kernel, form.kernel),
-            pointwise=self.pointwise[position][:, :, None, None],
-            dilation=form.dilation,
-        )
-
     def kernels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Dense kernels (n, C out, C in, 5, 5), taps not yet spread: first stages of operations with two, those of the
         dilated operations, second stages."""
-        channels, count = len(self.depthwise), len(self._names)
+        channels, count = len(self.depthwise), len(self.pointwise)
         wide = self.depthwise.new_zeros(channels, count * SIDE**2).index_copy(1, self._columns, self.depthwise)
         dense = self.pointwise[..., None, None] * wide.view(channels, count, SIDE, SIDE).transpose(0, 1).unsqueeze(1)
         first, dilated, second = dense.split([len(self.twice), len(self.once), len(self.twice)])
@@ -201,6 +165,7 @@ _GROUPS = (
     tuple(BEYOND),
 )
 """Operations that are neighbours in their order and are computed together, but for those beyond DARTS's."""
+_POOLED = {"max_pool_3x3": F.max_pool2d, "avg_pool_3x3": functools.partial(F.avg_pool2d, count_include_pad=False)}
 MOMENTUM = 0.1
 EPSILON = 1e-5
 
@@ -214,8 +179,6 @@ class Cell(nn.Module):
         style: ``darts`` or ``linear``.
         alpha_std: standard deviation of α at init. A single operation has no α.
         generator: source of the initial weights.
-        fused: batch the operations into few convolutions; the same result as one by one.
-        compiled: have torch.compile make few kernels of it; the same result to rounding.
         norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.naslora.NASLoRAConfig`.
         residual: add the map itself.
 
@@ -233,17 +196,13 @@ class Cell(nn.Module):
         style: str,
         alpha_std: float,
         generator: torch.Generator,
-        fused: bool,
         norm: str = "batch",
         residual: bool = False,
-        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.operations = operations
         self.channels = channels
         self.style = style
-        self.fused = fused
-        self.compiled = compiled
         self.norm = norm
         self.residual = residual
         self.momentum = MOMENTUM
@@ -257,15 +216,9 @@ class Cell(nn.Module):
         self._beyond = [name for name in operations if name in BEYOND]
         self.beyond = BeyondDarts(self._beyond, channels=channels, generator=generator) if self._beyond else None
         # One row of running statistics a batch norm: pools, dilated and first stages, second stages, and what is beyond.
-        twice = [name for name in convolutions if CONVOLUTIONS[name].stages == 2]
-        once = [name for name in convolutions if CONVOLUTIONS[name].stages == 1]
-        pools = [name for name in operations if name in POOLS]
-        norms = [(name, 0) for name in (*pools, *once, *twice)] + [(name, 1) for name in twice]
-        norms += [(name, 0) for name in self._beyond]
-        self._row = {key: row for row, key in enumerate(norms)}
-        self._first = len(pools) + len(convolutions)
         self._counts = [sum(name in group for name in operations) for group in _GROUPS]
-        rows = len(norms) if style == "darts" and norm != "none" else 0
+        self._first = self._counts[1] + len(convolutions)
+        rows = normed(operations) if style == "darts" and norm != "none" else 0
         self.register_buffer("running_mean", torch.zeros(rows, channels))
         self.register_buffer("running_var", torch.ones(rows, channels))
         affine = rows > 0 and norm == "batch-affine"
@@ -305,18 +258,8 @@ class Cell(nn.Module):
         return bypass + mixture[self.operations.index("skip_connect")]
 
     def forward(self, maps: Tensor) -> Tensor:
-        if not self.compiled or torch.onnx.is_in_onnx_export():
-            return self.mixed(maps)
-        if recomputing():  # its graph would keep other tensors than the first pass did
-            raise MethodError("compiled=true cannot be combined with activation checkpointing; leave one of them out")
-        return _compiled(BACKEND)(self, maps)
-
-    def mixed(self, maps: Tensor) -> Tensor:
-        """`forward`, operation by operation of torch."""
         with torch.autocast(maps.device.type, enabled=False):
             maps = maps.to(self.running_mean.dtype)  # that of the cell itself, whatever autocast made of its input
-            if not self.fused:
-                return self._one_by_one(maps)
             if self.style == "linear":
                 kernel = self.kernel()
                 return F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
@@ -330,6 +273,7 @@ class Cell(nn.Module):
         identity = torch.eye(self.channels, dtype=own.dtype, device=own.device)[:, :, None, None]
         _, average, _, twice, once, beyond = self.mixture().split(self._counts)
         parts = [self.skip_weight() * identity]
+        # Unlike DARTS's, the average counts the padding, so that it is one fixed kernel at the borders too.
         parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]
         if self.stages is not None:
             first, dilated, second = self.stages.kernels()
@@ -345,34 +289,6 @@ class Cell(nn.Module):
         rim = (side - max(reaches)) // 2 if self.stages is not None else 0
         return kernel[..., rim : side - rim, rim : side - rim]
 
-    def _one_by_one(self, maps: Tensor) -> Tensor:
-        mixed = self.skip_weight() * maps
-        for weight, name in zip(self.mixture(), self.operations, strict=True):
-            if name in ("none", "skip_connect"):
-                continue
-            mixed = mixed + weight * self._operate(name, maps)
-        return mixed
-
-    def _operate(self, name: str, maps: Tensor) -> Tensor:
-        darts = self.style == "darts"
-        if name in POOLS or name in BEYOND:
-            if name in POOLS:
-                done = self._pool(name, maps)
-            else:
-                assert self.beyond is not None
-                done = self.beyond.operate(name, maps.relu() if darts and name != "low_pass" else maps)
-            return self._normalise(done, self._row[name, 0], self._row[name, 0] + 1) if darts else done
-        half, count = CONVOLUTIONS[name].span // 2, CONVOLUTIONS[name].stages
-        if not darts:
-            maps = F.pad(maps, [half * count] * 4)
-        assert self.stages is not None
-        for index in range(count):
-            stage = self.stages.stage(name, index)
-            maps = stage.convolve(maps.relu() if darts else maps, padding=half if darts else 0)
-            if darts:
-                maps = self._normalise(maps, self._row[name, index], self._row[name, index] + 1)
-        return maps
-
     def _batched(self, maps: Tensor) -> Tensor:
         """The DARTS style with one convolution a dilation and one batch norm a stage.
 
@@ -380,9 +296,11 @@ class Cell(nn.Module):
         """
         _, pools, _, twice, once, beyond = self.mixture().split(self._counts)
         mixed = maps * self.skip_weight()
-        for share, name in zip(beyond, self._beyond, strict=True):
-            mixed = mixed + share * self._operate(name, maps)
-        parts = [self._pool(name, maps) for name in self.operations if name in POOLS]
+        for row, (share, name) in enumerate(zip(beyond, self._beyond, strict=True), start=self._first + len(twice)):
+            assert self.beyond is not None
+            done = self.beyond.operate(name, maps if name == "low_pass" else maps.relu())
+            mixed = mixed + share * self._normalise(done, row, row + 1)
+        parts = [_POOLED[name](maps, 3, stride=1, padding=1) for name in self.operations if name in POOLS]
         if self.stages is not None:
             first, dilated, second = self.stages.kernels()
             rectified = maps.relu()
@@ -391,21 +309,15 @@ class Cell(nn.Module):
         if not parts:
             return mixed
         between = torch.ones_like(twice)  # a first stage has no share of the mixture; its second stage reads it
-        normed = self._normalise(torch.cat(parts, dim=1), 0, self._first, scales=torch.cat([pools, once, between]))
+        normalised = self._normalise(torch.cat(parts, dim=1), 0, self._first, scales=torch.cat([pools, once, between]))
         done = (self._first - len(twice)) * self.channels
-        finished, unfinished = normed[:, :done], normed[:, done:]
+        finished, unfinished = normalised[:, :done], normalised[:, done:]
         mixed = mixed + finished.unflatten(1, (-1, self.channels)).sum(dim=1)
         if not len(twice):
             return mixed
         second_maps = _convolve(unfinished.relu(), second, 1, groups=len(twice))
-        normed = self._normalise(second_maps, self._first, self._first + len(twice), scales=twice)
-        return mixed + normed.unflatten(1, (-1, self.channels)).sum(dim=1)
-
-    def _pool(self, name: str, maps: Tensor) -> Tensor:
-        if name == "max_pool_3x3":
-            return F.max_pool2d(maps, 3, stride=1, padding=1)
-        # Padding that counts makes the average one fixed kernel at the borders too, as the linear style needs it.
-        return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=self.style == "linear")
+        normalised = self._normalise(second_maps, self._first, self._first + len(twice), scales=twice)
+        return mixed + normalised.unflatten(1, (-1, self.channels)).sum(dim=1)
 
     def _normalise(self, maps: Tensor, start: int, stop: int, *, scales: Tensor | None = None) -> Tensor:
         """The norm; rows ``start:stop`` of its statistics belong to ``maps``, and so do any ``scales`` of what comes
@@ -423,7 +335,7 @@ class Cell(nn.Module):
         if not self.training:
             return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
         # Copies take the update; without any statistics, fewer tensors than in the first pass would be saved.
-        if not torch.compiler.is_compiling() and recomputing():
+        if recomputing():
             mean, variance = mean.clone(), variance.clone()
         try:
             return F.batch_norm(
@@ -436,16 +348,6 @@ class Cell(nn.Module):
                 "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no variance; use a "
                 "larger image_size, a training split that batch_size divides without a rest of one, or norm=none"
             ) from error
-
-
-BACKEND = "inductor"
-"""What compiles a cell; see torch.compile."""
-
-
-@functools.cache
-def _compiled(backend: str) -> Callable[[Cell, Tensor], Tensor]:
-    """One for all cells: those of one shape share their kernels."""
-    return torch.compile(Cell.mixed, backend=backend)
 
 
 def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:

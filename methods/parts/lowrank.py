@@ -46,40 +46,12 @@ class LowRank(nn.Module):
         """``rows`` as an index."""
         return slice(None) if self.rows is None else self.rows
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """The A (r', inputs) and the B (rows, r') that act; r' = r where they are what is learnt."""
-        return self.down, self.up
-
     def spread_up(self, outputs: int) -> Tensor:
-        """s · B with rows of zeros for the outputs that the update does not reach, (outputs, r')."""
-        scaled = self.scale * self.factors()[1]
+        """s · B with rows of zeros for the outputs that the update does not reach, (outputs, r)."""
+        scaled = self.scale * self.up
         if self.rows is None:
             return scaled
         return scaled.new_zeros(outputs, scaled.shape[1]).index_copy(0, self.rows, scaled)
-
-
-class LowRankChange(LowRank):
-    """s · (B A − B₀ A₀): an update that starts from B₀ A₀ and counts from there (PiSSA, 2404.02948).
-
-    The paper takes s · B₀ A₀ out of the frozen weights instead, which is the same function; here they stay the backbone's.
-
-    Args:
-        down: A₀, (r, inputs).
-        up: B₀, (outputs, r).
-        scale: s.
-        rows: which outputs the update reaches, None for all.
-    """
-
-    start_down: Tensor
-    start_up: Tensor
-
-    def __init__(self, *, down: Tensor, up: Tensor, scale: float, rows: Tensor | None) -> None:
-        super().__init__(down=down.clone(), up=up.clone(), scale=scale, rows=rows)
-        self.register_buffer("start_down", down)
-        self.register_buffer("start_up", up)
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.down, self.start_down]), torch.cat([self.up, -self.start_up], dim=1)
 
 
 class AdaptedLinear(nn.Module):
@@ -104,7 +76,7 @@ class AdaptedLinear(nn.Module):
         plain = self.base(tokens)
         adapters: list[LowRank] = list(self.adapters.values())  # type: ignore[arg-type]
         # One product down, one multiply-add up: several adapters cost no more tensors of the layer's size than one.
-        downs = [adapter.factors()[0] for adapter in adapters]
+        downs = [adapter.down for adapter in adapters]
         narrow = F.linear(tokens, _joined(downs, dim=0))
         parts = narrow.split([len(down) for down in downs], dim=-1)
         cores = [part if a.core is None else a.core(part) for a, part in zip(adapters, parts, strict=True)]

@@ -111,7 +111,7 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
         matrix: M, (r, r).
         offset: c, (r,), or None for zero.
     """
-    down, up = (factor.double() for factor in adapter.factors())
+    down, up = adapter.down.double(), adapter.up.double()
     rows = adapter.reached
     weight = base.weight[rows].double() + adapter.scale * (up @ matrix.to(up) @ down)
     base.weight[rows] = weight.to(base.weight.dtype)
@@ -141,7 +141,7 @@ def fold_exactly(layers: Sequence[Layer]) -> MergeReport:
         for site, adapter in layer.adapters().items():
             core: Any = adapter.core
             if core is None:
-                add_update(layer.adapted.base, adapter, torch.eye(len(adapter.factors()[0])))
+                add_update(layer.adapted.base, adapter, torch.eye(len(adapter.down)))
             elif not hasattr(core, "linear_part"):
                 done.left[site] = f"{type(core).__name__} is not linear"
                 continue
@@ -202,7 +202,7 @@ def fit_cores(
         calibration: batches (B, 3, H, W) of training images.
     """
     adapters = {site: adapter for layer in layers for site, adapter in layer.adapters().items()}
-    ranks = {site: len(adapter.factors()[0]) for site, adapter in adapters.items()}
+    ranks = {site: len(adapter.down) for site, adapter in adapters.items()}
     cores = {site: adapter.core for site, adapter in adapters.items() if adapter.core is not None}
     biased = {site: layer.adapted.base.bias is not None for layer in layers for site in layer.adapters()}
     fits = {site: LeastSquares(ranks[site], device=adapters[site].down.device, affine=biased[site]) for site in cores}

@@ -6,17 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import EvaConfig, get_peft_model, inject_adapter_in_model
 from peft import LoraConfig as PeftConfig
+from peft import get_peft_model, inject_adapter_in_model
 from peft.optimizers import create_loraplus_optimizer
-from peft.tuners.lora.eva import get_eva_state_dict
 from torch import Tensor, nn
 
-from harness.methods.convlora import ConvLoRAConfig
-from harness.methods.dora import DoRA
 from harness.methods.lora import LoRA, LoRAConfig, SAMed, SAMedConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
-from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
@@ -72,113 +68,12 @@ def _twins(reference: nn.Module, method: LoRA) -> list[tuple[Tensor, Tensor]]:
     return pairs
 
 
-@pytest.mark.parametrize(("sites", "layer"), [("q,v", "attn.qkv"), ("proj", "attn.proj")])
-@pytest.mark.parametrize("batches", [1, pytest.param(3, marks=pytest.mark.slow)])
-@torch.no_grad()
-def test_eva_starts_from_the_directions_that_peft_finds(sites: str, layer: str, batches: int) -> None:
-    segmenter, plain = (build_segmenter("tiny", task="binary", image_size=64).eval() for _ in range(2))
-    method = LoRA(LoRAConfig(initialisation="eva", sites=sites, blocks="3", rank=8))
-    method.attach(segmenter)
-    generators = [torch.Generator().manual_seed(number) for number in range(batches)]
-    images = [torch.randn(2, 3, 64, 64, generator=each) * torch.linspace(0.2, 2, 64) for each in generators]
-    # With as many components as half the width peft's decomposition of a batch is exact; its ranks are then shared out anew.
-    exact = EvaConfig(rho=4, tau=0.9999)
-    config = PeftConfig(r=8, target_modules=f"blocks.3.{layer}", init_lora_weights="eva", eva_config=exact)
-    theirs = get_eva_state_dict(
-        plain.encoder, images, config, forward_fn=lambda model, batch: model(batch), prepare_model_inputs_fn=None,
-        prepare_layer_inputs_fn=None, show_progress_bar=False,
-    )  # fmt: skip
-
-    method.start_from(segmenter(batch) for batch in images)
-
-    (directions,) = theirs.values()
-    for adapter in method.adapters().values():
-        cosines = (adapter.down[: len(directions)] * directions).sum(dim=1)
-        torch.testing.assert_close(cosines.abs(), torch.ones_like(cosines), atol=1e-3, rtol=0)
-    assert len(directions) == 8
-
-
 def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:
     _, method = _attached(LoRAConfig(scaling="rslora", rank=9, alpha=6.0))
     layer: Any = inject_adapter_in_model(
         PeftConfig(r=9, lora_alpha=6, target_modules=["0"], use_rslora=True), nn.Sequential(nn.Linear(4, 4))
     ).get_submodule("0")
     assert {adapter.scale for adapter in method.adapters().values()} == {layer.scaling["default"]} == {2.0}
-
-
-@torch.no_grad()
-def _separated(encoder: nn.Module) -> nn.Module:
-    """Its four largest singular values doubled, as trained weights stand out: what float32 (peft's) finds of the first four
-    directions is off by rounding times σ₁ / (σ₄ − σ₅), up to 350 in random weights."""
-    for name, layer in encoder.named_modules():
-        if name.endswith(("qkv", "lin1", "lin2")):
-            left, values, right = torch.linalg.svd(layer.weight.double(), full_matrices=False)
-            layer.weight.add_((left[:, :4] * values[:4]) @ right[:4])
-    return encoder
-
-
-@pytest.mark.parametrize(
-    ("kind", "scaling", "start"),
-    [(LoRA, "lora", "pissa"), (DoRA, "rslora", "pissa"), (LoRA, "rslora", "olora"), (DoRA, "lora", "olora")],
-)
-def test_starts_from_a_part_of_the_weights_equal_pefts_and_go_on_so(kind: type[LoRA], scaling: str, start: str) -> None:
-    options: dict[str, Any] = {"sites": "qkv,mlp", "rank": 4, "alpha": 6.0, "scaling": scaling}
-    segmenter = build_segmenter("tiny", task="binary")
-    _separated(segmenter.encoder)
-    segmenter.double()
-    method = kind(kind.config_class(**options, initialisation=start), seed=1)  # type: ignore[arg-type]
-    method.attach(segmenter)
-    reference = _separated(build_segmenter("tiny", task="binary").encoder.requires_grad_(False))
-    theirs = PeftConfig(
-        r=4, lora_alpha=6, target_modules=["qkv", "lin1", "lin2"], init_lora_weights=start,  # type: ignore[arg-type]
-        use_rslora=scaling == "rslora", use_dora=kind is DoRA,
-    )  # fmt: skip
-    inject_adapter_in_model(theirs, reference)
-    pairs = _twins(reference, method)
-    for (down, a), (up, b) in zip(pairs[::2], pairs[1::2], strict=True):
-        # peft keeps float32 adapters; singular vectors are unique up to their signs
-        torch.testing.assert_close(up @ down, (b @ a).double(), rtol=1e-4, atol=1e-5)
-    reference.double()
-    with torch.no_grad():
-        for own, other in pairs:
-            other.copy_(own)
-    images = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weights = torch.randn(
-        segmenter.encoder(images).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
-    )
-    for step in range(2):
-        outputs = [segmenter.encoder(images), reference(images)]
-        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
-        for output in outputs:
-            (output * weights).sum().backward()
-        for own, other in pairs:
-            torch.testing.assert_close(own.grad, other.grad, rtol=1e-3, atol=1e-3)
-        with torch.no_grad():  # and on from other weights than those of the start
-            generator = torch.Generator().manual_seed(step)
-            for own, other in pairs:
-                own.add_(0.1 * torch.randn(own.shape, generator=generator))
-                other.copy_(own)
-                own.grad, other.grad = None, None
-
-
-def test_soma_starts_at_the_smallest_singular_directions_as_released() -> None:
-    """ysj9909/SoMA 2bf0124, rein/peft/sora.py, with init=sora: s · B A is W cut to its last singular values."""
-    segmenter = build_segmenter("tiny", task="binary").double()
-    method = LoRA(LoRAConfig(rank=4, alpha=6.0, initialisation="soma"), seed=1)
-    method.attach(segmenter)
-    for site, adapter in method.adapters().items():
-        weight = segmenter.encoder.get_submodule(site.replace(".qkv", ".attn.qkv")).base.weight
-        left, values, right = torch.linalg.svd(weight, full_matrices=False)
-        kept = left[:, -4:] @ torch.diag(values[-4:]) @ right[-4:]
-        torch.testing.assert_close(6.0 / 4 * adapter.up @ adapter.down, kept, rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(adapter.up.norm(dim=0), adapter.down.norm(dim=1))
-
-
-def test_pissa_needs_a_matrix_of_that_rank() -> None:
-    with pytest.raises(MethodError, match=r"^rank=65: .* at most 64"):
-        _attached(LoRAConfig(rank=65, initialisation="pissa"))
-    with pytest.raises(MethodError, match=r"^initialisation=pissa: "):
-        ConvLoRAConfig(initialisation="pissa")
 
 
 @pytest.mark.parametrize("ratio", [1.0, 16.0])

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.contract.case import ContractCase, logits
 from harness.methods.base import ARCHITECTURE, WEIGHTS
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig, NASPCLoRA, NASPCLoRAConfig
-from harness.methods.parts import cell as parts
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 
@@ -231,36 +230,3 @@ def test_a_cell_of_sam_2_sees_the_window_or_map_of_its_site(scope: Any, seen: di
     with torch.no_grad():
         segmenter.eval()(torch.randn(1, 3, 64, 64))
     assert seen.items() <= sides.items()
-
-
-@pytest.mark.parametrize("style", [pytest.param("darts", marks=pytest.mark.slow), "linear"])
-def test_a_compiled_cell_has_the_eager_ones_outputs_and_gradients(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it in one graph, windows of two sizes in training and in evaluation; no compiler of C++ is needed for it."""
-    monkeypatch.setattr(parts, "BACKEND", "aot_eager")
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-
-    def passed(*, compiled: bool) -> list[Tensor]:
-        _, method = _attached(compiled=compiled, style=style, norm="batch", alpha_std=0.5)
-        cell = next(iter(method.cells().values())).double()
-        seen: list[Tensor] = []
-        for side, training in ((4, True), (3, True), (3, False)):
-            maps = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(side))
-            out = cell.train(training)(maps.requires_grad_())
-            parameters = [maps, *cell.parameters()]
-            seen += [out.detach(), *torch.autograd.grad(out.square().sum(), parameters), cell.running_mean.clone()]
-        return seen
-
-    for got, want in zip(passed(compiled=True), passed(compiled=False), strict=True):
-        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-10)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    assert not torch._dynamo.utils.counters["graph_break"]
-
-
-def test_a_compiled_cell_refuses_to_be_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = build_segmenter("tiny", task="binary", image_size=64, activation_checkpointing=True)
-    NASLoRA(NASLoRAConfig(compiled=True)).attach(segmenter)
-    monkeypatch.setattr(parts, "_compiled", lambda backend: parts.Cell.mixed)
-    loss = segmenter(torch.zeros(1, 3, 64, 64)).masks.sum()
-    with pytest.raises(MethodError, match="activation checkpointing"):
-        loss.backward()

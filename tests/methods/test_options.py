@@ -16,7 +16,7 @@ from harness.registry import METHODS, method_config, method_config_class
 
 OTHER: dict[str, Any] = {
     "lr": 0.5, "blocks": "last-half", "sites": "q,k,v,proj", "rank": 2, "alpha": 7.0, "scaling": "rslora", "rate_ratio": 4.0,
-    "initialisation": "pissa", "experts": 3, "gate": "switch", "expert_bias": "zero", "scope": "image", "balance": 0.5,
+    "experts": 3, "gate": "switch", "expert_bias": "zero", "scope": "image", "balance": 0.5,
     "scale": 2.0, "style": "linear", "operations": "no-pool", "alpha_std": 0.5, "alpha_lr": 0.5, "alpha_weight_decay": 0.5,
     "alpha_optimizer": "darts", "stagewise": False, "search_start_epoch": 1, "alternate": "joint", "alpha_data": "holdout",
     "alpha_holdout": 0.25, "order": "weights-first", "residual": True, "norm": "none", "channel_ratio": 1 / 3, "hidden": 5,
@@ -27,7 +27,7 @@ OTHER: dict[str, Any] = {
 OF: dict[tuple[str, str], Any] = {
     ("adapter", "sites"): "mlp", ("convpass", "sites"): "mlp",
     ("samed", "sites"): "k", ("samed", "alpha"): None, ("samadapter", "scale"): 16,
-    ("fact", "sites"): "q,v", ("convlora", "initialisation"): None,
+    ("fact", "sites"): "q,v",
 }  # fmt: skip
 """Another one for a method; None where the option has no other."""
 WITH: dict[tuple[str, str], dict[str, Any]] = {
@@ -35,14 +35,12 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("naspclora", "alpha_holdout"): {"alpha_data": "holdout"},
 }
 """What else must be set for an option to mean something."""
-NO_NUMBERS = {"fused", "compiled"}
-"""Options that change how fast and not what."""
 OPTIONS = [
     (name, field.name)
     for name in methods.BUILTIN
     if method_config_class(name).trains
     for field in fields(method_config_class(name))
-    if field.name not in NO_NUMBERS and OF.get((name, field.name), "") is not None
+    if OF.get((name, field.name), "") is not None
 ]
 
 

@@ -259,7 +259,7 @@ TEXTS = [
         ("peft/miss", {"r": 100}, MethodError, "100"),
         ("peft/frod", {}, MethodError, "another method"),
         ("peft/oft", {"oft_block_size": 48}, MethodError, "48"),
-        ("peft/lora", {"init_lora_weights": "eva"}, UsageError, r"lora\[initialisation=eva\]"),
+        ("peft/lora", {"init_lora_weights": "eva"}, UsageError, "no images"),
         ("peft/lora", {"init_lora_weights": "lora_ga"}, UsageError, "no gradients"),
         ("peft/lora", {"init_lora_weights": "pissa_niter_4"}, UsageError, "use pissa"),
         ("peft/lora", {"init_lora_weights": "orthogonal", "r": 3}, MethodError, "even"),

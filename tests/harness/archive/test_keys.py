@@ -17,9 +17,18 @@ from harness.methods import BUILTIN
 from harness.planning.data import Files, manifest_hash, without_untrained
 from harness.protocols import keys
 from harness.protocols.card import Protocol
-from harness.protocols.keys import CUT_RULES, EXECUTION_ONLY, FIRST_OPTIONS, FIRST_RULES, hashed_options, hashed_rules
+from harness.protocols.keys import (
+    CUT_RULES,
+    EXECUTION_ONLY,
+    FIRST_OPTIONS,
+    FIRST_RULES,
+    current_options,
+    hashed_options,
+    hashed_rules,
+)
 from harness.protocols.load import as_rules, card_rules, from_rules
 from harness.registry import method_config_class
+from harness.system.errors import UsageError
 from tests.harness.report.sample import record
 from tests.values import RESULTS
 
@@ -76,7 +85,6 @@ YOUNG_OPTIONS = {
     ("naslora", "order"): "alpha-first", ("naslora", "residual"): False, ("naslora", "norm"): "batch",
     ("naslora", "alpha_optimizer"): "protocol", ("convlora", "expert_bias"): "uniform",
     ("samadapter", "patch_embedding"): "intended", ("lora", "scaling"): "lora", ("lora", "rate_ratio"): 1.0,
-    ("lora", "initialisation"): "kaiming",
 }  # fmt: skip
 
 
@@ -117,6 +125,16 @@ def test_a_field_that_is_cut_leaves_the_hash_as_it_was(monkeypatch: pytest.Monke
     without = {rule: held for rule, held in rules.items() if rule != name}
     assert hashed_rules(without) == hashed_rules(rules) == before
     assert (name in before) == first
+
+
+def test_an_option_that_is_gone_is_read_at_its_constant_and_refused_at_another_value() -> None:
+    """A run of an earlier version is predicted with and continued, unless it was trained in a way that is no longer there."""
+    record = {"rank": 3, "initialisation": "kaiming"}
+    assert current_options("lora", record) == {"rank": 3}
+    assert hashed_options("naslora", {"fused": True, "compiled": False}) == hashed_options("naslora", {})
+    assert current_options("of_a_plugin", record) == record
+    with pytest.raises(UsageError, match=r"lora\.initialisation='pissa'"):
+        current_options("lora", {**record, "initialisation": "pissa"})
 
 
 def test_a_new_option_at_its_default_stays_out_and_a_plugins_stays_in() -> None:

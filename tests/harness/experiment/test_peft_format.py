@@ -77,7 +77,7 @@ def _start(run: Run) -> dict[str, torch.Tensor]:
 METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("lora", {}, []),
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "0,2"}, []),
-    ("lora", {"initialisation": "pissa", "scaling": "rslora"}, []),
+    ("lora", {"scaling": "rslora"}, []),
     ("samed", {}, []),
     ("naslora", {}, ["--merge", "calibrated"]),
     ("naspclora", {}, ["--merge", "calibrated"]),

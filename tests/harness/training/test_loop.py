@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from harness.protocols.card import Quirks
-from harness.training.batches import UpdatePlan, draw_number, load_one
+from harness.training.batches import draw_number
 from harness.training.checkpoint import BEST, LAST
-from harness.training.feeding import normalise
 from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
 
@@ -44,40 +42,6 @@ def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
     last = load_file(tmp_path / LAST)
     assert last.keys() == run.attached.state().keys()
     assert all(torch.equal(last[name], tensor) for name, tensor in run.attached.state().items())
-
-
-def test_a_start_from_data_sees_the_first_batches_once_before_any_update(tmp_path: Path) -> None:
-    run, stop = Run(folder=tmp_path, config={"initialisation": "eva"}), StopRequest()
-    run.stop, run.report = stop, lambda _: stop.request()
-    run.attached.start_from(run.segmenter.eval()(images) for images in _first_batches(run))
-    expected = run.attached.state()
-    started: list[dict[str, torch.Tensor]] = []
-    set_start = run.attached.start_from
-
-    def start_from(passes: Iterable[object]) -> None:
-        set_start(passes)
-        started.append(run.attached.state())
-
-    run.attached.start_from = start_from  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        run.train()
-    repeated = Run(folder=tmp_path, config={"initialisation": "eva"})
-    repeated.attached.start_from = start_from  # type: ignore[method-assign]
-    repeated.train()
-    (start,) = started
-    for name, tensor in expected.items():
-        torch.testing.assert_close(start[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
-    downs = [tensor for name, tensor in start.items() if name.endswith(".down")]
-    assert all(torch.allclose(down @ down.T, torch.eye(len(down)), atol=1e-5) for down in downs)
-
-
-def _first_batches(run: Run) -> Iterator[torch.Tensor]:
-    """All seven images of the first epoch, mirrored as its updates have them."""
-    plan = UpdatePlan(indices=range(run.images), batch_size=2, flip=run.rules.flip, seed=run.seed)
-    for step in range(plan.updates_per_epoch):
-        for indices in plan.update(0, step):
-            loaded = [load_one(run.source, i, flip=plan.flipped(0, i), mask=i)[0] for i in indices]
-            yield normalise(torch.stack([image for image in loaded if image is not None]), run.rules.pixels)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

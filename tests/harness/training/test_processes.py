@@ -12,13 +12,6 @@ STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 @pytest.mark.parametrize(
     ("method", "config", "every_step"),
     [
-        pytest.param(
-            "lora",
-            {"initialisation": "eva"},
-            True,
-            id="lora with a start from data, a checkpoint each step",
-            marks=pytest.mark.slow,
-        ),
         pytest.param("naslora", STAGEWISE, True, id="naslora: batch norm, two optimisers, held-out part"),
         pytest.param("naslora", STAGEWISE, False, id="naslora, repeating steps since the epoch's end"),
         pytest.param("convlora", {}, True, id="convlora: noise", marks=pytest.mark.slow),
@@ -26,12 +19,10 @@ STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
 )
 def test_killed_at_several_steps_ends_bit_identical(forks, tmp_path, method, config, every_step):
     rules = {"checkpoint_minutes": 1e-9 if every_step else 60.0}
-    if method == "lora":
-        rules |= {"batch_size": 1, "accumulate": 2}
     options = {"method": method, "config": config, "rules": rules}
     alone = json.loads(forks.run({**options, "folder": str(tmp_path / "alone")})[-1])
     killed = {**options, "folder": str(tmp_path / "killed")}
-    for line in ("step 1 1", "step 2 2", "epoch 2", "step 3 1") if method == "lora" else ("step 2 2", "epoch 2"):
+    for line in ("step 2 2", "epoch 2"):
         forks.run(killed, kill_at=line)
     *lines, result = forks.run(killed)
     assert any(line.startswith("note") and "continues in epoch" in line for line in lines)

@@ -10,11 +10,20 @@ import pytest
 import scipy.fft
 import scipy.linalg
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.naslora import CellOnTokens
 from harness.methods.parts.cell import Cell, low_pass
-from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, OPERATIONS, cell_parameters, normed, parse_operations
+from harness.methods.parts.operations import (
+    BEYOND,
+    CONVOLUTIONS,
+    OPERATIONS,
+    POOLS,
+    cell_parameters,
+    normed,
+    parse_operations,
+)
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import TokenGrid, TokenLayout
 
@@ -22,14 +31,10 @@ SPECS = ["all", "no-conv", "no-pool", "skip_connect,none", "sep_conv_3x3", "dil_
 SPECS += ["wide", "dw_conv_7x7", "conv_1x3_3x1,dil_conv_3x3"]
 
 
-def _cell(
-    spec: str, *, style: str = "darts", channels: int = 3, fused: bool = False, alpha_std: float = 0.5, **more: Any
-) -> Any:
+def _cell(spec: str, *, style: str = "darts", channels: int = 3, alpha_std: float = 0.5, **more: Any) -> Any:
     operations = parse_operations(spec, style=style)
     generator = torch.Generator().manual_seed(0)
-    cell = Cell(
-        operations, channels=channels, style=style, alpha_std=alpha_std, generator=generator, fused=fused, **more
-    )
+    cell = Cell(operations, channels=channels, style=style, alpha_std=alpha_std, generator=generator, **more)
     for parameter in (cell.norm_scale, cell.norm_offset):
         if parameter is not None:
             nn.init.normal_(parameter, mean=0.5, generator=generator)
@@ -67,13 +72,80 @@ def _reference(name: str, cell: Any) -> nn.Module:
             layer.weight = weight
         return nn.Sequential(nn.ReLU(), *layers, norm())
     form = CONVOLUTIONS[name]
-    for stage in (cell.stages.stage(name, index) for index in range(form.stages)):
+    for taps, mixer in _stages(name, cell):
         settings: dict[str, Any] = {"dilation": form.dilation, "padding": form.span // 2, "bias": False}
         depthwise = nn.Conv2d(cell.channels, cell.channels, form.kernel, groups=cell.channels, **settings)
         pointwise = nn.Conv2d(cell.channels, cell.channels, 1, bias=False)
-        depthwise.weight, pointwise.weight = nn.Parameter(stage.depthwise), nn.Parameter(stage.pointwise)
+        depthwise.weight, pointwise.weight = nn.Parameter(taps), nn.Parameter(mixer)
         layers += [nn.ReLU(), depthwise, pointwise, norm()]
     return nn.Sequential(*layers)
+
+
+def _stages(name: str, cell: Any) -> list[tuple[Tensor, Tensor]]:
+    """The depthwise (C, 1, k, k) and pointwise weights (C, C, 1, 1) of each stage of a separable convolution."""
+    order = [*cell.stages.twice, *cell.stages.once, *cell.stages.twice]
+    taps = cell.stages.depthwise.split([CONVOLUTIONS[each].kernel ** 2 for each in order], dim=1)
+    side = CONVOLUTIONS[name].kernel
+    return [
+        (taps[place].reshape(-1, 1, side, side), cell.stages.pointwise[place][:, :, None, None])
+        for place, each in enumerate(order)
+        if each == name
+    ]
+
+
+def _one_by_one(cell: Any, maps: Tensor) -> Tensor:
+    """The mixture of one operation after the other; of the linear style with zeros around the map once, at the cell's input."""
+    mixed = cell.skip_weight() * maps
+    for share, name in zip(cell.mixture(), cell.operations, strict=True):
+        if name not in ("none", "skip_connect"):
+            mixed = mixed + share * (_linear if cell.style == "linear" else _darts)(name, cell, maps)
+    return mixed
+
+
+def _darts(name: str, cell: Any, maps: Tensor) -> Tensor:
+    if name in POOLS or name == "low_pass":
+        pools = {"max_pool_3x3": nn.MaxPool2d(3, 1, 1), "avg_pool_3x3": nn.AvgPool2d(3, 1, 1, count_include_pad=False)}
+        return _normed(pools.get(name, LowPass())(maps), name, 0, cell)
+    if name in BEYOND:
+        return _normed(cell.beyond.operate(name, maps.relu()), name, 0, cell)
+    form = CONVOLUTIONS[name]
+    for stage, (taps, mixer) in enumerate(_stages(name, cell)):
+        settings: dict[str, Any] = {"padding": form.span // 2, "dilation": form.dilation, "groups": cell.channels}
+        maps = F.conv2d(F.conv2d(maps.relu(), taps, **settings), mixer)
+        maps = _normed(maps, name, stage, cell)
+    return maps
+
+
+def _normed(maps: Tensor, name: str, stage: int, cell: Any) -> Tensor:
+    """By the row of statistics that the operation's stage has."""
+    if cell.norm == "none":
+        return maps
+    first = [each for each in cell.operations if each in POOLS]
+    first += [
+        each
+        for kind in (1, 2)
+        for each in CONVOLUTIONS
+        if each in cell.operations and CONVOLUTIONS[each].stages == kind
+    ]
+    order = [(each, 0) for each in first] + [
+        (each, 1) for each in first if each in CONVOLUTIONS and CONVOLUTIONS[each].stages == 2
+    ]
+    row = [*order, *((each, 0) for each in cell.operations if each in BEYOND)].index((name, stage))
+    channels = slice(row * cell.channels, (row + 1) * cell.channels)
+    learnt = (None, None) if cell.norm_scale is None else (cell.norm_scale[channels], cell.norm_offset[channels])
+    return F.batch_norm(maps, cell.running_mean[row], cell.running_var[row], *learnt, training=cell.training)
+
+
+def _linear(name: str, cell: Any, maps: Tensor) -> Tensor:
+    if name in POOLS:
+        return F.avg_pool2d(maps, 3, stride=1, padding=1)
+    if name in BEYOND:
+        return cell.beyond.operate(name, maps)
+    form = CONVOLUTIONS[name]
+    maps = F.pad(maps, [form.reach // 2] * 4)
+    for taps, mixer in _stages(name, cell):
+        maps = F.conv2d(F.conv2d(maps, taps, dilation=form.dilation, groups=cell.channels), mixer)
+    return maps
 
 
 class LowPass(nn.Module):
@@ -102,11 +174,10 @@ def test_low_pass_and_its_gradient_are_those_of_scipys_transform(size: tuple[int
     torch.testing.assert_close(low_pass(outputs[0].detach()), outputs[0], rtol=1e-9, atol=1e-12)  # a projection
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("spec", ["all", "wide"])
-def test_darts_cell_is_the_softmax_mixture_of_torch_modules(spec: str, training: bool, fused: bool) -> None:
-    cell = _cell(spec, fused=fused)
+def test_darts_cell_is_the_softmax_mixture_of_torch_modules(spec: str, training: bool) -> None:
+    cell = _cell(spec)
     maps = _maps(4, 3, 9, 11)
     operations = {name: _reference(name, cell).double() for name in cell.operations if name != "none"}
     cell(maps)
@@ -129,10 +200,9 @@ def test_darts_cell_is_the_softmax_mixture_of_torch_modules(spec: str, training:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("strongest", ["dil_conv_3x3", "skip_connect", "max_pool_3x3", "sep_conv_5x5"])
-def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(strongest: str, fused: bool) -> None:
-    cell, maps = _cell("all", fused=fused), _maps(4, 3, 9, 11)
+def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(strongest: str) -> None:
+    cell, maps = _cell("all"), _maps(4, 3, 9, 11)
     operation = _reference(strongest, cell).double()
     cell(maps), operation(maps)  # the same running statistics
     with torch.no_grad():
@@ -153,20 +223,19 @@ def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(stronges
 def test_batched_cell_equals_one_operation_at_a_time(spec: str, style: str, channels: int, more: dict[str, Any]):
     plain = _cell(spec, style=style, channels=channels, **more)
     fused = copy.deepcopy(plain)
-    fused.fused = True
     for step in range(2):
         maps = _maps(3, channels, 7, 10) + step
         first, second = maps.clone().requires_grad_(), maps.clone().requires_grad_()
         weight = torch.randn_like(maps)
-        (plain(first) * weight).sum().backward()
+        (_one_by_one(plain, first) * weight).sum().backward()
         (fused(second) * weight).sum().backward()
-        torch.testing.assert_close(fused(maps), plain(maps), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(fused(maps), _one_by_one(plain, maps), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(second.grad, first.grad, rtol=1e-7, atol=1e-8)
         for (name, p), (_, q) in zip(plain.named_parameters(), fused.named_parameters(), strict=True):
             torch.testing.assert_close(q.grad, p.grad, rtol=1e-7, atol=1e-8, msg=(name + ": {}").format)
     for statistics, theirs in zip(fused.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(statistics, theirs, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(fused.eval()(maps), plain.eval()(maps), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fused.eval()(maps), _one_by_one(plain.eval(), maps), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [(14, 14), (3, 3), (1, 1), (5, 12)])
@@ -175,7 +244,7 @@ def test_linear_cell_equals_its_one_kernel_at_the_borders_too(spec: str, size: t
     cell = _cell(spec, style="linear")
     maps = _maps(2, 3, *size)
     kernel = cell.kernel()
-    once = nn.functional.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
+    once = F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
     torch.testing.assert_close(once, cell(maps), rtol=1e-9, atol=1e-12)
 
 
@@ -186,21 +255,6 @@ def test_linear_cell_is_linear_and_a_darts_cell_is_not() -> None:
     assert (darts(x + 2 * y) - darts(x) - 2 * darts(y)).abs().max() > 1e-2
     with pytest.raises(MethodError, match="style=linear"):
         darts.kernel()
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_an_affine_norm_is_torchs(fused: bool) -> None:
-    cell = _cell("max_pool_3x3", fused=fused, norm="batch-affine", channels=2)
-    norm = nn.BatchNorm2d(2).double()
-    norm.weight, norm.bias = cell.norm_scale, cell.norm_offset
-    maps = _maps(3, 2, 6, 6)
-    torch.testing.assert_close(cell(maps), norm(nn.functional.max_pool2d(maps, 3, stride=1, padding=1)))
-
-
-def test_without_norm_a_pooling_cell_only_pools() -> None:
-    cell, maps = _cell("max_pool_3x3", norm="none"), _maps(3, 3, 6, 6)
-    assert cell.running_mean.numel() == 0
-    torch.testing.assert_close(cell(maps), nn.functional.max_pool2d(maps, 3, stride=1, padding=1))
 
 
 def test_a_residual_adds_the_map_and_a_merge_takes_it_with_the_skip() -> None:
@@ -235,6 +289,7 @@ def test_operations_beyond_darts_are_counted_and_darts_own_set_is_as_it_was() ->
     for spec, norms in (("all", 8), ("wide", 11), ("low_pass", 1)):
         operations = parse_operations(spec, style="darts")
         assert normed(operations) == norms == len(_cell(spec).running_mean)
+        assert not len(_cell(spec, norm="none").running_mean)
 
 
 def test_alpha_starts_near_uniform() -> None:
@@ -244,7 +299,7 @@ def test_alpha_starts_near_uniform() -> None:
 
 
 def test_running_statistics_count_a_recomputed_pass_once() -> None:
-    once, twice = _cell("all", fused=True), _cell("all", fused=True)
+    once, twice = _cell("all"), _cell("all")
     maps = _maps(2, 3, 6, 6).requires_grad_()
     once(maps).sum().backward()
     torch.utils.checkpoint.checkpoint(twice, maps, use_reentrant=False).sum().backward()
@@ -318,9 +373,8 @@ def test_operations_come_in_one_order_whatever_the_order_given() -> None:
     assert parse_operations("all", style="linear") == tuple(name for name in OPERATIONS if name != "max_pool_3x3")
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_batch_norm_over_one_value_is_one_line_that_says_what_to_do(fused: bool) -> None:
-    cell, maps = _cell("all", fused=fused), torch.randn(1, 3, 1, 1)
+def test_batch_norm_over_one_value_is_one_line_that_says_what_to_do() -> None:
+    cell, maps = _cell("all"), torch.randn(1, 3, 1, 1)
     with pytest.raises(MethodError, match=r"one image whose map is 1x1.*image_size.*norm=none"):
         cell.train()(maps)
     assert cell.eval()(maps).isfinite().all()

@@ -105,9 +105,9 @@ def test_a_cell_without_a_linear_share_is_not_reported_as_folded_in_part() -> No
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("naslora", {"fused": False}),
-        ("naslora", {"scope": "image", "sites": "qkv,proj,mlp", "fused": False}),
-        ("naspclora", {"fused": False}),
+        ("naslora", {}),
+        ("naslora", {"scope": "image", "sites": "qkv,proj,mlp"}),
+        ("naspclora", {}),
         ("naslora", {"operations": "no-conv"}),
     ],
 )
