@@ -1,4 +1,4 @@
-"""The cost of a plan on its target: hours, memory, disk, time to completion, and the runs that fit a budget.
+"""The cost of a plan on its target: hours, memory, disk, time to completion.
 
 Hours are counted operations divided by the speed of earlier runs on such a device, or without records by a share of the device's
 peak. Operations are counted in closed form. A multiply-add counts as two; softmax, norms and element-wise
@@ -26,11 +26,9 @@ from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import Images, limited, limits_in_words
 from harness.planning.memory import DECODER_DIM, config_of, decoder_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
-from harness.protocols.load import card_needs
 from harness.registry import BENCHMARKS
-from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_name, processor
-from harness.system.text import counted, first_of
+from harness.system.text import counted
 
 PEAKS = {
     "b200": (80, 2250), "h200": (67, 989), "h100": (67, 989), "gh200": (67, 989), "a100": (19.5, 312), "l40s": (92, 362),
@@ -362,62 +360,26 @@ def published_images(benchmark: str) -> Images:
     return Images(train=train if "val" in sizes else train - val, val=val, test=test)
 
 
-def within_budget(prices: Sequence[RunForecast], hours: float) -> tuple[RunForecast, ...]:
-    """The runs that fit into ``hours`` device-hours, in the order of the plan. All methods on one benchmark with one seed are taken
-    together, low seeds first, and for a seed cheap benchmarks first."""
-    groups: dict[tuple[int, str, str], list[RunForecast]] = {}
-    for priced in prices:
-        groups.setdefault((priced.run.seed, priced.run.benchmark, priced.run.backbone), []).append(priced)
-    costs = {group: sum(priced.hours for priced in several) for group, several in groups.items()}
-    keys, left = set[str](), hours
-    for group in sorted(groups, key=lambda group: (group[0], costs[group], group)):
-        if costs[group] <= left:
-            keys |= {priced.run.key for priced in groups[group]}
-            left -= costs[group]
-    return tuple(priced for priced in prices if priced.run.key in keys)
-
-
-def affordable(planned: Plan, prices: Sequence[RunForecast], *, hours: float) -> tuple[Plan, str]:
-    """The plan without the runs that do not fit into ``hours`` device-hours, and a line that says what is left out. Raises
-    UsageError: nothing fits."""
-    kept = {priced.run.key for priced in within_budget(prices, hours)}
-    text = f"--budget: {len(kept)} of {len(prices)} runs fit into {hours:g} hours"
-    if len(kept) == len(prices):
-        return planned, text
-    if not kept:
-        raise UsageError(
-            f"--budget {hours:g}: none of {len(prices)} runs fits, with all methods on a benchmark together; --plan shows the prices"
-        )
-    left_out = {priced.run.key: _in_words(priced.run) for priced in prices if priced.run.key not in kept}
-    jobs = tuple(job for job in planned.jobs if job.run.key not in left_out)
-    failed = {key: code for key, code in planned.failed.items() if key not in left_out}
-    return replace(planned, jobs=jobs, failed=failed), f"{text}; left out: {first_of(list(left_out.values()))}"
-
-
-def hesitation(planned: Plan, results: Path, *, where: Target, hours: float | None = None) -> str:
-    """Why a plan should not start without ``--yes``, and what to use instead; empty if it should. ``hours``: of ``--budget``."""
+def hesitation(planned: Plan, results: Path, *, where: Target) -> str:
+    """Why a plan should not start without ``--yes``, and what to use instead; empty if it should."""
     runs = [job.run for job in planned.pending]
     if where.profile is not None:
         if any(run.is_generated for run in runs):
             return f"the protocol {planned.protocol.name} trains on generated images; give --data DIR for --cluster"
         if random := [run.backbone for run in runs if not run.checkpoint and config_of(run).trains]:
             return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
-    if hours is not None:
-        return ""
     for known in (None, results):  # records are read only where the closed form says that it matters
         prices = price(planned, known, where=where)
         if (long := days(prices, where)) <= MOST_DAYS:
             return ""
     on_cpu = where.profile is None and not where.devices
-    instead = "--cluster NAME, or --protocol mobile" if on_cpu else "--budget HOURS, fewer methods, seeds or benchmarks"
+    instead = "--cluster NAME, or --protocol mobile" if on_cpu else "fewer methods, seeds or benchmarks"
     spent = f"{sum(run.hours for run in prices):,.0f} hours of {device(planned, where).name}"
     return f"{counted(len(runs), 'run')} would take about {long:.0f} days here ({spent}); take {instead}"
 
 
-def plan_text(
-    planned: Plan, prices: Sequence[RunForecast] | None, *, where: Target, budget: float | None = None
-) -> str:
-    """Runs, trainable parameters, prices and what is missing. With a ``budget`` in device-hours, the runs that fit."""
+def plan_text(planned: Plan, prices: Sequence[RunForecast], *, where: Target) -> str:
+    """Runs, trainable parameters, prices and what is missing."""
     runs = counted(len(planned.jobs), "run")
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
     rows = parameter_rows(planned)
@@ -427,18 +389,13 @@ def plan_text(
         lines.append(f"{method:{first}} {backbone:{second}} {encoder:>11,} {trainable:>11,} {total:>13,}")
     lines += ["", f"{'benchmark':14} images of training / validation / test, splits"]
     lines += [f"{name:14} {' · '.join(words)}" for name, words in _data(planned)]
-    if prices is not None:
+    if prices:
         lines += ["", *_forecast(planned, prices, where)]
-        chosen = prices if budget is None else within_budget(prices, budget)
-        if budget is not None:
-            lines += ["", f"{len(chosen)} of {len(prices)} runs fit into {budget:g} hours:"]
-            lines += [f"  {_in_words(priced.run)} · {_hours(priced.hours)} h" for priced in chosen]
         if where.profile is not None:
-            runs_of = Counter(where.profile.shape(priced.run.backbone) for priced in chosen)
+            runs_of = Counter(where.profile.shape(priced.run.backbone) for priced in prices)
             lines += ["", *(f"{counted(count, 'run')}, each with {shape.in_words}" for shape, count in runs_of.items())]
     missing = [f"missing: {line}" for line in planned.missing]
-    needs = [f"protocols by what they need (--protocol): {card_needs()}"] if missing else ["nothing is missing"]
-    return "\n".join([*lines, "", *missing, *needs]) + "\n"
+    return "\n".join([*lines, "", *(missing or ["nothing is missing"])]) + "\n"
 
 
 def _data(planned: Plan) -> list[tuple[str, tuple[str, ...]]]:
@@ -452,19 +409,16 @@ def _data(planned: Plan) -> list[tuple[str, tuple[str, ...]]]:
     return list(lines)
 
 
-def plan_data(planned: Plan, prices: Sequence[RunForecast] | None, *, budget: float | None = None) -> dict[str, Any]:
-    """The plan, JSON-ready: every run with its state and price, with a ``budget`` whether it fits, and what is missing."""
-    fitting = [] if budget is None else [priced.run.key for priced in within_budget(prices or (), budget)]
+def plan_data(planned: Plan, prices: Sequence[RunForecast]) -> dict[str, Any]:
+    """The plan, JSON-ready: every run with its state and price, and what is missing."""
     by_key = {
-        priced.run.key: {name: value for name, value in priced._asdict().items() if name != "run"}
-        for priced in prices or ()
+        priced.run.key: {name: value for name, value in priced._asdict().items() if name != "run"} for priced in prices
     }
     runs = []
     for run in (job.run for job in planned.jobs):
         names = ("key", "label", "method", "backbone", "benchmark", "protocol", "seed")
         state = "finished" if run.key in planned.finished else planned.failed.get(run.key, "planned")
-        entry = {**{name: getattr(run, name) for name in names}, "state": state, **by_key.get(run.key, {})}
-        runs.append(entry if budget is None or run.key not in by_key else {**entry, "fits_budget": run.key in fitting})
+        runs.append({**{name: getattr(run, name) for name in names}, "state": state, **by_key.get(run.key, {})})
     return {"runs": runs, "missing": list(planned.missing)}
 
 
@@ -492,10 +446,6 @@ def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> li
     hours = 24 * days(prices, where)
     length = f"{_hours(hours)} hours" if hours >= 1 else counted(max(1, round(60 * hours)), "minute")
     return [*lines, f"finished after about {length} ({at_once} at a time, no waiting in a queue)"]
-
-
-def _in_words(run: Run) -> str:
-    return f"{run.label} · {run.backbone} · {run.benchmark} · seed {run.seed}"
 
 
 def _hours(hours: float) -> str:

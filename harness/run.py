@@ -11,11 +11,11 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command, plugins_of, require_effect, verb
 from harness.registry import METHODS, load_plugins
@@ -31,30 +31,7 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.request import Request
     from harness.planning.tuning import Step
 
-
-class How(NamedTuple):
-    """How the runs of a command line are planned and run.
-
-    Args:
-        where: the target that executes the runs.
-        plan: print the plan and start nothing.
-        json: print JSON.
-        budget: limit in device-hours, None for no limit.
-        wait, retry, cancel, yes: the options of these names.
-        command: the command line, which the sweep's file records.
-        study: the study whose table is printed, None for none.
-    """
-
-    where: Target
-    plan: bool
-    json: bool
-    budget: float | None
-    wait: bool
-    retry: str | None
-    cancel: bool
-    yes: bool
-    command: str
-    study: str | None
+OTHER_PROTOCOLS = "--protocol demo needs no files; sam-peft protocols list names the others"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,12 +113,6 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--json", action="store_true", help="print the plan or the table as JSON, one object per line")
     how.add_argument(
-        "--budget",
-        type=float,
-        metavar="HOURS",
-        help="run only what fits into this many device-hours; --plan shows which runs fit",
-    )
-    how.add_argument(
         "--cluster", metavar="NAME", help="submit to SLURM with this profile (slurm/profiles/NAME.yaml or a path)"
     )
     how.add_argument(
@@ -200,10 +171,6 @@ def _list_studies(*, as_json: bool) -> int:
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     """Refuse options that would have no effect. The cluster of the settings stands in where the command line names no target."""
-    if arguments.budget is not None and not arguments.budget > 0:
-        raise UsageError(f"--budget {arguments.budget:g}: give a number of device-hours above zero")
-    if arguments.cancel and arguments.budget is not None:
-        raise UsageError("--budget chooses what to start and --cancel starts nothing; give one of them")
     here = arguments.executor is not None or arguments.workers is not None
     arguments.cluster = arguments.cluster or ("" if here else settings.cluster)
     if not arguments.cluster:
@@ -232,7 +199,6 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     where = target_of(
         arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=overrides
     )
-    how = How(where=where, **{name: getattr(arguments, name) for name in How._fields if name != "where"})
 
     def planned(instead: Path | None) -> tuple[Found, list[Step]]:
         found = find(request, also_on=tuning.on if tuning else (), instead=instead)
@@ -241,26 +207,26 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     with TemporaryDirectory(
         prefix="harness-plan-"
     ) as folder:  # a plan, and a command that is refused, write no results
-        if not how.plan:
+        if not arguments.plan:
             require_writable(request.results)
-        foresee = how.plan or (tuning is not None and not how.cancel)
+        foresee = arguments.plan or (tuning is not None and not arguments.cancel)
         found, steps = planned(Path(folder) if foresee else None)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
-        if how.plan:
-            return show(steps, how)
+        if arguments.plan:
+            return show(steps, arguments, where)
         if foresee and (missing := dict.fromkeys(line for step in steps for line in step.planned.missing)):
             raise UsageError(_missing(list(missing)))
         if foresee and any(files.origin == "generated" for files in found[1].values()):
             found, steps = planned(None)
-        return carry_out_steps(steps, found, how)
+        return carry_out_steps(steps, found, arguments, where)
 
 
-def show(steps: Sequence[Step], how: How) -> int:
+def show(steps: Sequence[Step], arguments: argparse.Namespace, where: Target) -> int:
     """Print the plan and price of every step; a run is listed only in its first step. Returns 1 if something is missing, else
     0."""
     from harness.dispatch.run_jobs import not_restarted, to_start
-    from harness.pricing import plan_data, plan_text, price, within_budget
+    from harness.pricing import plan_data, plan_text, price
 
     priced: dict[str, float] = {}
     shown = [step for step in steps if step.left or step.tuning is None]
@@ -268,45 +234,43 @@ def show(steps: Sequence[Step], how: How) -> int:
         planned, heading = step.planned, step.heading if len(steps) > 1 else ""
         for line in planned.problems:
             say(line)
-        started = to_start(planned, how.where, retry=how.retry)
+        started = to_start(planned, where, retry=arguments.retry)
         if line := not_restarted(planned, started)[1]:
             say(line)
-        budget = None if how.budget is None else _left(how.budget, priced.values())
         jobs = tuple(job for job in started if job.run.key not in priced)
         planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in priced))
-        prices = price(replace(planned, jobs=jobs), step.request.results, where=how.where) if jobs else None
-        fitting = prices if budget is None or prices is None else within_budget(prices, budget)
-        priced |= {each.run.key: each.hours for each in fitting or ()}
-        if how.json:
-            print(json.dumps({"step": heading, **plan_data(planned, prices, budget=budget)}))
+        prices = price(replace(planned, jobs=jobs), step.request.results, where=where) if jobs else ()
+        priced |= {each.run.key: each.hours for each in prices}
+        if arguments.json:
+            print(json.dumps({"step": heading, **plan_data(planned, prices)}))
         elif priced and not planned.jobs:
             show_text(f"{heading}: they are among the trials")
         else:
-            text = plan_text(planned, prices, where=how.where, budget=budget)
+            text = plan_text(planned, prices, where=where)
             show_text(f"{heading}: {text}\n" if heading else text)
-    if len(steps) > 1 and priced and not how.json:
+    if len(steps) > 1 and priced and not arguments.json:
         show_text(f"trials and runs: {counted(len(priced), 'run')}, {sum(priced.values()):,.1f} device-hours")
     return int(any(step.planned.missing for step in shown))
 
 
-def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
+def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespace, where: Target) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
     from harness.planning.tuning import label_finished, plan_steps, with_choices, without_lost
 
-    tunings, spent = [step.tuning for step in steps if step.tuning is not None], 0.0
+    tunings = [step.tuning for step in steps if step.tuning is not None]
     while steps[0].tuning is not None:
         step, *steps = steps
         tunings.pop(0)
         if trials := step.left:
-            if not how.cancel:
+            if not arguments.cancel:
                 say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
             after = {job.run.key for later in steps for job in later.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
-            failed, hours = start(without_lost(step.planned), step.request, how, spent=spent, later=more)
-            if how.cancel:
+            failed = start(without_lost(step.planned), step.request, arguments, where, later=more)
+            if arguments.cancel:
                 return 0
-            step, spent = step.again(), spent + hours
+            step = step.again()
             if step.left:
                 what = "are on their way" if failed is None else "have no result"
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
@@ -316,18 +280,18 @@ def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
             steps = plan_steps(request, tunings, found)
     (last,) = steps
     label_finished(last.planned, RecordStore(last.request.results))
-    failed, _ = start(last.planned, last.request, how, spent=spent)
-    return 0 if failed is None else _print_table(last, how, failed=bool(failed))
+    failed = start(last.planned, last.request, arguments, where)
+    return 0 if failed is None else _print_table(last, arguments, failed=bool(failed))
 
 
-def _print_table(step: Step, how: How, *, failed: bool) -> int:
+def _print_table(step: Step, arguments: argparse.Namespace, *, failed: bool) -> int:
     from harness.report.pages import finished_table
 
     runs, width = [job.run for job in step.planned.jobs], terminal_width(sys.stdout)
-    style: Literal["json", "text", "markdown"] = "json" if how.json else "text" if width else "markdown"
+    style: Literal["json", "text", "markdown"] = "json" if arguments.json else "text" if width else "markdown"
     with stages() as report:
         report("writing the tables")
-        table, page = finished_table(runs, step.request.results, study=how.study, style=style, width=width)
+        table, page = finished_table(runs, step.request.results, study=arguments.study, style=style, width=width)
     print(table, end="", flush=True)
     if page is not None:
         say(f"as markdown: {page}")
@@ -356,71 +320,45 @@ def _of_edited_plugins(step: Step) -> list[str]:
 
 
 def start(
-    planned: Plan, request: Request, how: How, *, spent: float, later: int = 0
-) -> tuple[dict[str, str] | None, float]:
-    """Run what is pending, as far as a budget goes.
+    planned: Plan, request: Request, arguments: argparse.Namespace, where: Target, *, later: int = 0
+) -> dict[str, str] | None:
+    """Run what is pending, and return what `harness.dispatch.run_jobs.run_jobs` returns.
 
     Args:
-        spent: device-hours of earlier steps.
         later: runs that follow in later steps.
 
-    Returns:
-        What `harness.dispatch.run_jobs.run_jobs` returns, and its device-hours as priced; 0 without a budget.
-
     Raises:
-        UsageError: something is missing, it would take months, not one run fits the budget, or what
-            `harness.dispatch.run_jobs.run_jobs` says.
+        UsageError: something is missing, it would take months, or what `run_jobs` says.
     """
-    from harness.dispatch.run_jobs import to_start
-    from harness.pricing import affordable, hesitation, price, within_budget
+    from harness.dispatch.run_jobs import run_jobs
+    from harness.pricing import hesitation
 
-    budget, hours = None if how.budget is None else _left(how.budget, [spent]), 0.0
     for line in planned.problems:
         say(line)
-    if not how.cancel:
+    if not arguments.cancel:
         if planned.missing:
             raise UsageError(_missing(planned.missing))
-        if not how.yes and (doubt := hesitation(planned, request.results, where=how.where, hours=budget)):
+        if not arguments.yes and (doubt := hesitation(planned, request.results, where=where)):
             raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
-    if budget is not None and (jobs := to_start(planned, how.where, retry=how.retry)):
-        prices = price(replace(planned, jobs=tuple(jobs)), request.results, where=how.where)
-        planned, choice = affordable(planned, prices, hours=budget)
-        say(choice)
-        hours = sum(priced.hours for priced in within_budget(prices, budget))
-    return carry_out(planned, request, how, later=later), hours
-
-
-def carry_out(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[str, str] | None:
-    from harness.dispatch.run_jobs import run_jobs
-
-    where, results = how.where, request.results
     return run_jobs(
         planned,
         where,
-        results=results,
+        results=request.results,
         later=later,
-        command=how.command,
-        wait=how.wait,
-        retry=how.retry,
-        cancel=how.cancel,
+        command=arguments.command,
+        wait=arguments.wait,
+        retry=arguments.retry,
+        cancel=arguments.cancel,
     )
-
-
-def _left(budget: float, spent: Iterable[float]) -> float:
-    """Device-hours that are left; just above zero if there are none."""
-    return max(budget - sum(spent), 1e-9)
 
 
 def _missing(lines: Sequence[str]) -> str:
     """One line about what is missing; several things are printed first, each on a line of its own."""
-    from harness.protocols.load import card_needs
-
-    needs = f"protocols by what they need (--protocol): {card_needs()}"
     if len(lines) == 1:
-        return f"{lines[0]}; {needs}"
+        return f"{lines[0]}; {OTHER_PROTOCOLS}"
     for line in lines:
         say(f"missing: {line}")
-    return f"{len(lines)} things are missing, so nothing was started; {needs}"
+    return f"{len(lines)} things are missing, so nothing was started; {OTHER_PROTOCOLS}"
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def run_jobs(
     if isinstance(chosen, SlurmExecutor):
         print(chosen.submitted or "nothing to submit: every run is finished, queued or running")
         print(f"watch:  sam-peft status --results {results} --watch")
-        print("cancel: the same command with --cancel (without --wait, --retry, --budget)")
+        print("cancel: the same command with --cancel (without --wait, --retry)")
         if not wait:
             return None
     states = _waited(chosen, total=len(pending))

@@ -132,7 +132,7 @@ class Plan:
         missing: what prevents runs from starting, one line each.
         problems: one line each: records that cannot be read, whose runs are restarted; rules that cannot give good masks.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
-        request: identity of the whole grid, which a budget does not change.
+        request: identity of the grid.
     """
 
     jobs: tuple[Job, ...]

@@ -100,17 +100,6 @@ def card_names() -> list[str]:
     return sorted(path.stem for path in CARDS.glob("*.yaml"))
 
 
-def card_needs() -> str:
-    """What each card needs, such as ``demo: nothing; mobile: images (--data), …``; cards for small images first."""
-    names: dict[str, list[str]] = {}
-    for name, card in sorted(
-        ((name, load_protocol(name)) for name in card_names()), key=lambda both: both[1].image_size
-    ):
-        needs = f"images (--data), {card.backbone}'s weights (--checkpoint){', a GPU' if card.image_size > 256 else ''}"
-        names.setdefault("nothing, about 2 min" if card.data == "sample" else needs, []).append(name)
-    return "; ".join(f"{', '.join(cards)}: {needs}" for needs, cards in names.items())
-
-
 def card_path(name: str) -> Path:
     """The file of a protocol's name, or a path to a user's own YAML. Raises UsageError: neither exists."""
     if name.endswith((".yaml", ".yml")):

@@ -44,7 +44,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--seeds", "²"], "--seeds '²': give a number of seeds"),
         ([*DEMO, "--seeds", "1001"], "(5, at most 1000)"),
         ([*DEMO, "--seeds", "0," + "9" * 5000], "a list of different seeds"),
-        ([*DEMO, "--budget", "1e-9"], "--budget 1e-09: none of 1 runs fits"),
         ([*PLAIN[:-2], "--datasets", "kvasir", "--plan", "--cluster", "gpu"], "--cluster gpu and --executor inline"),
         ([*DEMO, "--set", "lr=fast"], "lr='fast' must be a valid number"),
         ([*DEMO, "--set", "lora.rnk=1"], "unknown key 'rnk' (did you mean 'rank'?)"),
@@ -182,29 +181,6 @@ def test_where_something_is_missing_nothing_is_written(words: list[str], there: 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_budget_starts_what_fits_by_the_plan_and_lists_what_it_leaves_out(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
-    grid = ["--protocol", "demo", "--executor", "inline", "--methods", "lora,decoder", "--datasets", "kvasir,leaf"]
-    arguments = [*grid, "--seeds", "2", "--results", str(tmp_path)]
-    assert main([*arguments, "--plan"]) == 0
-    (total,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("all "))
-    budget = ["--budget", str(0.6 * float(total[2]))]
-    assert main([*arguments, *budget, "--plan"]) == 0
-    fit = {line.strip().rpartition(" · ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
-    assert 0 < len(fit) < 8
-    assert main([*arguments, *budget, "--plan", "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
-    fitting = [run for run in data["runs"] if run["fits_budget"]]
-    assert {f"{run['label']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in fitting} == fit
-    assert main([*arguments, *budget]) == 0
-    shown = capsys.readouterr()
-    runs = [json.loads(path.read_text())["run"] for path in (tmp_path / "records").glob("*.json")]
-    assert {f"{run['label']} · {run['backbone']} · {run['benchmark']} · seed {run['seed']}" for run in runs} == fit
-    (line,) = (line for line in shown.err.splitlines() if line.startswith("--budget"))
-    assert line.startswith(f"--budget: {len(fit)} of 8 runs fit")
-    assert "left out: " in line
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -219,8 +195,6 @@ def test_a_budget_starts_what_fits_by_the_plan_and_lists_what_it_leaves_out(tmp_
         ),
         ([*PLAIN[:4], "--methods", "lora[rank=4]", *PLAIN[6:], "--set", "lora.rank=2"], "every row of lora sets rank"),
         ([*DEMO, "--plan", "--cluster", "testcluster", "--cancel"], "give one of them"),
-        ([*DEMO, "--budget", "0"], "--budget 0: give a number of device-hours above zero"),
-        ([*DEMO, "--budget", "1", "--cancel"], "give one of them"),
         (["--study", "list", "--plan"], "--plan has no effect with --study list"),
     ],
 )
@@ -267,7 +241,7 @@ tune: {lora.lr: [1.0e-3, 1.0e-2]}
 """
 
 
-def test_a_study_of_ones_own_is_priced_with_its_trials_once_and_spends_a_budget(tmp_path, monkeypatch, capsys) -> None:
+def test_a_study_of_ones_own_is_priced_with_its_trials_once(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "first.yaml").write_text(FIRST)
     monkeypatch.chdir(tmp_path)
     words = ["--study", "first.yaml", "--results", str(tmp_path / "runs")]
@@ -276,5 +250,3 @@ def test_a_study_of_ones_own_is_priced_with_its_trials_once_and_spends_a_budget(
     # Two trials; then naslora alone: lora's first value is a trial already.
     assert [run["label"] for run in trials] == ["lora[lr=0.001]", "lora[lr=0.01]"]
     assert [run["label"] for run in runs if "hours" in run] == ["naslora"]
-    assert main([*words, "--budget", "1e-5", "--executor", "inline"]) == 2  # for not one run
-    assert "1e-05" in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_cancel_takes_what_the_same_command_submitted_and_leaves_what_others_did
     idle_cluster("scancel", f"echo $* >> {cancelled}")
     assert run(monkeypatch, results, "lora") == 0
     queue(idle_cluster, results)
-    assert run(monkeypatch, results, "lora,naslora", "--budget", "1000") == 0
+    assert run(monkeypatch, results, "lora,naslora") == 0
     assert "not resubmitted" in capsys.readouterr().err
     queue(idle_cluster, results)
     assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0

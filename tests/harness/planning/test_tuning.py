@@ -39,7 +39,7 @@ class Work:
         self.done: list[list[str]] = []
         self.later: list[int] = []
 
-    def __call__(self, planned: Plan, request: Any, *_: Any, later: int = 0) -> dict[str, str]:
+    def __call__(self, planned: Plan, where: Any, *, results: Path, later: int, **_: Any) -> dict[str, str]:
         self.later.append(later)
         self.done.append([f"{job.run.label} on {job.run.benchmark}, seed {job.run.seed}" for job in planned.pending])
         for job in planned.pending:
@@ -50,7 +50,7 @@ class Work:
                 for split, s in (("val", value), ("test", 1 - value))
             }
             ended: Any = {"code": code, "scores": {"best": best} if code == "OK" else {}, "cost": {"wall_time_s": 36.0}}
-            RecordStore(request.results).write(Record(run=job.run, key=job.run.key, **ended))
+            RecordStore(results).write(Record(run=job.run, key=job.run.key, **ended))
         return {}
 
 
@@ -70,7 +70,7 @@ def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2", study: str = ""
     ) -> tuple[int, Work]:
         work = Work(score)
-        monkeypatch.setattr(verb, "carry_out", work)
+        monkeypatch.setattr("harness.dispatch.run_jobs.run_jobs", work)
         grid = ["--methods", methods, "--datasets", datasets, "--protocol", "demo", "--seeds", seeds]
         if study:
             return verb.main(["--study", study, "--results", str(tmp_path)]), work
@@ -414,7 +414,7 @@ def test_what_would_be_dropped_in_silence_or_fail_after_the_trials_is_refused(tu
 def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_path, capsys, monkeypatch) -> None:
     write_samples("kvasir", tmp_path / "data", images=40, size=64)
     work = Work(best_at(1e-3))
-    monkeypatch.setattr(verb, "carry_out", work)
+    monkeypatch.setattr("harness.dispatch.run_jobs.run_jobs", work)
     base = ["--protocol", "mini", "--backbone", "tiny", "--checkpoint", "none", "--methods", "lora", "--set", "image_size=64",
             "--data", str(tmp_path / "data"), "--results", str(tmp_path / "runs"), *GRID]  # fmt: skip
     both = [*base, "--datasets", "kvasir,camo"]

@@ -1,4 +1,4 @@
-"""A plan's price from what is on disk and in the results folder, where it would run, and what a budget leaves of it."""
+"""A plan's price from what is on disk and in the results folder, where it would run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from harness.pricing import (
     START_SECONDS,
     UPDATE_SECONDS,
     RunForecast,
-    affordable,
     cpu,
     days,
     gpu,
@@ -32,11 +31,9 @@ from harness.pricing import (
     price,
     published_images,
     run_flops,
-    within_budget,
 )
 from harness.protocols.load import load_protocol
 from harness.registry import SEGMENTED
-from harness.system.errors import UsageError
 from harness.system.machine import processor
 
 ON_GPU = Target(executor="inline", devices=("0",))
@@ -190,21 +187,6 @@ def test_shapes_of_a_cluster_wait_for_their_own_runs_only(tmp_path: Path) -> Non
     assert days(runs, where) == 2 / 24
 
 
-def test_a_budget_buys_whole_comparisons_cheap_ones_first(tmp_path: Path) -> None:
-    rows = (PlannedRow(method="lora"), PlannedRow(method="decoder"))
-    made = planned(tmp_path, rows=rows, benchmarks=("kvasir", "leaf"), seeds=(0, 1))
-    prices = price(made, tmp_path, where=ON_GPU)
-    cost = {"kvasir": 2.0, "leaf": 1.0}
-    prices = tuple(one._replace(hours=cost[one.run.benchmark]) for one in prices)
-
-    def bought_for(budget: float) -> list[tuple[str, str, int]]:
-        return [(one.run.benchmark, one.run.method, one.run.seed) for one in within_budget(prices, budget)]
-
-    assert bought_for(2.5) == [("leaf", "lora", 0), ("leaf", "decoder", 0)]
-    assert {(name, seed) for name, _, seed in bought_for(6.5)} == {("leaf", 0), ("kvasir", 0)}
-    assert bought_for(1.5) == []
-
-
 def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: Path, tmp_path: Path) -> None:
     """Generated samples, a limit of the protocol, another manifest: only the speed may come from them, not the size."""
     for made in (planned(tmp_path, dataset_roots={"kvasir": data}), planned(tmp_path)):
@@ -230,20 +212,3 @@ def test_an_earlier_run_costs_the_time_of_its_stages_where_they_are_known(data: 
     assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(1.5 * SECONDS / 3600)
     RecordStore(tmp_path).write(replace(record, cost={**cost, "gpu_hours": 12.0}))  # on eight GPUs
     assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(12)
-
-
-def test_a_budget_leaves_finished_runs_and_those_that_fit(data: Path, tmp_path: Path) -> None:
-    made = planned(tmp_path, dataset_roots={"kvasir": data}, seeds=(0, 1, 2, 3, 4, 5))
-    first, *rest = (job.run.key for job in made.jobs)
-    made = replace(made, finished=frozenset({first}), failed={rest[0]: "OOM", rest[2]: "OOM"})
-    prices = price(made, tmp_path, where=ON_GPU)
-    kept, line = affordable(made, prices, hours=1.5 * hours(prices) / 5)
-    assert [job.run.key for job in kept.jobs] == [first, rest[0]]
-    assert (kept.finished, kept.failed) == ({first}, {rest[0]: "OOM"})
-    assert line.startswith("--budget: 1 of 5 runs fit into ")
-    assert line.endswith(f"; left out: {'; '.join(f'lora · vit_b · kvasir · seed {n}' for n in (2, 3, 4))}; and 1 more")
-    whole, line = affordable(made, prices, hours=2 * hours(prices))
-    assert whole == made
-    assert "left out" not in line
-    with pytest.raises(UsageError, match="none of 5 runs fits"):
-        affordable(made, prices, hours=1e-9)
