@@ -79,7 +79,6 @@ class Registry:
         self._left_out = left_out
         self._further, self._aliases = dict(further or {}), dict(aliases or {})
         self._entries = {name: EntryPoint(name, value, group) for name, value in {**builtin, **self._further}.items()}
-        self._builtin = frozenset(self._entries)
         self._loaded: dict[str, type] = {}
         for point in entry_points(group=group):
             self._entries.setdefault(canonical_spelling(point.name), point)
@@ -87,18 +86,6 @@ class Registry:
     def names(self) -> list[str]:
         listed = [name for name in self._entries if name not in self._further]
         return [*listed, *(name for name in self._loaded if name not in self._entries)]
-
-    def usable_names(self) -> tuple[list[str], list[str]]:
-        """`names` without the entries of installed packages that cannot be loaded, and a line for each of those. Built-in entries are
-        not imported for this."""
-        broken: dict[str, str] = {}
-        for name in self.names():
-            if name not in self._builtin and name not in self._loaded:
-                try:
-                    self.get(name)
-                except UsageError as error:
-                    broken[name] = f"plug-in left out: {error}"
-        return [name for name in self.names() if name not in broken], list(broken.values())
 
     def __contains__(self, name: str) -> bool:
         """Whether the name is known; that of a plug-in is, once its file is loaded."""
@@ -328,19 +315,6 @@ def recorded_option(method: str, option: str, value: Any) -> Any:
         return int(value) if isinstance(default, int) else float(value)
     except ValueError:
         return value
-
-
-def load_plugins(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """Load plug-in files; returns those that were loaded, and a line for each broken one."""
-    loaded, reasons = [], []
-    for path in map(Path, paths):
-        try:
-            load_plugin(path)
-        except UsageError as error:
-            reasons.append(f"plug-in left out: {error}")
-        else:
-            loaded.append(path)
-    return loaded, reasons
 
 
 def load_plugin(path: Path) -> list[str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command, plugins_of, require_effect, verb
-from harness.registry import METHODS, load_plugins
+from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command, load_own_plugins, require_effect, verb
+from harness.registry import METHODS
 from harness.settings import Settings, load_settings
 from harness.system.errors import UsageError
 from harness.system.progress import stages
@@ -154,9 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         return _list_studies(as_json=arguments.json)
     settings = load_settings()
     _check(arguments, settings)
-    arguments.plugin, left_out = load_plugins(plugins_of(arguments))
-    for line in left_out:
-        say(line)
+    arguments.plugin = load_own_plugins(arguments)
     return run(arguments, settings)
 
 

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.measured import CostStore
 from harness.archive.store import require_writable
 from harness.check import parse_assignments
-from harness.cli.command import CommandParser, Once, add_plugins, add_results, command, plugins_of, results_of, verb
+from harness.cli.command import (
+    CommandParser,
+    Once,
+    add_plugins,
+    add_results,
+    command,
+    load_own_plugins,
+    results_of,
+    verb,
+)
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.decoders import LABELLING
 from harness.models.published import weights_file
@@ -28,7 +37,6 @@ from harness.planning.understand import (
     with_options,
 )
 from harness.protocols.load import for_backbone, load_protocol
-from harness.registry import load_plugins
 from harness.report.costs import cost_page
 from harness.report.formats import write
 from harness.system.errors import UsageError
@@ -81,8 +89,7 @@ def parser() -> CommandParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _check(arguments)
-    for line in load_plugins(plugins_of(arguments))[1]:
-        print(line, file=sys.stderr)
+    load_own_plugins(arguments)
     store, compared = CostStore(results_of(arguments)), _compared(arguments)
 
     import torch  # after all that the options alone can refuse

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from harness.planning.request import PlannedRow, Request
 from harness.planning.tuning import Tuning, tuning_of
 from harness.protocols.card import Protocol
 from harness.protocols.load import load_protocol
-from harness.registry import BENCHMARKS, METHODS, Registry, dataset_name, is_own, option_names, trains
+from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own, option_names, trains
 from harness.settings import Settings, named_table
 from harness.studies import MOST_SEEDS, Study, choices_of, load_study
 from harness.system.errors import UsageError
@@ -30,18 +29,10 @@ from harness.system.files import require_text
 from harness.system.streams import say
 
 
-def usable(registry: Registry) -> list[str]:
-    """The names that ``all`` stands for; broken plug-ins are named on stderr and left out."""
-    names, broken = registry.usable_names()
-    for line in broken:
-        print(line, file=sys.stderr)
-    return names
-
-
 def all_methods() -> list[str]:
     """The methods that ``all`` stands for: those that train something. The others need a whole pretrained segmenter, which not
     every backbone has, so they must be named."""
-    return [name for name in usable(METHODS) if trains(name) != "nothing"]
+    return [name for name in METHODS.names() if trains(name) != "nothing"]
 
 
 def split_words(text: str, everything: list[str]) -> list[str]:
@@ -293,7 +284,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     """
     names: list[str] = []
     folders: dict[str, Path] = {}
-    known = [name for name in usable(BENCHMARKS) if not is_own(name)]
+    known = [name for name in BENCHMARKS.names() if BENCHMARKS.is_fixed(name) or not is_own(name)]
     for word in split_words(words, known):
         name, equals, folder = word.partition("=")
         if not equals:

@@ -168,7 +168,7 @@ def test_older_records_tell_their_updates_by_their_histories(committed: list[Rec
 def test_what_older_records_leave_out_of_their_method_is_what_its_class_says(committed: list[Record]) -> None:
     notes = set()
     for run in (each.run for each in committed if each.run.method in BUILTIN):
-        config = method_config_class(run.method)(**run.method_config)
+        config = method_config_class(run.method)(**current_options(run.method, run.method_config))
         said = run.label_note, run.never_reached, run.operations
         assert said == (config.label_note, config.never_reached(run.rules["epochs"]), list(config.mixed_operations))
         notes |= {*said[:2]}
