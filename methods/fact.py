@@ -1,18 +1,15 @@
 """FacT (2212.03145): the updates of all layers are one tensor, ΔW_i = s · V Σ_i U, with U (r×d) and V (d×r) shared by all.
 
 Every linear layer of a block is seen as d×d weights: q, k, v, the output projection, and the MLP's two layers as m each
-for an MLP m times as wide as a token. FacT-TT (``form=tt``, tensor train) learns each Σ_i; FacT-TK (``form=tk``, Tucker)
-mixes them from one core, Σ_i = Σ_j P_ij C_j. U, Σ and C and P start as in the released code, V at zero, so that the start
-is the identity. What is added is linear per token and folds into W. Deviations: no dropout. For the MLP of FacT-TK the
-released code reshapes mixed cores so that rows of several Σ_i stand in one; here each keeps to the paper's equation.
+for an MLP m times as wide as a token. This is FacT-TT (tensor train), which learns each Σ_i. U and Σ start as in the released
+code, V at zero, so that the start is the identity. What is added is linear per token and folds into W. Deviation: no dropout.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +30,11 @@ class FacTConfig(LinearsConfig):
     Args:
         sites: which linears (paper: all of a block). The MLP's width must be a multiple of the token's, as its weights
             are seen as so many square ones.
-        form: ``tt`` (tensor train: U, V for all layers, an r×r core for each square weight) or ``tk`` (Tucker: the cores
-            are mixed from one r×r×r core by an r-vector for each).
-        rank: r = 16 (paper, tensor train).
+        rank: r = 16 (paper): U, V for all layers, and an r×r core for each square weight.
         scale: s = 1 (code; the paper tunes it over 0.01 to 100).
     """
 
     sites: str = "qkv,proj,mlp"
-    form: Literal["tt", "tk"] = "tt"
     rank: Count = 16
     scale: float = 1.0
 
@@ -66,9 +60,8 @@ class FacTConfig(LinearsConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         blocks = self.placed(shape)
-        rank, squares = self.rank, sum(map(self.squares, blocks))
-        cores = squares * rank**2 if self.form == "tt" else rank**3 + squares * rank
-        return 2 * max(block.dim for block in blocks) * rank + cores
+        cores = sum(map(self.squares, blocks)) * self.rank**2
+        return 2 * max(block.dim for block in blocks) * self.rank + cores
 
 
 class Factors(nn.Module):
@@ -77,20 +70,14 @@ class Factors(nn.Module):
     Args:
         down: U, (r, d).
         up: V, (d, r).
-        core: C, (r, r, r), the last axis mixed; None where each layer has its cores whole (tensor train).
         scale: s.
     """
 
-    def __init__(self, *, down: Tensor, up: Tensor, core: Tensor | None, scale: float) -> None:
+    def __init__(self, *, down: Tensor, up: Tensor, scale: float) -> None:
         super().__init__()
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
-        self.core = None if core is None else nn.Parameter(core)
         self.scale = scale
-
-    def cores(self, own: Tensor) -> Tensor:
-        """Σ (n, r, r) from what a layer has of its own: these themselves, or P (n, r)."""
-        return own if self.core is None else torch.einsum("abj,nj->nab", self.core, own)
 
 
 class FactoredLinear(nn.Module):
@@ -98,7 +85,7 @@ class FactoredLinear(nn.Module):
 
     Args:
         base: the backbone's own layer, frozen.
-        own: Σ (n, r, r) or P (n, r), for the parts by output, then by input.
+        own: Σ (n, r, r), for the parts by output, then by input.
         outputs: the outputs of each part, (parts, d).
         factors: what all layers share; stays the encoder's own module.
     """
@@ -116,8 +103,7 @@ class FactoredLinear(nn.Module):
 
     def _blocks(self) -> Tensor:
         """Σ by output part and input part, (outputs, inputs, r, r)."""
-        cores = self._shared[0].cores(self.own)
-        return cores.unflatten(0, (len(self.outputs), -1))
+        return self.own.unflatten(0, (len(self.outputs), -1))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """U (r, d) and s · V (d, r) of this layer's width."""
@@ -154,15 +140,14 @@ class FacT(LinearMethod):
     config: FacTConfig
     merge_modes = ("exact",)
     _factors: Factors
-    _squares: int
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, rank = segmenter.encoder, self.config.rank
         blocks = self.config.placed(encoder.shape)
-        self._squares, dim = sum(map(self.config.squares, blocks)), max(block.dim for block in blocks)
+        self.config.encoder_parameters(encoder.shape)  # refuses an MLP that is not of square weights
+        dim = max(block.dim for block in blocks)
         down = kaiming_uniform((rank, dim), fan_in=dim, generator=self.generator)
-        core = self._xavier((rank, rank, rank), fans=2 * rank**2) if self.config.form == "tk" else None
-        factors = Factors(down=down, up=torch.zeros(dim, rank), core=core, scale=self.config.scale)
+        factors = Factors(down=down, up=torch.zeros(dim, rank), scale=self.config.scale)
         self._factors = factors.to(next(encoder.parameters()).device)
         encoder.register_module("factors", self._factors)
         super()._insert(segmenter)
@@ -175,17 +160,10 @@ class FacT(LinearMethod):
             outputs = torch.cat([target.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)])
         outputs = outputs.view(-1, dim)
         parts = len(outputs) * (base.in_features // dim)
-        if self.config.form == "tt":
-            # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
-            fan_in = rank * (base.in_features // dim)
-            own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
-        else:
-            own = self._xavier((parts, rank), fans=rank + self._squares)
+        # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
+        fan_in = rank * (base.in_features // dim)
+        own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
         return FactoredLinear(base, own=own, outputs=outputs, factors=self._factors).to(base.weight.device)
-
-    def _xavier(self, shape: tuple[int, ...], *, fans: int) -> Tensor:
-        """U(−b, b) with b² = 6 / (fan in + fan out)."""
-        return math.sqrt(6) * kaiming_uniform(shape, fan_in=fans, generator=self.generator)
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         done = super()._fold(mode, calibration)

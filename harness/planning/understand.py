@@ -172,7 +172,9 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
         leave_out_unfit=not named_one_by_one,
         **_places(arguments, settings, folders, cards[0]),
     )
-    _require_texts(request)
+    paths = (request.results, request.data_root, request.cache, *request.plugins, *folders.values(), *files.values())
+    for path in filter(None, paths):
+        require_text(path, what="the path")  # a sweep's files are text
     of_rows, overrides = bool(arguments.methods or arguments.set), {**of_study, **rules}
     tuning = tuning_of(request, study, overrides, grids=arguments.tune, seeds=tune_seeds, on=tune_on, of_rows=of_rows)
     return request, tuning, of_cluster
@@ -210,7 +212,6 @@ def _places(
         "plugins": tuple(str(path.absolute()) for path in arguments.plugin),
         "cache": settings.cache,
         "cache_gib": settings.cache_gib,
-        "skip_missing": arguments.skip_missing,
     }
 
 
@@ -238,23 +239,6 @@ def _rows(
     require_rows(options, rows)
     rows = with_options(with_options(rows, options), of_study)
     return tuple(each for row in rows for each in _with_choices(row, study.choose)), rules
-
-
-def _require_texts(request: Request) -> None:
-    """Refuse paths that are not valid text, since a sweep's files could not store them."""
-    files = [file for file in request.checkpoints.values() if str(file) != "none" and not is_word(file)]
-    named: dict[str, Iterable[Path | str | None]] = {
-        "--data": [request.data_root],
-        "--datasets": request.dataset_roots.values(),
-        "--checkpoint": files,
-        "--plugin": request.plugins,
-        "--results": [request.results],
-        "cache": [request.cache],
-    }
-    for what, paths in named.items():
-        for path in paths:
-            if path:
-                require_text(path, what=what)
 
 
 def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> None:

@@ -96,6 +96,7 @@ CUT_OPTIONS: dict[str, Any] = {
     "initialisation": "kaiming",
     "fused": True,
     "compiled": False,
+    "form": "tt",
 }
 """The same for options of methods."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}

@@ -23,7 +23,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"scaling": "rslora", "rate_ratio": 4.0, "rank": 9}),
     ("lora", {"sites": "decoder"}),
     ("dora", {"sites": "proj,mlp"}),
-    ("fact", {"form": "tk", "sites": "q,v,mlp", "rank": 4}),
+    ("fact", {"sites": "q,v,mlp", "rank": 4}),
     ("convlora", {"gate": "switch", "expert_bias": "zero"}),
     ("convlora", {"scope": "image", "sites": "q,v"}),
     ("naslora", {"operations": "no-conv", "sites": "q,v"}),

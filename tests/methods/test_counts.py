@@ -60,7 +60,6 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("convpass", {}, 1_430_528, 327_552),
     ("convpass", {"sites": "proj"}, 715_264, 163_776),
     ("fact", {}, 139_264, 61_440),
-    ("fact", {"form": "tk", "rank": 32}, 126_976, 86_528),
     # as LoRA of the same rank
     ("hira", {}, 491_520, 110_592),
 ]

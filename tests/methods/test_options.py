@@ -21,7 +21,7 @@ OTHER: dict[str, Any] = {
     "alpha_optimizer": "darts", "stagewise": False, "search_start_epoch": 1, "alternate": "joint", "alpha_data": "holdout",
     "alpha_holdout": 0.25, "order": "weights-first", "residual": True, "norm": "none", "channel_ratio": 1 / 3, "hidden": 5,
     "std": 0.1, "tokens": 3, "reduction": 4, "ratio": 0.5, "patch_embedding": "released", "outside": False, "init": "released",
-    "encoder_lr": 0.5, "form": "tk",
+    "encoder_lr": 0.5,
 }  # fmt: skip
 """A value off the default, for every option by name."""
 OF: dict[tuple[str, str], Any] = {
