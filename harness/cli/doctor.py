@@ -30,7 +30,7 @@ def parser() -> CommandParser:
     p = command(
         "doctor",
         __doc__,
-        epilog="Exit code 1 if a method breaks the contract, a plug-in is broken or a file does not fit.",
+        epilog="Exit code 1 if a method breaks the contract or a file does not fit.",
     )
     p.add_argument(
         "--methods",
