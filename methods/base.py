@@ -313,14 +313,12 @@ class Method(ABC):
         return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put a `state` back; strict in names and shapes, but for buffers that are not persistent, which older states of NAS-LoRA hold.
+        """Put a `state` back; strict in names and shapes.
 
         Raises:
             MethodError: names or shapes differ; the message holds the first of each.
         """
-        tensors, kept = self._tensors(), self.segmenter.state_dict().keys()
-        passing = {name for name, _ in self.segmenter.named_buffers() if name not in kept}
-        state = {name: tensor for name, tensor in state.items() if name not in passing}
+        tensors = self._tensors()
         missing, unexpected = sorted(tensors.keys() - state.keys()), sorted(state.keys() - tensors.keys())
         if missing or unexpected:
             raise MethodError(

@@ -1,7 +1,8 @@
 """BitFit (2106.10199): only the encoder's biases train. LN-Tune (2304.01917): only the scales and shifts of its norms.
 
-Nothing is inserted: the trained biases are the backbone's own, so the model is its own merge. Deviation: of LN-Tune in
-SAM the two norms of the neck train as well, unless ``outside=False``; the paper's ViT has none. Batch norms (TinyViT) stay as they are.
+Nothing is inserted: the trained parameters are the backbone's own, so the model is its own merge. Those outside the blocks train too:
+of the patch embedding, the final norm (timm) and the neck's norms, which the ViT of LN-Tune's paper does not have. Batch norms (TinyViT)
+stay as they are.
 """
 
 from __future__ import annotations
@@ -19,13 +20,7 @@ from harness.methods.parts.sites import Adaptable, block_sites
 
 @dataclass(frozen=True, kw_only=True)
 class BitFitConfig(PlacedConfig):
-    """BitFit (2106.10199): the biases that the encoder has.
-
-    Args:
-        outside: also the biases outside the blocks: patch embedding, final norm (timm), the neck's norms.
-    """
-
-    outside: bool = True
+    """BitFit (2106.10199): the biases that the encoder has, and of its blocks those of ``blocks``."""
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         widths = 6 if shape.qkv_bias else 3  # qkv (3), proj, second norm, the MLP's second linear
@@ -35,29 +30,26 @@ class BitFitConfig(PlacedConfig):
         )
         embedding = _shifts(shape.stem) or shape.embedded * shape.patch_bias
         around = embedding + shape.dim * (shape.pre_norm + shape.final_norm) + shape.neck_biases
-        return blocks + (around if self.outside else 0)
+        return blocks + around
 
     def added_parameters(self, shape: BackboneShape) -> int:
         return 0
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
-        return 0 if self.outside else super().gradient_from(shape)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNormConfig(BitFitConfig):
-    """LayerNorm tuning (2304.01917): the scales and shifts that the encoder's norms have.
-
-    Args:
-        outside: also the norms outside the blocks: the final one (timm), the neck's two (SAM), one before them (CLIP).
-    """
+    """LayerNorm tuning (2304.01917): the scales and shifts that the encoder's norms have, also of those outside the blocks: the final one
+    (timm), the neck's two (SAM), one before them (CLIP)."""
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         around = 2 * shape.dim * (shape.pre_norm + shape.final_norm) + 2 * shape.neck_scales
-        return sum(2 * (block.entering + block.dim) for block in self.placed(shape)) + (around if self.outside else 0)
+        return sum(2 * (block.entering + block.dim) for block in self.placed(shape)) + around
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
-        return 0 if self.outside and shape.pre_norm else PlacedConfig.gradient_from(self, shape)
+        return 0 if shape.pre_norm else PlacedConfig.gradient_from(self, shape)
 
 
 def _shifts(convolutions: Sequence[NormedConvolution]) -> int:
@@ -76,8 +68,7 @@ class BitFit(Method):
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
         chosen = {module for target in block_sites(encoder, self.config.blocks) for module in target.block.modules()}
-        if self.config.outside:
-            chosen |= set(encoder.modules()) - set(encoder.blocks.modules())
+        chosen |= set(encoder.modules()) - set(encoder.blocks.modules())
         for module in chosen:
             for name, parameter in module.named_parameters(recurse=False):
                 if self._trains(module, name):

@@ -64,22 +64,6 @@ class FacTConfig(LinearsConfig):
         return 2 * max(block.dim for block in blocks) * self.rank + cores
 
 
-class Factors(nn.Module):
-    """The factors that all layers share. Where blocks differ in width, each uses the leading part of U and V.
-
-    Args:
-        down: U, (r, d).
-        up: V, (d, r).
-        scale: s.
-    """
-
-    def __init__(self, *, down: Tensor, up: Tensor, scale: float) -> None:
-        super().__init__()
-        self.down = nn.Parameter(down)
-        self.up = nn.Parameter(up)
-        self.scale = scale
-
-
 class FactoredLinear(nn.Module):
     """base(x) plus s · V Σ U on each square part of its weights.
 
@@ -87,17 +71,22 @@ class FactoredLinear(nn.Module):
         base: the backbone's own layer, frozen.
         own: Σ (n, r, r), for the parts by output, then by input.
         outputs: the outputs of each part, (parts, d).
-        factors: what all layers share; stays the encoder's own module.
+        factors: U (r, d), ``down``, and V (d, r), ``up``, which all layers share; they stay the encoder's own. A narrower layer uses
+            the leading part of each.
+        scale: s.
     """
 
     outputs: Tensor
     tokens_alone = True
 
-    def __init__(self, base: nn.Linear, *, own: Tensor, outputs: Tensor, factors: Factors) -> None:
+    def __init__(
+        self, base: nn.Linear, *, own: Tensor, outputs: Tensor, factors: nn.ParameterDict, scale: float
+    ) -> None:
         super().__init__()
         self.base = base
         self.own = nn.Parameter(own)
         self.register_buffer("outputs", outputs, persistent=False)
+        self.scale = scale
         self._in_order = torch.equal(outputs.flatten(), torch.arange(base.out_features))
         self._shared = (factors,)  # in a tuple, so that it is not registered once a layer
 
@@ -109,7 +98,7 @@ class FactoredLinear(nn.Module):
         """U (r, d) and s · V (d, r) of this layer's width."""
         (factors,) = self._shared
         dim = self.outputs.shape[1]
-        return factors.down[:, :dim], factors.scale * factors.up[:dim]
+        return factors["down"][:, :dim], self.scale * factors["up"][:dim]
 
     def forward(self, tokens: Tensor) -> Tensor:
         down, up = self._factors()
@@ -139,7 +128,7 @@ class FacT(LinearMethod):
     config_class = FacTConfig
     config: FacTConfig
     merge_modes = ("exact",)
-    _factors: Factors
+    _factors: nn.ParameterDict
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, rank = segmenter.encoder, self.config.rank
@@ -147,7 +136,7 @@ class FacT(LinearMethod):
         self.config.encoder_parameters(encoder.shape)  # refuses an MLP that is not of square weights
         dim = max(block.dim for block in blocks)
         down = kaiming_uniform((rank, dim), fan_in=dim, generator=self.generator)
-        factors = Factors(down=down, up=torch.zeros(dim, rank), scale=self.config.scale)
+        factors = nn.ParameterDict({"down": down, "up": torch.zeros(dim, rank)})
         self._factors = factors.to(next(encoder.parameters()).device)
         encoder.register_module("factors", self._factors)
         super()._insert(segmenter)
@@ -163,7 +152,8 @@ class FacT(LinearMethod):
         # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
         fan_in = rank * (base.in_features // dim)
         own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
-        return FactoredLinear(base, own=own, outputs=outputs, factors=self._factors).to(base.weight.device)
+        factored = FactoredLinear(base, own=own, outputs=outputs, factors=self._factors, scale=self.config.scale)
+        return factored.to(base.weight.device)
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         done = super()._fold(mode, calibration)

@@ -190,17 +190,14 @@ def _fitting(
         for word in (name, f"{row.method}.{name}")
     }
     for name in grids if required else ():
-        if is_rule(name) and name not in RULES:
+        if name not in used or (is_rule(name) and name not in RULES):
             options = {option for row in rows for option in option_names(row.method)}
+            near = did_you_mean(name, (*options, *RULES)) if is_rule(name) else ""
             raise UsageError(
-                f"--tune {name}: no method that is compared has this field, and it is not a rule that can be tuned"
-                f"{did_you_mean(name, (*options, *RULES))}"
+                f"--tune {name}: it is not a rule that can be tuned, and no row that is compared is trained by this field, or each has it "
+                f"set in brackets or by --set{near}"
             )
-        if name not in used:
-            raise UsageError(
-                f"--tune {name}: no row that is compared is trained by this field, or each has it set in brackets or by --set"
-            )
-    return {name: values for name, values in grids.items() if is_rule(name) or name in used}
+    return {name: values for name, values in grids.items() if name in used}
 
 
 def parse_tune(items: Sequence[str]) -> dict[str, list[str]]:

@@ -97,6 +97,7 @@ CUT_OPTIONS: dict[str, Any] = {
     "fused": True,
     "compiled": False,
     "form": "tt",
+    "outside": True,
 }
 """The same for options of methods."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}

@@ -44,19 +44,20 @@ def perturb(module: nn.Module) -> None:
     ("method", "config", "backbone", "some"),
     [
         (BitFit, BitFitConfig(), "tiny", {"patch_embed.proj.bias", "neck.1.bias", "neck.3.bias"}),
-        (BitFit, BitFitConfig(blocks="1", outside=False), "tiny", {"blocks.1.attn.qkv.bias"}),
+        (BitFit, BitFitConfig(blocks="1"), "tiny", {"blocks.1.attn.qkv.bias"}),
         (LayerNormTuning, LayerNormConfig(), "tiny", {"neck.3.weight"}),
         (LayerNormTuning, LayerNormConfig(), "tiny_timm", {"norm.bias"}),
-        (LayerNormTuning, LayerNormConfig(blocks="1", outside=False), "tiny", {"blocks.1.norm2.weight"}),
+        (LayerNormTuning, LayerNormConfig(blocks="1"), "tiny", {"blocks.1.norm2.weight"}),
     ],
 )
 def test_tensors_of_one_kind_train_and_nothing_else_in_the_encoder(method, config, backbone: str, some: set[str]):
     segmenter, attached = ContractCase(method=method, config=config, backbone=backbone).attached()
-    prefix = "encoder." if config.outside else f"encoder.blocks.{config.blocks}."
+    left = () if config.blocks == "all" else tuple(f"encoder.blocks.{index}." for index in (0, 2, 3))
     expected = {
         name
         for name, _ in segmenter.named_parameters()
-        if name.startswith(prefix)
+        if name.startswith("encoder.")
+        and not name.startswith(left)
         and (
             name.endswith(".bias")
             if method is BitFit

@@ -40,8 +40,6 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("lst", {"blocks": "0,2-3", "reduction": 4}),
     ("samadapter", {"scale": 16, "blocks": "windowed", "patch_embedding": "released"}),
     ("ssf", {"init": "released", "outside": False}),
-    ("bitfit", {"outside": False}),
-    ("layernorm", {"outside": False}),
 ]
 
 # What a trunk has no place for: the word that its one line holds.
