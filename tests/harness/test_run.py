@@ -229,24 +229,3 @@ def test_methods_with_options_in_brackets() -> None:
     assert entry.options == {"rank": "6", "sites": "q,v"}
     with pytest.raises(UsageError, match="not closed"):
         split_words("lora[rank=6", [])
-
-
-FIRST = """
-title: First
-protocol: demo
-benchmarks: [kvasir]
-seeds: 1
-entries: [lora, naslora]
-tune: {lora.lr: [1.0e-3, 1.0e-2]}
-"""
-
-
-def test_a_study_of_ones_own_is_priced_with_its_trials_once(tmp_path, monkeypatch, capsys) -> None:
-    (tmp_path / "first.yaml").write_text(FIRST)
-    monkeypatch.chdir(tmp_path)
-    words = ["--study", "first.yaml", "--results", str(tmp_path / "runs")]
-    assert main([*words, "--plan", "--json"]) == 0
-    trials, runs = (json.loads(line)["runs"] for line in capsys.readouterr().out.splitlines())
-    # Two trials; then naslora alone: lora's first value is a trial already.
-    assert [run["label"] for run in trials] == ["lora[lr=0.001]", "lora[lr=0.01]"]
-    assert [run["label"] for run in runs if "hours" in run] == ["naslora"]

@@ -136,12 +136,6 @@ def test_adaptformer_reads_the_tokens_before_the_norm_parallel_to_the_mlp() -> N
     torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_ssf_leaves_the_norm_behind_a_timm_vits_last_block() -> None:
-    segmenter, method = ContractCase(method=SSF, config=SSFConfig(), backbone="tiny_timm").attached()
-    assert segmenter.encoder.get_submodule("norm").__class__.__name__ != "ScaleShift"
-    assert not [name for name in method.state() if name.startswith("encoder.norm.")]
-
-
 def _prompted(backbone: str) -> torch.nn.Module:
     """An encoder with VPT."""
     segmenter, _ = ContractCase(method=VPT, config=VPTConfig(tokens=5), backbone=backbone).attached()

@@ -10,7 +10,6 @@ from torch.nn.functional import conv2d, gelu, interpolate
 
 from harness.contract.case import ContractCase, logits
 from harness.methods.convlora import ConvLoRA, ConvLoRAConfig, Mixture, expert_load, squared_variation
-from harness.methods.parts.placement import MethodError
 from harness.planning.plan import configured
 from harness.planning.request import PlannedRow
 from harness.protocols.load import load_protocol
@@ -175,12 +174,3 @@ def test_scope_decides_whether_a_map_is_a_window_or_the_image() -> None:
     # Four images of 4 × 4 tokens; blocks 0 and 2 have windows of 3, so 2 × 2 padded windows an image.
     assert rows["window"] == [(16, 3, 3, 3), (4, 3, 4, 4)] * 2
     assert rows["image"] == [(4, 3, 4, 4)] * 4
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"gate": "relased"}, "gate"), ({"scope": "windows"}, "scope"), ({"experts": 0}, "experts")],
-)
-def test_nonsense_is_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(MethodError, match=message):
-        ConvLoRAConfig(**options)  # type: ignore[arg-type]

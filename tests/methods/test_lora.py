@@ -11,7 +11,7 @@ from peft import get_peft_model, inject_adapter_in_model
 from peft.optimizers import create_loraplus_optimizer
 from torch import Tensor, nn
 
-from harness.methods.lora import LoRA, LoRAConfig, SAMed, SAMedConfig
+from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
@@ -142,27 +142,6 @@ def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) 
     for name, adapter in adapters.items():
         _close(adapter.down.grad, separate[name].lora_A["default"].weight.grad)
         _close(adapter.up.grad, separate[name].lora_B["default"].weight.grad)
-
-
-def test_samed_reaches_queries_and_values_only() -> None:
-    segmenter = build_segmenter("tiny", task="binary")
-    method = SAMed(SAMedConfig())
-    method.attach(segmenter)
-    layer = segmenter.encoder.blocks[0].attn.qkv
-    for adapter in method.adapters().values():
-        nn.init.ones_(adapter.up)
-    tokens = torch.randn(1, 3, 3, 64, generator=torch.Generator().manual_seed(0))
-    change = (layer(tokens) - layer.base(tokens)).detach()
-    assert change[..., :64].any()
-    assert not change[..., 64:128].any()
-    assert change[..., 128:].any()
-    assert next(iter(method.adapters().values())).scale == 1.0
-
-
-def test_blocks_outside_the_placement_keep_their_own_layers() -> None:
-    segmenter, method = _attached(LoRAConfig(blocks="last-half"))
-    assert list(method.adapters()) == ["blocks.2.qkv", "blocks.3.qkv"]
-    assert [type(block.attn.qkv) for block in segmenter.encoder.blocks] == [nn.Linear, nn.Linear] + 2 * [AdaptedLinear]
 
 
 def test_another_seed_draws_other_down_projections() -> None:

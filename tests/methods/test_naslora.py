@@ -154,16 +154,6 @@ def test_impossible_settings_are_refused_with_a_reason(options: dict[str, Any], 
         NASLoRAConfig(**options)
 
 
-def test_state_holds_running_statistics_and_nothing_of_the_backbone() -> None:
-    segmenter, method = _attached()
-    segmenter(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
-    state = method.state()
-    buffers = [name for name in state if name.endswith(("running_mean", "running_var"))]
-    assert len(buffers) == 8
-    assert any(state[name].any() for name in buffers if name.endswith("running_mean"))
-    assert not any(".base." in name for name in state)
-
-
 @pytest.mark.parametrize(
     ("options", "of_updates", "passes"),
     [
