@@ -265,28 +265,18 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     """The configuration of a method from field values; strings become the fields' types.
 
     Raises:
-        UsageError: unknown method or field, wrong type, a placement that the method lacks, or a plug-in's configuration that fails.
+        UsageError: unknown method or field, wrong type, or a plug-in's configuration that fails.
         MethodError: a value that the method refuses.
     """
     from harness.check import from_mapping
 
     name = METHODS.resolve(name)
-    config_class = method_config_class(name)
-    known = {field.name for field in fields(config_class)}
-    for key in ("blocks", "sites"):
-        if key in values and key not in known:
-            placed = [method for method in methods.BUILTIN if key in option_names(method)]
-            raise UsageError(f"method {name}: {key}= has no meaning for it; methods with {key}: {', '.join(placed)}")
     try:
-        config = from_mapping(config_class, values, where=f"method {name}")
+        return from_mapping(method_config_class(name), values, where=f"method {name}")
     except (UsageError, MethodError):
         raise
     except Exception as error:
         raise UsageError(f"method {name}: its configuration fails: {type(error).__name__}: {error}") from error
-    for key in ("lr", "alpha_lr"):
-        if (rate := getattr(config, key, None)) is not None and not rate > 0:
-            raise UsageError(f"method {name}: {key}={rate} must be above 0")
-    return config
 
 
 def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:

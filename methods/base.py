@@ -38,7 +38,7 @@ class MethodConfig:
         lr: learning rate of the weights, None for the protocol's.
     """
 
-    lr: float | None = None
+    lr: Positive | None = None
 
     def __post_init__(self) -> None:
         """Raises MethodError: a field has another value than its type allows, where that is a choice, a `Count` or a `Positive`."""

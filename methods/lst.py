@@ -14,6 +14,7 @@ not from pruned backbone weights. No rung is dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from harness.methods.base import Count, Method, PlacedConfig
 from harness.methods.parts.layers import linear, started_linear
 from harness.methods.parts.placement import BackboneShape
-from harness.methods.parts.sites import Adaptable, Encoder, TokenGrid, TokenLayout, block_sites
+from harness.methods.parts.sites import Adaptable, Encoder, TokenLayout, block_sites
 
 TEMPERATURE = 0.1
 
@@ -153,21 +154,12 @@ class LadderEncoder(nn.Module):
         self.base = base
         self.ladder = ladder
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.base.blocks
-
-    @property
-    def grid(self) -> TokenGrid:
-        return self.base.grid
-
-    @property
-    def activation_checkpointing(self) -> bool:
-        return self.base.activation_checkpointing
-
-    @property
-    def shape(self) -> BackboneShape:
-        return self.base.shape
+    def __getattr__(self, name: str) -> Any:
+        """What it does not have itself is the backbone's: blocks, grid, shape, `finish`, …"""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
 
     def embed(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -183,9 +175,6 @@ class LadderEncoder(nn.Module):
                 rung = self.ladder.rungs[str(index)]
                 side = checkpoint(rung, side, tokens, use_reentrant=False) if recompute else rung(side, tokens)
         return tokens + self.ladder.up(self.ladder.norm(side))
-
-    def finish(self, tokens: Tensor) -> Tensor:
-        return self.base.finish(tokens)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.run_blocks(self.embed(images)))

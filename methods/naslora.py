@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Role
+from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup, Positive, Role
 from harness.methods.linears import LowRankConfig
 from harness.methods.lora import LowRankMethod
 from harness.methods.parts.cell import Cell
@@ -69,7 +69,7 @@ class NASLoRAConfig(LowRankConfig):
     operations: str = "all"
     scope: Literal["window", "image"] = "window"
     alpha_std: float = 1e-3
-    alpha_lr: float = 1e-3
+    alpha_lr: Positive = 1e-3
     alpha_weight_decay: float = 0.0
     alpha_optimizer: Literal["protocol", "darts"] = "protocol"
     stagewise: bool = True

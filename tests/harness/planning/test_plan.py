@@ -109,7 +109,7 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
     ("row", "overrides", "said"),
     [
         (PlannedRow(method="lora", options={"blocks": "9"}), {}, "blocks are 0-3"),
-        (PlannedRow(method="decoder", options={"blocks": "3"}), {}, "blocks= has no meaning for it"),
+        (PlannedRow(method="decoder", options={"blocks": "3"}), {}, "unknown key .blocks."),
         (PlannedRow(method="decoder", options={"rnk": "3"}), {}, "unknown key .rnk."),
         (PlannedRow(method="lora"), {"benchmarks.kvasirr.epochs": "2"}, "did you mean"),
         (PlannedRow(method="lora"), {"methods.loraa.rank": "2"}, "did you mean"),
