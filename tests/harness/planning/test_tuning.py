@@ -326,38 +326,6 @@ def test_options_are_tried_under_the_chosen_rule_where_the_trials_lie_outside(tu
     assert {r.run.rules["epochs"] for r in kept if r.run.benchmark == "camo"} == {2}
 
 
-CARDS = sorted(path.stem for path in (Path(verb.__file__).parent / "protocols").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("card", [name for name in CARDS if load_protocol(name).tune])
-@pytest.mark.parametrize("methods", ["lora", "decoder,lora,naslora", "full,bitfit", "naslora[lr=1e-3],lora"])
-def test_a_cards_own_grids_fit_whatever_methods_are_compared(card: str, methods: str) -> None:
-    """Grids for methods that are not compared count for nothing; of a card and its bases the card's own grid counts."""
-    words = ["--protocol", card, "--methods", methods, "--datasets", "kvasir", "--tune", "card"]
-    request, tuning, _ = understand(verb.parser().parse_args([*words, "--checkpoint", "none"]), Settings())
-    assert tuning is not None
-    tried: dict[str, dict[str, Any]] = {}
-    for step in tuning.steps:
-        for row in request.rows:
-            tried.setdefault(row.name, {}).update(step.of_row(row))
-    assert tried.keys() == {row.name for row in request.rows}
-    grids = load_protocol(card).tune
-    for name, grid in tried.items():
-        method = name.partition("[")[0]
-        if method in ("lora", "bitfit"):
-            assert grid == {"lr": list(grids["lr"])}
-        if method == "decoder":
-            assert grid == (
-                {"decoder_lr": list(grids["decoder_lr"])} if "decoder_lr" in grids else {"lr": list(grids["lr"])}
-            )
-        if name == "naslora":
-            assert grid["lr"] == list(grids["naslora.lr"])
-        if "[lr=" in name:
-            assert "lr" not in grid
-        if method == "full":  # with a rate of its encoder and one of all decoders its own trains nothing
-            assert ("lr" in grid) == ("decoder_lr" not in grids)
-
-
 def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
     def tried(*words: str) -> set[str]:
         request, tuning, _ = understand(
@@ -369,6 +337,9 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
 
     card = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "card")
     assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr"}
+    assert tried("--protocol", "mobile", "--methods", "full,naslora[lr=1e-3],lora,decoder", "--tune", "card") == {
+        "full.encoder_lr", "lora.lr", "decoder.decoder_lr",  # with the two of full its own rate trains nothing
+    }  # fmt: skip
     assert "decoder.decoder_lr" not in tried("--study", ANALYSIS.format("question-sam"), "--set", "decoder_lr=1e-4")
     board = tried("--study", "leaderboard-short")
     assert tried("--study", "leaderboard-short", "--set", "lora.lr=1e-3") == board - {"lora.lr"}

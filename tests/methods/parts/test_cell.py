@@ -45,42 +45,6 @@ def _maps(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def _reference(name: str, cell: Any) -> nn.Module:
-    """DARTS's operation built from torch's modules with the cell's weights."""
-    norm = lambda: nn.BatchNorm2d(cell.channels, affine=False)  # noqa: E731
-    if name == "skip_connect":
-        return nn.Identity()
-    if name == "max_pool_3x3":
-        return nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), norm())
-    if name == "avg_pool_3x3":
-        return nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), norm())
-    if name == "low_pass":
-        return nn.Sequential(LowPass(), norm())
-    layers: list[nn.Module] = []
-    if name in BEYOND:
-        width = cell.channels
-        if name == "dw_conv_7x7":
-            layers = [nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)]
-            weights = [cell.beyond.depthwise]
-        else:
-            layers = [
-                nn.Conv2d(width, width, (1, 3), padding=(0, 1), bias=False),
-                nn.Conv2d(width, width, (3, 1), padding=(1, 0), bias=False),
-            ]
-            weights = [cell.beyond.row, cell.beyond.column]
-        for layer, weight in zip(layers, weights, strict=True):
-            layer.weight = weight
-        return nn.Sequential(nn.ReLU(), *layers, norm())
-    form = CONVOLUTIONS[name]
-    for taps, mixer in _stages(name, cell):
-        settings: dict[str, Any] = {"dilation": form.dilation, "padding": form.span // 2, "bias": False}
-        depthwise = nn.Conv2d(cell.channels, cell.channels, form.kernel, groups=cell.channels, **settings)
-        pointwise = nn.Conv2d(cell.channels, cell.channels, 1, bias=False)
-        depthwise.weight, pointwise.weight = nn.Parameter(taps), nn.Parameter(mixer)
-        layers += [nn.ReLU(), depthwise, pointwise, norm()]
-    return nn.Sequential(*layers)
-
-
 def _stages(name: str, cell: Any) -> list[tuple[Tensor, Tensor]]:
     """The depthwise (C, 1, k, k) and pointwise weights (C, C, 1, 1) of each stage of a separable convolution."""
     order = [*cell.stages.twice, *cell.stages.once, *cell.stages.twice]
@@ -103,17 +67,25 @@ def _one_by_one(cell: Any, maps: Tensor) -> Tensor:
 
 
 def _darts(name: str, cell: Any, maps: Tensor) -> Tensor:
-    if name in POOLS or name == "low_pass":
+    if name in POOLS:
         pools = {"max_pool_3x3": nn.MaxPool2d(3, 1, 1), "avg_pool_3x3": nn.AvgPool2d(3, 1, 1, count_include_pad=False)}
-        return _normed(pools.get(name, LowPass())(maps), name, 0, cell)
+        return _normed(pools[name](maps), name, 0, cell)
     if name in BEYOND:
-        return _normed(cell.beyond.operate(name, maps.relu()), name, 0, cell)
+        return _normed(_beyond(name, cell, maps if name == "low_pass" else maps.relu()), name, 0, cell)
     form = CONVOLUTIONS[name]
     for stage, (taps, mixer) in enumerate(_stages(name, cell)):
         settings: dict[str, Any] = {"padding": form.span // 2, "dilation": form.dilation, "groups": cell.channels}
         maps = F.conv2d(F.conv2d(maps.relu(), taps, **settings), mixer)
         maps = _normed(maps, name, stage, cell)
     return maps
+
+
+def _beyond(name: str, cell: Any, maps: Tensor) -> Tensor:
+    if name == "low_pass":
+        return LowPass()(maps)
+    if name == "dw_conv_7x7":
+        return F.conv2d(maps, cell.beyond.depthwise, padding=3, groups=cell.channels)
+    return F.conv2d(F.conv2d(maps, cell.beyond.row, padding=(0, 1)), cell.beyond.column, padding=(1, 0))
 
 
 def _normed(maps: Tensor, name: str, stage: int, cell: Any) -> Tensor:
@@ -140,7 +112,7 @@ def _linear(name: str, cell: Any, maps: Tensor) -> Tensor:
     if name in POOLS:
         return F.avg_pool2d(maps, 3, stride=1, padding=1)
     if name in BEYOND:
-        return cell.beyond.operate(name, maps)
+        return _beyond(name, cell, maps)
     form = CONVOLUTIONS[name]
     maps = F.pad(maps, [form.reach // 2] * 4)
     for taps, mixer in _stages(name, cell):
@@ -174,42 +146,16 @@ def test_low_pass_and_its_gradient_are_those_of_scipys_transform(size: tuple[int
     torch.testing.assert_close(low_pass(outputs[0].detach()), outputs[0], rtol=1e-9, atol=1e-12)  # a projection
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("spec", ["all", "wide"])
-def test_darts_cell_is_the_softmax_mixture_of_torch_modules(spec: str, training: bool) -> None:
-    cell = _cell(spec)
-    maps = _maps(4, 3, 9, 11)
-    operations = {name: _reference(name, cell).double() for name in cell.operations if name != "none"}
-    cell(maps)
-    for operation in operations.values():  # one training pass gives both the same running statistics
-        operation(maps)
-    cell.train(training)
-    shares = dict(zip(cell.operations, cell.mixture().tolist(), strict=True))
-    assert sum(shares.values()) == pytest.approx(1)
-    weight, inputs = _maps(5, 3, 9, 11)[1:], [maps.clone().requires_grad_() for _ in range(2)]
-
-    expected = sum(shares[name] * operation.train(training)(inputs[0]) for name, operation in operations.items())
-    mixed = cell(inputs[1])
-
-    torch.testing.assert_close(mixed, expected, rtol=1e-9, atol=1e-9)
-    shared = [] if cell.beyond is None else list(cell.beyond.parameters())  # the modules hold the very same
-    gradients = [
-        torch.autograd.grad((output * weight).sum(), [into, *shared])
-        for output, into in ((expected, inputs[0]), (mixed, inputs[1]))
-    ]
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-9)
-
-
 @pytest.mark.parametrize("strongest", ["dil_conv_3x3", "skip_connect", "max_pool_3x3", "sep_conv_5x5"])
 def test_a_decoded_cell_is_its_strongest_operation_alone_and_never_none(strongest: str) -> None:
     cell, maps = _cell("all"), _maps(4, 3, 9, 11)
-    operation = _reference(strongest, cell).double()
-    cell(maps), operation(maps)  # the same running statistics
+    cell(maps)  # so that there are running statistics
     with torch.no_grad():
         cell.alpha[OPERATIONS.index("none")] = 9.0
         cell.alpha[OPERATIONS.index(strongest)] = 8.0
     assert cell.decode()
-    torch.testing.assert_close(cell.eval()(maps), operation.eval()(maps), rtol=1e-9, atol=1e-9)
+    expected = maps if strongest == "skip_connect" else _darts(strongest, cell.eval(), maps)
+    torch.testing.assert_close(cell.eval()(maps), expected, rtol=1e-9, atol=1e-9)
     assert cell.mixture().tolist() == [float(name == strongest) for name in OPERATIONS]
     assert not _cell("sep_conv_3x3").decode()
 
@@ -240,12 +186,9 @@ def test_batched_cell_equals_one_operation_at_a_time(spec: str, style: str, chan
 
 @pytest.mark.parametrize("size", [(14, 14), (3, 3), (1, 1), (5, 12)])
 @pytest.mark.parametrize("spec", ["all", "no-conv", "sep_conv_5x5", "dil_conv_3x3,none", *SPECS[-3:]])
-def test_linear_cell_equals_its_one_kernel_at_the_borders_too(spec: str, size: tuple[int, int]) -> None:
-    cell = _cell(spec, style="linear")
-    maps = _maps(2, 3, *size)
-    kernel = cell.kernel()
-    once = F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
-    torch.testing.assert_close(once, cell(maps), rtol=1e-9, atol=1e-12)
+def test_a_linear_cell_is_one_kernel_at_the_borders_too(spec: str, size: tuple[int, int]) -> None:
+    cell, maps = _cell(spec, style="linear"), _maps(2, 3, *size)
+    torch.testing.assert_close(cell(maps), _one_by_one(cell, maps), rtol=1e-9, atol=1e-12)
 
 
 def test_linear_cell_is_linear_and_a_darts_cell_is_not() -> None:
