@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -98,14 +99,6 @@ class LowRankConfig(LinearsConfig):
             )
 
 
-def modules_of(shape: BlockShape, sites: str) -> dict[str, list[str]]:
-    """The linear layers of a block that ``sites`` names, with the adapters that each gets."""
-    modules: dict[str, list[str]] = {}
-    for module, part, _, _ in layers_of(shape, sites):
-        modules.setdefault(module, []).append(part)
-    return modules
-
-
 class LinearMethod(Method):
     """A method that replaces linear layers by layers of its own."""
 
@@ -115,11 +108,11 @@ class LinearMethod(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         self._layers = []
-        config, encoder = self.config, segmenter.encoder
+        config, encoder, sites = self.config, segmenter.encoder, self.config.encoder_sites
         for target in block_sites(encoder, config.blocks):
-            shape, sites = encoder.shape.blocks[target.index], config.encoder_sites
-            for module, names in modules_of(shape, sites).items() if sites else ():
-                self._replace(target, module, names)
+            layers = layers_of(encoder.shape.blocks[target.index], sites) if sites else []
+            for module, parts in itertools.groupby(layers, key=lambda layer: layer[0]):
+                self._replace(target, module, [part for _, part, _, _ in parts])
         for part, leaf in decoder_sites(cast(nn.Module, segmenter)) if config.freezes_decoder else ():
             self._replace(part, leaf, [leaf])
 

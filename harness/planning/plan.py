@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -243,12 +243,6 @@ def _unfit(
                 raise
             lines[f"{row.label} is left out on {backbone}: {error}"] = None
     return unfit, list(lines)
-
-
-def matched(planned: Plan, results: Path) -> Plan:
-    """The plan, matched with the records that are there by now."""
-    finished, failed, _ = earlier(results, {job.run.key: job for job in planned.jobs})
-    return replace(planned, finished=finished, failed=failed)
 
 
 def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dict[str, str], list[str]]:

@@ -17,7 +17,7 @@ from harness.archive.schema import Record, Run, is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.data import selects_by
-from harness.planning.plan import Found, Plan, benchmarks_of, matched, plan
+from harness.planning.plan import Found, Plan, benchmarks_of, earlier, plan
 from harness.planning.request import PlannedRow, Request
 from harness.registry import option_names
 from harness.studies import RULES_BY, Study, grid_of, is_rule, with_methods
@@ -112,7 +112,8 @@ class Step:
 
     def again(self) -> Step:
         """The step after its trials ran."""
-        return replace(self, planned=matched(self.planned, self.request.results))
+        finished, failed, _ = earlier(self.request.results, {job.run.key: job for job in self.planned.jobs})
+        return replace(self, planned=replace(self.planned, finished=finished, failed=failed))
 
 
 def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> list[Step]:
