@@ -19,7 +19,7 @@ from harness.archive.schema import CONTENT, SCHEMA_VERSION, Origin, Record, Run,
 from harness.methods import default_options
 from harness.methods.parts.operations import parse_operations
 from harness.methods.parts.placement import MethodError
-from harness.protocols.keys import CUT_OPTIONS, FIRST_OPTIONS, first_names
+from harness.protocols.keys import FIRST_OPTIONS, first_names, gone_options
 
 _VARIANT = "variant"
 Label = Annotated[str, Field(validation_alias=AliasChoices("label", _VARIANT))]
@@ -129,4 +129,4 @@ def options_with_later(method: str, config: Mapping[str, Any]) -> dict[str, Any]
     """A record's method configuration with the options that came later or are gone, at the values that they had."""
     first = FIRST_OPTIONS.get(method, ())
     later = {name: value for name, value in default_options(method).items() if name not in first}
-    return {**CUT_OPTIONS, **later, **first_names(config)}
+    return {**gone_options(method), **later, **first_names(config)}

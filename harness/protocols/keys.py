@@ -94,12 +94,15 @@ CUT_OPTIONS: dict[str, Any] = {
     "scaling": "lora",
     "rate_ratio": 1.0,
     "initialisation": "kaiming",
-    "fused": True,
-    "compiled": False,
-    "form": "tt",
-    "outside": True,
+    "naslora.fused": True,
+    "naslora.compiled": False,
+    "naspclora.fused": True,
+    "naspclora.compiled": False,
+    "fact.form": "tt",
+    "bitfit.outside": True,
+    "layernorm.outside": True,
 }
-"""The same for options of methods."""
+"""The same for options of methods; a name with a method (``fact.form``) is that method's alone."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}
 """(option, value) -> the name of that value in the first records, which keys still use."""
 
@@ -129,11 +132,17 @@ def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def hashed_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A method's configuration as keys and row identities take it."""
-    return _hashed_options(method, config, cut=CUT_OPTIONS)
+    return _hashed_options(method, config, cut=gone_options(method))
+
+
+def gone_options(method: str) -> dict[str, Any]:
+    """`CUT_OPTIONS` of one method, by plain names."""
+    parts = ((*name.rpartition("."), value) for name, value in CUT_OPTIONS.items())
+    return {option: value for whose, _, option, value in parts if whose in ("", method)}
 
 
 def _hashed_options(method: str, config: Mapping[str, Any], *, cut: Mapping[str, Any]) -> dict[str, Any]:
-    unchanged = {**CUT_OPTIONS, **default_options(method), **cut}
+    unchanged = {**gone_options(method), **default_options(method), **cut}
     return _hashed(first_names(config), first=FIRST_OPTIONS.get(method, ()), unchanged=unchanged, cut=cut)
 
 
@@ -178,10 +187,10 @@ def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 def current_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """A record's options of a built-in method without those that are gone. Raises UsageError: one had another value than its constant."""
-    known = default_options(method)
-    gone = {name for name in config if known and name in CUT_OPTIONS and name not in known}
+    constants, known = gone_options(method), default_options(method)
+    gone = {name for name in config if known and name in constants and name not in known}
     for name in gone:
-        if _plain(config[name]) != _plain(CUT_OPTIONS[name]):
+        if _plain(config[name]) != _plain(constants[name]):
             raise UsageError(
                 f"the option {method}.{name}={shortened(repr(config[name]))} of this run no longer exists; the run cannot be repeated"
             )
