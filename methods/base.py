@@ -148,8 +148,6 @@ class ParameterGroup:
         lr: learning rate of the group, None for the protocol's.
         weight_decay: None for the protocol's.
         lr_factor: multiplies the rate, the protocol's too.
-        betas: of an Adam of the role's own at a constant rate, as DARTS gives its architecture; None for the protocol's
-            optimiser, betas and schedule.
     """
 
     role: Role
@@ -157,7 +155,6 @@ class ParameterGroup:
     lr: float | None = None
     weight_decay: float | None = None
     lr_factor: float = 1.0
-    betas: tuple[float, float] | None = None
 
 
 class Method(ABC):

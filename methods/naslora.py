@@ -20,7 +20,7 @@ from harness.methods.linears import LowRankConfig
 from harness.methods.lora import LowRankMethod
 from harness.methods.parts.cell import Cell
 from harness.methods.parts.merging import MergeReport
-from harness.methods.parts.operations import cell_parameters, normed, parse_operations
+from harness.methods.parts.operations import cell_parameters, parse_operations
 from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.methods.parts.sites import TokenLayout
 
@@ -42,8 +42,6 @@ class NASLoRAConfig(LowRankConfig):
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
         alpha_lr: learning rate of α (1e-3, paper). ``lr`` of the weights is the protocol's when None (1e-4, paper).
         alpha_weight_decay: weight decay of α (0, ours).
-        alpha_optimizer: ``protocol`` gives α the optimiser, betas and schedule of the weights (ours), ``darts`` an Adam with
-            betas (0.5, 0.999) at a constant rate, as DARTS and PC-DARTS have.
         stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α alternate (paper); False learns
             both on every step.
         search_start_epoch: T_B = 10 (paper).
@@ -61,7 +59,7 @@ class NASLoRAConfig(LowRankConfig):
         residual: let the bottleneck pass the cell by too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
         norm: after every pool, every stage of a convolution and each operation beyond DARTS's: ``batch`` (DARTS's while it searches: no
-            parameters), ``batch-affine`` (a scale and an offset a channel are learnt) or ``none``; style=linear has none.
+            parameters) or ``none``; style=linear has none.
     """
 
     scale: float = 1.0
@@ -71,7 +69,6 @@ class NASLoRAConfig(LowRankConfig):
     alpha_std: float = 1e-3
     alpha_lr: Positive = 1e-3
     alpha_weight_decay: float = 0.0
-    alpha_optimizer: Literal["protocol", "darts"] = "protocol"
     stagewise: bool = True
     search_start_epoch: int = 10
     alternate: Literal["both", "joint", "iteration", "epoch"] = "both"
@@ -79,14 +76,12 @@ class NASLoRAConfig(LowRankConfig):
     alpha_holdout: float = 0.5
     order: Literal["alpha-first", "weights-first"] = "alpha-first"
     residual: bool = False
-    norm: Literal["batch", "batch-affine", "none"] = "batch"
+    norm: Literal["batch", "none"] = "batch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_maps()
         parse_operations(self.operations, style=self.style)
-        if self.style == "linear" and self.norm == "batch-affine":
-            raise MethodError("norm=batch-affine: style=linear has no norms; use style=darts, or leave norm out")
         if self.alternate == "joint" and self.alpha_data != "train":
             raise MethodError(
                 f"alpha_data={self.alpha_data}: alternate=joint has one pass on one batch; use alternate=both"
@@ -137,8 +132,7 @@ class NASLoRAConfig(LowRankConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         operations = parse_operations(self.operations, style=self.style)
-        norms = normed(operations) if self.norm == "batch-affine" else 0
-        cell = cell_parameters(operations, channels=self.cell_channels) + 2 * norms * self.cell_channels
+        cell = cell_parameters(operations, channels=self.cell_channels)
         return super().encoder_parameters(shape) + len(self.adapted(shape)) * cell
 
 
@@ -250,10 +244,6 @@ class CellOnTokens(nn.Module):
         return self.scope == "image" and bool(self.layout.window) and self.layout.normed_padding
 
 
-DARTS_BETAS = (0.5, 0.999)
-"""Of the Adam that updates α in DARTS and PC-DARTS (1806.09055, 1907.05737)."""
-
-
 class NASLoRA(LowRankMethod):
     """NAS-LoRA; see the module."""
 
@@ -294,14 +284,12 @@ class NASLoRA(LowRankMethod):
         groups = [ParameterGroup(role=WEIGHTS, named=weights, lr=self.config.lr)]
         if architecture:
             config = self.config
-            betas = DARTS_BETAS if config.alpha_optimizer == "darts" else None
             groups.append(
                 ParameterGroup(
                     role=ARCHITECTURE,
                     named=architecture,
                     lr=config.alpha_lr,
                     weight_decay=config.alpha_weight_decay,
-                    betas=betas,
                 )
             )
         return groups

@@ -16,10 +16,9 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
     """One Adam or AdamW for each role that has parameters.
 
     The protocol's weight decay spares norms and biases (parameters with fewer than two dimensions); a group's own
-    weight decay holds for all its parameters, its own betas make the role's optimiser an Adam, and the protocol's
-    ``decoder_lr`` holds for whatever is not in the encoder.
+    weight decay holds for all its parameters, and the protocol's ``decoder_lr`` for whatever is not in the encoder.
     On a GPU an update is one fused kernel; on a CPU it is torch's own.
-    Each optimiser group keeps its undecayed rate as ``base_lr`` for `set_learning_rate`, and whether it is ``constant``.
+    Each optimiser group keeps its undecayed rate as ``base_lr`` for `set_learning_rate`.
 
     Raises:
         UsageError: no parameter to train, or a parameter in two groups.
@@ -27,13 +26,10 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     prepared: dict[Role, list[dict]] = {}
     seen: set[str] = set()
-    own_betas: dict[Role, tuple[float, float]] = {}
     for group in groups:
         if twice := seen & group.named.keys():
             raise UsageError(f"{min(twice)} is in two parameter groups; each parameter has one optimiser")
         seen |= group.named.keys()
-        if group.betas is not None:
-            own_betas[group.role] = group.betas
         rate = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
         parts: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in group.named.items():
@@ -43,12 +39,12 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
                 decay = protocol.weight_decay if parameter.ndim > 1 else 0.0
             parts.setdefault((lr, decay), []).append(parameter)
         prepared.setdefault(group.role, []).extend(
-            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay, "constant": group.betas is not None}
+            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay}
             for (lr, decay), parameters in parts.items()
         )
     optimisers: dict[Role, torch.optim.Optimizer] = {
-        role: kinds["adam" if role in own_betas else protocol.optimizer](
-            parts, lr=protocol.lr, betas=own_betas.get(role, protocol.betas), eps=protocol.eps, fused=_on_gpu(parts)
+        role: kinds[protocol.optimizer](
+            parts, lr=protocol.lr, betas=protocol.betas, eps=protocol.eps, fused=_on_gpu(parts)
         )
         for role, parts in prepared.items()
         if parts
@@ -64,9 +60,9 @@ def _on_gpu(parts: Iterable[dict]) -> bool | None:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:
-    """Scale every group's own rate, but of those that stay constant; returns the rate of the first group."""
+    """Scale every group's own rate; returns the rate of the first group."""
     for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * (1.0 if group.get("constant") else factor)
+        group["lr"] = group["base_lr"] * factor
     return float(optimiser.param_groups[0]["lr"])
 
 

@@ -179,7 +179,7 @@ class Cell(nn.Module):
         style: ``darts`` or ``linear``.
         alpha_std: standard deviation of α at init. A single operation has no α.
         generator: source of the initial weights.
-        norm: ``batch``, ``batch-affine`` or ``none``; see `harness.methods.naslora.NASLoRAConfig`.
+        norm: ``batch`` or ``none``; see `harness.methods.naslora.NASLoRAConfig`.
         residual: add the map itself.
 
     Shape: (B, channels, h, w) to the same.
@@ -221,9 +221,6 @@ class Cell(nn.Module):
         rows = normed(operations) if style == "darts" and norm != "none" else 0
         self.register_buffer("running_mean", torch.zeros(rows, channels))
         self.register_buffer("running_var", torch.ones(rows, channels))
-        affine = rows > 0 and norm == "batch-affine"
-        self.norm_scale = nn.Parameter(torch.ones(rows * channels)) if affine else None
-        self.norm_offset = nn.Parameter(torch.zeros(rows * channels)) if affine else None
 
     def mixture(self) -> Tensor:
         """softmax(α), one entry per operation."""
@@ -325,22 +322,14 @@ class Cell(nn.Module):
         weight = None if scales is None else scales.repeat_interleave(self.channels)
         if self.norm == "none":
             return maps if weight is None else maps * weight[:, None, None]
-        offset = None
-        if self.norm_scale is not None and self.norm_offset is not None:
-            span = slice(start * self.channels, stop * self.channels)
-            learnt, offset = self.norm_scale[span], self.norm_offset[span]
-            offset = offset if weight is None else offset * weight
-            weight = learnt if weight is None else learnt * weight
         mean, variance = self.running_mean[start:stop].view(-1), self.running_var[start:stop].view(-1)
         if not self.training:
-            return F.batch_norm(maps, mean, variance, weight, offset, training=False, eps=EPSILON)
+            return F.batch_norm(maps, mean, variance, weight, training=False, eps=EPSILON)
         # Copies take the update; without any statistics, fewer tensors than in the first pass would be saved.
         if recomputing():
             mean, variance = mean.clone(), variance.clone()
         try:
-            return F.batch_norm(
-                maps, mean, variance, weight, offset, training=True, momentum=self.momentum, eps=EPSILON
-            )
+            return F.batch_norm(maps, mean, variance, weight, training=True, momentum=self.momentum, eps=EPSILON)
         except ValueError as error:
             if maps.numel() > maps.shape[1]:
                 raise

@@ -17,7 +17,6 @@ import numpy as np
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
 
-DARTS_BETAS = (0.5, 0.999)
 RUNS = 400
 
 
@@ -42,8 +41,6 @@ def alpha_rates(record: Record) -> tuple[float, ...]:
         int(rules.get("warmup", 0)),
         rules.get("schedule"),
     )
-    if config.get("alpha_optimizer") == "darts":  # a constant rate
-        schedule, warmup = "constant", 0
     rates = []
     for number in range(updates):
         at = first + number * (total - first) / updates
@@ -86,7 +83,7 @@ def main() -> None:
         if not last or len({len(shares) for shares in last.values()}) != 1:
             continue
         config, rules = record.run.method_config, record.run.rules
-        betas = DARTS_BETAS if config.get("alpha_optimizer") == "darts" else tuple(rules.get("betas") or (0.9, 0.999))
+        betas = tuple(rules.get("betas") or (0.9, 0.999))
         logs = np.log(np.maximum(np.array(list(last.values())), 1e-12))
         rates, null = alpha_rates(record), ("–", "–")
         if rates and not config.get("alpha_weight_decay"):

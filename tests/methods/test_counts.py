@@ -36,7 +36,6 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("naslora", {}, 491_520 + 32 * CELL, 110_592 + 12 * CELL),
     ("naslora", {"style": "linear"}, None, 110_592 + 12 * (CELL - 1)),
     ("naslora", {"operations": "no-conv"}, None, 110_592 + 12 * 4),
-    ("naslora", {"norm": "batch-affine"}, None, 110_592 + 12 * (CELL + 2 * 3 * 8)),
     ("naslora", {"norm": "none", "residual": True}, None, 110_592 + 12 * CELL),
     ("naslora", {"operations": "skip_connect"}, None, 110_592),
     ("naslora", {"operations": "wide"}, None, 110_592 + 12 * (CELL + 147 + 54 + 3)),

@@ -138,8 +138,7 @@ def test_channel_ratio_chooses_whole_channels() -> None:
     [
         ({"scope": "images"}, "scope='images'"),
         ({"alternate": "step"}, "alternate='step'"),
-        ({"norm": "layer"}, "choose batch or batch-affine or none"),
-        ({"norm": "batch-affine", "style": "linear"}, "leave norm out"),
+        ({"norm": "layer"}, "choose batch or none"),
         ({"alternate": "joint", "alpha_data": "holdout"}, "use alternate=both"),
         ({"alternate": "joint", "alpha_data": "shuffled"}, "use alternate=both"),
         ({"stagewise": False, "alpha_data": "shuffled"}, "stagewise=False"),

@@ -18,7 +18,7 @@ OTHER: dict[str, Any] = {
     "lr": 0.5, "blocks": "last-half", "sites": "q,k,v,proj", "rank": 2, "alpha": 7.0, "scaling": "rslora", "rate_ratio": 4.0,
     "experts": 3, "gate": "switch", "expert_bias": "zero", "scope": "image", "balance": 0.5,
     "scale": 2.0, "style": "linear", "operations": "no-pool", "alpha_std": 0.5, "alpha_lr": 0.5, "alpha_weight_decay": 0.5,
-    "alpha_optimizer": "darts", "stagewise": False, "search_start_epoch": 1, "alternate": "joint", "alpha_data": "holdout",
+    "stagewise": False, "search_start_epoch": 1, "alternate": "joint", "alpha_data": "holdout",
     "alpha_holdout": 0.25, "order": "weights-first", "residual": True, "norm": "none", "channel_ratio": 1 / 3, "hidden": 5,
     "std": 0.1, "tokens": 3, "reduction": 4, "ratio": 0.5, "patch_embedding": "released", "outside": False, "init": "released",
     "encoder_lr": 0.5,
@@ -48,7 +48,7 @@ def _traces(name: str, options: dict[str, Any]) -> list[Any]:
     """What a method does with a configuration, as far as it can differ."""
     case = ContractCase(method=METHODS.get(name), config=method_config(name, options), backbone="tiny")
     segmenter, method = case.attached(seed=1)
-    groups = [(g.role, sorted(g.named), g.lr, g.weight_decay, g.lr_factor, g.betas) for g in method.parameter_groups()]
+    groups = [(g.role, sorted(g.named), g.lr, g.weight_decay, g.lr_factor) for g in method.parameter_groups()]
     moments = [(epoch, step) for epoch in range(12) for step in range(2)]
     schedule = [method.passes_at(epoch=epoch, step=step) for epoch, step in moments]
     schedule += [method.architecture_holdout(), method.architecture_masks_shuffled()]  # type: ignore[list-item]
@@ -97,17 +97,16 @@ def test_two_rates_of_full_fine_tuning_are_each_in_a_group_of_its_own() -> None:
     assert {rate for path, rate in rates.items() if not path.startswith("encoder.")} == {1e-3}
 
 
-def test_alpha_starts_as_wide_as_configured_and_darts_has_its_betas() -> None:
+def test_alpha_starts_as_wide_as_configured() -> None:
     case = ContractCase(
         method=METHODS.get("naslora"),
-        config=method_config("naslora", {"alpha_std": 0.5, "alpha_optimizer": "darts", "sites": "q,k,v,proj,mlp"}),
+        config=method_config("naslora", {"alpha_std": 0.5, "sites": "q,k,v,proj,mlp"}),
     )
     groups = case.attached()[1].parameter_groups()
     (architecture,) = [group for group in groups if group.role == "architecture"]
     alphas = torch.cat([alpha.detach() for alpha in architecture.named.values()])
     assert alphas.std().item() == pytest.approx(0.5, rel=0.15)
     assert alphas.mean().item() == pytest.approx(0.0, abs=0.15)
-    assert architecture.betas == (0.5, 0.999)
 
 
 def test_a_calibration_looks_at_every_batch() -> None:

@@ -83,7 +83,7 @@ YOUNG_RULES = {
 YOUNG_QUIRKS = {"mask2former": "intended", "spare_tokens": "intended", "samadapter_embedding": "intended"}
 YOUNG_OPTIONS = {
     ("naslora", "order"): "alpha-first", ("naslora", "residual"): False, ("naslora", "norm"): "batch",
-    ("naslora", "alpha_optimizer"): "protocol", ("convlora", "expert_bias"): "uniform",
+    ("convlora", "expert_bias"): "uniform",
     ("samadapter", "patch_embedding"): "intended", ("lora", "scaling"): "lora", ("lora", "rate_ratio"): 1.0,
 }  # fmt: skip
 

@@ -174,12 +174,6 @@ def test_each_pass_of_a_step_has_noise_of_its_own(tmp_path: Path) -> None:
     assert len(seeds) == len(set(seeds)) == 4  # two steps of two passes
 
 
-def test_with_dartss_optimiser_the_rate_of_alpha_stays(tmp_path: Path) -> None:
-    config = {"alternate": "both", "search_start_epoch": 1, "alpha_lr": 0.01, "alpha_optimizer": "darts"}
-    result = Run(folder=tmp_path, method="naslora", config=config, rules=protocol(epochs=2), images=4).train()
-    assert result.budget()["alpha_lr_sum"] == pytest.approx(0.01 * result.budget()["alpha_updates"]) != 0
-
-
 def test_steps_that_a_scaler_skips_are_no_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = functools.partial(torch.amp.GradScaler, init_scale=2.0**100)
     monkeypatch.setattr(torch.amp, "GradScaler", whole)
