@@ -80,14 +80,6 @@ def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -
     assert (row.config.gate, row.label) == ("switch", "convlora")
 
 
-def test_balance_loss_reaches_the_gate_and_its_noise_as_released() -> None:
-    mixture = _mixture()
-    mixture(_maps())
-    mixture.balance.backward()
-    assert mixture.gate.grad.abs().max() > 0
-    assert mixture.noise.grad.abs().max() > 0
-
-
 def test_the_noise_has_a_floor_where_the_gate_would_have_none() -> None:
     """The released `noise_epsilon` 1e-2: softplus(−50) is 0, and the gate still draws with that spread."""
     mixture, maps = _mixture(), _maps(200).abs()  # so that softplus(−50 · mean) is nothing

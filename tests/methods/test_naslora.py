@@ -75,14 +75,6 @@ def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[st
     assert NASLoRAConfig(**options).spares_weight_updates is spares
 
 
-def test_architecture_learns_from_held_out_images_where_configured() -> None:
-    assert NASLoRA(NASLoRAConfig()).architecture_holdout() == 0.0
-    assert NASLoRA(NASLoRAConfig(operations="skip_connect", alpha_data="holdout")).architecture_holdout() == 0.0
-    with pytest.raises(MethodError, match="leave stagewise out"):
-        NASLoRAConfig(stagewise=False, alpha_data="holdout")
-    assert NASLoRA(NASLoRAConfig(alpha_data="holdout", alpha_holdout=0.3)).architecture_holdout() == 0.3
-
-
 def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
     segmenter, method = _attached(lr=2e-4, alpha_lr=3e-3, alpha_weight_decay=0.01)
     weights, architecture = method.parameter_groups()
