@@ -39,16 +39,11 @@ class SSFConfig(PlacedConfig):
     outside: bool = True
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
-        what = (
-            "q, k and v"
-            if not shape.qkv_bias
-            else "its patch projection"
-            if self.outside and not shape.patch_bias
-            else ""
-        )
-        if what:
-            more = "another method" if not shape.qkv_bias else "ssf[outside=false]"
-            raise MethodError(f"ssf folds into weight and bias, and this backbone has no bias at {what}; take {more}")
+        unfit = "ssf folds into weight and bias, and this backbone has no bias at"
+        if not shape.qkv_bias:
+            raise MethodError(f"{unfit} q, k and v; take another method")
+        if self.outside and not shape.patch_bias:
+            raise MethodError(f"{unfit} its patch projection; take ssf[outside=false]")
         channels = sum(block.entering + 6 * block.dim + block.mlp_dim for block in self.placed(shape))
         projected = shape.stem[1].outputs if shape.stem else shape.embedded  # of the two that embed patches the last
         return 2 * (channels + (projected if self.outside else 0))
@@ -102,18 +97,16 @@ class SSF(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
+        self.config.encoder_parameters(encoder.shape)  # refuses layers without a bias
         for target in block_sites(encoder, self.config.blocks):
             for site in _SITES:
-                target.replace(site, self._scaled(target.get(site), name=f"{target.name}.{site}"))
+                target.replace(site, self._scaled(target.get(site)))
         if self.config.outside:
             embedding, leaf = patch_projection(encoder)
-            base = embedding.get_submodule(leaf)
-            embedding.register_module(leaf, self._scaled(base, name="patch projection"))
+            embedding.register_module(leaf, self._scaled(embedding.get_submodule(leaf)))
 
-    def _scaled(self, base: nn.Module, *, name: str) -> ScaleShift:
+    def _scaled(self, base: nn.Module) -> ScaleShift:
         bias = affine_part(base).bias
-        if bias is None:
-            raise MethodError(f"ssf folds into weight and bias, and {name} of this backbone has no bias")
         scale, shift = torch.ones(len(bias)), torch.zeros(len(bias))
         if self.config.init == "released":
             scale += _NOISE * torch.randn(len(bias), generator=self.generator)
