@@ -115,16 +115,6 @@ def test_the_rate_is_scaled_from_the_groups_own() -> None:
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([5e-3, 0.5])
 
 
-def test_darts_betas_make_an_adam_of_constant_rate_and_leave_the_weights_theirs() -> None:
-    alphas = ParameterGroup(role=ARCHITECTURE, named=named(alpha=(8,)), lr=1e-3, betas=(0.5, 0.999))
-    rules = Protocol(name="x", optimizer="adamw")
-    weights, own = build_optimisers([ParameterGroup(role=WEIGHTS, named=named(w=(2,))), alphas], rules).values()
-    assert (type(weights), type(own)) == (torch.optim.AdamW, torch.optim.Adam)
-    assert own.param_groups[0]["betas"] == (0.5, 0.999) != weights.param_groups[0]["betas"]
-    assert set_learning_rate(own, 0.1) == 1e-3
-    assert set_learning_rate(weights, 0.1) == pytest.approx(0.1 * rules.lr)
-
-
 def test_clipping_spans_all_optimisers_of_the_step() -> None:
     weights, alphas = named(w=(2,)), named(alpha=(2,))
     optimisers = build_optimisers(
