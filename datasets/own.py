@@ -71,11 +71,8 @@ class OwnBenchmark(FolderBenchmark):
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
             raise DatasetError(f"no folder {data_root} for {self.name}; give {self.source}")
-        below = [
-            data_root,
-            *subfolders(data_root),
-            *(i for folder in subfolders(data_root) for i in subfolders(folder)),
-        ][:400]
+        inner = subfolders(data_root)
+        below = [data_root, *inner, *(each for folder in inner for each in subfolders(folder))][:400]
         pairs = {root: self._count(root) for root in self.inside(data_root)}
         if not pairs:
             words = "".join(

@@ -59,8 +59,13 @@ class _Budget:
         self.names: set[str] = set()
 
     def member(self, name: str) -> Path:
-        """Account for one file; where it goes. Raises DatasetError: beyond the limits, twice, or out of the target."""
-        path = safe_path(name, self.archive)
+        """Account for one file; where it goes. Raises DatasetError: beyond the limits, twice, no UTF-8, or out of the target (absolute,
+        with a drive, with ``..`` or a null byte)."""
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or "\0" in name or not path.parts:
+            raise DatasetError(f"{self.archive} holds {name!r}, which leads out of the folder; it was refused")
+        if name != name.encode(errors="replace").decode():
+            raise DatasetError(f"{self.archive} holds the name {name!a}, which is not UTF-8; it was refused")
         if str(path).casefold() in self.names:
             raise DatasetError(f"{self.archive} holds {name!r} twice; it was refused")
         self.names.add(str(path).casefold())
@@ -89,19 +94,6 @@ class _Budget:
         self.progress(f"unpacking {self.archive.name}", len(self.names), total)
 
 
-def safe_path(name: str, archive: Path) -> PurePosixPath:
-    """A member's path, if it stays below the target. Raises DatasetError: absolute, with a drive, with ``..`` or a null byte, or no
-    UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise DatasetError(f"{archive} holds the name {name!a}, which is not UTF-8; it was refused") from error
-    posix = PurePosixPath(name.replace("\\", "/"))
-    if posix.is_absolute() or PureWindowsPath(name).drive or ".." in posix.parts or "\0" in name or not posix.parts:
-        raise DatasetError(f"{archive} holds {name!r}, which leads out of the folder; it was refused")
-    return posix
-
-
 def _unpack_zip(archive: Path, budget: _Budget) -> None:
     with zipfile.ZipFile(archive) as opened:
         # Some programs of Windows end folders with a backslash.
@@ -128,7 +120,7 @@ class _Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"no header where one should be: {error}") from error
-        if header.type not in tarfile.REGULAR_TYPES and header.size > _CHUNK:  # type: ignore[attr-defined]
+        if header.type not in tarfile.REGULAR_TYPES and header.size > _CHUNK:
             raise tarfile.ReadError(f"a header of {header.size} bytes")
         return header
 
@@ -148,6 +140,6 @@ def _unpack_tar(archive: Path, budget: _Budget) -> None:
             with source:
                 budget.write(source, budget.member(info.name), None)
         # Zeros and the checksums of the compression follow; else a header is damaged.
-        while piece := opened.fileobj.read(_CHUNK):  # type: ignore[union-attr]
+        while piece := opened.fileobj.read(_CHUNK):
             if any(piece):
                 raise tarfile.ReadError("files follow its end mark, or the header of a file is damaged")

@@ -177,12 +177,12 @@ class FolderBenchmark(Benchmark):
             rule = f"carved ({self.options.seed_in_words}, {len(tested)} test and {len(val)} val by {self.carved_by})"
             return Arranged(train, val, {"test": tested}, rule, "carved")
         test = {name: pairs for name, pairs in parts.items() if name not in ("train", "val")}
-        tested: Tested = "given" if self.own else "published"
+        origin: Tested = "given" if self.own else "published"
         whose = "given" if self.own else _WHOSE_SPLITS.get(layout.name, "official")
         if parts.get("val"):
-            return Arranged(parts["train"], parts["val"], test, whose, tested)
+            return Arranged(parts["train"], parts["val"], test, whose, origin)
         train, val, rule = self.carve_val(parts["train"])
-        return Arranged(train, val, test, f"{whose} test; {rule}", tested)
+        return Arranged(train, val, test, f"{whose} test; {rule}", origin)
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
         """Test images by a committed list of stems, validation carved from the rest; None where none is there."""

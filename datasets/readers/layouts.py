@@ -116,7 +116,12 @@ class FolderLayout(Layout):
             part = self.parts[name]
             key = name.partition("+")[0]
             paired = pair_files(image_files(images), image_files(masks), keep=part.keep)
-            parts[key] = Paired(*(a + b for a, b in zip(parts.get(key, Paired()), paired, strict=True)))
+            before = parts.get(key, Paired())
+            parts[key] = Paired(
+                before.pairs + paired.pairs,
+                before.unpaired_images + paired.unpaired_images,
+                before.unused_masks + paired.unused_masks,
+            )
         return parts
 
 

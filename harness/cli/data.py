@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_plain(report), indent=1))
     else:
-        _print_check(report)
+        _print_check(_plain(report))
     return 0 if report.passed else 1
 
 
@@ -197,38 +197,34 @@ def _opened(arguments: argparse.Namespace, options: DataOptions) -> tuple[Benchm
 
 
 def _plain(report: Any) -> dict[str, Any]:
+    """A check as it is printed. ``fingerprint``: of the files' contents, as records have it; None where they cannot be read."""
+    from harness.planning.data import data_fingerprint
+
     splits = report.splits
+    try:
+        files = data_fingerprint(splits) if splits else None
+    except DatasetError:  # which its verdicts say
+        files = None
     return {
         "benchmark": report.benchmark,
         "root": str(report.root),
         "passed": report.passed,
         **{field: getattr(splits, field, None) for field in ("layout", "rule", "note")},
-        "fingerprint": _fingerprint(report),
+        "fingerprint": files,
         "counts": {name: len(pairs) for name, pairs in splits.parts.items()} if splits else {},
         "verdicts": [verdict._asdict() for verdict in report.verdicts],
     }
 
 
-def _fingerprint(report: Any) -> str | None:
-    """Of the files' contents, as records have it; None where they cannot be read."""
-    from harness.planning.data import data_fingerprint
-
-    try:
-        return data_fingerprint(report.splits) if report.splits else None
-    except DatasetError:  # which its verdicts say
-        return None
-
-
-def _print_check(report: Any) -> None:
-    print(f"{report.benchmark} in {printable_line(str(report.root))}")
-    if files := _fingerprint(report):
-        print(f"  files   {files}")
-    for verdict in report.verdicts:
-        print(printable_line(f"  {verdict.status:<7} {verdict.rule}: {verdict.message}"))
-        if verdict.status != "passed":
-            for name in verdict.files[:5]:
-                print(printable_line(f"            {name}"))
-    print(f"  {'passed' if report.passed else 'FAILED'}")
+def _print_check(report: Mapping[str, Any]) -> None:
+    lines = [f"{report['benchmark']} in {report['root']}"]
+    if report["fingerprint"]:
+        lines.append(f"  files   {report['fingerprint']}")
+    for verdict in report["verdicts"]:
+        lines.append(f"  {verdict['status']:<7} {verdict['rule']}: {verdict['message']}")
+        lines += [f"            {name}" for name in verdict["files"][:5] if verdict["status"] != "passed"]
+    for line in (*lines, f"  {'passed' if report['passed'] else 'FAILED'}"):
+        print(printable_line(line))
 
 
 def run_score(arguments: argparse.Namespace) -> int:
