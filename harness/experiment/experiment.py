@@ -50,7 +50,7 @@ from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError, device_fault
 from harness.system.files import write_atomically
 from harness.training.cache import ArrayCache, weights_fingerprint
-from harness.training.checkpoint import BEST, LAST, Position, read_state
+from harness.training.checkpoint import BEST, CHECKPOINT, LAST, Position, read_state
 from harness.training.loop import Training
 from harness.training.outcome import Interrupted, Selection, StopRequest
 
@@ -99,9 +99,8 @@ def run_experiment(
         write_atomically(experiment.folder / "error.log", traceback.format_exc())
     record = complete(replace(record, finished=now()))
     store.write(record, images, masks)
-    if record.code == "OK":  # only an unfinished run needs them
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            (experiment.folder / name).unlink(missing_ok=True)
+    if record.code == "OK":  # only an unfinished run needs it
+        (experiment.folder / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 

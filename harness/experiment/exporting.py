@@ -23,7 +23,7 @@ from harness.experiment.trained import METADATA, Trained
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.models.catalog import backbone
 from harness.models.checkpoint import read_tensors
-from harness.models.original_sam import is_of_sam, sam_state_dict
+from harness.models.original_sam import sam_state_dict, unfit_for_sam
 from harness.models.published import CARD, MODELS, Form, card_of
 from harness.models.sam2 import is_memory
 from harness.models.segmenter import SAMSegmenter, Segmenter
@@ -133,18 +133,11 @@ def _require_inputs(run: Run, form: Form, merge: MergeMode, data: Path | None) -
 
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form, out: Path) -> None:
     """Refuse before the work of a merge what cannot become a SAM checkpoint or an adapter of one after it."""
-    if not is_of_sam(segmenter.encoder):
-        raise UsageError(f"{run.backbone} is not a SAM backbone; use --adapter-only")
-    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
+    if reason := unfit_for_sam(segmenter):
+        raise UsageError(f"run {run.key}: {reason}; or use --adapter-only")
     if form == "peft":
+        assert isinstance(segmenter, SAMSegmenter)
         require_in_transformers(segmenter, run.backbone)
-    if segmenter.head is not None:
-        raise UsageError(f"{run.benchmark} has a class head, which a SAM checkpoint cannot hold; use --adapter-only")
-    if not segmenter.mask_decoder.attends_to_spare_tokens:
-        raise UsageError(
-            f"run {run.key} was trained without SAM's mask tokens 1-3 (quirk 14), so a SAM checkpoint would give other masks; "
-            "use --adapter-only, or train with --set quirks.spare_tokens=intended"
-        )
     if form == "sam" and segmenter.encoder.shape.upscaled and out.suffix != SAFETENSORS:
         raise UsageError(f"--out {out}: SAM 3 is written as transformers reads it; let the name end in {SAFETENSORS}")
 

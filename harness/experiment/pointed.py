@@ -63,17 +63,16 @@ def read_prompts(path: Path, images: Sequence[Path]) -> dict[Path, tuple[Pointed
     """
     where = f"--prompts {path}"
     rows = _json(path, where) if path.suffix.lower() in (".json", ".jsonl") else _csv(path, where)
-    by_name: dict[str, list[Path]] = {}
-    for image in images:
-        by_name.setdefault(image.name, []).append(image)
+    by_name = {image.name: image for image in images}
     found: dict[Path, list[Pointed]] = {image: [] for image in images}
     for number, each in enumerate(rows, start=1):
         here = f"{where}: object {number}"
         name, pointed = _object(each, here)
-        fitting = [image for image in by_name.get(Path(name).name, ()) if _ends_with(image, name)]
-        if len(fitting) != 1:
+        parts = Path(os.path.normpath(name)).parts
+        image = by_name.get(parts[-1])
+        if image is None or Path(os.path.abspath(image)).parts[-len(parts) :] != parts:
             raise UsageError(f"{here} is of {shortened(name)}, which --images does not name")
-        found[fitting[0]].append(pointed)
+        found[image].append(pointed)
     if without := [image for image, objects in found.items() if not objects]:
         more = f" and {len(without) - 1} more images" if len(without) > 1 else ""
         raise UsageError(f"{where} has no object of {without[0]}{more}; leave these out of --images")
@@ -93,11 +92,6 @@ def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
                     raise UsageError(
                         f"{x:g},{y:g} is not on {image}, which has {width} x {height} pixels; end the box at its edge"
                     )
-
-
-def _ends_with(image: Path, name: str) -> bool:
-    parts = Path(os.path.normpath(name)).parts
-    return Path(os.path.abspath(image)).parts[-len(parts) :] == parts
 
 
 def _csv(path: Path, where: str) -> list[dict[str, Any]]:

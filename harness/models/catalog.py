@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.methods.parts.placement import BackboneShape
 from harness.models.decoders import HEAD_DIM, Decoder, Task
@@ -104,13 +104,11 @@ def decoder_parameters(
     return neck + entry.decoder.trained(task=task, num_classes=num_classes, mask_tokens=mask_tokens)
 
 
-def trained_in_decoder(
-    config: MethodConfig, name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
-) -> int:
-    """What a method with ``config`` trains outside of the encoder; see `decoder_parameters`."""
+def trained_in_decoder(config: MethodConfig, name: str, *, task: Task, mask_tokens: int = 1, **head: Any) -> int:
+    """What a method with ``config`` trains outside of the encoder; ``head``: see `decoder_parameters`."""
     if not config.trains:
         return 0
-    whole = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens, decoder=decoder)
+    whole = decoder_parameters(name, task=task, mask_tokens=mask_tokens, **head)
     if not config.freezes_decoder:
         return whole
     shape = backbone(name).decoder
@@ -130,16 +128,8 @@ def encoder_parameters(name: str, *, image_size: int | None = None) -> int:
     return backbone_shape(name, image_size).parameters + backbone(name).unlisted_parameters
 
 
-def total_parameters(
-    name: str,
-    *,
-    task: Task,
-    num_classes: int = 2,
-    mask_tokens: int = 1,
-    image_size: int | None = None,
-    decoder: Decoder = "sam",
-) -> int:
-    """All parameters of the plain segmenter, before a method adds its own."""
-    trained = decoder_parameters(name, task=task, num_classes=num_classes, mask_tokens=mask_tokens, decoder=decoder)
+def total_parameters(name: str, *, image_size: int | None = None, decoder: Decoder = "sam", **head: Any) -> int:
+    """All parameters of the plain segmenter, before a method adds its own; ``head``: see `decoder_parameters`."""
+    trained = decoder_parameters(name, decoder=decoder, **head)
     frozen = backbone(name).decoder.frozen if decoder == "sam" else 0
     return encoder_parameters(name, image_size=image_size) + trained + frozen

@@ -58,6 +58,21 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
     ).eval()
 
 
+def unfit_for_sam(segmenter: Segmenter) -> str:
+    """Why a checkpoint of SAM cannot hold the segmenter, whatever its method; empty where it can."""
+    if not is_of_sam(segmenter.encoder):
+        return "only SAM's own backbones save as a SAM checkpoint"
+    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
+    if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
+        return "a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold"
+    if not segmenter.mask_decoder.attends_to_spare_tokens:
+        return (
+            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give other "
+            "masks; train with --set quirks.spare_tokens=intended to export one"
+        )
+    return ""
+
+
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """The complete segmenter under segment_anything's names: it loads strictly into `plain_sam` at the segmenter's image size.
 
@@ -65,19 +80,11 @@ def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     ``facebook/sam3``, which `Sam3TrackerModel` of transformers loads.
 
     Raises:
-        ValueError: a timm encoder, a class head, K > 1 mask tokens, a decoder without SAM's spare tokens, or parts of a
-            method that is not merged. A plain SAM can hold none of them.
+        ValueError: `unfit_for_sam`, or the encoder holds parts of a method that is not merged.
     """
-    if not is_of_sam(segmenter.encoder):
-        raise ValueError("only SAM's own backbones save as a SAM checkpoint")
-    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
-    if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
-        raise ValueError("a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold")
-    if not segmenter.mask_decoder.attends_to_spare_tokens:
-        raise ValueError(
-            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give other "
-            "masks; train with --set quirks.spare_tokens=intended to export one"
-        )
+    if reason := unfit_for_sam(segmenter):
+        raise ValueError(reason)
+    assert isinstance(segmenter, SAMSegmenter)
     with torch.device("meta"):
         kind = type(segmenter.encoder)
         plain = kind(segmenter.encoder.shape, fused=True, activation_checkpointing=False)

@@ -1,8 +1,7 @@
 """A run's state: its position, resumable checkpoints, and the trained tensors of the best and the last epoch.
 
-``FOLDER/checkpoint.pt`` and ``checkpoint.previous.pt`` (in case the newest is damaged) hold what a run needs to continue, the best
-state so far with it; ``best.safetensors`` and ``last.safetensors`` are training's results. Each is written to a temporary file, synced
-and renamed.
+``FOLDER/checkpoint.pt`` holds what a run needs to continue, the best state so far with it; ``best.safetensors`` and ``last.safetensors``
+are training's results. Each is written to a temporary file, synced and renamed.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from harness.system.errors import UsageError, shortened
 from harness.system.files import replace_atomically
 
 FORMAT = "sam-peft-harness checkpoint 2"
+CHECKPOINT = "checkpoint.pt"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 _METADATA = "sam-peft-harness"
@@ -137,8 +137,8 @@ class Position:
         return update_budget(self.history, alpha_lr_sum=self.alpha_lr_sum, operations=operations)
 
 
-class CheckpointFiles:
-    """The two newest checkpoints of one run.
+class CheckpointFile:
+    """The newest checkpoint of one run.
 
     Args:
         folder: the run's state folder.
@@ -147,48 +147,31 @@ class CheckpointFiles:
     """
 
     def __init__(self, folder: Path, *, identity: str, data: str = "") -> None:
-        self.current = folder / "checkpoint.pt"
-        self.previous = folder / "checkpoint.previous.pt"
-        self._identity, self._data = identity, data
+        self._path, self._identity, self._data = folder / CHECKPOINT, identity, data
 
     def save(self, content: dict[str, Any]) -> None:
-        """Write ``content`` (tensors, numbers, strings, lists, dicts). The checkpoint before stays as the previous one.
-
-        A crash at any point leaves at least one whole checkpoint.
-        """
+        """Write ``content`` (tensors, numbers, strings, lists, dicts). A crash at any point leaves this checkpoint or the one before."""
         whole = {"format": FORMAT, "identity": self._identity, "data": self._data, **content}
+        replace_atomically(self._path, lambda path: torch.save(whole, path))
 
-        def write(path: Path) -> None:
-            torch.save(whole, path)
+    def load(self) -> tuple[dict[str, Any] | None, str]:
+        """The checkpoint, None if there is none that can be used, and then a line that says why.
 
-        def keep_previous() -> None:
-            if self.current.exists():
-                os.replace(self.current, self.previous)
-
-        replace_atomically(self.current, write, before=keep_previous)
-
-    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest usable checkpoint, None if there is none, and a line for each file that was passed over.
-
-        Such a file is set aside as ``NAME.unusable``, so that the next `save` does not take it for the one in reserve.
-        Half-written files of a process that was killed are deleted.
+        Such a file is set aside as ``NAME.unusable``. Half-written files of a process that was killed are deleted.
 
         Raises:
             OSError: a file is there and the system does not let us read it.
         """
-        for stale in self.current.parent.glob(".*.tmp"):
+        for stale in self._path.parent.glob(".*.tmp"):
             stale.unlink(missing_ok=True)
-        problems: list[str] = []
-        for path in (self.current, self.previous):
-            if not path.exists():
-                continue
-            try:
-                return self._read(path), problems
-            except UsageError as error:
-                aside = path.with_name(f"{path.name}.unusable")
-                os.replace(path, aside)
-                problems.append(f"{error}; set aside as {aside.name}")
-        return None, problems
+        if not self._path.exists():
+            return None, ""
+        try:
+            return self._read(self._path), ""
+        except UsageError as error:
+            aside = self._path.with_name(f"{self._path.name}.unusable")
+            os.replace(self._path, aside)
+            return None, f"{error}; set aside as {aside.name}, and the run restarts from the beginning"
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -208,9 +191,7 @@ class CheckpointFiles:
         if content["identity"] != self._identity:
             raise UsageError(f"{path} belongs to run {content['identity']}, not to {self._identity}")
         if self._data and content.get("data", "") not in ("", self._data):
-            raise UsageError(
-                f"{path} was trained on images or masks that have changed since, so the run restarts from the beginning"
-            )
+            raise UsageError(f"{path} was trained on images or masks that have changed since")
         return content
 
 
@@ -227,25 +208,19 @@ def write_state(path: Path, state: dict[str, Tensor], *, identity: str, epoch: i
     replace_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
 
 
-def read_label(path: Path) -> tuple[str, int] | None:
-    """The run's key and the epoch (1-based) that a state file names, None if it is not one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            label = json.loads((file.metadata() or {})[_METADATA])
-            return str(label["identity"]), int(label["epoch"])
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError):
-        return None
-
-
 def read_state(path: Path, *, identity: str) -> dict[str, Tensor]:
     """The trained tensors of the run with the key ``identity``.
 
     Raises:
         UsageError: the file is another run's, or is not a state.
     """
-    label = read_label(path)
-    if label is None or label[0] != identity:
-        of = "is damaged or belongs to no run" if label is None else f"is the state of run {shortened(label[0])}"
+    try:
+        with safe_open(path, framework="pt") as file:
+            owner = str(json.loads((file.metadata() or {})[_METADATA])["identity"])
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError):
+        owner = ""
+    if owner != identity:
+        of = f"is the state of run {shortened(owner)}" if owner else "is damaged or belongs to no run"
         raise UsageError(
             f"{path} {of}, not that of {identity}; put that back, or train it in another folder (--results)"
         )

@@ -51,8 +51,7 @@ class ImageSource:
         self._cache = cache
         self._rules = _decoding_rules(benchmark) if cache is not None else b""
         self._keys: dict[int, str] = {}
-        self._of_many = {pair.mask for pair in self.pairs if pair.entry}
-        self._shared: dict[Path, bytes] = {}
+        self._digests: dict[Path, bytes] = {}
         self._last = threading.local()
 
     def __len__(self) -> int:
@@ -109,14 +108,11 @@ class ImageSource:
         return last[1]
 
     def _digest(self, path: Path) -> bytes:
-        """Hash of a file's bytes; one that holds the masks of many images is read once."""
-        if path in self._shared:
-            return self._shared[path]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "blake2b").digest()
-        if path in self._of_many:
-            self._shared[path] = digest
-        return digest
+        """Hash of a file's bytes, which may hold the masks of many images and is read once."""
+        if path not in self._digests:
+            with path.open("rb") as file:
+                self._digests[path] = hashlib.file_digest(file, "blake2b").digest()
+        return self._digests[path]
 
     def _key(self, index: int) -> str | None:
         """Hash of the item's files and how they are decoded; None if unreadable, which decoding will report."""

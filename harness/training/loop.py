@@ -29,7 +29,7 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import TrainingImages, UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen
-from harness.training.checkpoint import BEST, LAST, CheckpointFiles, Position, copied, write_state
+from harness.training.checkpoint import BEST, LAST, CheckpointFile, Position, copied, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.optimisers import set_learning_rate
@@ -160,7 +160,7 @@ class Training:
         self._feeder = self._feed(self.embeddings if cacheable else None)
         self._step = TrainingStep.of(method, protocol, task=self.task, num_classes=self.num_classes, device=self.device)
         self._total = planned_steps(method, self._plan, protocol, images=count)
-        self._checkpoints = CheckpointFiles(self.folder, identity=self.identity, data=self.data)
+        self._checkpoint = CheckpointFile(self.folder, identity=self.identity, data=self.data)
         self._position = Position()
         self._best: dict[str, Tensor] = {}  # the trained tensors of the best epoch so far, on the CPU
         self._prepared, self._cold = 0, WARMUP_STEPS
@@ -367,7 +367,7 @@ class Training:
         self._position.wall_seconds += now - self._started
         self._started = self._saved_at = now
         self._position.threads = torch.get_num_threads()
-        self._checkpoints.save(
+        self._checkpoint.save(
             {
                 "position": asdict(self._position),
                 "state": self.method.state(),
@@ -379,9 +379,9 @@ class Training:
         self._report("checkpoint")
 
     def _resume(self) -> None:
-        content, problems = self._checkpoints.load()
-        for line in problems:
-            self._report("note", text=line)
+        content, problem = self._checkpoint.load()
+        if problem:
+            self._report("note", text=problem)
         if content is None:
             return
         self._best = content["best"]

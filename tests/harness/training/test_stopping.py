@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.training.checkpoint import read_label
 from harness.training.optimisers import update
 from harness.training.outcome import Interrupted, StopRequest
 from tests.harness.training.tiny import Run, protocol, scripted, summary
@@ -67,11 +66,6 @@ def test_a_finished_run_is_not_trained_again_and_writes_its_best_state(
     assert summary(Run(folder=tmp_path, validate=scripted())) == finished
 
 
-def test_state_files_name_their_run_and_their_epoch(tmp_path: Path, finished: dict[str, Any]) -> None:
-    assert read_label(tmp_path / "best.safetensors") == ("tiny", finished["selected"])
-    assert read_label(tmp_path / "last.safetensors") == ("tiny", 3)
-
-
 def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result(tmp_path: Path) -> None:
     """A run begun under one schedule and finished under another was unmarked."""
 
@@ -125,7 +119,6 @@ def test_a_stop_during_validation_is_heard_before_the_next_epoch(tmp_path, whole
 def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({**torch.load(path, weights_only=True), "identity": "other"}, path)
-    (tmp_path / "checkpoint.previous.pt").unlink()
     notes: list[str] = []
     steps: list[int] = []
 
@@ -153,20 +146,13 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) ->
     assert any("uses 2 threads" in text for text in notes)
 
 
-def test_each_checkpoint_holds_the_best_state_that_it_counts_on(tmp_path: Path) -> None:
-    """A run that goes on from the one before the newest has the best state of that time."""
+def test_a_checkpoint_holds_the_best_state_next_to_the_latest(tmp_path: Path) -> None:
     Run(folder=tmp_path, images=2, validate=scripted(0.1, 0.3, 0.2)).train()
-    newest, before = (
-        torch.load(tmp_path / name, weights_only=True) for name in ("checkpoint.pt", "checkpoint.previous.pt")
-    )
-    assert newest["position"]["best_epoch"] == before["position"]["best_epoch"] == 2
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     best = load_file(tmp_path / "best.safetensors")
-    for content in (newest, before):
-        assert all(torch.equal(tensor, content["best"][name]) for name, tensor in best.items())
-    assert all(torch.equal(tensor, before["state"][name]) for name, tensor in best.items()), (
-        "it was saved after epoch 2"
-    )
-    assert not all(torch.equal(tensor, newest["state"][name]) for name, tensor in best.items())
+    assert content["position"]["best_epoch"] == 2
+    assert all(torch.equal(tensor, content["best"][name]) for name, tensor in best.items())
+    assert not all(torch.equal(tensor, content["state"][name]) for name, tensor in best.items())
 
 
 def test_a_run_in_fp16_goes_on_with_the_scale_of_its_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
