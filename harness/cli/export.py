@@ -22,7 +22,7 @@ from harness.cli.command import (
 from harness.cli.find import find_run
 from harness.dispatch.sweeps import sweep_of
 from harness.models.catalog import resolve_backbone
-from harness.models.published import LICENCES, Form, card_of, require_file_or_word, weights_file
+from harness.models.published import LICENCES, Form, card_of, weights_file
 from harness.planning.understand import checkpoint_of, data_folder
 from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
@@ -89,7 +89,6 @@ def main(argv: list[str] | None = None) -> int:
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
     require_out(arguments.out, form)
-    require_file_or_word(arguments.checkpoint)
     load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)

@@ -11,7 +11,7 @@ from harness.cli.command import add_plugins, add_results, add_run, command, load
 from harness.cli.find import find_run
 from harness.experiment.pointed import Pointed, given_on_command_line, read_prompts
 from harness.models.catalog import backbone, resolve_backbone
-from harness.models.published import require_file_or_word, weights_file
+from harness.models.published import weights_file
 from harness.planning.understand import checkpoint_of
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
@@ -81,12 +81,11 @@ def parser() -> argparse.ArgumentParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if arguments.results and arguments.adapter:
-        raise UsageError("--results is the folder of --run; leave it out with --adapter")
+    if arguments.results and arguments.run is None:
+        raise UsageError("--results is the folder of --run; leave it out with --adapter and --backbone")
     for path in arguments.images:
         if not path.exists():
             raise UsageError(f"--images {path}: no such file or folder")
-    require_file_or_word(arguments.checkpoint)
     objects = given_on_command_line(arguments.box, arguments.point)
     _require_model(arguments, pointed=bool(objects or arguments.prompts))
     if arguments.adapter and not arguments.adapter.exists():
@@ -125,8 +124,6 @@ def _require_model(arguments: argparse.Namespace, *, pointed: bool) -> None:
         raise UsageError(
             "give --run KEY or --adapter PATH; or for a SAM without a run --backbone NAME, --checkpoint FILE and boxes or points"
         )
-    if arguments.results:
-        raise UsageError("--results is the folder of --run; leave it out with --backbone")
     if not pointed:
         raise UsageError("a SAM without a run needs to be shown its objects: give --box, --point or --prompts FILE")
     if (entry := backbone(arguments.backbone)).timm_model:

@@ -99,9 +99,14 @@ def export(
         with writing_to(f"--out {out}"):
             write_atomically(out, save(_on_cpu(trained.state), {METADATA: _metadata(run)}))
     elif form == "onnx":
-        note = _write_onnx(segmenter, run, out=out, images=held_out)
-    if form != "peft" and card:
-        _write_card(out, card)
+        rules = from_rules(run.rules)
+        graph = Graph(segmenter, rules.pixels, labels=rules.task == "classification").eval()
+        difference = write_onnx(graph, out, images=held_out, metadata={METADATA: _metadata(run)})
+        note = f"; onnxruntime differs by {difference:.1e} at most (relative, opset {OPSET})"
+    if form != "peft" and card:  # after the file: a full disk leaves no card of a model that is not there
+        path = card_of(out)
+        with writing_to(f"{out} is written, its model card {path}", then="; export again under another name"):
+            write_atomically(path, card)
     return line + note, segmenter, held_out
 
 
@@ -187,21 +192,6 @@ def _write_peft(
     return "; peft loads it but cannot merge it next to a saved mask decoder; for merged weights leave --peft out"
 
 
-def _write_onnx(segmenter: Segmenter, run: Run, *, out: Path, images: Tensor) -> str:
-    """Write the graph; returns how far onnxruntime differs."""
-    rules = from_rules(run.rules)
-    graph = Graph(segmenter, rules.pixels, labels=rules.task == "classification").eval()
-    difference = write_onnx(graph, out, images=images, metadata={METADATA: _metadata(run)})
-    return f"; onnxruntime differs by {difference:.1e} at most (relative, opset {OPSET})"
-
-
-def _write_card(out: Path, card: str) -> None:
-    """After the file: a full disk leaves no card of a model that is not there."""
-    path = card_of(out)
-    with writing_to(f"{out} is written, its model card {path}", then="; export again under another name"):
-        write_atomically(path, card)
-
-
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies, each of memory of its own: layers of one tuner may share a tensor, which safetensors does not write."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -233,7 +223,15 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
             f"outputs = onnxruntime.InferenceSession({out!r}).run(None, {{'images': rgb}})"
         )
     if form == "sam":
-        return _code_of_sam(run, out)
+        if run.backbone in REGISTRY and side == REGISTRY_SIZE:
+            return (
+                "from segment_anything import sam_model_registry\n\n"
+                f"sam = sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
+            )
+        return (
+            "from pathlib import Path\nfrom harness.models.build import build_segmenter  # pip install sam-peft-harness\n\n"
+            f"sam = build_segmenter({run.backbone!r}, task='binary', image_size={side}, checkpoint=Path({out!r}))"
+        )
     if backbone(run.backbone).shape.upscaled:
         model = _code_of_tracker(run, base)
     else:
@@ -243,27 +241,6 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
             f"model = SamModel.from_pretrained({base!r})"
         )
     return f"from peft import PeftModel\n{model}\nmodel = PeftModel.from_pretrained(model, {out!r})"
-
-
-def _code_of_sam(run: Run, out: str) -> str:
-    """Python that loads a whole SAM."""
-    side, shape = run.rules["image_size"], backbone(run.backbone).shape
-    if run.backbone in REGISTRY and side == REGISTRY_SIZE:
-        return (
-            "from segment_anything import sam_model_registry\n\n"
-            f"sam = sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
-        )
-    if shape.stem:
-        return f"from mobile_sam import sam_model_registry\n\nsam = sam_model_registry['vit_t'](checkpoint={out!r})"
-    if shape.upscaled:
-        return f"{_code_of_tracker(run, 'FOLDER')}  # FOLDER holds {out} as model.safetensors"
-    if shape.pyramid and run.checkpoint:
-        return f"from sam2.build_sam import build_sam2\n\nmodel = build_sam2('CONFIG', {out!r})"
-    return (
-        "import torch\nfrom harness.models.original_sam import plain_sam  # pip install sam-peft-harness\n\n"
-        f"sam = plain_sam({run.backbone!r}, image_size={side})\n"
-        f"sam.load_state_dict(torch.load({out!r}, weights_only=True))"
-    )
 
 
 def _code_of_tracker(run: Run, weights: str) -> str:

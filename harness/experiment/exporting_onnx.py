@@ -144,16 +144,10 @@ def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None
 def _difference(file: Path, images: Tensor, expected: tuple[Tensor, Tensor]) -> float:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it logs of an error is raised too
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     largest = 0.0
     for batch in (slice(0, 1), slice(None)):
-        try:
-            outputs = session.run(None, {"images": images[batch].numpy()})
-        except Exception as error:  # onnxruntime's own, which have no common class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(f"onnxruntime cannot run this model: {reason}; {INSTEAD}") from error
+        outputs = session.run(None, {"images": images[batch].numpy()})
         scales = (float(expected[0].abs().max()), 1.0)
         for output, reference, scale in zip(outputs, expected, scales, strict=True):
             if output.shape != tuple(reference[batch].shape):

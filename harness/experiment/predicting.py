@@ -13,10 +13,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,6 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     return files
 
 
-Scored = tuple[Path, Array, list[Floats]]
-"""An image's path, its pixels (H, W, 3), and scores: of all, then of each of its objects (`Framing.scores`)."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Masks or labels of images, and the folder that they are written to.
@@ -124,18 +120,22 @@ class Prediction:
         with writing_to(f"--out {self.out}"):
             write_atomically(self.out / NOTE, note)
         progress(done)
-        with ThreadPoolExecutor(2, thread_name_prefix="writer") as writers:
-            pending: list[Future[None]] = []
-            rows = [["image", "label", *names]]
-            for batch in self._scored(segmenter, waiting, framing=framing, device=device):
-                self._finish(pending)  # bounds what waits in memory
-                done += len(batch)
+        rows = [["image", "label", *names]]
+        with ThreadPoolExecutor(EVALUATION_BATCH) as threads:
+            for start in range(0, len(waiting), EVALUATION_BATCH):
+                paths = waiting[start : start + EVALUATION_BATCH]
+                pixels = list(threads.map(read_image, paths))
+                inputs = torch.stack(list(threads.map(framing.tensor, pixels))).to(device)
+                scores = self._scores(segmenter, inputs, paths, pixels, framing=framing)
                 if self._labels:
-                    rows += [[path.name, *_labelled(score, names)] for path, _, (score, *_) in batch]
+                    rows += [
+                        [path.name, *_labelled(score, names)] for path, (score,) in zip(paths, scores, strict=True)
+                    ]
                 else:
-                    pending = [writers.submit(self._write, framing, *each) for each in batch]
+                    with writing_to(f"--out {self.out}", then="; finished masks stay, and the same command continues"):
+                        list(threads.map(self._write, repeat(framing), paths, pixels, scores))
+                done += len(paths)
                 progress(done)
-            self._finish(pending)
         if self._labels:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(rows)
@@ -230,42 +230,27 @@ class Prediction:
         return Framing(rules, num_classes=benchmark.num_classes, labels=self._labels)
 
     @torch.no_grad()
-    def _scored(
-        self, segmenter: Any, images: Sequence[Path], *, framing: Framing, device: torch.device
-    ) -> Iterator[list[Scored]]:
-        """Batches of images; the next batch is read meanwhile.
+    def _scores(
+        self, segmenter: Any, inputs: Tensor, paths: Sequence[Path], pixels: Sequence[Array], *, framing: Framing
+    ) -> list[list[Floats]]:
+        """Scores of each image: of all, then of each of its objects (`Framing.scores`).
 
         Raises:
             UsageError: scores that are not finite; as a mask they would be background.
         """
-        rules, size = from_rules(self.trained.run.rules), EVALUATION_BATCH
-
-        def read(paths: Sequence[Path]) -> tuple[Sequence[Path], list[Array], Tensor]:
-            pixels = [read_image(path) for path in paths]
-            return paths, pixels, torch.stack([framing.tensor(each) for each in pixels])
-
-        with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
-            chunks = iter([images[start : start + size] for start in range(0, len(images), size)])
-            coming = [reader.submit(read, chunk) for chunk in islice(chunks, 1)]
-            while coming:
-                paths, pixels, inputs = coming.pop().result()
-                coming += [reader.submit(read, chunk) for chunk in islice(chunks, 1)]
-                with autocast(rules, device):
-                    if self.prompts:
-                        embeddings = segmenter.encode(inputs.to(device)).split(1)
-                        outputs = [
-                            _of_objects(segmenter, embedding, self.prompts[path], image=image, framing=framing)
-                            for embedding, path, image in zip(embeddings, paths, pixels, strict=True)
-                        ]
-                        scores = [list(framing.scores(output).float().cpu().numpy()) for output in outputs]
-                    else:
-                        scores = [[s] for s in framing.scores(segmenter(inputs.to(device))).float().cpu().numpy()]
-                for path, each in zip(paths, scores, strict=True):
-                    if not all(np.isfinite(score).all() for score in each):
-                        raise UsageError(
-                            f"{path}: the model's scores are not finite, so it has no mask; use another run"
-                        )
-                yield list(zip(paths, pixels, scores, strict=True))
+        with autocast(from_rules(self.trained.run.rules), inputs.device):
+            if self.prompts:
+                outputs = [
+                    _of_objects(segmenter, embedding, self.prompts[path], image=image, framing=framing)
+                    for embedding, path, image in zip(segmenter.encode(inputs).split(1), paths, pixels, strict=True)
+                ]
+                scores = [list(framing.scores(output).float().cpu().numpy()) for output in outputs]
+            else:
+                scores = [[score] for score in framing.scores(segmenter(inputs)).float().cpu().numpy()]
+        for path, each in zip(paths, scores, strict=True):
+            if not all(np.isfinite(score).all() for score in each):
+                raise UsageError(f"{path}: the model's scores are not finite, so it has no mask; use another run")
+        return scores
 
     def _write(self, framing: Framing, path: Path, pixels: Array, scores: Sequence[Floats]) -> None:
         """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: of all, then of each object."""
@@ -285,11 +270,6 @@ class Prediction:
             _write_png(file, mask, colours=palette())
         else:
             _write_png(file, mask * np.uint8(255))
-
-    def _finish(self, pending: list[Future[None]]) -> None:
-        with writing_to(f"--out {self.out}", then="; finished masks stay, and the same command continues"):
-            for each in pending:
-                each.result()
 
 
 def _labelled(score: Floats, names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
-from harness.training.cache import ArrayCache, EmbeddingCache, Known, encoder_is_frozen, weights_fingerprint
+from harness.training.cache import EmbeddingCache, Known, Store, encoder_is_frozen, weights_fingerprint
 from harness.training.device import autocast
 from harness.training.feeding import encoded, normalise
 from harness.training.images import ImageSource
@@ -71,7 +71,7 @@ class Scoring:
         stages: Stages,
         report: Report,
         run: Run,
-        cache: ArrayCache | None = None,
+        cache: Store | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._data, self._rules, self._device, self._stages, self._report = data, rules, device, stages, report

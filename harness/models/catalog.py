@@ -26,7 +26,7 @@ def backbone(name: str) -> Backbone:
     if plain in KNOWN:
         return KNOWN[plain]
     if plain.startswith(TIMM) or plain in TOYS:
-        from harness.models.timm_backbones import timm_backbone  # needs torch
+        from harness.models.timm_encoder import timm_backbone  # needs torch
 
         return timm_backbone(plain)
     near = did_you_mean(name, [*KNOWN, *TOYS, "timm/MODEL"])

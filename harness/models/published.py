@@ -62,13 +62,6 @@ def require_checkpoint_file(path: Path | None) -> None:
         )
 
 
-def require_file_or_word(path: Path | None) -> None:
-    """Raises UsageError: ``path`` is neither a file nor the word `PUBLISHED`. Checked before the run is read, which names the
-    backbone that a word stands for."""
-    if path is not None and not is_word(path):
-        require_checkpoint_file(path)
-
-
 def weights_file(path: Path, name: str) -> Path:
     """The file that a path or the word means for a backbone. Raises UsageError: there is none, or what `published_file` says."""
     if is_word(path):

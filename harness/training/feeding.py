@@ -118,16 +118,13 @@ class Feeder:
 
     def predict(self, batch: Batch) -> SegmenterOutput:
         """Logits of the batch, in the protocol's precision."""
-        with autocast(self._protocol, self._device):
-            return self._predict(batch)
-
-    def _predict(self, batch: Batch) -> SegmenterOutput:
         given = () if batch.prompts is None else (batch.prompts,)
-        if self._embeddings is None:
-            assert batch.images is not None
-            return self._segmenter(normalise(batch.images, self._protocol.pixels), *given)
-        kept = self._embed(batch, self._embeddings) if batch.embeddings is None else batch.embeddings
-        return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
+        with autocast(self._protocol, self._device):
+            if self._embeddings is None:
+                assert batch.images is not None
+                return self._segmenter(normalise(batch.images, self._protocol.pixels), *given)
+            kept = self._embed(batch, self._embeddings) if batch.embeddings is None else batch.embeddings
+            return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
 
     def _load(self, epoch: int, step: int, *, for_architecture: bool, other_masks: bool) -> list[Batch]:
         batches = []

@@ -29,7 +29,7 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import TrainingImages, UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen
-from harness.training.checkpoint import BEST, LAST, CheckpointFile, Position, copied, write_state
+from harness.training.checkpoint import BEST, LAST, CheckpointFile, Position, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.optimisers import set_learning_rate
@@ -332,8 +332,10 @@ class Training:
         epoch = position.epoch + 1
         metrics: dict[str, float] = {}
         if self._selects(epoch):
+            self.segmenter.eval()
             try:
-                metrics = self._validate()
+                with torch.no_grad():
+                    metrics = self.validate()
             except Interrupted:
                 self._save()  # with the epoch trained and not yet validated
                 raise
@@ -346,7 +348,7 @@ class Training:
         self._save()
 
     def _keep_best(self) -> None:
-        self._best = copied(self.method.state())
+        self._best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.method.state().items()}
 
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
@@ -355,11 +357,6 @@ class Training:
         """
         planned, every = self.protocol.epochs, self.protocol.select_every * self._epochs
         return epoch * planned // every > (epoch - 1) * planned // every or epoch == self._epochs
-
-    def _validate(self) -> dict[str, float]:
-        self.segmenter.eval()
-        with torch.no_grad():
-            return self.validate()
 
     def _save(self) -> None:
         self._settle()
@@ -392,12 +389,6 @@ class Training:
         self._step.scaler.load_state_dict(content["scaler"])
         self._report("note", text=f"continues in epoch {self._position.epoch + 1} after step {self._position.step}")
         self._position.codes = self._position.codes or ["unknown"]
-        if self._position.codes[-1] != self.code:
-            self._report("note", text="other code wrote the checkpoint: the record will say so")
-        if self._position.machines[-1:] not in ([], [self.machine]):
-            self._report(
-                "note", text=f"the checkpoint was written on {self._position.machines[-1]}: the record will say so"
-            )
         if self.device.type == "cpu" and self._position.threads not in (0, torch.get_num_threads()):
             torch.set_num_threads(self._position.threads)
             self._report(

@@ -23,6 +23,7 @@ from harness.pricing import forward_flops, run_flops
 from harness.protocols.load import from_rules, load_protocol
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError
+from harness.training.cache import InMemory
 from tests.harness.planned import job_of, plan_of
 
 
@@ -39,7 +40,8 @@ def test_its_scores_are_those_of_the_segmenter_as_it_is(done: tuple[Job, Record]
     rules = from_rules(job.run.rules)
     data = open_data(job.run, Path(job.dataset_root))
     plain, method = attached_segmenter(job.run, task=BENCHMARKS.get("kvasir").task, num_classes=2, checkpoint=None)
-    scoring = Scoring(data, rules, device=torch.device("cpu"), stages=Stages(), report=lambda _: None, run=job.run)
+    given: Any = {"device": torch.device("cpu"), "stages": Stages(), "report": lambda _: None, "cache": InMemory()}
+    scoring = Scoring(data, rules, run=job.run, **given)
     scoring.remember_frozen(plain, method)  # images go through the encoder one by one, as in the run
     summary, _ = scoring.test(plain, stage="test")
     assert record.scores["best"]["test"] == summary["test"]
