@@ -173,10 +173,10 @@ def _examine_file(path: Path, backbone: str) -> int:
     with stages() as report:
         report("loading torch")
         from harness.models.build import require_checkpoint
-        from harness.models.checkpoint import family_of, read_shapes
+        from harness.models.checkpoint import family_of, read_tensors
 
-        shapes = read_shapes(path)
-        print(f"{path}: {family_of(shapes)}, {len(shapes)} tensors, {path.stat().st_size / 1e6:.1f} MB")
+        tensors = read_tensors(path)
+        print(f"{path}: {family_of(tensors)}, {len(tensors)} tensors, {path.stat().st_size / 1e6:.1f} MB")
         try:
             require_checkpoint(name, path)
         except UsageError as error:

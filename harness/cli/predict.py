@@ -175,6 +175,7 @@ def _model(arguments: argparse.Namespace) -> tuple[Any, Path | None]:
     file = weights_file(weights, name)
     if not folder:
         return published_sam(name, file), file
-    from harness.experiment.adopting import adopted  # peft takes a second
+    from harness.experiment.adopting import Adopted, merged_adapter  # peft takes a second
 
-    return adopted(folder, backbone=name, checkpoint=file), file
+    state, _ = merged_adapter(folder, backbone=name, checkpoint=file)
+    return Adopted(run=published_sam(name, file, label=str(folder)).run, state=state), file

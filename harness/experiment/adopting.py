@@ -1,6 +1,6 @@
 """An adapter that Hugging Face peft trained on transformers' ``SamModel``, folded into SAM's weights.
 
-The result is a model for predictions (`adopted`), or the weights of a whole checkpoint (`merged_adapter`), which is compared by ``--methods
+The result is a model for predictions (`Adopted`), or the weights of a whole checkpoint (`merged_adapter`), which is compared by ``--methods
 zeroshot --checkpoint FILE``.
 """
 
@@ -24,7 +24,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from harness.experiment.trained import Trained, published_sam, trained_segmenter
+from harness.experiment.trained import Trained, trained_segmenter
 from harness.methods.base import Method
 from harness.methods.peft import TUNERS
 from harness.models.checkpoint import read_tensors, require_match
@@ -56,17 +56,6 @@ class Adopted(Trained):
             file = Path(folder, "merged.safetensors")
             file.write_bytes(save(dict(self.state)))
             return trained_segmenter(self.run, {}, checkpoint=file)
-
-
-def adopted(folder: Path, *, backbone: str, checkpoint: Path) -> Adopted:
-    """The model of an adapter, as a run of ``zeroshot`` at the backbone's own image size.
-
-    Raises:
-        UsageError: as `merged_adapter`.
-    """
-    state, _ = merged_adapter(folder, backbone=backbone, checkpoint=checkpoint)
-    run = published_sam(backbone, checkpoint, label=str(folder)).run
-    return Adopted(run=run, state=state)
 
 
 def write_merged(out: Path, folder: Path, *, backbone: str, checkpoint: Path) -> int:

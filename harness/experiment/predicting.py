@@ -41,6 +41,7 @@ from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError, os_reason, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
+from harness.training.cache import state_fingerprint
 from harness.training.device import autocast
 
 OVERLAYS, PROBABILITIES, OBJECTS, LABELS = "overlays", "probabilities", "objects", "labels.csv"
@@ -178,7 +179,7 @@ class Prediction:
         images = [(os.path.realpath(image), found.st_size, found.st_mtime_ns) for image, found in files]
         given = [[tuple(each) for each in self.prompts.get(image, ())] for image in self.images]
         note = {
-            "model": {"run": self.trained.run.key, "state": self.trained.digest},
+            "model": {"run": self.trained.run.key, "state": state_fingerprint(self.trained.state)},
             "images": {"count": len(images), "digest": digest(images)},
             "options": {"overlay": self.overlay, "probabilities": self.probabilities},
             "prompts": digest(given) if self.prompts else "",

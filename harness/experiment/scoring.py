@@ -24,8 +24,7 @@ from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.training.cache import EmbeddingCache, Known, Store, encoder_is_frozen, weights_fingerprint
-from harness.training.device import autocast
-from harness.training.feeding import encoded, normalise
+from harness.training.feeding import normalise, predicted
 from harness.training.images import ImageSource
 from harness.training.outcome import Blank, Interrupted
 from harness.training.prompts import Coordinates, prompts_of, together
@@ -192,18 +191,15 @@ class Scoring:
         def predict(images: Tensor, prompts: Sequence[Coordinates | None] = (), known: Sequence[Known] = ()) -> Tensor:
             assert not segmenter.training, "a model is scored in evaluation mode"
             placed = [each for each in prompts if each is not None]
-            given = (together(placed, device=self._device),) if placed else ()
-            decode = segmenter.prompted if given else segmenter.decode
-            with autocast(self._rules, self._device):
-                if self._embeddings is not None:
-                    encode = partial(encoded, segmenter, self._rules, device=self._device)
-                    kept = [
-                        to_device(self._embeddings.get(there, partial(encode, each)), self._device)
-                        for each, there in zip(images, known, strict=True)
-                    ]
-                    output = decode(torch.stack(kept), *given)
-                else:
-                    output = segmenter(normalise(to_device(images, self._device), self._rules.pixels), *given)
+            output = predicted(
+                segmenter,
+                self._rules,
+                images,
+                device=self._device,
+                known=known,
+                prompts=together(placed, device=self._device) if placed else None,
+                cache=self._embeddings,
+            )
             return class_scores(output, side=side, num_classes=self._data.benchmark.num_classes)
 
         return predict

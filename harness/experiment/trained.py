@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from harness.protocols.load import as_rules, for_backbone, protocol_hash
 from harness.registry import BENCHMARKS, METHODS, add_own, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
 from harness.system.streams import say
-from harness.training.cache import bytes_of
 from harness.training.checkpoint import BEST, read_state
 
 METADATA = "sam-peft-harness"
@@ -43,14 +41,6 @@ class Trained:
     run: Run
     state: Mapping[str, Tensor]
     published: bool = False
-
-    @property
-    def digest(self) -> str:
-        """Hash of the state."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.state.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode() + bytes_of(tensor))
-        return digest.hexdigest()
 
     @property
     def task(self) -> Task:

@@ -8,18 +8,18 @@ timm and what is built on it are imported only where a backbone or a decoder nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
-from torch import Tensor, nn
+from torch import nn
 
 from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import SAM3_NEEDS, backbone, backbone_shape, require_stands
-from harness.models.checkpoint import read_shapes, read_tensors, require_match
+from harness.models.checkpoint import read_tensors, require_match
 from harness.models.decoders import Decoder, Task
 from harness.models.known import Backbone
 from harness.models.mask_decoder import BatchedMaskDecoder, plain_mask_decoder
@@ -110,12 +110,12 @@ def _dense_segmenter(
 
 
 def require_checkpoint(name: str, checkpoint: Path) -> None:
-    """Compare ``checkpoint`` with the backbone as `build_segmenter` does, whose tensors take no memory. Raises UsageError: as
+    """Load ``checkpoint`` into the backbone as `build_segmenter` does, whose own tensors take no memory. Raises UsageError: as
     `build_segmenter`."""
     entry = backbone(name)
     parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
     with torch.device("meta"):
-        parts(entry, entry.shape, checkpoint, read=read_shapes, fused=True, activation_checkpointing=False)
+        parts(entry, entry.shape, checkpoint, fused=True, activation_checkpointing=False)
 
 
 @contextmanager
@@ -131,8 +131,6 @@ def seeded(seed: int) -> Iterator[None]:
 
 _Parts = tuple[nn.Module, PromptEncoder, MaskDecoder, nn.Module | None]
 """Encoder, prompt encoder, mask decoder and neck; no neck where the encoder has its own."""
-_Reader = Callable[[Path], dict[str, Tensor]]
-"""A checkpoint file to its tensors, or to their shapes."""
 
 
 def _sam_parts(
@@ -141,7 +139,6 @@ def _sam_parts(
     checkpoint: Path | None,
     *,
     seed: int = 0,
-    read: _Reader = read_tensors,
     **way: bool,
 ) -> _Parts:
     """Random weights where there is no checkpoint; ``way``: how the encoder computes."""
@@ -159,7 +156,7 @@ def _sam_parts(
     with torch.device("meta"):  # a ViT-H need not be filled with random numbers first
         encoder, prompts, decoder = build()
     parts = ((ENCODER, encoder), (PROMPTS, prompts), (DECODER, decoder))
-    state = read(checkpoint)
+    state = read_tensors(checkpoint)
     if shape.pyramid:
         state = {key: tensor for key, tensor in state.items() if not is_memory(key)}
     state = encoder.from_published(state, [part + key for part, module in parts for key in module.state_dict()])
@@ -192,7 +189,6 @@ def _neckless_parts(
     checkpoint: Path | None,
     *,
     seed: int = 0,
-    read: _Reader = read_tensors,
     **way: bool,
 ) -> _Parts:
     """As `_sam_parts`, for a ViT of timm."""
@@ -203,13 +199,13 @@ def _neckless_parts(
         prompts, decoder = prompt_encoder_of(entry, shape), plain_mask_decoder(entry.decoder)
         vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
     if checkpoint is not None:
-        state = read(checkpoint)
+        state = read_tensors(checkpoint)
         with torch.device("meta"):  # its tensors at its own image size, without memory
             expected = create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
         require_match(state, expected, path=checkpoint, backbone=entry.name)
-        vit.load_state_dict(fitted(state, vit), strict=True)
+        vit.load_state_dict(fitted(state, vit), strict=True, assign=True)
     return TimmEncoder(vit, shape=shape, **way), prompts, decoder, neck
 
 

@@ -39,7 +39,7 @@ FAMILIES = (
 
 
 def family_of(tensors: Mapping[str, Tensor]) -> str:
-    """The model of a state dictionary, as far as names and shapes tell: family, size, and which parts of a SAM it lacks."""
+    """The model of a state dictionary, as far as names tell: its family, which parts of a SAM it lacks, and its size."""
     words = next(
         (family for name, family in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model"
     )
@@ -47,11 +47,7 @@ def family_of(tensors: Mapping[str, Tensor]) -> str:
     lacks = [part for part in parts if not any(key.startswith(f"{part}.") for key in tensors)]
     if lacks and words in ("SAM", "MobileSAM"):
         words += f" without {' and '.join(lacks)}"
-    width = next((len(tensor) for key, tensor in tensors.items() if re.search(r"blocks\.0\.norm1\.weight$", key)), 0)
-    depth = len({match[1] for key in tensors if (match := re.match(r"(?:image_encoder\.)?blocks\.(\d+)\.", key))})
-    details = [f"{depth} blocks, {width} wide"] * bool(depth and width)
-    details.append(f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers")
-    return f"{words} ({', '.join(details)})"
+    return f"{words} ({sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers)"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -68,11 +64,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not bool(values.isfinite().all()):
             raise UsageError(f"checkpoint {path} holds NaN or infinite numbers in {name}; download it again")
     return tensors
-
-
-def read_shapes(path: Path) -> dict[str, Tensor]:
-    """As `read_tensors`, but tensors without values (on the meta device)."""
-    return {name: tensor.to("meta") for name, tensor in read_tensors(path).items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

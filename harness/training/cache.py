@@ -12,7 +12,7 @@ import io
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -118,10 +118,13 @@ def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
 
 def weights_fingerprint(module: nn.Module) -> str:
     """Hash of all parameters and buffers, and of an encoder's kind of output; 16 hex digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    if getattr(module, "gives_class_token", False):
-        digest.update(b"class token")
-    for name, tensor in sorted(module.state_dict().items()):
+    return state_fingerprint(module.state_dict(), b"class token" * getattr(module, "gives_class_token", False))
+
+
+def state_fingerprint(tensors: Mapping[str, Tensor], kind: bytes = b"") -> str:
+    """Hash of tensors by name; 16 hex digits."""
+    digest = hashlib.blake2b(kind, digest_size=8)
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()

@@ -34,18 +34,16 @@ class Batch(NamedTuple):
 
     Args:
         entries: (index, flipped) of each image.
-        images: (B, 3, S, S) uint8, mirrored; None if all embeddings are cached.
-        embeddings: (B, D, h, w) of the frozen encoder where all were found in its cache.
-        known: what was found in that cache of each image, where some were not.
+        images: (B, 3, S, S) uint8, mirrored.
+        known: what the cache of a frozen encoder holds of each image; empty without a cache.
         targets: (B, S, S) uint8 class indices, mirrored.
         passes: the images of the whole update divided by those of this pass; the number of passes where all have one size.
         prompts: of the objects in ``targets``; None under a protocol without prompts.
     """
 
     entries: list[tuple[int, bool]]
-    images: Tensor | None
+    images: Tensor
     targets: Tensor
-    embeddings: Tensor | None = None
     known: Sequence[Known] = ()
     passes: float = 1.0
     prompts: Prompts | None = None
@@ -118,13 +116,15 @@ class Feeder:
 
     def predict(self, batch: Batch) -> SegmenterOutput:
         """Logits of the batch, in the protocol's precision."""
-        given = () if batch.prompts is None else (batch.prompts,)
-        with autocast(self._protocol, self._device):
-            if self._embeddings is None:
-                assert batch.images is not None
-                return self._segmenter(normalise(batch.images, self._protocol.pixels), *given)
-            kept = self._embed(batch, self._embeddings) if batch.embeddings is None else batch.embeddings
-            return self._segmenter.prompted(kept, *given) if given else self._segmenter.decode(kept)
+        return predicted(
+            self._segmenter,
+            self._protocol,
+            batch.images,
+            device=self._device,
+            known=batch.known,
+            prompts=batch.prompts,
+            cache=self._embeddings,
+        )
 
     def _load(self, epoch: int, step: int, *, for_architecture: bool, other_masks: bool) -> list[Batch]:
         batches = []
@@ -140,15 +140,11 @@ class Feeder:
             ]
             loaded = [future.result() for future in loading]
             targets = torch.stack([target for _, target, _ in loaded])
-            known = [each for _, _, each in loaded if each is not None]
-            found = [embedding for _, embedding in known if embedding is not None]
-            complete = len(found) == len(entries)
             batches.append(
                 Batch(
                     entries=entries,
-                    known=() if complete else known,
-                    images=None if complete else self._pinned(torch.stack([image for image, _, _ in loaded])),
-                    embeddings=self._pinned(torch.stack(found)) if complete else None,
+                    known=[each for _, _, each in loaded if each is not None],
+                    images=self._pinned(torch.stack([image for image, _, _ in loaded])),
                     targets=self._pinned(targets),
                     passes=sum(map(len, passes)) / len(indices),
                     prompts=self._prompts(epoch, indices, turns, targets),
@@ -182,22 +178,35 @@ class Feeder:
         return together(each, device=self._device)
 
     def _to_device(self, batch: Batch) -> Batch:
-        images, embeddings = batch.images, batch.embeddings
-        if images is not None and self._embeddings is None:
+        images = batch.images
+        if self._embeddings is None:
             images = images.to(self._device, non_blocking=True)
-        if embeddings is not None:
-            embeddings = embeddings.to(self._device, non_blocking=True)
-        targets = batch.targets.to(self._device, non_blocking=True)
-        return batch._replace(images=images, embeddings=embeddings, targets=targets)
+        return batch._replace(images=images, targets=batch.targets.to(self._device, non_blocking=True))
 
-    def _embed(self, batch: Batch, cache: EmbeddingCache) -> Tensor:
-        """(B, D, h, w) from the cache; each image that is missing is encoded alone."""
-        assert batch.images is not None
-        encode = partial(encoded, self._segmenter, self._protocol, device=self._device)
-        kept = [
-            cache.get(known, partial(encode, image)) for known, image in zip(batch.known, batch.images, strict=True)
-        ]
-        return torch.stack([to_device(embedding, self._device) for embedding in kept])
+
+def predicted(
+    segmenter: Any,
+    protocol: Protocol,
+    images: Tensor,
+    *,
+    device: torch.device,
+    known: Sequence[Known] = (),
+    prompts: Prompts | None = None,
+    cache: EmbeddingCache | None = None,
+) -> SegmenterOutput:
+    """Logits of images (B, 3, S, S) uint8, in the protocol's precision.
+
+    Args:
+        known: what ``cache`` holds of each image. Those that it lacks are encoded alone.
+    """
+    given = () if prompts is None else (prompts,)
+    with autocast(protocol, device):
+        if cache is None:
+            return segmenter(normalise(to_device(images, device), protocol.pixels), *given)
+        encode = partial(encoded, segmenter, protocol, device=device)
+        kept = [cache.get(there, partial(encode, image)) for image, there in zip(images, known, strict=True)]
+        embedding = torch.stack([to_device(each, device) for each in kept])
+        return segmenter.prompted(embedding, *given) if given else segmenter.decode(embedding)
 
 
 @torch.no_grad()

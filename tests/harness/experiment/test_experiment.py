@@ -127,8 +127,7 @@ def test_embeddings_of_an_earlier_run_are_read_by_the_threads_that_read_images(t
         return look_up(self, image)
 
     monkeypatch.setattr(EmbeddingCache, "look_up", noted)
-    for module in ("harness.experiment.scoring", "harness.training.feeding"):
-        monkeypatch.setattr(f"{module}.encoded", lambda *_, **__: pytest.fail("encoded once more"))
+    monkeypatch.setattr("harness.training.feeding.encoded", lambda *_, **__: pytest.fail("encoded once more"))
     record = run_experiment(job_of(tmp_path, "decoder", flip=0.0, lr=2e-3, **SMALL))
     assert (record.code, main) == ("OK", {False})
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from harness.methods.parts.sites import as_adaptable, block_sites
 from harness.models.build import build_segmenter
-from harness.models.decoders import Task
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import resize_positions
-from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities, upsample
+from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities
 from tests.harness.models.images import random_images
 
 NAMES = ["tiny", "tiny_timm"]
@@ -164,24 +163,6 @@ def test_extra_mask_tokens_start_near_token_0() -> None:
     many = segmenter.get_parameter("mask_decoder.mask_tokens")
     assert 0.01 < (many - single).std() < 0.03
     assert len({tuple(row.tolist()) for row in many.detach()}) == 6
-
-
-def test_only_the_trained_part_is_named() -> None:
-    segmenter = build_segmenter("tiny", task="multiclass", num_classes=3, mask_tokens=2)
-    names = {name for name, _ in segmenter.decoder_parameters()}
-    assert names <= {name for name, _ in segmenter.named_parameters()}
-    assert not [name for name in names if "iou_prediction_head" in name or "spare" in name]
-    assert {"head.weight", "head.bias", "mask_decoder.mask_tokens", "mask_decoder.iou_token.weight"} <= names
-
-
-@pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_output_shapes_and_probabilities(task: Task) -> None:
-    output = build_segmenter("tiny", task=task, num_classes=3, mask_tokens=5)(random_images(2, 128))
-    assert output.masks.shape == (2, 1 if task == "binary" else 5, 32, 32)
-    probability = probabilities(output, (128, 128))
-    assert probability.shape == ((2, 128, 128) if task == "binary" else (2, 3, 128, 128))
-    assert probability.min() >= 0
-    assert upsample(output.masks, (50, 70)).shape[-2:] == (50, 70)
 
 
 def test_multiclass_probabilities_sum_over_masks() -> None:

@@ -58,10 +58,7 @@ def test_accumulation_shares_one_update_among_batches() -> None:
     assert [len(batch) for batch in accumulating.update(0, 1)] == [3, 1]
 
 
-def test_flips_have_the_protocols_probability_and_change_from_epoch_to_epoch() -> None:
-    flips = np.array([[plan().flipped(epoch, index) for index in range(500)] for epoch in range(4)])
-    assert abs(flips.mean() - 0.5) < 0.04
-    assert (flips[0] != flips[1]).any()
+def test_no_image_or_every_one_is_mirrored_where_the_protocol_says_so() -> None:
     assert not any(plan(flip=0.0).flipped(0, index) for index in range(100))
     assert all(plan(flip=1.0).flipped(0, index) for index in range(100))
 
@@ -152,11 +149,6 @@ def test_the_held_out_part_is_disjoint_and_leaves_something(count: int, fraction
     kept, held_out = hold_out(count, fraction, seed=0)
     assert len(held_out) == held
     assert sorted(kept + held_out) == list(range(count))
-
-
-def test_which_images_are_held_out_depends_on_the_seed() -> None:
-    assert len({tuple(hold_out(20, 0.5, seed=seed)[1]) for seed in range(5)}) == 5
-    assert hold_out(20, 0.5, seed=3) == hold_out(20, 0.5, seed=3)
 
 
 def test_architecture_steps_go_round_the_held_out_part() -> None:
