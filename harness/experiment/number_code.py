@@ -7,12 +7,9 @@ file keeps it; another version of Python may change it.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import hashlib
-import inspect
 import sys
-import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,15 +56,7 @@ def has_changed(record: Record) -> bool:
 
 
 def _of_method(method: type, config: type) -> str:
-    of_config = (_of_class(base) for base in config.__mro__ if base is not object)
-    return _digest([*_definitions(_sources(method, "parts")), *of_config])
-
-
-def _of_class(config: Any) -> str:
-    try:
-        return _stripped(ast.parse(textwrap.dedent(inspect.getsource(config))))
-    except OSError:  # made from a table at run time: no more than its fields
-        return "\n".join(f"{field.name}: {field.type} = {field.default!r}" for field in dataclasses.fields(config))
+    return _digest(_definitions(_sources(method, "parts") | _sources(config, "parts")))
 
 
 def _sources(kind: type, shared: str) -> set[Path]:

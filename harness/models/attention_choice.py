@@ -59,17 +59,19 @@ def choose(
         return {}
     if named != "auto":
         return {("window" if block.window else "global"): named for block in shape.blocks}
-    gpu, chosen = torch.cuda.get_device_name(device), Choice()
-    for name, (blocks, size) in _kinds_of_blocks(shape, batch=batch, image_size=image_size).items():
-        key, known = _key(gpu, blocks, size, precision), _known()
-        if key not in known:
-            room = MORE_MEMORY * torch.cuda.get_device_properties(device).total_memory
-            measured = {kind: _measured(kind, size, DTYPES.get(precision), device) for kind in KERNELS}
-            known = {**known, key: best(measured, blocks=blocks, room=room)}
-            if folder := user_cache():
-                with contextlib.suppress(OSError):
-                    write_atomically(folder / _FILE, json.dumps(known, indent=1) + "\n")
-        chosen[name] = known[key]
+    sizes = {"batch": batch, "image_size": image_size}
+    gpu = torch.cuda.get_device_name(device)
+    chosen = remembered(shape, gpu=gpu, precision=precision, **sizes)
+    for name, (blocks, size) in _kinds_of_blocks(shape, **sizes).items():
+        if name in chosen:
+            continue
+        room = MORE_MEMORY * torch.cuda.get_device_properties(device).total_memory
+        measured = {kind: _measured(kind, size, DTYPES.get(precision), device) for kind in KERNELS}
+        chosen[name] = best(measured, blocks=blocks, room=room)
+        known = {**_known(), _key(gpu, blocks, size, precision): chosen[name]}
+        if folder := user_cache():
+            with contextlib.suppress(OSError):
+                write_atomically(folder / _FILE, json.dumps(known, indent=1) + "\n")
     return chosen
 
 

@@ -174,7 +174,7 @@ class SAM3Encoder(BlockEncoder):
         return packed([level(last) for level in reversed(levels)])
 
     def from_published(self, state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-        given = {_in_file(name): tensor for name, tensor in state.items()}
+        given = dict(state)
         for name in (left_out := list(filter(_is_left_out, given))):
             del given[name]
         if left_out:
@@ -262,15 +262,6 @@ _RENAMED = (
     ("image_encoder.pos_embed", f"{_TRUNK}embeddings.position_embeddings"),
     ("image_encoder.", _TRUNK),
 )
-
-
-def _in_file(name: str) -> str:
-    """The name in the Hub's file of a tensor that may have the name in `Sam3TrackerModel` itself."""
-    for own, published in _IN_FILE:
-        if name.startswith(own):
-            return published + name.removeprefix(own)
-    inside = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.", "no_memory_embedding")
-    return _TRACKER + name if name.startswith(inside) else name
 
 
 def tracker_names(name: str) -> list[str]:
