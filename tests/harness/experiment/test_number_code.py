@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.comparison.flags import begun_by
 from harness.datasets.kvasir import Kvasir
 from harness.experiment import experiment
 from harness.experiment import number_code as module
@@ -114,4 +113,3 @@ def test_a_record_names_the_code_that_began_its_run(tmp_path: Path, monkeypatch:
     assert (record.message, record.code, record.environment.get("begun_by")) == ("", "OK", "earlier method")
     assert record.environment["numbers"] != "earlier"
     assert record.environment["begun_on"] == f"another machine, torch {torch.__version__}"
-    assert "begun on another machine, torch" in begun_by(record)
