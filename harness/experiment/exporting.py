@@ -228,6 +228,8 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
                 "from segment_anything import sam_model_registry\n\n"
                 f"sam = sam_model_registry[{run.backbone!r}](checkpoint={out!r})"
             )
+        if backbone(run.backbone).shape.upscaled:
+            return f"{_code_of_tracker(run, 'FOLDER')}  # FOLDER holds {out} as model.safetensors"
         return (
             "from pathlib import Path\nfrom harness.models.build import build_segmenter  # pip install sam-peft-harness\n\n"
             f"sam = build_segmenter({run.backbone!r}, task='binary', image_size={side}, checkpoint=Path({out!r}))"

@@ -73,6 +73,7 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     names = load_file(out).keys()
     assert {name.partition(".")[0] for name in names} == {"detector_model", "tracker_neck", "tracker_model"}
     assert not [name for name in names if "lora" in name or ".qkv." in name]
+    assert "Sam3TrackerModel" in exporting.code_to_load(run, "sam", str(out))
     assert export_to(results, run, tmp_path / "sam3.pth") == 2
     assert "end in .safetensors" in capsys.readouterr().err
     with pytest.raises(UsageError, match="accept their licence"):
