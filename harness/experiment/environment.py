@@ -54,9 +54,7 @@ def now() -> str:
 
 def own_device() -> torch.device:
     """The first GPU that this process sees, or the CPU (`compute_on`)."""
-    if not torch.cuda.is_available():
-        return compute_on(torch.device("cpu"))
-    return compute_on(torch.device("cuda", 0))
+    return compute_on(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
 
 
 def unusable_gpu() -> str:

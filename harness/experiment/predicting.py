@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from harness.datasets.base import require_plain
@@ -325,8 +326,6 @@ def overlay(pixels: Array, mask: Array) -> Array:
 
     Lines are bright and at least two pixels wide, with a dark edge inside, so that they show on any photograph.
     """
-    from scipy.ndimage import binary_erosion
-
     out = pixels.copy()
     width = max(2, round(min(mask.shape) / 150))
     colours = palette()

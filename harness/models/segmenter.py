@@ -228,7 +228,7 @@ class QuerySegmenter(DenseSegmenter):
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) to (B, K, *size), bilinear as SAM does."""
+    """(B, K, h, w) to (B, K, *size), bilinear without aligned corners, as SAM does and as Conv-LoRA released (256 to 1024)."""
     return interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 

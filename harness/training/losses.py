@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.models.decoders import LABELLING, Task
-from harness.models.segmenter import SegmenterOutput
+from harness.models.segmenter import SegmenterOutput, upsample
 from harness.models.transfer import to_device, to_host
 from harness.protocols.card import Protocol, Quirk
 from harness.system.errors import UsageError
@@ -28,12 +28,6 @@ IGNORE = 255
 
 Loss = Callable[[SegmenterOutput, Tensor], Tensor]
 """Of a prediction and a target (B, S, S) uint8: a scalar with gradient, in fp32 whatever the precision of the prediction."""
-
-
-def upsampled(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, K, h, w) as fp32 at ``size``, bilinear without aligned corners, as Conv-LoRA released (256 to
-    1024)."""
-    return F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
 
 
 class Terms(NamedTuple):
@@ -127,7 +121,7 @@ class Mask2FormerLoss:
         logits_of = [masks[image].index_select(0, at) for image, at in enumerate(tokens) if counts[image]]
         known = torch.cat([each.float().expand(number, -1, -1) for each, number in zip(valid, counts, strict=True)])
         size = (int(mask.shape[-2]), int(mask.shape[-1]))
-        logits = upsampled(torch.cat(logits_of)[:, None], size)[:, 0]
+        logits = upsample(torch.cat(logits_of)[:, None].float(), size)[:, 0]
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
         bce = (bce * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
         probability = logits.sigmoid() * known
@@ -206,7 +200,7 @@ def _averaged(mask: Tensor, side: int) -> Tensor:
 def _binary(prediction: SegmenterOutput, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, foreground in {0, 1} and validity in {0, 1}, each (B, S, S) fp32."""
     size = (int(target.shape[-2]), int(target.shape[-1]))
-    logits = upsampled(prediction.masks[:, :1], size)[:, 0]
+    logits = upsample(prediction.masks[:, :1].float(), size)[:, 0]
     valid = (target != IGNORE).float()
     return logits, (target > 0).float() * valid, valid
 
@@ -264,7 +258,7 @@ def cross_entropy(prediction: SegmenterOutput, target: Tensor, *, num_classes: i
     if top >= num_classes:
         raise ValueError(f"a mask holds class {top}, but there are {num_classes} classes")
     size = (int(target.shape[-2]), int(target.shape[-1]))
-    logits = upsampled(prediction.masks, size)
+    logits = upsample(prediction.masks.float(), size)
     entropy = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum")
     return entropy / counted.to(logits.dtype).clamp(min=1)
 
