@@ -27,7 +27,7 @@ from harness.cli.verbs import VERBS
 from harness.contract.gpu import RATES
 from harness.contract.matrix import Capability
 from harness.datasets import samples
-from harness.models.fingerprints import fingerprint
+from harness.models.published import fingerprint
 from harness.registry import SEGMENTED, method_config
 from tests.datasets import test_polyp
 from tests.datasets.test_labels import write_folders

@@ -39,7 +39,7 @@ from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Report, Sco
 from harness.methods.base import Method
 from harness.models.attention_choice import Choice, apply_choice, choose, in_words
 from harness.models.catalog import backbone_shape
-from harness.models.fingerprints import fingerprint
+from harness.models.published import fingerprint
 from harness.models.segmenter import count_parameters
 from harness.planning.data import selects_by
 from harness.planning.memory import with_less_memory

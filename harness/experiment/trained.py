@@ -20,7 +20,7 @@ from harness.methods.base import Method
 from harness.models.catalog import backbone_shape
 from harness.models.checkpoint import read_tensors
 from harness.models.decoders import Task
-from harness.models.fingerprints import fingerprint
+from harness.models.published import fingerprint
 from harness.models.segmenter import Segmenter
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash

@@ -1,17 +1,19 @@
-"""Published weights by a word in place of a file: ``--checkpoint published``.
+"""Files of weights: which file it is, by a hash of every byte; and published ones by a word: ``--checkpoint published``.
 
-Downloaded once by timm's own downloader, with its progress bar, into the cache folders that timm and torch have anyway.
+Those are downloaded once by timm's own downloader, with its progress bar, into the cache folders that timm and torch have anyway.
 And names on the Hugging Face Hub: of published SAMs, and of their tensors in transformers' ``SamModel`` and PEFT's adapters of one.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.models.catalog import backbone, resolve_backbone
 from harness.system.errors import UsageError
+from harness.system.hashes import file_hashes
 from harness.system.streams import say
 
 PUBLISHED = "published"
@@ -30,6 +32,21 @@ ADDRESSES = {
 
 GATED = {"sam3": "https://huggingface.co/facebook/sam3"}
 """Of backbones whose weights nobody gets without an account there."""
+
+
+def fingerprint(path: Path) -> str:
+    """``sha256-`` and 64 hex digits of the whole file, the same in every folder. The file is read once (`file_hashes`).
+
+    Raises:
+        UsageError: it cannot be read, is not a file, or changes while it is read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"checkpoint {path} is not a file; give the path of a .pth or .safetensors file")
+        return "sha256-" + file_hashes([path], what=str(path))[path]
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(f"checkpoint {path} cannot be read ({reason}); give the path of a file you have") from error
 
 
 def is_word(path: Path) -> bool:

@@ -19,8 +19,7 @@ from harness.evaluation.conventions import OF_TASK
 from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.decoders import LABELLING
-from harness.models.fingerprints import fingerprint
-from harness.models.published import is_word, published_file
+from harness.models.published import fingerprint, is_word, published_file
 from harness.planning.data import Files, Images, files_of, own_rules, sample_writer, without_untrained
 from harness.planning.memory import trained_in_encoder
 from harness.planning.request import Job, PlannedRow, Request

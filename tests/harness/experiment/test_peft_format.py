@@ -25,9 +25,8 @@ from harness.experiment.trained import load_adapter, of_results
 from harness.methods.peft import split
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
-from harness.models.fingerprints import fingerprint
 from harness.models.original_sam import plain_sam, sam_state_dict
-from harness.models.published import hf_name
+from harness.models.published import fingerprint, hf_name
 from harness.models.sam2 import unpacked
 from harness.system.errors import UsageError
 from harness.training.batches import draw_number

@@ -133,7 +133,7 @@ def test_an_unfit_image_size_names_those_that_fit() -> None:
 def test_the_catalogue_imports_no_torch() -> None:
     code = (
         "import sys; from harness.models.catalog import total_parameters;"
-        "from harness.models.fingerprints import fingerprint;"
+        "from harness.models.published import fingerprint;"
         "total_parameters('vit_h', task='binary'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,9 +21,8 @@ from harness.archive.schema import Run
 from harness.cli.doctor import main as doctor
 from harness.models.build import build_segmenter, seeded
 from harness.models.checkpoint import read_tensors
-from harness.models.fingerprints import fingerprint
 from harness.models.original_sam import plain_sam, sam_state_dict
-from harness.models.published import hf_name
+from harness.models.published import fingerprint, hf_name
 from harness.models.sam_encoder import resize_positions
 from harness.models.timm_encoder import create_vit
 from harness.planning.plan import pretrained
