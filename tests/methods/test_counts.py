@@ -52,7 +52,7 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("adaptformer", {}, 5_285_888, None),
     ("lst", {}, 16_860_512, None),
     # Derived from the published structures: 4 d a block and the neck's 1,024; two adapters a block of
-    # 4 d + 2·64 d + d + 9,728; 2 d r + 12 r² a block, and 2 d r + r³ + 12 r a block.
+    # 4 d + 2·64 d + d + 9,728; 2 d r + 12 r² a block.
     ("layernorm", {}, 164_864, 37_888),
     ("mona", {}, 11_517_952, 2_684_928),
     # two bypasses a block of 2·8 d + 8 + d + 9·8² + 8: the paper's 0.33 M on ViT-B
