@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,14 +28,13 @@ _MOST = 10**12
 _ESCAPES = re.compile(rb"\\[bfnrtu]")
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless: Collection[str] = ()) -> T:
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     """An instance of the dataclass ``cls``; strings such as ``"1e-3"`` become the field's type.
 
     Args:
         cls: a frozen keyword-only dataclass, possibly with dataclasses inside.
         values: field -> value.
         where: what is being read, for messages ("protocol demo", "method lora").
-        endless: fields that may be infinite.
 
     Raises:
         UsageError: unknown key (with the nearest name), wrong type, value out of range.
@@ -49,10 +48,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str, endless
         what = f"{field}: " if of_table else f"{field}={shortened(repr(value))} "
         raise UsageError(f"{where}: {what if field else ''}{message}") from error
     for key, value in values.items():
-        if _is_coerced(value, getattr(instance, key)):
+        if _is_coerced(value, made := getattr(instance, key)):
             raise UsageError(f"{where}: {key}={shortened(repr(value))} has true or false where something else belongs")
-    for key in (name for name in values if name not in endless):
-        if (number := _unusable(getattr(instance, key))) is not None:
+        if (number := _unusable(made)) is not None:
             raise UsageError(f"{where}: {key}={shortened(number)} is not a usable number")
     return instance
 

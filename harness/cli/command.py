@@ -93,12 +93,10 @@ class Once(argparse.Action):
 
 
 class _Words(argparse.Action):
-    """Words joined by spaces; appended to earlier ones if the option may be repeated."""
+    """Words joined by spaces."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        before = getattr(namespace, self.dest)
-        words = " ".join(values)
-        setattr(namespace, self.dest, [*before, words] if isinstance(before, list) else words)
+        setattr(namespace, self.dest, " ".join(values))
 
 
 def add_results(
@@ -143,18 +141,14 @@ def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:
     return files
 
 
-def add_run(
-    parser: argparse._ActionsContainer, *, option: str = "--run", several: str = "", help: str = "a finished run"
-) -> None:
-    """Add an option that takes a run by its key or by words (`harness.comparison.names`); ``several``: what the help says of
-    repeating it, empty where it is given once."""
+def add_run(parser: argparse._ActionsContainer, *, option: str = "--run", help: str = "a finished run") -> None:
+    """Add an option that takes a run by its key or by words (`harness.comparison.names`)."""
     parser.add_argument(
         option,
         action=_Words,
         nargs="+",
         metavar="KEY",
-        default=[] if several else None,
-        help=f"{help}: its key, its beginning, or words that fit only one: lora kvasir 0{several}",
+        help=f"{help}: its key, its beginning, or words that fit only one: lora kvasir 0",
     )
 
 

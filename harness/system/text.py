@@ -40,9 +40,9 @@ def limited_to(there: int, used: int) -> str:
     return f"{there} → {used}" if there != used else str(used)
 
 
-def first_of(words: Sequence[str], *, most: int = 3) -> str:
+def first_of(words: Sequence[str]) -> str:
     """``a; b; c; and 2 more``."""
-    return "; ".join([*words[:most], *([f"and {len(words) - most} more"] if len(words) > most else [])])
+    return "; ".join([*words[:3], *([f"and {len(words) - 3} more"] if len(words) > 3 else [])])
 
 
 def csv_cell(text: str) -> str:

@@ -93,7 +93,7 @@ def test_a_holder_elsewhere_that_ends_is_followed_at_once_and_its_own_end_stands
     assert attempts(tmp_path)[0].end == "interrupted"
 
 
-def test_the_hours_of_a_start_are_those_up_to_its_last_sign_of_life(tmp_path, monkeypatch):
+def test_the_hours_of_an_attempt_are_those_up_to_its_last_sign_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(module.time, "time", lambda: 3600.0)
     lease = Lease.acquire(tmp_path, holder=Holder.here(), gpus=2)
     assert attempts(tmp_path)[0].hours == 0.0
@@ -116,9 +116,9 @@ def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):
 
 def test_a_run_that_is_to_be_given_up_is_not_started(tmp_path):
     for _ in range(2):
-        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda starts: len(starts) == 2).release("interrupted")
+        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda past: len(past) == 2).release("interrupted")
     with pytest.raises(Exhausted):
-        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda starts: len(starts) == 2)
+        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda past: len(past) == 2)
     assert len(attempts(tmp_path)) == 2
 
 
@@ -210,4 +210,4 @@ def test_of_a_process_that_is_hidden_from_us_only_the_heartbeat_can_tell(tmp_pat
     lease = Lease.acquire(tmp_path, holder=hidden)
     with pytest.raises(Held):
         Lease.acquire(tmp_path, holder=Holder.here(), lease_s=20.0, sleep=lambda seconds: lease.beat())
-    assert [start.end for start in attempts(tmp_path)] == [""]
+    assert [attempt.end for attempt in attempts(tmp_path)] == [""]

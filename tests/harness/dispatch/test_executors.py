@@ -109,7 +109,7 @@ def test_the_debugging_executor_counts_the_hours_of_its_gpu(devices, gpus, tmp_p
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     job = make_job(tmp_path)
     run(Plan(jobs=(job,)), tmp_path)
-    assert [start.gpus for start in attempts(state_folder(tmp_path, job.run.key))] == [gpus]
+    assert [attempt.gpus for attempt in attempts(state_folder(tmp_path, job.run.key))] == [gpus]
 
 
 def test_ctrl_c_too_late_to_stop_a_run_starts_no_other(tmp_path, inline):

@@ -23,7 +23,7 @@ from tests.harness.dispatch.helpers import make_job, submitted
 
 
 def results_folder(root: Path) -> Path:
-    """Two runs of a local sweep whose processes are gone: one finished, one interrupted at its second start."""
+    """Two runs of a local sweep whose processes are gone: one finished, one interrupted at its second attempt."""
     jobs = [make_job(root, seed=seed) for seed in (0, 1)]
     gone = replace(Holder.here(), ticks=1)
     submitted(root, jobs, executor="local", allowed=10, submitter=gone)
@@ -84,7 +84,7 @@ def test_a_lease_of_a_later_version_is_still_a_lease(tmp_path: Path) -> None:
     Lease.acquire(folder, holder=Holder.here())
     path = folder / "attempt.3.json"
     changed(colour="blue", holder={**json.loads(path.read_text())["holder"], "rack": 7})(path)
-    assert [start.number for start in attempts(folder)] == [1, 2, 3]
+    assert [attempt.number for attempt in attempts(folder)] == [1, 2, 3]
     assert survey(root).runs[open_key(root)].state == "running"
     with pytest.raises(Held):
         Lease.acquire(folder, holder=Holder.here())

@@ -116,7 +116,7 @@ def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin,
 
 
 @pytest.mark.parametrize("other", ["file", "attempt.1000000.json"])
-def test_what_prevents_a_workers_first_start_is_reported(tmp_path, standin, other):
+def test_what_prevents_a_workers_first_attempt_is_reported(tmp_path, standin, other):
     job = make_job(tmp_path)
     folder = state_folder(tmp_path, job.run.key)
     folder.parent.mkdir()
@@ -138,10 +138,10 @@ def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_pa
     job = make_job(tmp_path, steps=1000, step_s=0.1)
     executor.submit([job])
     wait_until(lambda: step(tmp_path, job.run.key) >= 1)
-    (start,) = attempts(state_folder(tmp_path, job.run.key))
-    os.kill(start.holder.pid, signal.SIGSTOP)
+    (attempt,) = attempts(state_folder(tmp_path, job.run.key))
+    os.kill(attempt.holder.pid, signal.SIGSTOP)
     executor.stop()
-    wait_until(lambda: not start.live())
+    wait_until(lambda: not attempt.live())
     reached = step(tmp_path, job.run.key)
     time.sleep(0.5)
     assert step(tmp_path, job.run.key) == reached
@@ -202,8 +202,8 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     assert "the same command continues" in error
     assert "2 runs left: lora on kvasir, seed 0; lora on kvasir, seed 1" in error.splitlines()[-1]
     for key in keys:
-        (start,) = attempts(state_folder(tmp_path, key))
-        assert (start.end, start.live()) == ("interrupted", False)
+        (attempt,) = attempts(state_folder(tmp_path, key))
+        assert (attempt.end, attempt.live()) == ("interrupted", False)
     reached = [step(tmp_path, key) for key in keys]
     let_go(tmp_path)
     assert {state.state for state in run_all(tmp_path, held_jobs(tmp_path)).values()} == {"OK"}

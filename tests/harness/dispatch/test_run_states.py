@@ -127,7 +127,7 @@ def test_a_job_that_our_queue_does_not_show_runs_while_its_heart_beats(tmp_path)
     assert state(own, other, sweep_of(own, other))[0] == "interrupted"
 
 
-def test_a_start_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heartbeat(tmp_path, monkeypatch):
+def test_an_attempt_elsewhere_lives_by_the_clusters_word_and_else_by_its_last_heartbeat(tmp_path, monkeypatch):
     job = make_job(tmp_path)
     sweep = sweep_of(tmp_path, job)
     skewed = started(tmp_path, job, holder=FAR)
@@ -198,7 +198,7 @@ def test_a_run_at_work_has_a_stage_in_words_and_its_share_of_epochs(tmp_path, re
     run = survey(tmp_path).runs[job.run.key]
     assert (run.done, run.stage) == (done, stage)
     path = state_folder(tmp_path, job.run.key) / "progress.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "at": since - 1.0}))  # of the start before
+    path.write_text(json.dumps({**json.loads(path.read_text()), "at": since - 1.0}))  # of the attempt before
     run = survey(tmp_path).runs[job.run.key]
     assert (run.done, run.stage) == (0.0, "starting")
 

@@ -114,7 +114,7 @@ def test_a_record_that_was_written_while_a_dead_holder_was_waited_for_is_not_ret
     assert last(job).end == "finished"
 
 
-def test_a_record_that_the_last_allowed_start_wrote_while_it_was_watched_stays(tmp_path, experiment):
+def test_a_record_that_the_last_allowed_attempt_wrote_while_it_was_watched_stays(tmp_path, experiment):
     job = make_job(tmp_path)
     other = Holder(host="elsewhere", boot="b", namespace="n", pid=1, ticks=1)  # no process to ask: its lease is watched
     lease = Lease.acquire(state_folder(tmp_path, job.run.key), holder=other)
@@ -256,10 +256,10 @@ def test_a_run_whose_child_always_dies_is_given_up_with_a_record(tmp_path, exper
     ("ends", "limit", "code"),
     [(("killed",) * 3, 5, "ERROR"), (("OOM",), 5, "OOM"), (("interrupted",) * 2, 2, "TIMEOUT")],
 )
-def test_a_run_to_give_up_gets_its_record_without_another_start_and_a_later_command_tries_anew(
+def test_a_run_to_give_up_gets_its_record_without_another_attempt_and_a_later_command_tries_anew(
     tmp_path, experiment, ends, limit, code
 ):
-    """Its last start has ended, and nobody has written the record yet."""
+    """Its last attempt has ended, and nobody has written the record yet."""
     job, other = (make_job(tmp_path, seed=seed) for seed in range(2))
     for each in (job, other):
         for end in ends:
@@ -355,8 +355,8 @@ def test_a_request_to_stop_before_the_experiment_is_imported_stops_the_run(tmp_p
     process.start()
     process.join()
     assert process.exitcode == 0
-    (start,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
-    assert (start.end, start.detail) == ("interrupted", "requested to stop")
+    (attempt,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
+    assert (attempt.end, attempt.detail) == ("interrupted", "requested to stop")
 
 
 def test_a_record_counts_all_attempts_up_to_now(tmp_path, monkeypatch):
@@ -411,7 +411,7 @@ def attempt(number, end):
         "srun: error: node1: task 0: Out Of Memory",
     ],
 )
-def test_slurms_lines_about_exhausted_memory_are_found_for_the_last_start_alone(tmp_path, line):
+def test_slurms_lines_about_exhausted_memory_are_found_for_the_last_attempt_alone(tmp_path, line):
     log = tmp_path / "log"
     log.write_text(f"{STARTED}\ntraining\n{line}\n")
     assert exceeded_memory(log)
@@ -433,7 +433,9 @@ def test_slurms_lines_about_exhausted_memory_are_found_for_the_last_start_alone(
         ([], {}, None),
     ],
 )
-def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_starts_at_the_bound(tmp_path, ends, options, verdict):
+def test_a_run_is_given_up_for_memory_at_once_and_for_crashes_or_attempts_at_the_bound(
+    tmp_path, ends, options, verdict
+):
     past = [attempt(number, end) for number, end in enumerate(ends, start=1)]
     reason = assigned(make_job(tmp_path), **{"limit": 10, **options}).verdict(past)
     assert (reason and reason[0]) == verdict

@@ -44,8 +44,8 @@ def supervised(monkeypatch):
     def install(*outcomes, signals=()):
         seen, left = [], iter(outcomes)
 
-        def supervise(start, *, stop):
-            seen.append(start)
+        def supervise(assigned, *, stop):
+            seen.append(assigned)
             stop += signals
             return next(left)
 
@@ -66,7 +66,8 @@ def started(results, *, job="7_0", seed=0, holder=None):
 
 def ends(results, seed=0):
     return [
-        (start.end, start.detail) for start in attempts(state_folder(results, make_job(results, seed=seed).run.key))
+        (attempt.end, attempt.detail)
+        for attempt in attempts(state_folder(results, make_job(results, seed=seed).run.key))
     ]
 
 
@@ -99,12 +100,12 @@ def test_a_task_of_several_runs_goes_through_them_and_comes_back_to_those_that_a
     seen = supervised("finished", "interrupted", signals=(signal.SIGUSR2,))
     RecordStore(tmp_path).write(Record(run=jobs[0].run, key=jobs[0].run.key, code="OK"))
     assert worker.main([str(sweep.folder), "--array", "0"]) == 0
-    assert [start.job for start in seen] == jobs[:1]  # a request to stop came after the first
+    assert [assigned.job for assigned in seen] == jobs[:1]  # a request to stop came after the first
     assert requeues(sweep) == ["7_0.again"]
     task(1)
     seen = supervised("finished", "finished")
     worker.main([str(sweep.folder), "--array", "0"])
-    assert [start.job for start in seen] == jobs[3:]
+    assert [assigned.job for assigned in seen] == jobs[3:]
 
 
 def test_a_worker_here_goes_through_all_runs_and_comes_back_to_those_that_others_held(
@@ -115,7 +116,7 @@ def test_a_worker_here_goes_through_all_runs_and_comes_back_to_those_that_others
     sweep = submitted(tmp_path, [make_job(tmp_path, seed=seed) for seed in range(3)], executor="local")
     seen = supervised("elsewhere", "finished", "elsewhere", "elsewhere", "elsewhere", "failed", "finished")
     assert worker.main([str(sweep.folder)]) == 0
-    assert [start.job.run.seed for start in seen] == [0, 1, 2, 0, 2, 0, 2]
+    assert [assigned.job.run.seed for assigned in seen] == [0, 1, 2, 0, 2, 0, 2]
     assert naps == [1.0]  # only where nothing was to do
     seen = supervised("interrupted", signals=(signal.SIGTERM,))
     assert worker.main([str(sweep.folder)]) == 0
@@ -143,7 +144,7 @@ def test_a_run_whose_gpu_failed_is_requeued_and_not_restarted_on_the_same_node(t
     ("detail", "waited"),
     [("exit status 1: OSError: [Errno 116] Stale file handle: 'a.png'", worker.AWAY_WAIT_S), ("a bug", 0.0)],
 )
-def test_a_start_that_died_of_the_file_server_waits_for_it(tmp_path, task, supervised, monkeypatch, detail, waited):
+def test_an_attempt_that_died_of_the_file_server_waits_for_it(tmp_path, task, supervised, monkeypatch, detail, waited):
     now = [0.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.append(now.pop() + seconds))
     monkeypatch.setattr(worker, "time", clock)
