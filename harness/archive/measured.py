@@ -10,11 +10,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from harness.archive.files import LARGEST_RECORD, seal_holds, sealed
 from harness.archive.older import Label
-from harness.archive.parser import validated
+from harness.archive.parser import Amount, Number, validated
 from harness.archive.schema import content_hash, first_backbone
 from harness.check import escaped
 from harness.models.known import RENAMED
@@ -65,6 +67,16 @@ class Comparability:
         return content_hash([COST_SCHEMA_VERSION, {**asdict(self), "backbone": first_backbone(self.backbone)}])
 
 
+Seconds = Annotated[float, Field(gt=1e-9, lt=1e9)]
+"""A time that a clock measures, so that a ratio to it is a number."""
+
+
+def _takes_time(parts: dict[str, list[float]]) -> dict[str, list[float]]:
+    if not all(1e-9 < seconds < 1e9 for seconds in parts.get("total", [])):
+        raise ValueError("total is a time that no clock measures")
+    return parts
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodCost:
     """One method's cost.
@@ -92,15 +104,15 @@ class MethodCost:
     method: str
     label: Label
     config: dict[str, Any]
-    seconds: dict[str, dict[str, list[float]]]
-    shares: dict[str, float]
-    step_seconds: dict[str, list[float]]
-    memory_bytes: dict[str, int]
-    flops: dict[str, float]
-    parameters: dict[str, int]
-    inference_seconds: dict[str, list[float]] = field(default_factory=dict)
-    inference_memory_bytes: dict[str, int] = field(default_factory=dict)
-    inference_parameters: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, dict[str, list[Amount]]]
+    shares: dict[str, Amount]
+    step_seconds: Annotated[dict[str, list[Amount]], AfterValidator(_takes_time)]
+    memory_bytes: dict[str, Number]
+    flops: dict[str, Amount]
+    parameters: dict[str, Number]
+    inference_seconds: dict[str, list[Seconds]] = field(default_factory=dict)
+    inference_memory_bytes: dict[str, Number] = field(default_factory=dict)
+    inference_parameters: dict[str, Number] = field(default_factory=dict)
     merge_failures: dict[str, str] = field(default_factory=dict)
     checkpoint_bytes: int = 0
     ratios: dict[str, Any] = field(default_factory=dict)
@@ -213,25 +225,8 @@ def _wrong(record: CostRecord, data: bytes) -> Iterator[str]:
     """Reasons why a record is inconsistent; ``data`` is the content of its file."""
     if record.comparability.key != record.key:
         yield "its key is not the hash of its comparability: the device, the options or the like were edited"
-    content = json.loads(data)
-    if wrong := _first_wrong(content):
-        yield f"{wrong} is negative or not a usable number"
-    whole = [method.step_seconds.get("total", []) for method in record.methods]
-    whole += [rounds for method in record.methods for rounds in method.inference_seconds.values()]
-    if not all(1e-9 < seconds < 1e9 for rounds in whole for seconds in rounds):
-        yield "a step or an inference took a time that no clock measures"
     holds = seal_holds(data)
     if holds is None:  # older than seals: the session is a hash of all else
-        holds = content_hash({**content, "session": ""})[:8] == record.session
+        holds = content_hash({**json.loads(data), "session": ""})[:8] == record.session
     if not holds:
         yield UNSEALED
-
-
-def _first_wrong(value: Any, where: str = "") -> str:
-    """The path of the first measured number that is negative or out of all range; empty without one. An option may be -1."""
-    if where.endswith(".config"):
-        return ""
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return next((wrong for name, item in items if (wrong := _first_wrong(item, f"{where}.{name}"))), "")
-    return where.lstrip(".") if isinstance(value, int | float) and not 0 <= value < 1e30 else ""

@@ -13,8 +13,15 @@ from harness.comparison.papers import Papers
 from harness.report.formats import Number, Page, Table, Value, heads
 from harness.studies import Row
 
-PARTS = ("data", "forward", "backward", "optimiser", "untracked")
-MEMORY = ("weights", "gradients", "optimiser", "activations")
+DETAILS: Mapping[str, tuple[str, str, float, int]] = {
+    "step_seconds": ("step", "ms", 1e-3, 1),
+    "memory_bytes": ("memory", "GiB", 2**30, 3),
+    "inference_memory_bytes": ("inference", "GiB", 2**30, 3),
+    "flops": ("step", "GFLOP", 1e9, 1),
+    "parameters": ("parameters", "M", 1e6, 3),
+    "inference_parameters": ("parameters", "M", 1e6, 3),
+}
+"""Quantity of `MethodCost` -> its word, its unit, how large that is, and the digits shown."""
 BASELINES = ("full", "lora")
 MERGES = ("merged-exact", "merged-conv", "merged-calibrated")
 STEP_NOTES = (
@@ -24,22 +31,19 @@ STEP_NOTES = (
     "Inference: median of one batch. Without inference overhead is a method after a merge that leaves nothing of it: of searched cells that"
     " is the calibrated one, as the exact one leaves every cell of the default style.",
 )
-SIZE_NOTES = (
-    "FLOPs: of one training step as counted. Parameters (M): in the encoder, trained, of the whole model, and after each merge.",
-)
 
 
 def cost_page(
     records: Iterable[CostRecord], *, title: str, papers: Papers | None = None, details: bool = False
 ) -> Page:
-    """For every comparability key the cost of a step, also against baselines; with ``details`` the parts of a step, memory and sizes."""
+    """For every comparability key the cost of a step, also against baselines; with ``details`` all that was measured."""
     records = list(records)
     named = setups(records)
     tables: list[Table] = []
     for key in sorted(named, key=lambda key: (named[key], key)):
         sessions = sorted((record for record in records if record.key == key), key=lambda session: session.session)
         shown = [_steps(sessions), _claims(sessions, Papers.read() if papers is None else papers)]
-        shown += [_parts(sessions), _sizes(sessions)] if details else []
+        shown += [_details(sessions)] if details else []
         tables += [replace(table, heading=f"{table.heading} · {named[key]}") for table in shown if table.rows]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
     return Page(title=title, tables=tables or [nothing])
@@ -75,7 +79,7 @@ def _steps(sessions: Sequence[CostRecord]) -> Table:
         )
         baselines = {other.label: ratios_to(cost, other) for other in _baselines(session, cost)}
         changes = [_change(baselines.get(other, {}).get(of)) for other in against for of in ("time", "memory")]
-        inference = [_median(cost.inference_seconds.get(model)) for model in ("unmerged", *merges)]
+        inference = [Number(value=_ms(_middle(cost.inference_seconds.get(model)))) for model in ("unmerged", *merges)]
         trained = _scaled(cost.parameters.get("trainable"), 1e6, 3)
         rows.append([name, step, *changes, _scaled(cost.memory_bytes.get("allocated"), 2**30, 3), trained, *inference])
     changed = [f"{of} against {other} (%)" for other in against for of in ("time", "memory")]
@@ -105,45 +109,23 @@ def _above(sessions: Sequence[CostRecord]) -> list[str]:
     return [*lines, *(f"Not measured: {name}: {reason}" for s in sessions for name, reason in s.dropped.items())]
 
 
-def _parts(sessions: Sequence[CostRecord]) -> Table:
-    """The parts of a step, by role where a method has several kinds of steps."""
-    rows: list[list[Value]] = []
-    for name, _, cost in _named(sessions):
-        by_role: Mapping[str, Mapping[str, Sequence[float]]] = cost.seconds if len(cost.seconds) > 1 else {}
-        for role, seconds in ({"": cost.step_seconds} | dict(by_role)).items():
-            share = Number.span([cost.shares.get(role)], unit=0.01, form=".1f")
-            rows.append(
-                [name, role, share, _median(seconds.get("total")), *(_median(seconds.get(part)) for part in PARTS)]
-            )
-    titles = ("method", "role", "share (%)", "step (ms)", *(f"{part} (ms)" for part in PARTS))
-    below = ["Medians, which need not add up. Share: how often the schedule has the role over a whole training."]
-    return Table(heading="parts of a step", level=3, columns=heads(*titles, words=["role"]), rows=rows, below=below)
-
-
-def _sizes(sessions: Sequence[CostRecord]) -> Table:
+def _details(sessions: Sequence[CostRecord]) -> Table:
+    """Every quantity of `DETAILS`, and in it every part that a method has."""
     measured = _named(sessions)
-    merges = [name for name in MERGES if any(name in cost.inference_seconds for _, _, cost in measured)]
-    on_gpu = sessions[0].comparability.on_gpu
+    parts = {
+        quantity: {part: None for *_, cost in measured for part in getattr(cost, quantity)} for quantity in DETAILS
+    }
     rows: list[list[Value]] = []
     for name, _, cost in measured:
-        memory = [
-            _scaled(cost.memory_bytes.get(part), 2**30, 3) for part in (*MEMORY, *(["reserved"] if on_gpu else []))
+        values = [
+            (getattr(cost, quantity).get(part), *DETAILS[quantity]) for quantity in DETAILS for part in parts[quantity]
         ]
-        inference = [_scaled(cost.inference_memory_bytes.get(model), 2**30, 3) for model in ("unmerged", *merges)]
-        flops = [_scaled(cost.flops.get(pass_), 1e9, 1) for pass_ in ("forward", "backward")]
-        counts = [_scaled(cost.parameters.get(part), 1e6, 3) for part in ("encoder", "total")]
-        counts += [_scaled(cost.inference_parameters.get(model), 1e6, 3) for model in merges]
-        rows.append([name, *memory, *inference, *flops, *counts, _scaled(cost.checkpoint_bytes, 2**20, 2)])
-    titles = (
-        "method",
-        *(f"{part} (GiB)" for part in MEMORY),
-        *(["reserved (GiB)"] if on_gpu else []),
-        "inference (GiB)",
-    )
-    titles += (*(f"{name} (GiB)" for name in merges), "forward (GFLOP)", "backward (GFLOP)", "encoder (M)", "total (M)")
-    titles += (*(f"{name} (M)" for name in merges), "state (MiB)")
-    heading = "memory, operations and parameters"
-    return Table(heading=heading, level=3, columns=heads(*titles), rows=rows, below=SIZE_NOTES)
+        rows.append([name, *(_scaled(_middle(value), size, digits) for value, _, _, size, digits in values)])
+    titles = [
+        f"{DETAILS[quantity][0]} {part} ({DETAILS[quantity][1]})" for quantity in DETAILS for part in parts[quantity]
+    ]
+    below = ["Times are medians, which need not add up. FLOPs are of one training step as counted."]
+    return Table(heading="details", level=3, columns=heads("method", *titles), rows=rows, below=below)
 
 
 def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
@@ -192,8 +174,9 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1e3 * seconds
 
 
-def _median(seconds: Sequence[float] | None) -> Number:
-    return Number(value=_ms(statistics.median(seconds)) if seconds else None)
+def _middle(value: float | Sequence[float] | None) -> float | None:
+    """The median of several rounds, or the number itself."""
+    return (statistics.median(value) if value else None) if isinstance(value, Sequence) else value
 
 
 def _scaled(value: float | None, unit: float, digits: int) -> Number:

@@ -104,7 +104,7 @@ def test_an_option_may_be_negative_and_a_measured_number_not(record, tmp_path: P
     for number, method in enumerate((lokr, backwards, at_once)):
         CostStore(tmp_path / str(number)).write(replace(record, methods=[method]))
     assert not CostStore(tmp_path / "0").sessions()[1]
-    assert "step_seconds.total.0 is negative" in next(iter(CostStore(tmp_path / "1").sessions()[1].values()))
+    assert "step_seconds.total.0: must be greater" in next(iter(CostStore(tmp_path / "1").sessions()[1].values()))
     assert "no clock" in next(iter(CostStore(tmp_path / "2").sessions()[1].values())), "nothing is a ratio to no time"
 
 
