@@ -6,6 +6,7 @@ Its numbers are also pandas frames, one number per row, for questions that no pa
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +14,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.archive.files import LARGEST_TABLE, ImageTable, all_image_scores, image_table
+from harness.archive.files import LARGEST_TABLE, ImageTable, ImageTables, image_tables, joined
 from harness.archive.measured import CostRecord, CostStore
 from harness.archive.older import same_data, with_plans
 from harness.archive.schema import Record, Run
@@ -51,9 +52,8 @@ class Archive:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store = RecordStore(root)
-        self._shares: dict[str, Shares | None] = {}
-        self._tables: dict[tuple[str, str, str], ImageTable | None] = {}
         self.whole = cache(self._read_whole)
+        self._images_of = cache(self._read_images)
 
     @cached_property
     def _summaries(self) -> tuple[list[Record], dict[Path, str]]:
@@ -108,28 +108,31 @@ class Archive:
         return "" if self._submitted is None else self._submitted.get(record.key, STATES[-1])
 
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
-        """Scores by image of one of a run's models, None if there are none. If the file does not group the images, the
-        benchmark's rule does."""
-        which = (record.key, model, split)
-        if which not in self._tables:
-            digest = record.sidecars.get("images.csv", "")
-            if model == "last" and record.scores.get("last") == record.scores.get("best"):  # one state, stored once
-                model = "best"
-            read = image_table(self.store.images_path(record.key), model=model, split=split, expected=digest)
-            if read and not read.clusters:
-                read = replace(read, clusters=_clusters(record.run.benchmark, read.stems))
-            self._tables[which] = read
-        return self._tables[which]
+        """Scores by image of one of a run's models on a split, or on ``all``; None if there are none, or the file is damaged."""
+        if model == "last" and record.scores.get("last") == record.scores.get("best"):  # one state, stored once
+            model = "best"
+        try:
+            tables = self._images_of(record.key, record.run.benchmark, record.sidecars.get("images.csv", ""))
+        except ValueError:
+            return None
+        return joined([table for which, table in tables.items() if which[0] == model and split in ("all", which[1])])
+
+    def _read_images(self, key: str, benchmark: str, expected: str) -> ImageTables:
+        """The scores by image of a run, empty without a file. Where the file does not group the images, the benchmark's rule does."""
+        path = self.store.images_path(key)
+        tables = image_tables(path, expected=expected) if os.path.lexists(path) else {}
+        return {
+            which: table if table.clusters else replace(table, clusters=_clusters(benchmark, table.stems))
+            for which, table in tables.items()
+        }
 
     def mixture(self, record: Record) -> Shares | None:
         """softmax(α) at the end of a run; None for a method without a choice of operations, and for a run without a history."""
-        if record.key not in self._shares:
-            history: Sequence[Shares] = ()
-            if record.code == "OK" and len(record.run.operations or ()) > 1:
-                with suppress(ValueError):
-                    history = self.store.architecture(record)
-            self._shares[record.key] = history[-1] if history else None
-        return self._shares[record.key]
+        history: Sequence[Shares] = ()
+        if record.code == "OK" and len(record.run.operations or ()) > 1:
+            with suppress(ValueError):
+                history = self.store.architecture(record)
+        return history[-1] if history else None
 
     def frame(self, kind: Kind = "scores", *, trials: bool = False) -> pd.DataFrame:
         """All numbers of one kind, one number per line.
@@ -312,15 +315,11 @@ def _scores(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _images(archive: Archive, record: Record) -> Iterator[dict[str, Any]]:
-    path, digest = archive.store.images_path(record.key), record.sidecars.get("images.csv", "")
-    if not path.exists():
-        return
-    for (model, split), metrics in all_image_scores(path, expected=digest).items():
-        table = archive.image_table(record, model, split)
-        groups = table.clusters if table else {}
-        for metric, scores in metrics.items():
-            for stem, value in scores.items():
-                where = {"model": model, "split": split, "stem": stem, "group": groups.get(stem, stem)}
+    tables = archive._images_of(record.key, record.run.benchmark, record.sidecars.get("images.csv", ""))
+    for (model, split), table in tables.items():
+        for metric, scores in table.scores.items():
+            for stem, value in zip(table.stems, scores.tolist(), strict=True):
+                where = {"model": model, "split": split, "stem": stem, "group": table.clusters.get(stem, stem)}
                 yield {**where, "metric": metric, "value": value}
 
 

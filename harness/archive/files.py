@@ -14,8 +14,8 @@ import hashlib
 import io
 import json
 import os
-import re
 import zlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,17 +158,13 @@ def architecture_csv(history: list[dict[str, list[float]]]) -> str:
     return out.getvalue()
 
 
-def rounding(values: Sequence[float]) -> float:
+def rounding(values: NDArray[np.float64]) -> float:
     """How far the mean of image scores may differ from the score of the run, since they are written with six significant digits.
 
     That is 1e-6, or 5e-6 of the largest score where that is above 1 (an NLL).
     """
-    largest = max(map(abs, values), default=0.0)
-    return max(1e-6, 5e-6 * largest if largest > 1 else 0.0)
+    return 5e-6 * float(values.max()) if values.max() > 1 else 1e-6
 
-
-ImageScores = dict[tuple[str, str], dict[str, dict[str, float]]]
-"""(scored model, split) -> metric -> stem -> score."""
 
 GROUP = "group"
 _FIRST = ["model", "split", "stem"]
@@ -203,65 +199,62 @@ class ImageTable:
     """Scores of one model of one run on one split, image by image, in the order of the stems.
 
     Args:
-        texts: metric -> its scores as the file has them, joined by commas. Most are never read.
+        scores: metric -> (images,).
         clusters: stem -> its cluster, where images are not independent (frames of one video).
     """
 
     stems: tuple[str, ...]
-    texts: Mapping[str, str]
+    scores: Mapping[str, NDArray[np.float64]]
     clusters: Mapping[str, str] = field(default_factory=dict)
 
-    def scores(self, metric: str) -> NDArray[np.float64] | None:
-        """(images,); None without this metric, or where a score is not a number or out of range."""
-        try:
-            values = np.array([float(text) for text in self.texts[metric].split(",")])
-        except (KeyError, ValueError):
-            return None
-        fits = len(values) == len(self.stems) and ((values >= 0) & (values <= largest(metric))).all()
-        return values if fits else None
+
+ImageTables = dict[tuple[str, str], ImageTable]
+"""(scored model, split) -> its scores."""
 
 
-def image_table(path: Path, *, model: str, split: str, expected: str = "") -> ImageTable | None:
-    """The scores of one model on one split, or on ``all`` of them; None without such, or where the file is not what was written
-    (`read_sidecar`)."""
-    begin = f"{model}," if split == "all" else f"{model},{split},"
-    try:
-        text = read_sidecar(path, expected=expected).decode()
-        header = with_model(next(csv.reader([text.partition("\n")[0]]), []))
-        lines = re.findall(f"^{re.escape(begin)}.*", text, re.MULTILINE)
-        rows = sorted(csv.reader(lines), key=lambda row: row[2])
-        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    except (ValueError, IndexError, csv.Error):
-        return None
-    stems = columns.get("stem", ())
-    if not stems or len(set(stems)) < len(stems):
-        return None
-    texts = {name: ",".join(values) for name, values in columns.items() if name not in (*_FIRST, GROUP)}
-    return ImageTable(
-        stems=stems, texts=texts, clusters=dict(zip(stems, columns[GROUP], strict=True)) if GROUP in columns else {}
-    )
-
-
-def all_image_scores(path: Path, *, expected: str = "") -> ImageScores:
+def image_tables(path: Path, *, expected: str = "") -> ImageTables:
     """Every score in the file. Raises ValueError: it holds no scores by image, or is not what was written with the record."""
     lines = io.StringIO(read_sidecar(path, expected=expected).decode(), newline="")
-    images: ImageScores = {}
+    parts: dict[tuple[str, str], list[list[str]]] = {}
     try:
         reader = csv.reader(lines)
         header = with_model(next(reader, []))
         if header[:3] != _FIRST or len(set(header)) < len(header):
             raise ValueError(f"its columns are not {', '.join(_FIRST)}, then metrics")
-        first = len(_FIRST) + (header[3:4] == [GROUP])
         for row in reader:
             if len(row) != len(header):
                 raise ValueError(f"line {reader.line_num} has {len(row)} columns, not {len(header)}")
-            scores = images.setdefault((row[0], row[1]), {metric: {} for metric in header[first:]})
-            for metric, text in zip(header[first:], row[first:], strict=True):
-                if row[2] in scores[metric]:
-                    raise ValueError(f"image {row[2]!r} is there twice")
-                if not 0 <= (value := float(text)) <= largest(metric):
-                    raise ValueError(f"line {reader.line_num}: {metric} is {text}")
-                scores[metric][row[2]] = value
+            parts.setdefault((row[0], row[1]), []).append(row)
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    return images
+    return {which: _table(header, rows) for which, rows in parts.items()}
+
+
+def _table(header: Sequence[str], rows: list[list[str]]) -> ImageTable:
+    columns = dict(zip(header, zip(*sorted(rows, key=lambda row: row[2]), strict=True), strict=True))
+    stems = columns["stem"]
+    clusters = dict(zip(stems, columns[GROUP], strict=True)) if GROUP in columns else {}
+    scores = {
+        metric: np.array([float(text) for text in columns[metric]])
+        for metric in header
+        if metric not in (*_FIRST, GROUP)
+    }
+    if len(set(stems)) < len(stems):
+        raise ValueError(f"image {Counter(stems).most_common(1)[0][0]!r} is there twice")
+    for metric, values in scores.items():
+        if not ((values >= 0) & (values <= largest(metric))).all():
+            raise ValueError(f"{metric} is not between 0 and {largest(metric):g}")
+    return ImageTable(stems=stems, scores=scores, clusters=clusters)
+
+
+def joined(tables: Sequence[ImageTable]) -> ImageTable | None:
+    """The scores of several splits as one; None without any, or where two have an image of one name."""
+    stems = [stem for table in tables for stem in table.stems]
+    if not stems or len(set(stems)) < len(stems):
+        return None
+    order = sorted(range(len(stems)), key=stems.__getitem__)
+    return ImageTable(
+        stems=tuple(stems[index] for index in order),
+        scores={name: np.concatenate([table.scores[name] for table in tables])[order] for name in tables[0].scores},
+        clusters={stem: cluster for table in tables for stem, cluster in table.clusters.items()},
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import cast
 from harness.archive.files import (
     LARGEST_RECORD,
     LARGEST_TABLE,
-    ImageScores,
-    all_image_scores,
+    ImageTables,
+    image_tables,
     is_of_record,
     read_architecture,
     rounding,
@@ -30,7 +29,7 @@ from harness.system.files import read_regular, write_atomically
 from harness.system.text import printable_line
 
 _READERS: Mapping[str, Callable[..., object]] = {
-    "images.csv": all_image_scores,
+    "images.csv": image_tables,
     "architecture.csv": read_architecture,
     "masks.png": read_masks,
 }
@@ -56,7 +55,7 @@ def checked(path: Path) -> Record:
             try:
                 content = _READERS[name](file, expected=record.sidecars.get(name, ""))
                 if name == "images.csv":
-                    _require_means(record, cast(ImageScores, content))
+                    _require_means(record, cast(ImageTables, content))
             except ValueError as error:
                 raise ValueError(f"{file.name}: {printable_line(str(error))}") from error
     return record
@@ -66,17 +65,16 @@ POOLED = ("e_max", "miou", "ece")
 """Metrics of a split that are not means over its images (docs/metrics.md)."""
 
 
-def _require_means(record: Record, images: ImageScores) -> None:
+def _require_means(record: Record, images: ImageTables) -> None:
     """Refuse a score that is not the mean of its images'. Raises ValueError."""
     pooled = {*POOLED, *(["accuracy"] if record.run.rules.get("task") != "classification" else [])}
     if record.run.rules.get("evaluation", {}).get("overlap") == "accumulated":
         pooled |= {"iou", "jaccard", "dice", "ber"}
     for model, split, metric, score in record.each_score():
-        values = [*images.get((model, split), {}).get(metric, {}).values()]
-        if values and metric not in pooled and abs(math.fsum(values) / len(values) - score) > rounding(values):
-            mean = math.fsum(values) / len(values)
+        scores = images[model, split].scores.get(metric) if (model, split) in images else None
+        if scores is not None and metric not in pooled and abs(scores.mean() - score) > rounding(scores):
             raise ValueError(
-                f"the mean {metric} of {model} on {split} is {mean:.6g} by its images, but {score:.6g} in the record"
+                f"the mean {metric} of {model} on {split} is {scores.mean():.6g} by its images, but {score:.6g} in the record"
             )
 
 

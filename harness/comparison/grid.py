@@ -230,10 +230,10 @@ class Grid:
         model = self.models[row]
         for record in self.records_of(row, column.benchmark) if not cell.test_share else ():
             read = self.archive.image_table(record, model, column.split) if record.code == "OK" else None
-            scores = read.scores(column.metric) if read and record.run.seed in cell.seeds else None
+            scores = read.scores.get(column.metric) if read and record.run.seed in cell.seeds else None
             if read is None or scores is None:
                 continue
-            if abs(scores.mean() - cell.values[record.run.seed]) <= rounding([float(scores.max())]):
+            if abs(scores.mean() - cell.values[record.run.seed]) <= rounding(scores):
                 images[record.run.seed] = (read.stems, scale * scores)
                 clusters.update(read.clusters)
         by_seed = {seed: scale * cell.values[seed] for seed in cell.seeds}

@@ -203,10 +203,10 @@ def _wrong_scores(archive: Archive, study: Study) -> Iterator[str]:
             if model not in study.table.scores or split == "val" or metric not in study.table.metrics:
                 continue
             table = archive.image_table(record, model, split)
-            scores = table.scores(metric) if table else None
+            scores = table.scores.get(metric) if table else None
             if scores is None:
                 yield f"{path.name}: no {metric} by image of {split}"
-            elif abs(scores.mean() - score) > rounding([float(scores.max())]):
+            elif abs(scores.mean() - score) > rounding(scores):
                 yield f"{path.name}: {metric} of {split} is {scores.mean():.6g} by its images, but {score:.6g} in the record"
 
 

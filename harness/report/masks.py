@@ -144,7 +144,7 @@ def _scores(board: Leaderboard, record: Record, column: Column) -> dict[Image, f
     scores: dict[Image, float] = {}
     for split in (name for name in record.scores["best"] if name not in ("val", "all")):
         table = board.grid.archive.image_table(record, "best", split)
-        values = table.scores(column.metric) if table else None
+        values = table.scores.get(column.metric) if table else None
         if table is not None and values is not None:
             scores |= {(split, stem): float(value) for stem, value in zip(table.stems, values, strict=True)}
     return scores

@@ -148,7 +148,7 @@ def _ranking(record: Record, study: Study) -> tuple[str, str, str]:
 def _images(archive: Archive, record: Record, study: Study) -> Sequence[float]:
     model, split, metric = _ranking(record, study)
     table = archive.image_table(record, model, split)
-    scores = table.scores(metric) if table else None
+    scores = table.scores.get(metric) if table else None
     if scores is None:
         raise Refused(f"rerun: {record.key} has no scores by image")
     return list(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.archive.archive import Archive, frame
-from harness.archive.files import all_image_scores, digest, image_table, read_sidecar, sidecar
+from harness.archive.files import digest, image_tables, read_sidecar, sidecar
 from harness.archive.store import RecordStore
 from tests.values import RESULTS, there
 
@@ -48,23 +49,10 @@ def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
 WITH_GROUPS = "model,split,stem,group,iou,mae\nbest,test,a,p1,0.5,0.25\nbest,test,b,p2,1.0,0.0\nlast,test,a,p3,0.75,0\n"
 
 
-def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[str, float], dict[str, str]] | None:
-    """Scores and clusters by stem of one metric; None where there are none."""
-    table = image_table(path, model=model, split="test")
-    scores = table.scores(metric) if table else None
-    if table is None or scores is None:
-        return None
-    return dict(zip(table.stems, scores.tolist(), strict=True)), dict(table.clusters)
-
-
-def test_all_are_the_images_of_every_split(tmp_path: Path) -> None:
-    """Which a run tests in several, such as the given test images and others."""
-    (path := tmp_path / "x.images.csv").write_text(
-        "model,split,stem,iou\nbest,test,b,0.5\nbest,untrained,a,1.0\nlast,test,c,0\n"
-    )
-    table = image_table(path, model="best", split="all")
-    assert table is not None
-    assert (table.stems, table.texts) == (("a", "b"), {"iou": "1.0,0.5"})
+def read(path: Path, *, metric: str = "iou", model: str = "best") -> tuple[dict[str, float], Mapping[str, str]]:
+    """Scores and clusters by stem of one metric."""
+    table = image_tables(path)[model, "test"]
+    return dict(zip(table.stems, table.scores[metric].tolist(), strict=True)), table.clusters
 
 
 def test_groups_are_those_of_the_model_and_split_whatever_older_files_call_the_model(tmp_path: Path) -> None:
@@ -72,8 +60,7 @@ def test_groups_are_those_of_the_model_and_split_whatever_older_files_call_the_m
         (path := tmp_path / f"{name}.images.csv").write_text(WITH_GROUPS.replace("model", name))
         assert read(path, metric="mae") == ({"a": 0.25, "b": 0.0}, {"a": "p1", "b": "p2"})
         assert read(path, model="last") == ({"a": 0.75}, {"a": "p3"})
-        assert read(path, metric="group") is None
-        assert all_image_scores(path)["best", "test"] == {"iou": {"a": 0.5, "b": 1.0}, "mae": {"a": 0.25, "b": 0.0}}
+        assert image_tables(path)["best", "test"].scores.keys() == {"iou", "mae"}
 
 
 def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_images(archive: Archive, tmp_path) -> None:
@@ -87,32 +74,37 @@ def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_imag
         table = Archive(tmp_path).image_table(record, "last", "all")
         assert (table.stems if table else None) == stems
     table = there(Archive(tmp_path).image_table(record, "best", "all"))
-    assert there(table.scores("iou")).tolist() == [0.5, 1.0, 0.75]
+    assert table.scores["iou"].tolist() == [0.5, 1.0, 0.75]
 
 
 @pytest.mark.parametrize(
-    ("content", "scores"),
+    ("content", "said"),
     [
-        ("model,split,stem,iou\nbest,test,a,0.5\n", ({"a": 0.5}, {})),
-        ("model,split,stem,iou\nbest,test,b,0.5\nbest,test,a,0.25\n", ({"a": 0.25, "b": 0.5}, {})),
-        ("model,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", None),  # an image twice
-        ("model,split,stem,iou,mae\nbest,test,a,0.5,x\n", ({"a": 0.5}, {})),  # another metric is damaged
-        ("model,split,stem,iou\nbest,test,a,1.5\n", None),
-        ('model,split,stem,iou\nbest,test,a,"0.5,0.5"\n', None),
-        ("model,split,stem,iou\nbest,test,a\n", None),
-        ("model,split,stem,iou\nbest,test,a,\n", None),
-        ("model,split,stem\n", None),
-        ("", None),
+        ("model,split,stem,iou\nbest,test,b,0.5\nbest,test,a,0.25\n", ""),
+        ("model,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", "'a' is there twice"),
+        ("model,split,stem,iou,mae\nbest,test,a,0.5,x\n", "x"),
+        ("model,split,stem,iou\nbest,test,a,1.5\n", "iou is not between 0 and 1"),
+        ("model,split,stem,iou\nbest,test,a,-0.5\n", "iou is not between 0 and 1"),
+        ("model,split,stem,iou\nbest,test,a,nan\n", "iou is not between 0 and 1"),
+        ('model,split,stem,iou\nbest,test,a,"0.5,0.5"\n', "0.5,0.5"),
+        ("model,split,stem,iou\nbest,test,a\n", "line 2 has 3 columns"),
+        ("model,split,stem,iou\nbest,test,a,\n", "float"),
+        ("split,model,stem,iou\nbest,test,a,1\n", "columns are not model"),
+        ("", "columns are not model"),
     ],
 )
-def test_scores_by_image_are_read_or_are_none(content: str, scores: Any, tmp_path: Path) -> None:
-    path = tmp_path / "x.images.csv"
-    assert read(path) is None
+def test_scores_by_image_are_read_whole_or_not_at_all(content: str, said: str, tmp_path: Path) -> None:
+    record = next(made for made in Archive(RESULTS).records if made.code == "OK")
+    archive, path = Archive(tmp_path), tmp_path / "records" / f"{record.key}.images.csv"
+    assert archive.image_table(replace(record, sidecars={}), "best", "test") is None
+    path.parent.mkdir()
     path.write_text(content)
-    assert read(path) == scores
-    if "0.75" in content:
-        with pytest.raises(ValueError, match="'a' is there twice"):
-            all_image_scores(path)
+    if not said:
+        assert read(path) == ({"a": 0.25, "b": 0.5}, {})
+        return
+    with pytest.raises(ValueError, match=said):
+        image_tables(path)
+    assert Archive(tmp_path).image_table(replace(record, sidecars={}), "best", "test") is None
 
 
 def test_packed_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -120,7 +112,7 @@ def test_packed_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "x.images.csv.gz").write_bytes(gzip.compress(text))
     path = sidecar(tmp_path / "x.json", "images.csv")
     assert read_sidecar(path, expected=digest(text)) == text
-    assert there(read(path, model="last"))[0] == {"a": 0.75}
+    assert read(path, model="last")[0] == {"a": 0.75}
     (tmp_path / "x.images.csv").write_bytes(text)
     assert sidecar(tmp_path / "x.json", "images.csv").suffix == ".csv"
 
