@@ -193,6 +193,21 @@ def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_
     return Estimate(mean=estimate.mean - value, n=len(ours), seeds=both)
 
 
+class Ratio(NamedTuple):
+    """A method's cost over a baseline's, with a 95 % interval where there are several rounds; memory does not vary."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Geometric mean of the ratios by round, with a 95 % t interval of their logarithms (none for a single round)."""
+    logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
+    ends = map(math.exp, of_seeds(logs).interval() or ())
+    return Ratio(math.exp(statistics.fmean(logs)), *ends)
+
+
 SIMULATIONS, MANY = 20_000, 100
 
 

@@ -112,15 +112,10 @@ class RecordStore:
         return read
 
     def find(self, key: str) -> Record | None:
-        """As `summary`, but None where the file is not a readable record (`summaries` and `problem` report those). Raises Unread: the
+        """As `summary`, but None where the file is not a readable record (`summaries` reports those). Raises Unread: the
         system did not let us read the file, so its content is not known."""
         read = self._read(key)
         return None if isinstance(read, str) else read
-
-    def problem(self, key: str) -> str:
-        """Why a file is not a readable record; empty if it is one, or if there is no file. Raises Unread, as `find`."""
-        read = self._read(key)
-        return read if isinstance(read, str) else ""
 
     def _read(self, key: str) -> Record | str | None:
         """The record, or why its file cannot be read as one; None without a file. Raises Unread, as `find`."""
@@ -168,7 +163,7 @@ class RecordStore:
 
     def _set_aside_unreadable(self, path: Path) -> None:
         """Rename an unreadable file and its sidecar files to end in ``.unreadable``, so that a new record overwrites nothing."""
-        if self.problem(path.stem):
+        if isinstance(self._read(path.stem), str):
             for file in filter(os.path.lexists, [*sidecars_of(path).values(), path]):
                 os.replace(file, f"{file}.unreadable")
 

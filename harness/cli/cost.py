@@ -140,14 +140,10 @@ def _compared(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.rounds < 1:
-        raise UsageError(f"--rounds {arguments.rounds}: at least one round is needed, nine are better")
-    if arguments.threads is not None and not 1 <= arguments.threads <= 1024:
-        raise UsageError(f"--threads {arguments.threads}: give at least one thread, and at most 1024")
-    if arguments.classes is not None and arguments.classes < 2:
-        raise UsageError(
-            f"--classes {arguments.classes}: background and one class are two; leave it out for the binary task"
-        )
+    for name, least, most in (("rounds", 1, 10**6), ("threads", 1, 1024), ("classes", 2, 255)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name} {value}: give at least {least}, and at most {most}")
 
 
 def _device(name: str | None) -> torch.device:

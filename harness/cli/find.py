@@ -55,12 +55,6 @@ def find_key(
 def find_record(store: RecordStore, wanted: str) -> Record:
     """The whole record of the run that ``wanted`` names (`find_key`). Raises UsageError: none, several, or it cannot be read."""
     keys = [path.stem for path in store.files()]
-    if not any(key.startswith(wanted) for key in keys):
-        started = sorted(path.name for path in store.root.glob("state/*") if wanted and path.name.startswith(wanted))
-        if started:
-            raise UsageError(
-                f"run {started[0]} has no record yet; sam-peft status --results {store.root} says where it is"
-            )
 
     def runs() -> dict[str, Run]:
         return {record.key: record.run for record in store.summaries()[0]}

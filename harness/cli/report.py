@@ -6,7 +6,6 @@ The site has a leaderboard, then a page for each benchmark.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from harness.dispatch.sweeps import read_sweeps
 from harness.planning.data import network_images
 from harness.registry import BENCHMARKS, is_own
 from harness.report.figures import draw
-from harness.report.site import INDEX, LEADERBOARD, WRITTEN, site
+from harness.report.site import INDEX, WRITTEN, site
 from harness.report.style import FORMATS, encoded_figure
 from harness.studies import load_study
 from harness.system.errors import UsageError
@@ -54,9 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         links=dict(options.link),
         withheld="Photographs: name their folder by --data DIR; --photographs all also shows those that may not be redistributed.",
     )  # fmt: skip
-    for name in pages:
-        if not is_free(folder / name):
-            raise UsageError(f"--out {folder}: {name} exists and is not a page of a report; name another folder")
+    require_own_site(folder)
     for name, text in pages.items():
         write_file(folder / name, text, what="page")
     size = sum(len(text.encode()) for text in pages.values()) / 1e6
@@ -116,16 +113,15 @@ def is_redistributable(record: Record) -> bool:
         return False
 
 
-def is_free(path: Path) -> bool:
-    """Whether a page may be written there: there is nothing, an empty file, or an earlier page."""
-    if not os.path.lexists(path):
-        return True
+def require_own_site(folder: Path) -> None:
+    """Raises UsageError: there are files in the folder, and not an earlier site's first page."""
     try:
-        with open(open_regular(path), "rb") as file:
-            begin = file.read(8192)
-    except (OSError, ValueError):  # a link, a pipe, a file that cannot be read
-        return False
-    return not begin or (WRITTEN.encode() in begin if path.name != LEADERBOARD else begin.startswith(b"row,"))
+        with open(open_regular(folder / INDEX), "rb") as file:
+            is_own = WRITTEN.encode() in file.read(8192)
+    except (OSError, ValueError):  # there is none, or a link, a pipe, a file that cannot be read
+        is_own = False
+    if not is_own and folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"--out {folder} holds files that are not a report's; name another folder")
 
 
 def _link(text: str) -> tuple[str, str]:

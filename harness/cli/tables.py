@@ -21,9 +21,8 @@ from harness.system.streams import say, say_skipped, terminal_width
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     root = results_of(options)
-    metrics = [name.strip() for name in options.metrics.split(",")] if options.metrics is not None else []
     study = load_study(options.study) if options.study else None
-    prints_only = [name for name in ("metrics", "details", "json", "with") if getattr(options, name)]
+    prints_only = [name for name in ("details", "json", "with") if getattr(options, name)]
     if joined := getattr(options, "with"):
         _require_joinable(study, joined, root)
     if options.check and prints_only:
@@ -31,25 +30,25 @@ def main(argv: list[str] | None = None) -> int:
             f"--check compares written pages, and --{prints_only[0]} only prints; leave one of the two out"
         )
     archive = Joined(root, joined) if joined else Archive(root)
-    pages = pages_below(archive, study=study, metrics=metrics, details=options.details)
-    say_skipped(pages.skipped)
+    makers, skipped = pages_below(archive, study=study, details=options.details)
+    say_skipped(skipped)
+    pages = {name: make() for name, make in makers.items()}
     if options.json:
-        print(json.dumps([as_data(make()) for make in pages.content.values()], indent=1))
+        print(json.dumps([as_data(page) for page in pages.values()], indent=1))
         return 0
-    if not pages.content:
+    if not pages:
         say(f"no record below {root}, so there is no table")
     if options.check:
-        return _check(root, pages.files(root, style=options.format), style=options.format, whole=study is None)
+        return _check(root, files_of(pages, root, style=options.format), style=options.format, whole=study is None)
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
-    page_by_name = {name: make() for name, make in pages.content.items()}
-    files = files_of(page_by_name, root, style=options.format)
+    files = files_of(pages, root, style=options.format)
     try:
         for path, text in files.items():
             if not prints_only:
                 write_file(path, text, what="table")
     finally:  # a folder that is there to be read has tables all the same
         style: Format = "text" if width else options.format
-        print(*(write(page, style=style, width=width or 100) for page in page_by_name.values()), sep="\n", end="")
+        print(*(write(page, style=style, width=width or 100) for page in pages.values()), sep="\n", end="")
     for path in files if not prints_only else ():
         print(f"written: {path}", file=sys.stderr)
     if prints_only:
@@ -74,7 +73,6 @@ def parser() -> CommandParser:
         action="store_true",
         help="also parameters, updates, rates and how they were chosen; only prints",
     )
-    p.add_argument("--metrics", metavar="NAMES", help="columns of these metrics, such as iou,dice; only prints")
     form = p.add_mutually_exclusive_group()
     form.add_argument(
         "--format", choices=sorted(SUFFIX), default="markdown",

@@ -27,7 +27,6 @@ class Difference:
         low, high: the 95 % interval; None for a single seed.
         n: seeds that both have.
         estimate: the mean with the parts of its variance.
-        simultaneous: whether the interval holds for all rows of its table at once.
     """
 
     mean: float
@@ -36,7 +35,6 @@ class Difference:
     n: int
     over: Over = "seeds"
     estimate: stats.Estimate | None = None
-    simultaneous: bool = False
 
     @classmethod
     def of(cls, estimate: stats.Estimate, *, over: Over = "seeds") -> Difference:
@@ -124,13 +122,11 @@ def simultaneous(
         images, clusters = (None if share else _common_images(samples, here)) or (None, None)
         families.append(stats.family(runs, images, clusters=clusters, test_share=share, prior=prior))
         over.append("splits" if share else "seeds" if images is None else "seeds and images")
-    means = [each.means for each in families] + [np.mean([each.means for each in families], axis=0)]
-    halves = [stats.max_t([each]) for each in families] + [stats.max_t(families)]
-    counts = [len(here) for here in seeds] + [min(map(len, seeds))]
+    parts = [*([each] for each in families), families]
+    counts = [*map(len, seeds), min(map(len, seeds))]
     differences: dict[str, list[Difference]] = {row: [] for row in rows}
-    for each, half, n, kind in zip(means, halves, counts, [*over, over[0]], strict=True):
-        for row, mean, low, high in zip(
-            rows, each.tolist(), (each - half).tolist(), (each + half).tolist(), strict=True
-        ):
-            differences[row].append(Difference(mean=mean, low=low, high=high, n=n, over=kind, simultaneous=True))
+    for part, n, kind in zip(parts, counts, [*over, over[0]], strict=True):
+        means, halves = np.mean([each.means for each in part], axis=0), stats.max_t(part)
+        for row, mean, half in zip(rows, means.tolist(), halves.tolist(), strict=True):
+            differences[row].append(Difference(mean=mean, low=mean - half, high=mean + half, n=n, over=kind))
     return differences

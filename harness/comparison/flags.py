@@ -22,14 +22,6 @@ MEANINGS: Mapping[str, str] = {
 """Code -> the footnote of a table."""
 
 
-def search_start(record: Record) -> int | None:
-    """T_B, the last epoch before α's updates begin; None for a run without such a stage."""
-    config = record.run.method_config
-    start = config.get("search_start_epoch")
-    searched = config.get("stagewise") and isinstance(start, int) and 0 < start < len(record.history)
-    return start if searched else None
-
-
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
     """The flag of a run whose mixture says nothing about the choice of α. Empty for other runs, without α, and for a control
     without a search. ``last`` is softmax(α) at the end of training. Older records do not hold how far α could move."""

@@ -156,7 +156,6 @@ class Grid:
     runs: pd.DataFrame
     archive: Archive
     _samples: dict[tuple[str, Column], Sample] = field(default_factory=dict, init=False)
-    _differences: dict[tuple[str, str, Column], Difference | None] = field(default_factory=dict, init=False)
 
     @cached_property
     def cells(self) -> Mapping[tuple[str, Column], Cell]:
@@ -246,11 +245,8 @@ class Grid:
         return dict(zip(self.scores["row"], self.scores["model"], strict=True))
 
     def difference(self, row: str, baseline: str, column: Column) -> Difference | None:
-        """Row minus baseline, paired by seed and image, computed once; None if they have no seed in common."""
-        pair = (row, baseline, column)
-        if pair not in self._differences:
-            self._differences[pair] = self.sample(row, column).minus(self.sample(baseline, column))
-        return self._differences[pair]
+        """Row minus baseline, paired by seed and image; None if they have no seed in common."""
+        return self.sample(row, column).minus(self.sample(baseline, column))
 
     def mean_difference(self, row: str, baseline: str) -> Difference | None:
         """Row minus baseline in the mean over the benchmarks' leading columns; None where one of the two has a gap."""

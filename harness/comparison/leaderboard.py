@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from harness.archive.archive import STATES
 from harness.archive.measured import CostRecord, MethodCost
@@ -19,7 +19,7 @@ from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.names import BASELINES, UNTUNED
 from harness.comparison.rows import baseline_of, plain_values
 from harness.protocols.keys import hashed_options
-from harness.statistics import of_seeds
+from harness.statistics import Ratio, paired_ratio
 from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
 
@@ -242,21 +242,6 @@ def costs_of(grid: Grid, session: CostRecord) -> dict[str, MethodCost]:
 def _of_a_step(method: str, config: Mapping[str, object]) -> dict[str, object]:
     """The options that change the cost of a step, as JSON holds them."""
     return {name: value for name, value in plain_values(hashed_options(method, config)).items() if name not in FREE}
-
-
-class Ratio(NamedTuple):
-    """A method's cost over a baseline's, with a 95 % interval where there are several rounds; memory does not vary."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """Geometric mean of the ratios by round, with a 95 % t interval of their logarithms (none for a single round)."""
-    logs = [math.log(value / base) for value, base in zip(values, baseline, strict=True)]
-    ends = map(math.exp, of_seeds(logs).interval() or ())
-    return Ratio(math.exp(statistics.fmean(logs)), *ends)
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:

@@ -110,12 +110,6 @@ class Claim:
     benchmarks: tuple[str, ...] = ()
     cost: str = ""
 
-    def against(self, ours: Difference) -> Difference | None:
-        """Ours minus the number that is expected; None where only a direction is."""
-        if self.expected[0] in "<>" or ours.estimate is None:
-            return None
-        return Difference.of(stats.differ(ours.estimate, float(self.expected), error=0.0, df=1))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Papers:

@@ -35,7 +35,6 @@ def grids(
     protocol: str = "",
     study: Study | None = None,
     runs: pd.DataFrame | None = None,
-    metrics: Sequence[str] = (),
 ) -> list[Grid]:
     """The tables of a results folder: one for each protocol's hash, backbone, checkpoint and copy of the data. Real images come before
     generated ones, many rows before few. No two tables have the same title.
@@ -45,7 +44,6 @@ def grids(
         study: its rows, benchmarks and seeds, with or without records; of runs whose rules are those that the study sets and its card
             has, whatever their protocol's hash.
         runs: only these, whatever their rules, in place of all that are not trials.
-        metrics: the columns of every benchmark, in place of the study's or the papers' choice.
     """
     given = runs is not None
     if runs is None:  # a row of a study that names a value also shows runs that were trials of a tuning
@@ -62,7 +60,7 @@ def grids(
         hashes = [run.protocol_hash if given or _card_of(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
-        _grid(copy, archive, study=study, metrics=metrics)
+        _grid(copy, archive, study=study)
         for _, here in runs.groupby(alike, sort=False)
         for _, copy in here.groupby(_copies(list(here["run"])))
     ]
@@ -110,7 +108,7 @@ def _copies(runs: Sequence[Run]) -> list[int]:
     return [[other for other in order if other[0] == kind[0]].index(kind) if kind[1] else 0 for kind in kinds]
 
 
-def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics: Sequence[str]) -> Grid:
+def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
     """The table of these runs, under a title that another may have too. A title names what differs from the card, and files and weights
     other than the study's."""
     import pandas as pd
@@ -125,9 +123,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None, metrics:
         benchmarks, lines = list(study.benchmarks), study_lines(study)
         planned = {(row, name): set(study.seeds) for row, _, _ in lines for name in benchmarks}
     by_benchmark = {name: runs[runs["benchmark"] == name].drop_duplicates("key") for name in benchmarks}
-    columns = tuple(
-        column for name, here in by_benchmark.items() for column in _columns(name, here, study=study, metrics=metrics)
-    )
+    columns = tuple(column for name, here in by_benchmark.items() for column in _columns(name, here, study=study))
     firsts: list[Run] = list(runs.sort_values("key").drop_duplicates("benchmark")["run"])
     cards = [card(run.protocol, run.benchmark) for run in firsts]
     changed = {run.benchmark: from_card(run.rules, of_card or {}) for run, of_card in zip(firsts, cards, strict=True)}
@@ -226,7 +222,7 @@ def _test_share(record: Record, column: Column) -> float:
     return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 
-def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None, metrics: Sequence[str]) -> Iterator[Column]:
+def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Iterator[Column]:
     """The columns of one benchmark by split and metric. Where images that nothing trained on are tested with the given ones, all of them
     lead, and the official ones follow."""
     runs: list[Run] = list(frame["run"])
@@ -236,9 +232,7 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None, metric
             if split != "val":
                 scored.setdefault(split, set()).update(scores)
     known = set().union(*scored.values())
-    if metrics:
-        names = tuple(name for name in metrics if name in known or not known)
-    elif study is not None and study.table.metrics != "paper":
+    if study is not None and study.table.metrics != "paper":
         names = tuple(study.table.metrics)
     else:
         names = shown_metrics(benchmark, runs, scored=known)

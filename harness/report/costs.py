@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from harness.archive.measured import CostRecord, MethodCost, setups
-from harness.comparison.leaderboard import Ratio, paired_ratio, ratios_to
+from harness.comparison.leaderboard import ratios_to
 from harness.comparison.papers import Papers
 from harness.report.formats import Number, Page, Table, Value, heads
+from harness.statistics import Ratio, paired_ratio
 from harness.studies import Row
 
 DETAILS: Mapping[str, tuple[str, str, float, int]] = {

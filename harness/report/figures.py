@@ -86,8 +86,6 @@ def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) ->
     ax.grid(visible=True, axis="x")
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"points to {board.baseline}: {named(board, benchmark)}")
-    joint = any(found.simultaneous for found in points.values())
-    legend = "95 % confidence intervals" + (", simultaneous for all rows (max-T)" if joint else "")
     shaded = (
         " Shaded: cannot be told apart from it."
         if any(board.verdict(r, benchmark) == "not distinguishable" for r in points)
@@ -97,7 +95,8 @@ def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) ->
         "" if all(board.verdict(row, benchmark) for row in points) else " Open: no interval, as where a run collapsed."
     )
     return figure, (
-        f"Difference to {board.baseline} in points, positive is better; {legend}.{shaded}{opened} {caption(board)}"
+        f"Difference to {board.baseline} in points, positive is better; 95 % confidence intervals, simultaneous for all rows (max-T)."
+        f"{shaded}{opened} {caption(board)}"
     )
 
 

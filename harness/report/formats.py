@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from harness.comparison.differences import Difference
@@ -100,7 +97,6 @@ class Page:
         note: a warning above all tables.
         foot: how to read all tables.
         numbers: the content as CSV, one number per line.
-        verb: the verb that writes it.
         with_csv: whether its numbers are also written as a CSV file.
     """
 
@@ -109,7 +105,6 @@ class Page:
     tables: Sequence[Table] = ()
     foot: Sequence[str] = ()
     numbers: pd.DataFrame | None = None
-    verb: str = "tables"
     with_csv: bool = False
 
     @property
@@ -187,7 +182,7 @@ def as_spreadsheet(numbers: pd.DataFrame) -> str:
 
 
 def as_markdown(page: Page) -> str:
-    lines = [f"# {markdown(page.title)}", "", f"<!-- written by `sam-peft {page.verb}`; edit no number here -->"]
+    lines = [f"# {markdown(page.title)}", "", "<!-- written by `sam-peft tables`; edit no number here -->"]
     if page.note:
         lines += ["", f"*{markdown(page.note)}*"]
     marks = {"": "{}", "best": "**{}**", "tied": "{} ≈"}
@@ -221,31 +216,25 @@ def _legend(page: Page, *, best: str, tied: str) -> list[str]:
     ]
 
 
+_MATHS = {
+    "±": "pm", "↑": "uparrow", "↓": "downarrow", "‡": "ddagger", "·": "cdot", "≈": "approx", "≤": "le", "≥": "ge", "×": "times",
+    "Δ": "Delta", "α": "alpha", "β": "beta", "γ": "gamma", "φ": "varphi", "ω": "omega", "σ": "sigma", "τ": "tau",
+}  # fmt: skip
+"""Commands of math mode."""
 _TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         **{letter: rf"\{letter}" for letter in "&%$#_{}"},
-        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\ldots{}", "−": "$-$"},
-        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': "''"},
-        **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$"},
         **{
-            "·": r"$\cdot$",
-            "≈": r"$\approx$",
-            "≤": r"$\le$",
-            "≥": r"$\ge$",
-            "×": r"$\times$",
+            "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}",
+            "–": "--",
+            "…": r"\ldots{}",
+            "−": "$-$",
             "§": r"\S{}",
-            "Δ": r"$\Delta$",
         },
-        **{
-            "α": r"$\alpha$",
-            "β": r"$\beta$",
-            "γ": r"$\gamma$",
-            "φ": r"$\varphi$",
-            "ω": r"$\omega$",
-            "σ": r"$\sigma$",
-            "τ": r"$\tau$",
-        },
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}", '"': "''"},
+        **{sign: rf"$\{name}$" for sign, name in _MATHS.items()},
     }
 )
 """Characters that are special in LaTeX, or missing in some fonts."""
@@ -285,16 +274,11 @@ def tex(text: str) -> str:
     return printable_line(text).translate(_TEX)
 
 
-GAP = "  "
-SHORTEST_HEADING = 12
-"""Letters of a heading before it is wrapped, however short its cells."""
-
-
 def as_text(page: Page, *, width: int) -> str:
     """For a terminal: columns aligned, a table that is too wide split between its columns, long lines wrapped."""
-    lines = [page.title, "=" * min(width, _width(page.title)), *(_wrapped(page.note, width) if page.note else [])]
+    lines = [page.title, "=" * min(width, len(page.title)), *(_wrapped(page.note, width) if page.note else [])]
     for table in page.tables:
-        lines += ["", *_wrapped(table.heading, width), "-" * min(width, _width(table.heading))]
+        lines += ["", *_wrapped(table.heading, width), "-" * min(width, len(table.heading))]
         lines += [part for line in table.above for part in _wrapped(line, width)]
         lines += ["", *fitted(table, width=width)] if table.columns else []
         lines += ["", *(part for line in table.below for part in _wrapped(line, width))] if table.below else []
@@ -303,68 +287,24 @@ def as_text(page: Page, *, width: int) -> str:
     return printable("\n".join(line.rstrip() for line in lines)) + "\n"
 
 
+SIGNS = {"": "  ", "best": " *", "tied": " ≈"}
+
+
 def fitted(table: Table, *, width: int) -> list[str]:
-    """The lines of a table. A table that is wider than ``width`` is split, with the rows' names in every part. Headings are wrapped to the
-    width of their cells, words to half of ``width``; a number has its codes below it. ``*`` is bold; a column with a mark has room for it
-    in every row."""
-    indices = range(len(table.columns))
-    marked = [any(_mark(row[index]) for row in table.rows) for index in indices]
-    signs = {"": "", "best": " *", "tied": " ≈"}
-    most = max(width // 2, SHORTEST_HEADING)
-    body: list[list[str]] = []
-    for row in table.rows:
-        folded = []
-        for head, value, has_marks in zip(table.columns, row, marked, strict=True):
-            if head.words:
-                lines = textwrap.wrap(text_of(value), most, break_long_words=False, break_on_hyphens=False)
-                folded.append(lines or [""])
-            else:  # a code stands below its number
-                number, *codes = re.split(" (?=BLANK|COLLAPSED)", text_of(value))
-                room = "  " * has_marks
-                folded.append([number + (signs[_mark(value)] or room), *(code + room for code in codes)])
-        body += map(list, zip_longest(*folded, fillvalue=""))
-    titles = [
-        _heading(head.title, max([_width(line[index]) for line in body], default=0))
-        for index, head in enumerate(table.columns)
-    ]
-    widths = [max(_width(text) for text in [*titles[index], *(line[index] for line in body)]) for index in indices]
-    depth = max(map(len, titles))
-    top = [[([""] * (depth - len(title)) + title)[line] for title in titles] for line in range(depth)]
-    written: list[str] = []
-    for part in _parts(widths, width):
-        written += [""] if written else []
-        for line in (*top, ["-" * each for each in widths], *body):
-            written.append(
-                GAP.join(_padded(line[index], widths[index], left=table.columns[index].words) for index in part)
-            )
-    return written
+    """The lines of a table. One that is wider than ``width`` is split between its columns, with the rows' names in every part. ``*`` is
+    bold; a column with a mark has room for it in every row."""
+    import pandas as pd
 
-
-def _parts(widths: Sequence[int], most: int) -> list[list[int]]:
-    """Columns of each part of a table that is wider than ``most``, the first column in each."""
-    parts: list[list[int]] = [[0]]
-    for index in range(1, len(widths)):
-        room = most - sum(widths[other] + len(GAP) for other in parts[-1])
-        if widths[index] > room and len(parts[-1]) > 1:
-            parts.append([0])
-        parts[-1].append(index)
-    return parts
-
-
-def _heading(name: str, cells: int) -> list[str]:
-    kept = re.sub(r" (?=[↑↓])", "\N{NO-BREAK SPACE}", name)  # keeps an arrow with its metric
-    wrapped = textwrap.wrap(kept, max(cells, SHORTEST_HEADING), break_long_words=False) or [""]
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in wrapped]
-
-
-def _padded(text: str, width: int, *, left: bool) -> str:
-    space = " " * (width - _width(text))
-    return text + space if left else space + text
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: wide letters take two, combining ones none."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+    texts: list[list[str]] = []
+    for head, values in zip(table.columns, zip(*table.rows, strict=True), strict=True):
+        has_marks = any(map(_mark, values))
+        column = [text_of(value) + SIGNS[_mark(value)] * has_marks for value in values]
+        texts.append([text.ljust(max(map(len, column))) if head.words else text for text in column])
+    names, *others = texts
+    frame = pd.DataFrame(dict(enumerate(others)), index=names)
+    frame.columns = [head.title for head in table.columns[1:]]
+    with pd.option_context("display.unicode.east_asian_width", True):
+        return [line.rstrip() for line in frame.to_string(line_width=width).splitlines()]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

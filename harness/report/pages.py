@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.leaderboard import leaderboard_page
 from harness.report.scores import score_page
 from harness.studies import Row, Study, load_study, study_names
-from harness.system.errors import UsageError, did_you_mean, writing_to
+from harness.system.errors import UsageError, writing_to
 from harness.system.files import write_atomically
 from harness.system.streams import say_skipped
 
@@ -27,16 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pages:
-    """The tables of a folder; ``skipped``: unreadable files with the reason."""
-
-    content: Mapping[str, Callable[[], Page]]
-    skipped: Mapping[Path, str]
-
-    def files(self, root: Path, *, style: Format = "markdown") -> dict[Path, str]:
-        """Path in the results folder -> content."""
-        return files_of({name: make() for name, make in self.content.items()}, root, style=style)
+Makers = Mapping[str, Callable[[], Page]]
+"""Name of a page -> what makes it."""
 
 
 def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown") -> dict[Path, str]:
@@ -50,38 +42,34 @@ def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown
 
 
 def pages_below(
-    archive: Archive, *, study: Study | None = None, metrics: Sequence[str] = (), details: bool = False
-) -> Pages:
-    """The page of ``study``, of two joined folders with the rows that the first adds. Without a study: a page for each protocol, the cost
-    page if there are cost records, and the page of every study that was written before.
+    archive: Archive, *, study: Study | None = None, details: bool = False
+) -> tuple[Makers, Mapping[Path, str]]:
+    """What makes the page of ``study``, of two joined folders with the rows that the first adds; and unreadable files with the reason.
+    Without a study: a page for each protocol, the cost page if there are cost records, and the page of every study that was written.
 
     Args:
-        metrics, details: as in `harness.report.scores.score_page`.
+        details: as in `harness.report.scores.score_page`.
 
     Raises:
-        UsageError: there is no folder of records, or no record holds one of the metrics.
+        UsageError: there is no folder of records.
     """
     if study is not None and study.table.kind == "cost":
-        return Pages(content={study.name: partial(page_of_study, archive, study)}, skipped=archive.cost_problems)
+        return {study.name: partial(page_of_study, archive, study, details=details)}, archive.cost_problems
     if not archive.store.folder.is_dir():
         raise UsageError(
             f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
         )
-    held = {metric for record in archive.records for _, _, metric, _ in record.each_score()} if metrics else set()
-    for name in (name for name in metrics if name not in held):
-        raise UsageError(f"no record holds a metric {name!r}{did_you_mean(name, held)}")
     if study is not None and isinstance(archive, Joined):
         study = with_own_rows(study, archive)
     if study is not None:
-        content = {study.name: partial(page_of_study, archive, study, metrics=metrics, details=details)}
-        return Pages(content=content, skipped=archive.problems)
+        return {study.name: partial(page_of_study, archive, study, details=details)}, archive.problems
     protocols = sorted({record.run.protocol for record in archive.records})
-    makers = {name: partial(score_page, archive, protocol=name, metrics=metrics, details=details) for name in protocols}
+    makers = {name: partial(score_page, archive, protocol=name, details=details) for name in protocols}
     written = {path.stem for path in (archive.root / "tables").glob("*") if path.suffix in SUFFIX.values()}
-    for name in study_names() if not metrics else ():
+    for name in study_names():
         if name in written or (name == "cost" and archive.costs):
             makers.setdefault(name, partial(page_of_study, archive, load_study(name), details=details))
-    return Pages(content=makers, skipped={**archive.problems, **archive.cost_problems})
+    return makers, {**archive.problems, **archive.cost_problems}
 
 
 def page_of_study(
@@ -89,17 +77,16 @@ def page_of_study(
     study: Study,
     *,
     runs: pd.DataFrame | None = None,
-    metrics: Sequence[str] = (),
     details: bool = False,
 ) -> Page:
-    """The page of the kind that a study asks for; ``runs``, ``metrics`` and ``details`` as in `harness.report.scores.score_page`."""
+    """The page of the kind that a study asks for; ``runs`` and ``details`` as in `harness.report.scores.score_page`."""
     if study.table.kind == "cost":
         return replace(cost_page(archive.costs, title=study.title, details=details), numbers=archive.frame("costs"))
     if study.table.kind == "leaderboard" and baseline_of(study):
-        tables = grids(archive, study=study, runs=runs, metrics=metrics)
+        tables = grids(archive, study=study, runs=runs)
         if tables:
             return leaderboard_page(tables, study)
-    return score_page(archive, study=study, runs=runs, metrics=metrics, details=details)
+    return score_page(archive, study=study, runs=runs, details=details)
 
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
@@ -140,12 +127,13 @@ def finished_table(
     text = write(page, style=style, width=width)
     if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
         return text, None
-    pages = pages_below(archive)
-    say_skipped(pages.skipped)
+    makers, skipped = pages_below(archive)
+    say_skipped(skipped)
     if planned and not any(has_rules_of(run, planned) for run in runs):
         planned = None  # a page of the study would not show runs under other rules
-    of_study = pages_below(archive, study=planned).files(results) if planned else {}
-    for path, page_text in {**pages.files(results), **of_study}.items():
+    if planned:
+        makers = {**makers, **pages_below(archive, study=planned)[0]}
+    for path, page_text in files_of({name: make() for name, make in makers.items()}, results).items():
         with writing_to(f"table {path}", then="; regenerate it with sam-peft tables"):
             write_atomically(path, page_text)
     return text, results / "tables" / f"{planned.name if planned else runs[0].protocol}{SUFFIX['markdown']}"

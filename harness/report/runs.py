@@ -13,7 +13,7 @@ from typing import Any
 from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.comparison.flags import MEANINGS, alpha_code, search_start
+from harness.comparison.flags import MEANINGS, alpha_code
 from harness.protocols.compare import Difference, card, differing_in_words, flat, from_card
 from harness.protocols.keys import hashed_options
 from harness.registry import BENCHMARKS, METHODS
@@ -121,6 +121,14 @@ def _curves(record: Record) -> Iterator[str]:
         notes += [f"{chosen} checkpoint in epoch {record.selected_epoch}"]
     notes += [f"α learns after epoch {start} (T_B)"] if (start := search_start(record)) else []
     yield from [", ".join(notes)] if notes else []
+
+
+def search_start(record: Record) -> int | None:
+    """T_B, the last epoch before α's updates begin; None for a run without such a stage."""
+    config = record.run.method_config
+    start = config.get("search_start_epoch")
+    searched = config.get("stagewise") and isinstance(start, int) and 0 < start < len(record.history)
+    return start if searched else None
 
 
 def sparkline(values: Sequence[float], *, width: int = 32) -> str:

@@ -47,18 +47,17 @@ def score_page(
     protocol: str = "",
     study: Study | None = None,
     runs: pd.DataFrame | None = None,
-    metrics: Sequence[str] = (),
     details: bool = False,
 ) -> Page:
     """The page of a protocol, a study or some runs.
 
     Args:
-        protocol, study, runs, metrics: as in `harness.comparison.tables.grids`.
+        protocol, study, runs: as in `harness.comparison.tables.grids`.
         details: also parameters, updates, rates and how they were chosen.
     """
     import pandas as pd
 
-    page_grids = grids(archive, protocol=protocol, study=study, runs=runs, metrics=metrics)
+    page_grids = grids(archive, protocol=protocol, study=study, runs=runs)
     papers = Papers.read() if study and study.table.paper else None
     tables: list[Table] = []
     for grid in page_grids:
@@ -277,8 +276,7 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
             ]
         )
     for claim, column, difference in papers.paired_claims(grid):
-        source, beyond = f"{claim.source} [{claim.mark}]", claim.against(difference)
-        lines.append([claim.text, column.name, source, claim.expected, difference, beyond, ""])
+        lines.append([claim.text, column.name, f"{claim.source} [{claim.mark}]", claim.expected, difference, None, ""])
     if not lines:
         return []
     columns = heads(

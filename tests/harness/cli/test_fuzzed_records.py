@@ -170,7 +170,6 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (tables.main, [*results, "--study", "real-images", "--format", "latex"]),
         (tables.main, [*results, "--study", "main", "--format", "csv"]),
         (tables.main, [*results, "--study", "cost"]),
-        (tables.main, [*results, "--metrics", "iou,dice"]),
         (status.main, results),
         (status.main, [*results, "--failed"]),
         (status.main, [*results, "--json"]),

@@ -70,7 +70,7 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     assert status.main(["--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split() == ["kvasir", "leaf"]
-    assert lines[5].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
+    assert lines[4].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
     assert "4 runs: 3 finished, 1 diverged (DIVERGED)" in lines
     (failed,) = [line for line in lines if line.startswith("1 failed: sam-peft status --failed says why")]
     assert failed.endswith("the same command restarts them, on a cluster with --retry")

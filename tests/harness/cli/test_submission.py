@@ -190,17 +190,25 @@ def test_a_wrong_submission_is_refused_with_one_line(
     assert wrong[0].startswith(line)
 
 
-def test_a_row_stands_among_the_committed_ones_and_nothing_is_written(
-    board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+def test_a_row_stands_among_the_committed_ones_with_its_state_and_nothing_is_written(
+    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(path for path in board.rglob("*"))
-    words = ["--study", str(board / "two.yaml"), "--results", str(mine), "--with", str(board / "results")]
+    theirs = tmp_path / "theirs"
+    shutil.copytree(board / "results" / "records", theirs / "records")
+    (theirs / "submitted.csv").write_text("key,state\n", encoding="utf-8")
+    before = sorted(theirs.rglob("*"))
+    words = ["--study", str(board / "two.yaml"), "--results", str(mine), "--with", str(theirs)]
     assert tables_verb(words) == 0
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| BitFit", "| LoRA"))]
-    (own,) = (row for row in rows if row.startswith("| BitFit (yours) |"))
-    assert "[" in own  # its difference to the committed baseline, with an interval
-    assert any(row.startswith("| LoRA |") and "baseline" in row for row in rows)
-    assert sorted(board.rglob("*")) == before
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rows = {line[0]: line for line in lines}
+    assert {name: row[-1] for name, row in rows.items()} == {
+        "method": "state", "BitFit (yours)": "submitted", "LoRA": "rerun by maintainers",
+    }  # fmt: skip
+    assert any(
+        "[" in cell for cell in rows["BitFit (yours)"]
+    )  # its difference to the committed baseline, with an interval
+    assert "baseline" in rows["LoRA"]
+    assert sorted(theirs.rglob("*")) == before
     assert [path.name for path in mine.iterdir()] == ["records"]
 
 
@@ -242,19 +250,6 @@ def test_the_state_of_a_row_is_that_of_its_least_confirmed_run(board: Path, mine
     (both / "submitted.csv").mkdir()
     with pytest.raises(UsageError, match=r"submitted\.csv"):
         found(Archive(both))
-
-
-def test_a_table_with_rows_of_yours_shows_the_state_of_each(
-    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    theirs = tmp_path / "theirs"
-    shutil.copytree(board / "results" / "records", theirs / "records")
-    (theirs / "submitted.csv").write_text("key,state\n", encoding="utf-8")
-    words = ["--study", str(board / "two.yaml"), "--results", str(mine), "--with", str(theirs)]
-    assert tables_verb(words) == 0
-    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    shown = {line[0]: line[-1] for line in lines}
-    assert shown == {"method": "state", "BitFit (yours)": "submitted", "LoRA": "rerun by maintainers"}
 
 
 @pytest.mark.parametrize(

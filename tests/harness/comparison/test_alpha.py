@@ -7,9 +7,10 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.older import filled
-from harness.comparison.flags import alpha_code, alpha_codes, search_start
+from harness.comparison.flags import alpha_code, alpha_codes
 from harness.report.formats import write
 from harness.report.pages import pages_below
+from harness.report.runs import search_start
 from tests.harness.report.sample import record, store_of
 from tests.values import there
 
@@ -49,7 +50,7 @@ def test_tables_flag_a_row_whose_alpha_stayed_uniform(tmp_path: Path):
         record(method="naslora", config={"rank": 4}, changed={"rank": 4}, architecture=[CHOSEN]),
         record(),
     ]
-    (make,) = pages_below(Archive(store_of(tmp_path, made).root)).content.values()
+    (make,) = pages_below(Archive(store_of(tmp_path, made).root))[0].values()
     page = write(make())
     (flagged,) = [line for line in page.splitlines() if line.startswith("| ") and "ALPHA_UNIFORM" in line]
     assert flagged.startswith("| NAS-LoRA ALPHA_UNIFORM |")

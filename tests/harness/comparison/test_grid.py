@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from harness.archive.archive import row_identity, trials_among
 from harness.archive.older import with_plans
-from harness.comparison import Grid, grids, rows
+from harness.comparison import Grid, grids
 from harness.comparison.rows import is_row
 from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
@@ -255,13 +254,6 @@ def test_trials_of_tuning_are_in_a_frame_only_on_request() -> None:
     assert trials_among([lost, luck]) == {lost.key}, "the chosen trial is all there is"
 
 
-def test_rows_of_a_frame_name_every_run() -> None:
-    archive = MadeUp([record(), record(seed=1), record(method="decoder")])
-    frame = rows(archive.frame("runs"))
-    assert frame.groupby("row")["seed"].count().to_dict() == {"LoRA": 2, "Decoder alone": 1}
-    assert frame["table"].nunique() == 1
-
-
 @pytest.mark.parametrize(
     ("own", "scores", "metrics"),
     [
@@ -382,15 +374,6 @@ def test_a_benchmark_with_three_test_splits_leads_with_all_of_them() -> None:
     assert len(grid.columns) == 6
     leading = grid.first_columns["trans10k_v1"]
     assert (leading.split, leading.metric) == ("all", "miou")
-
-
-def test_an_order_of_records_changes_nothing() -> None:
-    records = three(0.1) + three(0.05, method="decoder") + [record(), record(protocol_hash="bbbb")]
-    found = [
-        [(grid.title, texts(grid)) for grid in grids(MadeUp([records[index] for index in order]))]
-        for order in itertools.islice(itertools.permutations(range(len(records))), 0, 40000, 9999)
-    ]
-    assert all(each == found[0] for each in found)
 
 
 def test_a_joint_protocol_has_columns_of_each_test_set_and_none_of_all_together() -> None:

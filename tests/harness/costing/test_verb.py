@@ -43,9 +43,9 @@ def test_a_device_in_use_is_refused(tmp_path, says, monkeypatch) -> None:
     [
         (["--methods", "lorra"], "did you mean 'lora'"),
         (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
-        (["--methods", "lora", "--rounds", "0"], "at least one round"),
+        (["--methods", "lora", "--rounds", "0"], "--rounds 0: give at least 1"),
         (["--methods", "lora", "--backbone", "tiny", "--image-size", "100"], "or 96 or 112"),
-        (["--methods", "lora", "--threads", "-2"], "at least one thread"),
+        (["--methods", "lora", "--threads", "-2"], "--threads -2"),
         (["--methods", "lora", "--classes", "-3"], "--classes -3"),
         (["--methods", "lora", "--batch", "0"], "at least 1"),
         (["--methods", "lora", "--backbone", "tiny", "--shared", "--results", "/proc/nope"], "cannot be written"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,6 @@ def render(
     root: Path = Path("nowhere"),
     study: Study | None = None,
     runs: Iterable[Run] | None = None,
-    metrics: Sequence[str] = (),
     style: Format = "markdown",
     width: int = 100,
     details: bool = False,
@@ -70,7 +69,6 @@ def render(
     archive = MadeUp(records, root=root)
     content: dict[str, Any] = {
         "runs": None if runs is None else frame_of_plan(archive, runs),
-        "metrics": metrics,
         "details": details,
     }
     page = page_of_study(archive, study, **content) if study else score_page(archive, **content)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.report.formats import write
-from harness.report.pages import Pages, pages_below
+from harness.report.pages import Makers, pages_below
 from tests.values import RESULTS
 
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md")}
@@ -20,15 +20,15 @@ def _card() -> None:
 
 
 @pytest.fixture(scope="module")
-def pages() -> Pages:
-    return pages_below(Archive(RESULTS))
+def pages() -> Makers:
+    return pages_below(Archive(RESULTS))[0]
 
 
 @pytest.mark.parametrize("name", ["mini", "demo", "cost"])
-def test_a_page_is_what_the_records_give(pages: Pages, name: str) -> None:
+def test_a_page_is_what_the_records_give(pages: Makers, name: str) -> None:
     """Of every kind one; the check of the committed results (``sam-peft tables --check``) has them all."""
-    assert write(pages.content[name]()) == TEXTS[name]
-    assert pages.content.keys() == TEXTS.keys()
+    assert write(pages[name]()) == TEXTS[name]
+    assert pages.keys() == TEXTS.keys()
 
 
 def test_means_and_deviations_are_those_of_pandas() -> None:

@@ -179,6 +179,8 @@ def test_csv_is_a_number_a_line_in_si_units(tmp_path: Path, says) -> None:
 def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, says) -> None:
     words, store = ["--results", tmp_path], CostStore(tmp_path)
     store.write(session())
+    said = says(main, *words, "--study", "cost", "--details")
+    assert "activations" in said
     says(main, *words, "--study", "cost")
     assert "NVIDIA H100" in (tmp_path / "tables" / "cost.md").read_text(encoding="utf-8")
     (tmp_path / "records").mkdir()
@@ -186,7 +188,4 @@ def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, says) -
     store.write(replace(session(), session="fedcba98"))
     says(main, *words, "--check", code=1)
     (tmp_path / "cost" / "bad.json").write_text("{")
-    (tmp_path / "cost" / "foreign.json").write_text("[1]")
-    said = says(main, *words)
-    assert "bad.json" in said
-    assert "foreign.json: " in said
+    assert "bad.json" in says(main, *words)
