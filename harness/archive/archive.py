@@ -45,14 +45,11 @@ class Archive:
 
     Args:
         root: the results folder; one that does not exist is empty.
-
-    ``whole(key)``: a listed record with its history; `RecordStore.architecture` reads that of α.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store = RecordStore(root)
-        self.whole = cache(self._read_whole)
         self._images_of = cache(self._read_images)
 
     @cached_property
@@ -84,7 +81,8 @@ class Archive:
         """Files that are not readable cost records, with the reason."""
         return self._sessions[1]
 
-    def _read_whole(self, key: str) -> Record:
+    def whole(self, key: str) -> Record:
+        """A listed record with its history; `RecordStore.architecture` reads that of α."""
         record = self.store.summary(key)
         assert record is not None
         return record
@@ -150,18 +148,12 @@ class Archive:
         Raises:
             ValueError: a sidecar file is not what was written with its record.
         """
-        if kind == "runs" and not trials:
-            return self._runs
         return frame(self, kind, self.records if trials else self._results)
 
     @cached_property
     def _results(self) -> list[Record]:
         left_out = trials_among(self.records)
         return [record for record in self.records if record.key not in left_out]
-
-    @cached_property
-    def _runs(self) -> pd.DataFrame:
-        return frame(self, "runs", self._results)
 
 
 class Joined(Archive):

@@ -73,7 +73,6 @@ class Cell:
         values: seed -> score in [0, 1] of runs that ended well.
         codes: seed -> why there is no score, or why it does not count.
         blank: whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'.
-        test_share: images tested over images trained on where every seed has its own split, else 0.
     """
 
     row: str
@@ -81,7 +80,6 @@ class Cell:
     values: Mapping[int, float]
     codes: Mapping[int, str]
     blank: bool = False
-    test_share: float = 0.0
 
     @property
     def planned(self) -> tuple[int, ...]:
@@ -139,7 +137,7 @@ class Grid:
         overrides: how its rules differ from the card's, in words; None where the card is not known.
         rows: by name, in order; a row of a study may have no run.
         columns: in order.
-        scores: a line for each seed of each cell, planned or run: the columns `TIDY`, blank and test_share (`Cell`). ``model`` is the one
+        scores: a line for each seed of each cell, planned or run: the columns `TIDY`, and blank (`Cell`). ``model`` is the one
             that is scored; ``code`` is OK, or why there is no value; ``protocol_hash`` and ``manifest`` are those of the run.
         runs: its runs, as `harness.comparison.rows.rows` gives them.
     """
@@ -172,7 +170,6 @@ class Grid:
                     values={line["seed"]: line["value"] for line in lines if not math.isnan(line["value"])},
                     codes={line["seed"]: line["code"] for line in lines if line["code"] != "OK"},
                     blank=any(line["blank"] for line in lines),
-                    test_share=max((line["test_share"] for line in lines), default=0.0),
                 )  # fmt: skip
         return cells
 
@@ -226,8 +223,9 @@ class Grid:
         cell, scale = self.cells[row, column], 100 * column.sign
         images: dict[int, ImageScores] = {}
         clusters: dict[str, str] = {}
-        model = self.models[row]
-        for record in self.records_of(row, column.benchmark) if not cell.test_share else ():
+        model, records = self.models[row], self.records_of(row, column.benchmark)
+        share = max((_test_share(record, column) for record in records), default=0.0)
+        for record in records if not share else ():
             read = self.archive.image_table(record, model, column.split) if record.code == "OK" else None
             scores = read.scores.get(column.metric) if read and record.run.seed in cell.seeds else None
             if read is None or scores is None:
@@ -236,7 +234,7 @@ class Grid:
                 images[record.run.seed] = (read.stems, scale * scores)
                 clusters.update(read.clusters)
         by_seed = {seed: scale * cell.values[seed] for seed in cell.seeds}
-        made = Sample(by_seed=by_seed, images=images, clusters=clusters, test_share=cell.test_share)
+        made = Sample(by_seed=by_seed, images=images, clusters=clusters, test_share=share)
         return self._samples.setdefault((row, column), made)
 
     @cached_property
@@ -315,6 +313,12 @@ class Grid:
         blank = self.scores.groupby(CELL, sort=False)["blank"].transform("any")
         code = self.scores["code"].mask((self.scores["code"] == "OK") & blank, "BLANK")
         return self.scores.assign(code=code)[TIDY]
+
+
+def _test_share(record: Record, column: Column) -> float:
+    """Images tested over images trained on where every seed has its own split, else 0."""
+    trained = record.counts.get("train") if record.run.rules.get("split_follows_seed") else 0
+    return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 
 CELL = ["row", "benchmark", "split", "metric"]

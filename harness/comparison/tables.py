@@ -176,7 +176,6 @@ def _scores(
                     "split": column.split, "metric": column.metric, "seed": seed,
                     "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
                     "blank": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.parts(r)),
-                    "test_share": max((_test_share(r, column) for r in here), default=0.0),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip
@@ -186,11 +185,8 @@ def _outcome(runs: Sequence[Record], column: Column, model: str) -> tuple[float 
     """What the runs of one row and seed contribute to a cell: the score; OK, or why there is no score or why it does not count; and the run
     that it comes from. A run that finished takes precedence over one that failed."""
     ended = [record for record in runs if record.code == "OK"]
-    scored = []
-    for record in ended:
-        value = record.scores.get(model, {}).get(column.split, {}).get(column.metric)
-        if value is not None and math.isfinite(value):
-            scored.append((value, record))
+    values = [record.scores.get(model, {}).get(column.split, {}).get(column.metric, math.nan) for record in ended]
+    scored = [(value, record) for value, record in zip(values, ended, strict=True) if math.isfinite(value)]
     if scored:
         value, record = scored[0]
         return value, "OK" if all(other == value for other, _ in scored) else CONFLICT, record
@@ -214,12 +210,6 @@ def _under_other_rules(records: Sequence[Record]) -> set[int]:
     (first, most), *others = Counter(kinds).most_common()
     led = most > others[0][1]
     return {r.run.seed for r, kind in zip(records, kinds, strict=True) if not led or kind != first}
-
-
-def _test_share(record: Record, column: Column) -> float:
-    """Images tested over images trained on where every seed has its own split, else 0."""
-    trained = record.counts.get("train") if record.run.rules.get("split_follows_seed") else 0
-    return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 
 def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Iterator[Column]:

@@ -34,16 +34,14 @@ STEP_NOTES = (
 )
 
 
-def cost_page(
-    records: Iterable[CostRecord], *, title: str, papers: Papers | None = None, details: bool = False
-) -> Page:
+def cost_page(records: Iterable[CostRecord], *, title: str, details: bool = False) -> Page:
     """For every comparability key the cost of a step, also against baselines; with ``details`` all that was measured."""
     records = list(records)
     named = setups(records)
     tables: list[Table] = []
     for key in sorted(named, key=lambda key: (named[key], key)):
         sessions = sorted((record for record in records if record.key == key), key=lambda session: session.session)
-        shown = [_steps(sessions), _claims(sessions, Papers.read() if papers is None else papers)]
+        shown = [_steps(sessions), _claims(sessions)]
         shown += [_details(sessions)] if details else []
         tables += [replace(table, heading=f"{table.heading} · {named[key]}") for table in shown if table.rows]
     nothing = Table(heading="cost", above=["No cost record yet; measure with sam-peft cost."])
@@ -129,10 +127,10 @@ def _details(sessions: Sequence[CostRecord]) -> Table:
     return Table(heading="details", level=3, columns=heads("method", *titles), rows=rows, below=below)
 
 
-def _claims(sessions: Sequence[CostRecord], papers: Papers) -> Table:
+def _claims(sessions: Sequence[CostRecord]) -> Table:
     """Claims of papers about cost, with each session that measured both rows."""
     rows: list[list[Value]] = []
-    for claim in papers.claims if sessions[0].comparability.task == "binary" else ():
+    for claim in Papers.read().claims if sessions[0].comparability.task == "binary" else ():
         for session in sessions if claim.cost else ():
             first, second = (
                 next((cost for cost in session.methods if cost.label == row.method and not row.options), None)

@@ -33,7 +33,6 @@ from harness.report.style import (
     cut,
     limits,
     new_figure,
-    panels,
     styled,
 )
 from harness.system.streams import say
@@ -201,8 +200,13 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
         return None
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = panels(len(rows), columns=3, width=PAGE * min(3, 1 + len(rows)) / 3, height=1.9, sharey=True)
-    for ax, (row, (names, histories, codes)) in zip(axes, rows.items(), strict=True):
+    across = min(3, len(rows))
+    down = -(-len(rows) // across)
+    figure = new_figure(PAGE * min(3, 1 + len(rows)) / 3, 1.9 * down)
+    axes = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
+    for empty in axes[len(rows) :]:
+        empty.remove()
+    for ax, (row, (names, histories, codes)) in zip(axes, rows.items(), strict=False):
         ax.axhline(1 / len(names), color=GREY, linewidth=0.7)
         for index, name in enumerate(names):
             lines = [
@@ -218,7 +222,7 @@ def alpha(board: Leaderboard, benchmark: str) -> tuple[Figure, str] | None:
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes[0].set_ylabel("softmax(α)")
-    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda pair: len(pair[1]))
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes[: len(rows)]), key=lambda pair: len(pair[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     legend = "Share of each operation of the searched cells (softmax of its weights α) by epoch, mean over sites and seeds; grey: all alike"
     return figure, f"{legend}. {board.columns[benchmark].title}. {caption(board)}"

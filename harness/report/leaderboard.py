@@ -38,16 +38,9 @@ def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
 
 
 def _table(board: Leaderboard, study: Study) -> Table:
-    titles = ["verdict"] if board.leading else ["mean Δ", "verdict"]
-    for name, column in board.columns.items():
-        titles += [
-            f"{column.name} (%)",
-            f"{column.title} Δ",
-            *(f"{other.name} (%)" for other in board.other_splits(name)),
-        ]
-    titles += ["encoder params (M)", "all trained (M)", "step time ×", "memory ×", "merges"]
-    states = {row: state for row in board.rows if (state := board.state(row))}
-    titles += ["state"] if states else []
+    lines = [_line(board, row) for row in board.rows]
+    has_states = any(line["state"] for line in lines)
+    titles = [title for title in lines[0] if title != "state" or has_states]
     names = ", ".join(board.columns[name].title for name in board.complete)
     setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
     below = [
@@ -62,28 +55,31 @@ def _table(board: Leaderboard, study: Study) -> Table:
         below.append(
             "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
         )
-    below += [STATE] if states else []
+    below += [STATE] if has_states else []
     below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
     return Table(
         heading=board.grid.title, above=[*([study.note] if study.note else []), *rules_in_words(board.grid)],
-        columns=heads("method", *titles, words=["verdict", "merges", "state"]), below=below,
-        rows=[[*_line(board, row), *([states.get(row)] if states else [])] for row in board.rows],
+        columns=heads(*titles, words=["verdict", "merges", "state"]), below=below,
+        rows=[[line[title] for title in titles] for line in lines],
     )  # fmt: skip
 
 
-def _line(board: Leaderboard, row: str) -> list[Value]:
+def _line(board: Leaderboard, row: str) -> dict[str, Value]:
+    """Heading -> value."""
+
     def change(benchmark: str) -> Value:
         return "baseline" if row == board.baseline else board.difference(row, benchmark)
 
-    line: list[Value] = [row, *([] if board.leading else [change("")]), board.verdict(row, board.leading) or None]
-    for name in board.columns:
-        line += [Score(cell=board.cell(row, name)), change(name)]
-        line += [Score(cell=board.grid.cells[row, column]) for column in board.other_splits(name)]
-    for count in (board.parameters(row), board.parameters(row, "trainable")):
-        line.append(Number(value=None if count is None else count / 1e6, form=".3f"))
-    for ratio in (board.ratio(row, "time"), board.ratio(row, "memory")):
-        line.append(Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None)
-    return [*line, board.merges(row) or None]
+    line: dict[str, Value] = {"method": row} if board.leading else {"method": row, "mean Δ": change("")}
+    line["verdict"] = board.verdict(row, board.leading) or None
+    for name, column in board.columns.items():
+        line |= {f"{column.name} (%)": Score(cell=board.cell(row, name)), f"{column.title} Δ": change(name)}
+        line |= {f"{other.name} (%)": Score(cell=board.grid.cells[row, other]) for other in board.other_splits(name)}
+    for title, part in (("encoder params (M)", "encoder"), ("all trained (M)", "trainable")):
+        line[title] = Number.span([board.parameters(row, part)], unit=1e6, form=".3f")
+    for title, ratio in (("step time ×", board.ratio(row, "time")), ("memory ×", board.ratio(row, "memory"))):
+        line[title] = Number(value=ratio.value, form=".2f", low=ratio.low, high=ratio.high) if ratio else None
+    return {**line, "merges": board.merges(row) or None, "state": board.state(row) or None}
 
 
 MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.comparison.differences import Difference, simultaneous
+from harness.comparison.differences import Difference
 from harness.comparison.grid import Column, Grid
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import TITLES, UNTUNED
@@ -83,8 +83,8 @@ LEAST_SEEDS, LEAST_IMAGES = 3, 30
 
 
 def gain(grid: Grid, column: Column) -> str:
-    """Whether tuning helps on one's own images: the best row against the decoder alone, else against zero-shot. Empty where neither has a
-    score. With two seeds or more, intervals hold for all rows at once."""
+    """Whether tuning helps on one's own images, on a leading column: the best row against the decoder alone, else against zero-shot. Empty
+    where neither has a score."""
     complete = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
     if complete and all(cell.blank for cell in complete.values()):
         return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
@@ -95,9 +95,7 @@ def gain(grid: Grid, column: Column) -> str:
     other = next((row for row in [*plain, *tuned] if row != best), "")
     if not best or not plain or not other:
         return ""
-    samples = {row: grid.sample(row, column) for row, cell in complete.items() if not cell.collapsed}
-    joint = simultaneous([samples], other).get(best) if other in samples else None
-    difference = joint[0] if joint else grid.difference(best, other, column)
+    difference = Leaderboard(grid=grid, baseline=other).difference(best, column.benchmark)
     if difference is None:
         return ""
     seeds = f"{difference.n} seed{'s' * (difference.n > 1)}"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.system.text import printable_line
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Format = Literal["svg", "pdf", "png"]
@@ -57,17 +56,6 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def panels(count: int, *, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` axes in lines of at most ``columns``; ``height`` is that of a line."""
-    columns = min(columns, count)
-    lines = -(-count // columns)
-    figure = new_figure(width, height * lines)
-    axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
-    for empty in axes[count:]:
-        empty.remove()
-    return figure, axes[:count]
 
 
 def limits(values: Sequence[float], *, margin: float = 0.08) -> tuple[float, float]:

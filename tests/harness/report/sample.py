@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -141,8 +140,3 @@ def table_rows(text: str) -> list[list[str]]:
     """The cells of every markdown table in a text, headings included."""
     lines = (line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| "))
     return [[cell.strip() for cell in line] for line in lines]
-
-
-def plain(cell: str) -> str:
-    """A cell without its marks."""
-    return re.sub(r"[*≈]|</?u>", "", cell).strip()

@@ -19,7 +19,7 @@ from harness.report.sentences import short_number
 from harness.report.style import encoded_figure, inline, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
-from tests.values import RESULTS, there
+from tests.values import there
 
 HISTORY = [{"epoch": epoch, "loss": 1.0, "val": {"s_measure": 0.5 + 0.01 * epoch}} for epoch in (1, 2, 3)]
 
@@ -68,15 +68,6 @@ def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) 
         )
         assert "currentColor" in inline(figure, name=name)
         assert "<metadata" not in inline(figure, name=name)
-
-
-def test_committed_runs_have_curves_masks_and_a_searched_architecture() -> None:
-    keys = ("0208a83a876e42cc", "61bc2f28c31c933a", "cfe326e608c27f75")
-    archive = Archive(RESULTS)
-    runs = archive.frame("runs", trials=True)
-    found = [board for key in keys for board in leaderboards(grids(archive, runs=runs[runs["key"] == key]))]
-    names = {name.partition("-")[0] for board in found for name, _, _ in draw(board)}
-    assert {"curves", "alpha"} <= names
 
 
 def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:

@@ -79,13 +79,6 @@ def test_its_variance_is_remls_of_a_random_two_way_model(seed: int, interaction:
     assert variance_of(s.crossed(table)) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_interaction_counts_once() -> None:
-    """The estimates of many tables are right on average; counted three times it would be 39 % more here."""
-    tables = [crossed_table(number, seeds=4, images=30, interaction=4.0) for number in range(400)]
-    estimates = [variance_of(s.crossed(table)) for table in tables]
-    assert np.mean(estimates) == pytest.approx(1 / 4 + 9 / 30 + 16 / 120, rel=0.1)
-
-
 def test_folds_share_images_and_their_interval_counts_that() -> None:
     ours = interval_of(s.of_folds(VALUES, test_share=0.5))
     expected = stats.t.ppf(0.975, 4) * math.sqrt(
@@ -148,19 +141,6 @@ def test_of_one_row_the_simultaneous_interval_over_few_images_is_students() -> N
     assert simulated == pytest.approx(half(interval_of(s.of_seeds(row.tolist()))), rel=0.03)
 
 
-def test_frames_of_one_sequence_count_as_one() -> None:
-    """Each value five times in its own cluster is the value once."""
-    generator = np.random.default_rng(0)
-    table = generator.normal(size=(3, 12)) + 3 * generator.normal(size=(1, 12))
-    once = interval_of(s.crossed(table))
-    repeated = np.repeat(table, 5, axis=1)
-    clusters = np.arange(60) // 5
-    clustered = interval_of(s.crossed(repeated, clusters=clusters))
-    assert clustered == pytest.approx(once)
-    naive = interval_of(s.crossed(repeated))
-    assert half(naive) < 0.8 * half(once)
-
-
 def test_there_is_no_interval_of_one_seed_one_image_or_one_cluster() -> None:
     assert s.crossed(np.array([[1.0, 2.0]])) is None
     assert s.crossed(np.array([[1.0], [2.0]])) is None
@@ -180,13 +160,6 @@ def test_how_often_an_interval_holds_the_truth(case: Case) -> None:
     """Within 4 standard errors of 300 simulations."""
     held = HELD[case.what]
     assert coverage(case, simulations=300) == pytest.approx(held, abs=4 * math.sqrt(held * (1 - held) / 300))
-
-
-def test_welch_equals_scipys_interval_of_two_samples() -> None:
-    theirs = [0.80, 0.84, 0.79]
-    estimate = s.differ(s.of_seeds(VALUES), float(np.mean(theirs)), error=float(stats.sem(theirs)), df=2)
-    expected = stats.ttest_ind(VALUES, theirs, equal_var=False).confidence_interval(0.95)
-    assert interval_of(estimate) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:
