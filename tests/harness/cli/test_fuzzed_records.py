@@ -24,7 +24,7 @@ from harness import run
 from harness.archive.files import sealed
 from harness.archive.measured import Comparability
 from harness.archive.schema import Run
-from harness.cli import export, show, status, tables
+from harness.cli import show, status, tables
 from harness.cli.records import main as records
 from harness.datasets import samples
 from tests.values import RESULTS
@@ -33,13 +33,11 @@ Main = Callable[..., int]
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 KEYS = ("0208a83a876e42cc", "3ad2cd27c6cedd5a", "123f3554271b5168", "04a8a1629e3d5826")
-ESCAPE = "\x1b]0;owned\x07"
 HOSTILE: tuple[Any, ...] = (
-    *(None, True, 0, -1, 1, 2, 0.5, -0.5, 1e308, 10**30, 2**63, float("nan"), float("inf"), -float("inf")),
-    "", " ", "x", "../../NOTES", "/etc/passwd", "..", "a/b", "a\\b", "\0", ESCAPE, "\u202e", "x" * 100_000, "é" * 300,
-    "<script>alert(1)</script>", "a|b", "=1+cmd|' /C calc'!A0", "{x}", "%s", "\\write18{ls}", "[x](javascript:y)", "#",
-    "nan", "1e999", "mini", "demo", "kvasir", "lora", "best", "val", "all", "OK", "OOM", "2026-13-45", "9999999999",
-    [], {}, [[]], [1, "x", None], {"a": {"b": []}}, {"": ""}, {"../x": {"y": 0.5}}, [[[[[[]]]]]], {"val": {"iou": 0.5}},
+    *(None, True, 0, -1, 1, 0.5, 1e308, 10**30, float("nan"), float("inf")),
+    "", "../../NOTES", "/etc/passwd", "a/b", "\0", "\x1b]0;owned\x07", "\u202e", "x" * 100_000, "<script>alert(1)</script>", "a|b",
+    "=1+cmd|' /C calc'!A0", "\\write18{ls}", "1e999", "mini", "kvasir", "lora", "best", "val", "all", "OK", "OOM", "2026-13-45",
+    [], {}, [1, "x", None], {"a": {"b": []}}, {"": ""}, {"../x": {"y": 0.5}}, [[[[[[]]]]]], {"val": {"iou": 0.5}},
 )  # fmt: skip
 Keys = tuple[Any, ...]
 
@@ -117,11 +115,7 @@ def kvasir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
     results = ["--results", str(root)]
     plan = ["--protocol", "demo", "--methods", "lora", "--datasets", f"kvasir={kvasir}"]
-    further: list[tuple[Main, list[str]]] = [  # dear: torch, matplotlib
-        (export.main, ["--run", KEYS[0], "--out", str(root.parent / "out" / "x.pth"), *results]),
-    ]
     return [
-        *(further if EXAMPLES > 50 else []),
         (tables.main, results),
         (tables.main, [*results, "--check"]),
         (tables.main, [*results, "--study", "real-images", "--format", "latex"]),

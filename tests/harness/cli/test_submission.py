@@ -302,14 +302,6 @@ def test_the_intake_takes_a_right_submission_after_a_rerun(
     )
 
 
-def test_the_intake_refuses_with_the_line_of_the_check(
-    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    changed_rule(mine)
-    assert take(board, mine, tmp_path / "out") == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("refused: rules: epochs 2")
-
-
 @pytest.fixture
 def loose(mine: Path) -> Iterator[Path]:
     """A submission of a plug-in that breaks the contract, with records that name its code."""

@@ -93,14 +93,3 @@ def test_tables_hold_the_numbers_of_finished_runs(archive: Path, tmp_path: Path)
     assert sorted(history[history.quantity == "train/loss"].value) == [0.5, 0.5, 0.9, 0.9]
     scores = pd.read_csv(tmp_path / "csv" / "scores.csv", dtype={"protocol_hash": str})
     assert scores.protocol_hash.tolist() == ["0" * 8] * 4
-
-
-def test_no_text_of_an_export_is_a_formula(tmp_path: Path) -> None:
-    run, formula = _run(0), "=cmd|' /C calc'!A0"
-    score = {"best": {"test": {"iou": 0.5}}}
-    RecordStore(tmp_path / "runs").write(
-        Record(run=run, key=run.key, code="OK", scores=score), f"model,split,stem,iou\nbest,test,{formula},0.5\n"
-    )
-    assert records.main(["export", "--to", "csv", str(tmp_path / "csv"), "--results", str(tmp_path / "runs")]) == 0
-    (stem,) = pd.read_csv(tmp_path / "csv" / "images.csv").stem
-    assert stem == f"'{formula}"
