@@ -170,12 +170,6 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
     )
 
 
-def differ(ours: Estimate, value: float, *, error: float, df: float) -> Estimate:
-    """Ours minus a published value that has a standard error of its own (Welch 1947)."""
-    rest = (*ours.rest, VarianceShare(variance=error**2, df=df)) if error else ours.rest
-    return Estimate(mean=ours.mean - value, n=ours.n, seeds=ours.seeds, rest=rest)
-
-
 def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_sd: bool, runs: int) -> Estimate:
     """Ours, one score per seed, minus a published value.
 
@@ -185,12 +179,14 @@ def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_
         runs: how many the paper averaged; 0 where it does not say: one without a spread, three with one.
     """
     estimate = of_seeds(ours)
-    if spread is not None:
-        error = spread / math.sqrt(max(runs, 1)) if is_sd else spread
-        return differ(estimate, value, error=error, df=max(runs - 1, 1) if runs else 2)
-    variance = (sd(ours) or 0.0) ** 2 * (1 / len(ours) + 1 / max(runs, 1))
-    both = VarianceShare(variance=variance, df=len(ours) - 1) if len(ours) > 1 else None
-    return Estimate(mean=estimate.mean - value, n=len(ours), seeds=both)
+    seeds = estimate.seeds
+    rest: tuple[VarianceShare, ...] = ()
+    if spread is not None:  # Welch 1947
+        error, df = spread / math.sqrt(max(runs, 1)) if is_sd else spread, max(runs - 1, 1) if runs else 2
+        rest = (VarianceShare(variance=error**2, df=df),)
+    elif seeds is not None:
+        seeds = seeds._replace(variance=seeds.variance * (1 + len(ours) / max(runs, 1)))
+    return Estimate(mean=estimate.mean - value, n=len(ours), seeds=seeds, rest=rest)
 
 
 class Ratio(NamedTuple):

@@ -107,17 +107,14 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
     titles = [f"Δ to {board.baseline}", "verdict", *(column.name for column in board.columns.values())]
     titles += ["trained in the encoder", "in all", f"step time{device}", "memory", "merges"]
     lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
+    verdicts = {row: board.verdict(row, board.leading) for row in board.rows} | {board.baseline: "not distinguishable"}
     for verdict in BLOCKS:
-        rows = [row for row in board.rows if _block(board, row) == verdict]
+        rows = [row for row in board.rows if verdicts[row] == verdict]
         shown = [row for row in rows if not most or row in rows[:most] or row in (board.baseline, *named)]
         lines += [f"| {' | '.join([row, *_cells(board, row)])} |" for row in shown]
         if left := len(rows) - len(shown):
             lines.append(f"| *and {left} more* |  | {verdict} |{' |' * (len(titles) - 2)}")
     return "\n".join(lines)
-
-
-def _block(board: Leaderboard, row: str) -> str:
-    return "not distinguishable" if row == board.baseline else board.verdict(row, board.leading)
 
 
 def _cells(board: Leaderboard, row: str) -> list[str]:

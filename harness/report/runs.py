@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.archive.archive import epoch_numbers
-from harness.archive.schema import Record, Run
+from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.comparison.flags import MEANINGS, alpha_code
 from harness.protocols.compare import Difference, card, differing_in_words, flat, from_card
@@ -244,16 +244,13 @@ def command_of(records: Iterable[Record]) -> str:
         *((name, ours) for name, (ours, _) in rules.items()),
     ]:
         words += ["--set", f"{name}={_word(value)}"]
-    words += plugin_of(run)
+    is_built_in = METHODS.is_fixed(run.method) and (
+        bool(run.rules.get("own_classes")) or BENCHMARKS.is_fixed(run.benchmark)
+    )
+    words += [] if is_built_in else ["--plugin", "FILE.py"]
     words += ["--checkpoint", "FILE"] if run.checkpoint else []
     words += [] if generated or own else ["--data", "DIR"]
     return shlex.join(words)
-
-
-def plugin_of(run: Run) -> list[str]:
-    """``--plugin FILE.py`` where the method or the benchmark is neither built in nor of a package or a folder of one's own."""
-    own = bool(run.rules.get("own_classes")) or BENCHMARKS.is_fixed(run.benchmark)
-    return [] if METHODS.is_fixed(run.method) and own else ["--plugin", "FILE.py"]
 
 
 def _word(value: Any) -> str:
