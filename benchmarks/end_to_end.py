@@ -171,7 +171,7 @@ def _peer(options: argparse.Namespace, name: str, out: Path, *, tests: int, envi
 
 def ratios(ours: Sequence[Usage], theirs: Sequence[Usage]) -> dict[str, dict[str, float | None]]:
     """Measure -> the ratio of ours to theirs, paired by round, with its 95 % interval (none for one round)."""
-    from harness.comparison.leaderboard import paired_ratio
+    from harness.statistics import paired_ratio
 
     return {
         key: paired_ratio([usage[key] for usage in ours], [usage[key] for usage in theirs])._asdict()

@@ -15,7 +15,6 @@ from benchmarks.peers import ATTENTIONS, hf_plain
 from benchmarks.reference import plain_twin
 from benchmarks.saving import save
 from benchmarks.step import step_options, with_interval
-from harness.comparison.leaderboard import paired_ratio
 from harness.costing.instruments import clock_of, used_by_others
 from harness.costing.session import RandomImages
 from harness.evaluation.evaluate import evaluate_split
@@ -24,6 +23,7 @@ from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import BENCHMARKS
+from harness.statistics import paired_ratio
 from harness.training.device import autocast
 
 

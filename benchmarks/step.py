@@ -22,7 +22,6 @@ from tabulate import tabulate
 from benchmarks.peers import ATTENTIONS, autogluon_conv_lora, hf_lora, matmul_rate
 from benchmarks.reference import plain_twin
 from benchmarks.saving import add_json, save
-from harness.comparison.leaderboard import Ratio, paired_ratio
 from harness.costing.instruments import LiveBytes, clock_of, flop_counter, used_by_others
 from harness.costing.session import RandomImages
 from harness.methods.convlora import ConvLoRA, ConvLoRAConfig
@@ -30,6 +29,7 @@ from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig
 from harness.methods.plain import DecoderOnly, DecoderOnlyConfig
 from harness.models.build import build_segmenter
+from harness.statistics import Ratio, paired_ratio
 from harness.training.device import reset_peak
 from harness.training.losses import structure_loss
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from harness.comparison.leaderboard import paired_ratio
 from harness.costing import instruments as device_module
 from harness.costing.instruments import LiveBytes, clock_of, flop_counter, used_by_others
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
 from harness.pricing import encoder_flops
+from harness.statistics import paired_ratio
 from harness.system.errors import UsageError
 
 CPU = torch.device("cpu")

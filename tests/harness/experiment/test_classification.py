@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import run
-from harness.archive.files import all_image_scores
+from harness.archive.files import image_tables
 from harness.archive.store import RecordStore
 from harness.cli import predict, tables
 from harness.cli.records import main as records
@@ -70,8 +70,8 @@ def test_every_method_trains_is_selected_tested_and_merged(finished: Path) -> No
 def test_image_scores_are_those_of_the_record(finished: Path) -> None:
     assert records(["check", str(finished)]) == 0
     for record in RecordStore(finished):
-        images = all_image_scores(finished / "records" / f"{record.key}.images.csv")[("best", "test")]
-        accuracy = list(images["accuracy"].values())
+        images = image_tables(finished / "records" / f"{record.key}.images.csv")["best", "test"]
+        accuracy = images.scores["accuracy"].tolist()
         assert len(accuracy) == 9
         assert set(accuracy) <= {0.0, 1.0}
         assert record.scores["best"]["test"]["accuracy"] == pytest.approx(sum(accuracy) / 9)
@@ -131,7 +131,7 @@ def _rows(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, capsys) -> None:
     (record,) = (record for record in RecordStore(finished) if record.run.method == "lora")
-    images = all_image_scores(finished / "records" / f"{record.key}.images.csv")[("best", "test")]
+    images = image_tables(finished / "records" / f"{record.key}.images.csv")["best", "test"]
     pets = finished.parent / "pets" / "test"
     words = ["--run", record.key, "--results", str(finished)]
     for name in ("cat", "cow", "dog"):
@@ -143,8 +143,9 @@ def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, caps
             stem = f"test_{name}/{image.removesuffix('.png')}"
             chances = {label: float(row[label]) for label in ("cat", "cow", "dog")}
             assert row["label"] == max(chances, key=lambda label: chances[label])
-            assert images["accuracy"][stem] == (row["label"] == name)
-            assert images["nll"][stem] == pytest.approx(-math.log(chances[name]), abs=1e-4)
+            at = images.stems.index(stem)
+            assert images.scores["accuracy"][at] == (row["label"] == name)
+            assert images.scores["nll"][at] == pytest.approx(-math.log(chances[name]), abs=1e-4)
     assert f"labels of 3 images by run {record.key}" in capsys.readouterr().out
     before = _rows(tmp_path / "cat")
     assert predict.main([*words, "--images", str(pets / "cat" / "00.png"), "--out", str(tmp_path / "cat")]) == 2
