@@ -195,6 +195,11 @@ class CheckpointFile:
         return content
 
 
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Trained tensors as they are now, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
 def write_state(path: Path, state: dict[str, Tensor], *, identity: str, epoch: int) -> None:
     """Write trained tensors (`harness.methods.base.Method.state`) as a safetensors file that names their run and epoch."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -29,7 +29,7 @@ from harness.protocols.card import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import TrainingImages, UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen
-from harness.training.checkpoint import BEST, LAST, CheckpointFile, Position, write_state
+from harness.training.checkpoint import BEST, LAST, CheckpointFile, Position, copied, write_state
 from harness.training.device import peak_bytes, reset_peak
 from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.optimisers import set_learning_rate
@@ -348,7 +348,7 @@ class Training:
         self._save()
 
     def _keep_best(self) -> None:
-        self._best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.method.state().items()}
+        self._best = copied(self.method.state())
 
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
