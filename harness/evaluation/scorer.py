@@ -53,18 +53,12 @@ def counts_of_classes(
     return np.bincount(pairs.ravel(), minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def iou(counts: Counts, *, empty: float) -> float:
-    """Intersection over union, also called Jaccard index; ``empty`` where mask and prediction both are empty."""
+def overlaps(counts: Counts, *, empty: float) -> tuple[float, float]:
+    """Intersection over union, also called Jaccard index, and Dice, 2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are
+    empty."""
     (_, false_alarms), (misses, hits) = counts.tolist()
-    union = hits + false_alarms + misses
-    return hits / union if union else empty
-
-
-def dice(counts: Counts, *, empty: float) -> float:
-    """2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are empty."""
-    (_, false_alarms), (misses, hits) = counts.tolist()
-    both = 2 * hits + false_alarms + misses
-    return 2 * hits / both if both else empty
+    errors = false_alarms + misses
+    return (hits / (hits + errors), 2 * hits / (2 * hits + errors)) if hits + errors else (empty, empty)
 
 
 def ber(counts: Counts) -> float:
@@ -73,11 +67,8 @@ def ber(counts: Counts) -> float:
     A class that the mask does not have has no error rate and drops out of the mean; without either it is 0.
     """
     (rejections, false_alarms), (misses, hits) = counts.tolist()
-    rates = []
-    if hits + misses:
-        rates.append(misses / (hits + misses))
-    if false_alarms + rejections:
-        rates.append(false_alarms / (false_alarms + rejections))
+    of_classes = (misses, hits), (false_alarms, rejections)
+    rates = [wrong / (wrong + right) for wrong, right in of_classes if wrong + right]
     return sum(rates) / len(rates) if rates else 0.0
 
 
@@ -260,8 +251,8 @@ class SplitScorer:
         if counts is not None:
             values = {"miou": miou(counts), "accuracy": accuracy(counts)}
             if self.task == "binary":
-                over = iou(counts, empty=self.conventions.empty)
-                values |= {"iou": over, "jaccard": over, "dice": dice(counts, empty=self.conventions.empty)}
+                iou, dice = overlaps(counts, empty=self.conventions.empty)
+                values |= {"iou": iou, "jaccard": iou, "dice": dice}
         if ber_counts is not None:
             values["ber"] = ber(ber_counts)
         return values

@@ -1,5 +1,4 @@
-"""Samples in every layout that the archives come in, with what is in them besides pairs and must not disturb: junk, superpixels,
-copies, images of another benchmark."""
+"""Samples in every layout that the archives come in, with images of another benchmark where a bundle mixes them in."""
 
 from __future__ import annotations
 
@@ -103,17 +102,4 @@ def write_archive(
                 "w", newline=""
             ) as file:
                 csv.writer(file).writerows(lines)
-    for of_images, _ in tree.parts.values():
-        (folder / of_images / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
-        if (name, layout) == ("isic2017", "original"):
-            for path in list((folder / of_images).glob("ISIC*.jpg")):
-                Image.open(path).save(path.with_name(f"{path.stem}_superpixels.png"))
-            (folder / of_images / "README.md").write_text("licence and description\n")
-    if (name, layout) == ("leaf", "original"):
-        for kind in ("images", "masks"):
-            (folder / "aug_data" / "aug_data" / kind).mkdir(parents=True, exist_ok=True)
-            for path in sorted((folder / "data" / "data" / kind).iterdir())[:6]:
-                if path.suffix in (".jpg", ".png"):
-                    flipped = Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-                    flipped.save(folder / "aug_data" / "aug_data" / kind / f"{path.stem}_flipped{path.suffix}")
     return folder
