@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         help="pretrained weights; 'none' for random ones, 'published' to download them",
     )
     add_results(data, help="records, tables, checkpoints (default: the setting, else runs)")
+    data.add_argument("--skip-missing", action="store_true", help="leave out benchmarks that are not on disk")
     tuned = p.add_argument_group("tuning")
     tuned.add_argument(
         "--tune",

@@ -210,7 +210,9 @@ def plan(request: Request, *, found: Found | None = None, prepare_samples: Calla
         jobs, keys, problems = expand(rows, found, request, unfit=unfit)
     missing = [checkpoint.missing for checkpoint in checkpoints.values() if checkpoint.missing]
     names = benchmarks_of(request)
-    missing += _absent_lines({name: files[name].absent for name in names if files[name].absent}, request)
+    absent = {name: files[name].absent for name in names if files[name].absent}
+    if absent and not (request.skip_missing and jobs):
+        missing += _absent_lines(absent, request)
     finished, failed, unreadable = earlier(request.results, jobs)
     return Plan(
         jobs=tuple(jobs.values()),
@@ -305,6 +307,8 @@ def expand(
     ]
     for name in benchmarks_of(request):
         files, task = all_files[name], BENCHMARKS.get(name).task
+        if files.absent and request.skip_missing:
+            continue
         problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
         for card, backbone, digest in cards:
             of_card = for_backbone(without_untrained(own_rules(name, resolve(card, name)), name, files), backbone)

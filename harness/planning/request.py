@@ -58,6 +58,7 @@ class Request:
         checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
         plugins: plug-in files that the worker must load too.
         cache, cache_gib: see `Job`.
+        skip_missing: leave out benchmarks that are not on disk instead of refusing.
         leave_out_unfit: leave out rows that do not fit a backbone, since nobody named them one by one.
     """
 
@@ -75,6 +76,7 @@ class Request:
     plugins: tuple[str, ...] = ()
     cache: str = ""
     cache_gib: float = CACHE_GIB
+    skip_missing: bool = False
     leave_out_unfit: bool = False
 
 

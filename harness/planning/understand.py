@@ -212,6 +212,7 @@ def _places(
         "plugins": tuple(str(path.absolute()) for path in arguments.plugin),
         "cache": settings.cache,
         "cache_gib": settings.cache_gib,
+        "skip_missing": arguments.skip_missing,
     }
 
 

@@ -382,3 +382,6 @@ def test_what_is_missing_for_later_runs_stops_a_command_before_its_trials(tmp_pa
     assert work.done == []
     assert "no CAMO in" in capsys.readouterr().err
     assert verb.main([*base, "--datasets", "kvasir", "--tune-on", "camo", "--plan"]) == 1
+    assert verb.main([*base, "--datasets", "camo", "--skip-missing"]) == 2  # nothing is left
+    assert verb.main([*both, "--skip-missing"]) == 0
+    assert [len(step) for step in work.done] == [3, 0]
