@@ -72,6 +72,18 @@ class _Nothing(nn.Module):
         return maps * 0.0
 
 
+def stages(name: str, cell: Any) -> list[tuple[Tensor, Tensor]]:
+    """The depthwise (C, 1, k, k) and pointwise weights (C, C, 1, 1) of each stage of a separable convolution."""
+    order = [*cell.stages.twice, *cell.stages.once, *cell.stages.twice]
+    taps = cell.stages.depthwise.split([CONVOLUTIONS[each].kernel ** 2 for each in order], dim=1)
+    side = CONVOLUTIONS[name].kernel
+    return [
+        (taps[place].reshape(-1, 1, side, side), cell.stages.pointwise[place][:, :, None, None])
+        for place, each in enumerate(order)
+        if each == name
+    ]
+
+
 def _operation(name: str, cell: Cell) -> nn.Module:
     channels = cell.channels
 
@@ -88,15 +100,13 @@ def _operation(name: str, cell: Cell) -> nn.Module:
         return nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), norm())
     form = CONVOLUTIONS[name]
     layers: list[nn.Module] = []
-    assert cell.stages is not None
-    for index in range(form.stages):
-        stage = cell.stages.stage(name, index)
+    for taps, mixer in stages(name, cell):
         depthwise = nn.Conv2d(
             channels, channels, form.kernel, padding=form.span // 2, dilation=form.dilation, groups=channels, bias=False
         )
         pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        depthwise.weight.data.copy_(stage.depthwise)
-        pointwise.weight.data.copy_(stage.pointwise)
+        depthwise.weight.data.copy_(taps)
+        pointwise.weight.data.copy_(mixer)
         layers += [nn.ReLU(), depthwise, pointwise, norm()]
     return nn.Sequential(*layers)
 

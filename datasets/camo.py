@@ -15,7 +15,7 @@ from harness.datasets.readers.folder_benchmark import AUTOGLUON, FolderBenchmark
 from harness.datasets.readers.layouts import CsvLayout, FolderLayout, Layout, Part
 from harness.datasets.readers.splitting import Arranged, Pairs
 
-JOINT = "camo+cod10k"
+_JOINT = "camo+cod10k"
 
 
 def is_camo(stem: str) -> bool:
@@ -39,10 +39,10 @@ class CAMO(FolderBenchmark):
     archives = (f"{AUTOGLUON}/camo_sem_seg.zip",)
     published_sizes: ClassVar = {"train": 1000, "test": 250}
     folders = ("CAMO-V.1.0-CVIU2019", "CAMO", "camo_sem_seg", "SINet", "COD10K")
-    split_rules = ("default", JOINT)
+    split_rules = ("default", _JOINT)
 
     def layouts(self) -> tuple[Layout, ...]:
-        keep = None if self.options.split_rule == JOINT else is_camo
+        keep = None if self.options.split_rule == _JOINT else is_camo
         return (
             FolderLayout(
                 name="original",
@@ -63,12 +63,12 @@ class CAMO(FolderBenchmark):
         )
 
     def sizes_to_expect(self, layout: str) -> Mapping[str, int]:
-        return {} if self.options.split_rule == JOINT else self.published_sizes
+        return {} if self.options.split_rule == _JOINT else self.published_sizes
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        if self.options.split_rule == JOINT and all(is_camo(pair.stem) for pair in parts["train"]):
+        if self.options.split_rule == _JOINT and all(is_camo(pair.stem) for pair in parts["train"]):
             raise DatasetError(
-                f"split rule {JOINT!r} needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone"
+                f"split rule {_JOINT!r} needs SINet's TrainDataset with COD10K's images; {root} has CAMO alone"
             )
         arranged = super().arrange(parts, root=root, layout=layout)
         foreign = sum(not is_camo(pair.stem) for pair in arranged.train)

@@ -28,9 +28,9 @@ from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, name_
 from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, split_by_lists
 
 BINARY = ("background", "foreground")
-CLASSES = "classes.txt"
+_CLASSES = "classes.txt"
 MOST_CLASSES = 255
-LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
+_LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
 
 _CONVERTERS = {
     "*.nii *.nii.gz *.mha *.nrrd": "volumes are not read: save slices as PNG, such as with nibabel",
@@ -49,7 +49,7 @@ class OwnBenchmark(FolderBenchmark):
 
     own = True
     terms = "your own"
-    source = f"a folder with {'; '.join(layout.hint for layout in LAYOUTS)}; or one folder of images per class (docs/own-data.md)"
+    source = f"a folder with {'; '.join(layout.hint for layout in _LAYOUTS)}; or one folder of images per class (docs/own-data.md)"
     mend = "complete the folder, or remove what does not belong"
     mask_rule = "two levels"
     mask_colour = "any"
@@ -66,7 +66,7 @@ class OwnBenchmark(FolderBenchmark):
             self.carved_by = f"groups of {self.options.group}"  # type: ignore[misc]
 
     def layouts(self) -> tuple[Layout, ...]:
-        return LAYOUTS
+        return _LAYOUTS
 
     def locate(self, data_root: Path) -> Path:
         if not data_root.is_dir():
@@ -168,7 +168,7 @@ class OwnBenchmark(FolderBenchmark):
             return super().mask_of(pair)
         if self.task != "binary":
             raise DatasetError(
-                f"{pair.mask} holds one mask per object, and these are read as one class; remove {CLASSES}"
+                f"{pair.mask} holds one mask per object, and these are read as one class; remove {_CLASSES}"
             )
         masks = [self.decode_mask(path) for path in image_files(pair.mask, MASK_EXTENSIONS)]
         if len({mask.shape for mask in masks}) != 1:
@@ -303,7 +303,9 @@ def nnunet_labels(root: Path) -> dict[str, int]:
         if named and next(name for name, index in named.items() if index == 0).casefold() != "background":
             raise ValueError("0 is not the background, as nnU-Net has it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DatasetError(f"{path} names no classes under labels ({error}); correct it, or write {CLASSES}") from error
+        raise DatasetError(
+            f"{path} names no classes under labels ({error}); correct it, or write {_CLASSES}"
+        ) from error
     return dict(sorted(named.items(), key=lambda entry: entry[1]))
 
 
@@ -367,7 +369,7 @@ def _classes_of_masks(root: Path, folder: Path, layout: Layout, category: str) -
     """By COCO's categories, ``classes.txt`` or nnU-Net's labels; else two."""
     if isinstance(layout, CocoLayout):
         return _checked(layout.classes(root, category), root)
-    for path in (root / CLASSES, folder / CLASSES):
+    for path in (root / _CLASSES, folder / _CLASSES):
         if path.exists():
             return read_classes(path)
     labels = nnunet_labels(root) if isinstance(layout, own_layouts.NnUnet) else {}

@@ -26,7 +26,7 @@ from harness.datasets.base import DatasetError
 from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 
 Array = NDArray[np.uint8]
-Shape = tuple[int, int]
+Size = tuple[int, int]
 Colour = tuple[int, int, int]
 Encode = Callable[[Path, Array], None]
 """Writes an image (H, W, 3), or class indices (H, W), to a file as the published archives do."""
@@ -56,7 +56,7 @@ def wheel(count: int) -> tuple[Colour, ...]:
     return tuple((int(255 * red), int(255 * green), int(255 * blue)) for red, green, blue in colours)
 
 
-def _shape_of(index: int, side: int, *, square: bool) -> Shape:
+def _shape_of(index: int, side: int, *, square: bool) -> Size:
     """(height, width) of the sample's ``index``-th image."""
     if square:
         return side, side
@@ -64,9 +64,7 @@ def _shape_of(index: int, side: int, *, square: bool) -> Shape:
     return round(side * height) | 1 if index % 2 else round(side * height), round(side * width)
 
 
-def draw_scene(
-    generator: np.random.Generator, shape: Shape, colours: Sequence[Colour], *, lines: bool = False
-) -> Scene:
+def draw_scene(generator: np.random.Generator, shape: Size, colours: Sequence[Colour], *, lines: bool = False) -> Scene:
     """One scene: smooth noise over the background, one to three coloured objects, each of one class.
 
     Args:
@@ -85,12 +83,12 @@ def draw_scene(
     return Scene(image=np.clip(image, 0, 254).astype(np.uint8), classes=classes)
 
 
-def _grid(shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _grid(shape: Size) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     return rows / shape[0], columns / shape[1]
 
 
-def _blob(generator: np.random.Generator, shape: Shape) -> NDArray[np.bool_]:
+def _blob(generator: np.random.Generator, shape: Size) -> NDArray[np.bool_]:
     rows, columns = _grid(shape)
     row, column = generator.uniform(0.2, 0.8, size=2)
     tall, wide = generator.uniform(0.12, 0.3, size=2)
@@ -99,7 +97,7 @@ def _blob(generator: np.random.Generator, shape: Shape) -> NDArray[np.bool_]:
     return ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 <= ripple
 
 
-def _line(generator: np.random.Generator, shape: Shape) -> NDArray[np.bool_]:
+def _line(generator: np.random.Generator, shape: Size) -> NDArray[np.bool_]:
     rows, columns = _grid(shape)
     angle = generator.uniform(0, np.pi)
     offset = generator.uniform(0.25, 0.75, size=2)

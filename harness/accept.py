@@ -62,14 +62,14 @@ ROWS: Mapping[str, dict[str, Any]] = {
 """The methods whose steps are measured, with options; a cell searches from the first step."""
 WAITS = ("convlora",)
 """Of these, those whose steps wait for the GPU by design (docs/gpu.md)."""
-RULES: Mapping[str, Any] = {
+SHORT_RUN: Mapping[str, Any] = {
     "precision": "bf16", "epochs": 2, "epoch_images": 16, "batch_size": 4, "val_limit": 4, "test_limit": 4, "keep_masks": 0,
     "cache_embeddings": False,
 }  # fmt: skip
 """Of every run: two epochs of four steps."""
 FED: Mapping[str, Any] = {"epoch_images": 160, "val_limit": 40, "test_limit": 1}
 """Of runs whose images are fed to the GPU while it is watched."""
-QUEUED: Mapping[str, Any] = {"epochs": 200, "select_every": 10}
+_QUEUED: Mapping[str, Any] = {"epochs": 200, "select_every": 10}
 """Of runs in a queue: minutes of training."""
 ROUNDS = 5
 STOPPED_AFTER = 6
@@ -78,7 +78,7 @@ LEAST_BUSY = 0.9
 OFF_TIME, OFF_MEMORY, OFF_SCORE = 0.25, 0.1, 1e-3
 """How far a step's seconds and its peak may be from the plan's, relative; and scores and probabilities from the processor's."""
 
-Found = dict[str, Any]
+Measured = dict[str, Any]
 """What a part measured."""
 
 
@@ -118,7 +118,7 @@ class Machine:
             rows=(PlannedRow(method=method, options=ROWS[method]),),
             benchmarks=(benchmark_below(data, task),),
             protocol=load_protocol(
-                "demo", {"image_size": size, "data": "files" if data else "sample", **RULES, **rules}
+                "demo", {"image_size": size, "data": "files" if data else "sample", **SHORT_RUN, **rules}
             ),
             backbones=(backbone,),
             checkpoints={"": Path("none")},
@@ -150,7 +150,7 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
         "code": code_digest(contents_of_command()),
         "asked": [[*machine.backbones], [*machine.methods], str(machine.data or "")],
     }
-    held, parts = dict[str, Any](), dict(PARTS)
+    held, parts = dict[str, Any](), dict(ACCEPTANCE_PARTS)
     with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(out.read_text(encoding="utf-8"))
         if {name: content[name] for name in identity} == identity:
@@ -160,7 +160,7 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
     for number, (title, part) in parts.items():
         if number not in held:
             machine.report(f"{number}. {title}")
-            begun, found, wrong = time.monotonic(), Found(), list[str]()
+            begun, found, wrong = time.monotonic(), Measured(), list[str]()
             try:
                 wrong.extend(part(machine, found))
             except Exception as error:  # the other parts run all the same
@@ -176,7 +176,7 @@ def accept(machine: Machine, out: Path) -> Iterator[tuple[str, bool]]:
         yield f"{number}. {title}: {'not right: ' + '; '.join(wrong) if wrong else 'right'}", not wrong
 
 
-def examined(machine: Machine, found: Found) -> Iterator[str]:
+def examined(machine: Machine, found: Measured) -> Iterator[str]:
     """Every method and every tuner of peft in every precision, attention and rates; and LoRA under every decoder."""
     found.update(examine_gpu(backbone=machine.backbones[0], methods=machine.methods, report=machine.report))
     yield from found["failures"]
@@ -185,7 +185,7 @@ def examined(machine: Machine, found: Found) -> Iterator[str]:
         yield from (f"lora under {decoder}, {step.where}: {step.text}" for step in steps if not step.right)
 
 
-def as_planned(machine: Machine, found: Found) -> Iterator[str]:
+def as_planned(machine: Machine, found: Measured) -> Iterator[str]:
     """Seconds and allocated peak of steps, against those that a plan states; and whether the allocator follows its settings."""
     speed = gpu(torch.cuda.get_device_name(machine.device))
     for backbone, method in itertools.product(machine.backbones, ROWS):
@@ -210,7 +210,7 @@ def as_planned(machine: Machine, found: Found) -> Iterator[str]:
         yield f"the allocator does not follow {settings.strip()}"
 
 
-def free_of_waits(machine: Machine, found: Found) -> Iterator[str]:
+def free_of_waits(machine: Machine, found: Measured) -> Iterator[str]:
     """Steps in which the processor never waits for the GPU, but those of `WAITS`; the first of each makes kernels and moments."""
     for method in ROWS:
         session, _ = _session(machine, method)
@@ -234,7 +234,7 @@ def _session(machine: Machine, method: str, **changes: Any) -> tuple[Session, Ru
     return Session(protocol=rules, device=machine.device, **fields), run
 
 
-def kept_busy(machine: Machine, found: Found) -> Iterator[str]:
+def kept_busy(machine: Machine, found: Measured) -> Iterator[str]:
     """The share of the time in which the GPU computes: in LoRA's training, and in evaluation with one class and with several."""
     for task in ("binary", "multiclass"):
         data, shares = machine.data, dict[str, float]()
@@ -265,7 +265,7 @@ def _watch(shares: dict[str, float]) -> Generator[None, Mapping[str, Any], None]
         yield
 
 
-def requeued(machine: Machine, found: Found) -> Iterator[str]:
+def requeued(machine: Machine, found: Measured) -> Iterator[str]:
     """A run that gets the signal of a requeue in the middle of an epoch and is started again, against one that is left alone."""
     for precision in ("bf16", "fp16"):
         job = machine.job(precision=precision)
@@ -304,9 +304,9 @@ def _interrupted(job: Job) -> bool:
     return False
 
 
-def out_of_memory(machine: Machine, found: Found) -> Iterator[str]:
+def beyond_memory(machine: Machine, found: Measured) -> Iterator[str]:
     """A run that asks for more memory than there is; then one with each of the settings that its advice says to fit."""
-    total, images = torch.cuda.get_device_properties(machine.device).total_memory, RULES["batch_size"]
+    total, images = torch.cuda.get_device_properties(machine.device).total_memory, SHORT_RUN["batch_size"]
     planned = 0.0
     while planned < 1.2 * total:
         images *= 2
@@ -328,7 +328,7 @@ def out_of_memory(machine: Machine, found: Found) -> Iterator[str]:
         yield f"no setting is advised: {failed.message}"
 
 
-def on_the_processor(machine: Machine, found: Found) -> Iterator[str]:
+def on_the_processor(machine: Machine, found: Measured) -> Iterator[str]:
     """One trained model on the GPU and on the processor: its scores; its probabilities, and those of its merged and exported forms."""
     job, processor = machine.job(precision="fp32"), torch.device("cpu")
     run, rules, record = job.run, from_rules(job.run.rules), _right(run_experiment(job))
@@ -340,7 +340,7 @@ def on_the_processor(machine: Machine, found: Found) -> Iterator[str]:
     file = Path(job.results) / "exported.pth"
     _, merged, _ = export(trained, out=file)
     exported = build_segmenter(run.backbone, task="binary", image_size=rules.image_size, checkpoint=file)
-    images = normalise(first_images(source, RULES["batch_size"]), rules.pixels)
+    images = normalise(first_images(source, SHORT_RUN["batch_size"]), rules.pixels)
     expected = _probabilities(unmerged, images, processor)
     for name, model in {"unmerged": unmerged, "merged": merged, "exported": exported}.items():
         found[name] = float((_probabilities(model, images, machine.device) - expected).abs().max())
@@ -354,12 +354,12 @@ def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
     return probabilities(model.to(device).eval()(images.to(device)), (height, width)).cpu()
 
 
-def queued(machine: Machine, found: Found) -> Iterator[str]:
+def queued(machine: Machine, found: Measured) -> Iterator[str]:
     """Two runs through a cluster's queue, of which the first that trains is requeued."""
     shared = replace(machine, results=machine.shared.absolute() / time.strftime("%Y%m%d-%H%M%S"))
     executor, again = make_executor(target_of(cluster=machine.cluster), results=shared.results), list[str]()
     assert not isinstance(executor, LocalExecutor)
-    executor.submit([shared.job(method, **QUEUED) for method in ("lora", "decoder")])
+    executor.submit([shared.job(method, **_QUEUED) for method in ("lora", "decoder")])
 
     def requeue(runs: Mapping[str, RunState]) -> None:
         training = [run for run in runs.values() if run.state == RUNNING and run.task and run.done]
@@ -375,13 +375,13 @@ def queued(machine: Machine, found: Found) -> Iterator[str]:
         yield "no run was started again after a requeue"
 
 
-Part = Callable[[Machine, Found], Iterator[str]]
-PARTS: Mapping[str, tuple[str, Part]] = {
+AcceptancePart = Callable[[Machine, Measured], Iterator[str]]
+ACCEPTANCE_PARTS: Mapping[str, tuple[str, AcceptancePart]] = {
     "1": ("a step of every method, attention, rates", examined),
     "2": ("steps as fast and as large as planned", as_planned),
     "3": ("no step waits for the GPU", free_of_waits),
     "4": ("the GPU is kept busy", kept_busy),
     "5": ("a requeue in the middle of an epoch", requeued),
-    "6": ("advice where memory is short", out_of_memory),
+    "6": ("advice where memory is short", beyond_memory),
     "7": ("the same scores on the processor", on_the_processor),
 }

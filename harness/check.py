@@ -21,7 +21,7 @@ from harness.system.text import printable, printable_line
 
 T = TypeVar("T")
 
-LARGEST = 32 << 20
+_LARGEST = 32 << 20
 """Bound on the bytes of a file about an attempt or a sweep."""
 _MOST = 10**12
 """Bound on every number in such a file: seconds since the epoch, process numbers, clock ticks."""
@@ -79,7 +79,7 @@ def read_as(path: Path, kind: type[T]) -> T:
         ValueError: it is not a regular file, is too large, is not JSON, or holds something other than ``kind``.
     """
     try:
-        data = read_regular(path, largest=LARGEST)
+        data = read_regular(path, largest=_LARGEST)
     except ValueError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise error.__cause__ from None

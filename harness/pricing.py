@@ -24,7 +24,7 @@ from harness.methods.parts.placement import BackboneShape, BlockShape, NormedCon
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import Images, limited, limits_in_words
-from harness.planning.memory import DECODER_DIM, config_of, decoder_of, parameters, training_bytes, widening
+from harness.planning.memory import DECODER_DIM, configuration_of, decoder_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
 from harness.registry import BENCHMARKS
 from harness.system.machine import cores, gpu_name, processor
@@ -47,7 +47,7 @@ START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
 assumed of a GPU, which computes in the meantime."""
 MOST_DAYS = 30
 """A plan that takes longer needs ``--yes``."""
-STATES = 8
+_STATES = 8
 """Copies of the trained tensors on disk: two checkpoints, each with weights, Adam's two moments and the best state."""
 RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
 """Bytes of a record, and of a row of its table of images: a row for every image and scored model."""
@@ -114,7 +114,7 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
     embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
     decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
     forward = embed + sum(blocks) + neck
-    config = config_of(run)
+    config = configuration_of(run)
     first = config.gradient_from(shape)
     if first is None:
         return forward + decoder
@@ -138,7 +138,7 @@ def forward_flops(run: Run, shape: BackboneShape) -> float:
 
 def scored(run: Run, images: Images) -> int:
     """Images that a run scores: in every validation, and in the tests of the best, last, merged and decoded models."""
-    rules, config = run.rules, config_of(run)
+    rules, config = run.rules, configuration_of(run)
     if not config.trains:
         return images.test
     validations = int(rules.get("epochs", 1)) // max(1, int(rules.get("select_every", 1)))
@@ -148,14 +148,14 @@ def scored(run: Run, images: Images) -> int:
 
 def _trained_images(run: Run, images: Images) -> float:
     """Images of all training passes, including those for an architecture."""
-    rules, config = run.rules, config_of(run)
+    rules, config = run.rules, configuration_of(run)
     passes = config.passes(epochs=int(rules.get("epochs", 1)), of_updates=rules.get("budget") == "updates")
     return passes * int(rules.get("epochs", 1)) * (int(rules.get("epoch_images", 0)) or images.train)
 
 
 def _encoded_once(run: Run, images: Images) -> float:
     """Images, mirrored ones included, that pass a frozen encoder with cached embeddings; augmented ones each time. 0 without a cache."""
-    config = config_of(run)
+    config = configuration_of(run)
     if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
         return 0
     once, passes = (2 if run.rules.get("flip") else 1) * images.train, _trained_images(run, images)
@@ -255,7 +255,7 @@ def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunFor
                 hours=seconds / 3600,
                 time_basis=basis,
                 peak_memory_bytes=training_bytes(run, _attention(run, machine)),
-                disk_bytes=STATES * 4.0 * parameters(run)[1] + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
+                disk_bytes=_STATES * 4.0 * parameters(run)[1] + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
             )
         priced.append(alone[same]._replace(run=run))
     return tuple(priced)
@@ -321,7 +321,7 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
 
 def step_seconds(run: Run, device: Device) -> float:
     """Seconds of a training step on a GPU where nothing is measured, all of its passes together."""
-    passes = config_of(run).passes(epochs=int(run.rules["epochs"]), of_updates=False)
+    passes = configuration_of(run).passes(epochs=int(run.rules["epochs"]), of_updates=False)
     speed = device.flops[run.rules["precision"] != "fp32"]
     computed = int(run.rules["batch_size"]) * step_flops(run, backbone_shape(run.backbone)) / speed
     return passes * max(UPDATE_SECONDS, computed)
@@ -366,7 +366,7 @@ def hesitation(planned: Plan, results: Path, *, where: Target) -> str:
     if where.profile is not None:
         if any(run.is_generated for run in runs):
             return f"the protocol {planned.protocol.name} trains on generated images; give --data DIR for --cluster"
-        if random := [run.backbone for run in runs if not run.checkpoint and config_of(run).trains]:
+        if random := [run.backbone for run in runs if not run.checkpoint and configuration_of(run).trains]:
             return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
     for known in (None, results):  # records are read only where the closed form says that it matters
         prices = price(planned, known, where=where)

@@ -17,11 +17,11 @@ from harness.check import from_mapping
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import bounded_text
 
-PREFIX = "SAM_PEFT_"
-FILE = f"{PREFIX}SETTINGS"
+_PREFIX = "SAM_PEFT_"
+FILE = f"{_PREFIX}SETTINGS"
 """The variable that names the file; ``none`` ignores files and variables."""
 HERE = Path("harness.toml")
-MOST_BYTES = 100_000
+_MOST_BYTES = 100_000
 CACHE_GIB = 64.0
 
 
@@ -53,7 +53,7 @@ class Settings:
             raise ValueError(f"cache_gib={self.cache_gib:g} is not a size in GiB, such as 200; 0 caches nothing")
 
 
-VARIABLES = {PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "cache", "cache_gib")}
+VARIABLES = {_PREFIX + key.upper(): key for key in ("protocol", "data", "results", "cluster", "cache", "cache_gib")}
 
 
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
@@ -80,10 +80,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         )
     overrides: dict[str, Any] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX) or variable == FILE or not text:
+        if not variable.startswith(_PREFIX) or variable == FILE or not text:
             continue
         if variable not in VARIABLES:
-            near = did_you_mean(variable.removeprefix(PREFIX), VARIABLES.values())
+            near = did_you_mean(variable.removeprefix(_PREFIX), VARIABLES.values())
             raise UsageError(f"{variable} in the environment is not a setting: unknown key{near}; unset it")
         overrides |= _values({VARIABLES[variable]: text}, base=Path(), where=variable)
     if "data" in overrides:
@@ -110,7 +110,7 @@ def _toml(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         raise UsageError(f"settings {path} is not a file")
     try:
-        return tomllib.loads(bounded_text(path, where=f"settings {path}", most=MOST_BYTES))
+        return tomllib.loads(bounded_text(path, where=f"settings {path}", most=_MOST_BYTES))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f'settings {path}: {error}; values are written as in data = "/data"') from error
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.methods.linears import LinearMethod, LowRankConfig, rows_of
+from harness.methods.linears import LinearMethod, LowRankConfig, outputs_of
 from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.sites import BlockSite, DecoderSite
 
@@ -96,7 +96,7 @@ class HiRA(LinearMethod):
     merge_modes = ("exact",)
 
     def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> Reweighted:
-        base, rows = self._linear(target, module), {name: rows_of(target, name) for name in names}
+        base, rows = self._linear(target, module), {name: outputs_of(target, name) for name in names}
         adapters = {name: self._adapter(base, rows[name]) for name in names}
         return Reweighted(base, adapters).to(base.weight.device)
 

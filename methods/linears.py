@@ -142,6 +142,6 @@ class LinearMethod(Method):
         return super()._trained_besides(segmenter)
 
 
-def rows_of(target: BlockSite | DecoderSite, name: str) -> Tensor | None:
+def outputs_of(target: BlockSite | DecoderSite, name: str) -> Tensor | None:
     """Which outputs of a fused qkv the adapter ``name`` reaches, None for all of its layer."""
     return target.outputs(name) if name in SLICES and isinstance(target, BlockSite) else None

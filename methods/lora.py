@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Count, MergeMode, ParameterGroup, Positive
-from harness.methods.linears import LinearMethod, LowRankConfig, rows_of
+from harness.methods.linears import LinearMethod, LowRankConfig, outputs_of
 from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.merging import (
@@ -80,7 +80,7 @@ class LowRankMethod(LinearMethod):
 
     def _adapt(self, target: BlockSite | DecoderSite, module: str, names: Sequence[str]) -> AdaptedLinear:
         base, layout = self._linear(target, module), target.layout_at(module)
-        return AdaptedLinear(base, {name: self._low_rank(base, rows_of(target, name), layout) for name in names})
+        return AdaptedLinear(base, {name: self._low_rank(base, outputs_of(target, name), layout) for name in names})
 
     def _low_rank(self, base: nn.Linear, rows: Tensor | None, layout: TokenLayout) -> LowRank:
         """The update of the outputs ``rows``, None for all."""

@@ -19,7 +19,7 @@ from harness.methods.parts.layers import started
 from harness.methods.parts.placement import BackboneShape
 from harness.methods.parts.sites import Adaptable, TokenLayout, block_sites, halves
 
-KERNELS = (3, 5, 7)
+_KERNELS = (3, 5, 7)
 _NORM_SHARE = 1e-6
 
 
@@ -54,12 +54,12 @@ class MultiScale(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(
             started(nn.Conv2d, channels, channels, kernel_size=k, padding=k // 2, groups=channels, generator=generator)
-            for k in KERNELS
+            for k in _KERNELS
         )
         self.projector = started(nn.Conv2d, channels, channels, kernel_size=1, generator=generator)
 
     def forward(self, maps: Tensor) -> Tensor:
-        mixed = maps + sum(convolution(maps) for convolution in self.convolutions) / len(KERNELS)
+        mixed = maps + sum(convolution(maps) for convolution in self.convolutions) / len(_KERNELS)
         return mixed + self.projector(mixed)
 
 

@@ -38,7 +38,7 @@ from harness.methods.parts.sites import SLICES, Adaptable
 _KINDS = {kind.value.lower(): kind for kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING}
 _ADAPTER = "default"
 
-PREFIX = "peft/"
+_PREFIX = "peft/"
 WHOLE = ("loha", "lokr", "fourierft", "waveft", "shira")
 """Tuners that multiply by an update of the layer's own size, forward and twice backward. For a plan's price alone."""
 
@@ -135,9 +135,9 @@ class PeftConfig(LinearsConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         if reason := TUNERS[self.tuner].one_width:
-            shape.require_one_width(PREFIX + self.tuner, reason)
+            shape.require_one_width(_PREFIX + self.tuner, reason)
         if not (number := trained_parameters(self.tuner, self.options(), self.layers(shape))):
-            raise MethodError(f"{PREFIX}{self.tuner}: with these options nothing in the encoder trains")
+            raise MethodError(f"{_PREFIX}{self.tuner}: with these options nothing in the encoder trains")
         return number
 
 
@@ -164,7 +164,7 @@ def _spelt(value: object) -> str:
 
 
 @cache
-def config_of(tuner: str) -> type[PeftConfig]:
+def tuner_config(tuner: str) -> type[PeftConfig]:
     """The configuration class of ``peft/TUNER``."""
     entry = TUNERS[tuner]
     typed = {
@@ -178,7 +178,7 @@ def config_of(tuner: str) -> type[PeftConfig]:
         namespace={
             "tuner": tuner,
             "__module__": __name__,
-            "__doc__": f"{PREFIX}{tuner} ({entry.paper}).",
+            "__doc__": f"{_PREFIX}{tuner} ({entry.paper}).",
             "weight_products": 3 if tuner in WHOLE else 0,
         },
         frozen=True,
@@ -321,7 +321,7 @@ def inject(
         except (ValueError, TypeError, AssertionError, RuntimeError, UserWarning) as error:
             if isinstance(error, RuntimeError) and any(layer.weight.is_meta for layer in layers.values()):
                 raise
-            raise MethodError(f"{PREFIX}{tuner}: {' '.join(str(error).split()) or type(error).__name__}") from error
+            raise MethodError(f"{_PREFIX}{tuner}: {' '.join(str(error).split()) or type(error).__name__}") from error
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer):
             _keep_in_state(layer)
@@ -356,7 +356,7 @@ def _trained(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str,
         except RuntimeError:  # see `inject`
             continue
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
-    raise MethodError(f"{PREFIX}{tuner}: cannot be counted")
+    raise MethodError(f"{_PREFIX}{tuner}: cannot be counted")
 
 
 class PeftMethod(LinearMethod):
@@ -497,9 +497,9 @@ def method_of(tuner: str) -> type[PeftMethod]:
     entry = TUNERS[tuner]
     namespace = {
         "__module__": __name__,
-        "__doc__": f"{PREFIX}{tuner} ({entry.paper}).",
-        "name": PREFIX + tuner,
-        "config_class": config_of(tuner),
+        "__doc__": f"{_PREFIX}{tuner} ({entry.paper}).",
+        "name": _PREFIX + tuner,
+        "config_class": tuner_config(tuner),
         "paper": entry.paper,
         "lacks": entry.lacks,
         "identity_at_init": not entry.start,

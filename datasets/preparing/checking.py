@@ -40,7 +40,7 @@ INVERTED = (
 )
 
 
-class Verdict(NamedTuple):
+class RuleResult(NamedTuple):
     """The outcome of one rule: ``failed`` makes the check fail, ``warned`` is to be looked at, ``skipped`` was not checked. ``files``:
     those concerned, at most twenty."""
 
@@ -56,7 +56,7 @@ class Check(NamedTuple):
     benchmark: str
     root: Path
     splits: Splits | None
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[RuleResult, ...]
 
     @property
     def passed(self) -> bool:
@@ -72,7 +72,7 @@ def check(benchmark: Benchmark, root: Path, *, progress: Progress) -> Check:
     try:
         splits = benchmark.splits(root)
     except DatasetError as error:
-        verdict = Verdict("pairing", "failed", str(error))
+        verdict = RuleResult("pairing", "failed", str(error))
         return Check(benchmark=benchmark.name, root=root, splits=None, verdicts=(verdict,))
     entries = [(split, pair) for split, pairs in splits.parts.items() for pair in pairs]
     prints: list[Fingerprint] = []
@@ -109,7 +109,7 @@ def _files(fingerprints: Sequence[Fingerprint], root: Path) -> tuple[str, ...]:
     return tuple(_label(fingerprint.pair.image, root) for fingerprint in fingerprints[:_FILES_LISTED])
 
 
-def _pairing(splits: Splits, root: Path) -> Verdict:
+def _pairing(splits: Splits, root: Path) -> RuleResult:
     pairs = [pair for part in splits.parts.values() for pair in part]
     folders = dict.fromkeys((p.image.parent, p.mask if p.entry and p.mask.is_file() else p.mask.parent) for p in pairs)
     read = [
@@ -120,10 +120,10 @@ def _pairing(splits: Splits, root: Path) -> Verdict:
     read = [*read[:_FOLDERS_NAMED], *more, *splits.lists.values()]
     message = f"layout {splits.layout}, {len(pairs)} pairs; {splits.rule}; read: {', '.join(read)}"
     files = tuple(_label(path, root) for path in splits.left_out[:_FILES_LISTED])
-    return Verdict("pairing", "warned" if files else "passed", message, files)
+    return RuleResult("pairing", "warned" if files else "passed", message, files)
 
 
-def _left_lying(splits: Splits, root: Path) -> Verdict:
+def _left_lying(splits: Splits, root: Path) -> RuleResult:
     """Files and folders below ``root`` that nothing is read from, such as a second folder of masks or another list."""
     files = {path for pairs in splits.parts.values() for pair in pairs for path in (pair.image, pair.mask)}
     holding = {parent for path in files for parent in path.parents}
@@ -137,14 +137,14 @@ def _left_lying(splits: Splits, root: Path) -> Verdict:
     lying = tuple(f"{_label(path, root)}{'/' * path.is_dir()}" for path in unread)
     message = f"{len(lying)}: {', '.join(lying[:_FILES_LISTED])}" if lying else "nothing"
     folders = any(name.endswith("/") for name in lying)
-    return Verdict("not read", "warned" if folders else "passed", message, lying[:_FILES_LISTED])
+    return RuleResult("not read", "warned" if folders else "passed", message, lying[:_FILES_LISTED])
 
 
-def _counts(benchmark: Benchmark, splits: Splits) -> Verdict:
+def _counts(benchmark: Benchmark, splits: Splits) -> RuleResult:
     """Published sizes by split; where a benchmark publishes no validation split, train and val count together."""
     note = f" ({splits.note})" if splits.note else ""
     if splits.generated:
-        return Verdict("counts", "warned", "a generated sample, not the published benchmark")
+        return RuleResult("counts", "warned", "a generated sample, not the published benchmark")
     further = getattr(benchmark, "further_tests", ())
     tests = sum(len(pairs) for split, pairs in splits.test.items() if split not in further)
     counts = {"train": len(splits.train), "val": len(splits.val), "test": tests}
@@ -155,36 +155,36 @@ def _counts(benchmark: Benchmark, splits: Splits) -> Verdict:
         counts["train"] += counts.pop("val")
     wrong = ", ".join(f"{s} {counts[s]:,} of {size:,}" for s, size in published.items() if counts[s] != size)
     if not published:
-        return Verdict("counts", "warned", f"not compared: no sizes were published{note}")
+        return RuleResult("counts", "warned", f"not compared: no sizes were published{note}")
     if wrong and all(counts[split] <= size for split, size in published.items()):
-        return Verdict("counts", "warned", f"a part of the benchmark, which tables say{note}: {wrong}")
+        return RuleResult("counts", "warned", f"a part of the benchmark, which tables say{note}: {wrong}")
     if wrong:
-        return Verdict("counts", "failed", f"not the published sizes: {wrong}")
+        return RuleResult("counts", "failed", f"not the published sizes: {wrong}")
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
-    return Verdict("counts", "warned" if note else "passed", f"all that this split rule takes: {listed}{note}")
+    return RuleResult("counts", "warned" if note else "passed", f"all that this split rule takes: {listed}{note}")
 
 
-def enough_tests(splits: Splits) -> Verdict:
+def enough_tests(splits: Splits) -> RuleResult:
     count = min(map(len, splits.test.values()))
     few = count < FEWEST_TESTS
     words = f"{count}: too few for a reliable score; give more" if few else f"{count}"
-    return Verdict("test images", "warned" if few else "passed", words)
+    return RuleResult("test images", "warned" if few else "passed", words)
 
 
-def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
+def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> RuleResult:
     """Images of one group (a video, an original image, a patient) in two splits. Given splits are kept, so only the user can correct
     them."""
     rule = "groups across splits"
     if not _has_groups(benchmark):
         alike = names_alike(splits)
-        return Verdict(rule, "warned" if alike else "skipped", f"not checked: no rule{alike and f'; {alike}'}")
+        return RuleResult(rule, "warned" if alike else "skipped", f"not checked: no rule{alike and f'; {alike}'}")
     groups: dict[str, list[tuple[str, Pair]]] = {}
     for split, pairs in splits.parts.items():
         for pair in pairs:
             groups.setdefault(benchmark.group(pair), []).append((split, pair))
     across = {name: members for name, members in groups.items() if len({split for split, _ in members}) > 1}
     if not across:
-        return Verdict(rule, "passed", f"{len(groups)} groups, each in one split")
+        return RuleResult(rule, "passed", f"{len(groups)} groups, each in one split")
     examples = tuple(
         f"{name}: "
         + ", ".join(f"{split} {_label(pair.image, root)}" for split, pair in dict(reversed(members)).items())
@@ -195,7 +195,7 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> Verdict:
         f"{len(across)} of {len(groups)} groups have images in several splits, {tested} test images among them, so a test knows its "
         f"images; the first: {examples[0]}"
     )
-    return Verdict(rule, "failed" if benchmark.own else "warned", message, examples)
+    return RuleResult(rule, "failed" if benchmark.own else "warned", message, examples)
 
 
 def _has_groups(benchmark: Benchmark) -> bool:
@@ -238,15 +238,15 @@ def names_alike(splits: Splits) -> str:
     return ""
 
 
-def _readable(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+def _readable(prints: Sequence[Fingerprint], root: Path) -> RuleResult:
     broken = [fingerprint for fingerprint in prints if fingerprint.error]
     if not broken:
-        return Verdict("readable", "passed", f"all {len(prints)} pairs decode")
+        return RuleResult("readable", "passed", f"all {len(prints)} pairs decode")
     words = f"{len(broken)} pairs cannot be read; the first: {broken[0].error}"
-    return Verdict("readable", "failed", words, _files(broken, root))
+    return RuleResult("readable", "failed", words, _files(broken, root))
 
 
-def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
+def _labels(benchmark: Benchmark, splits: Splits) -> RuleResult:
     """Classes without an image in a split: in training they cannot be learnt, in a test they are not in the score."""
     counts = {split: Counter(benchmark.class_names[pair.label or 0] for pair in p) for split, p in splits.parts.items()}
     lines = tuple(
@@ -255,12 +255,12 @@ def _labels(benchmark: Benchmark, splits: Splits) -> Verdict:
     absent = {split: [name for name in benchmark.class_names if not counts[split][name]] for split in counts}
     missing = "; ".join(f"{split} has no image of {', '.join(names)}" for split, names in absent.items() if names)
     status: Status = "failed" if absent["train"] else "warned" if missing else "passed"
-    return Verdict("labels", status, missing or "; ".join(lines), lines if missing else ())
+    return RuleResult("labels", status, missing or "; ".join(lines), lines if missing else ())
 
 
-def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
+def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> list[RuleResult]:
     if not prints:
-        return [Verdict("mask values", "failed", "no mask can be read; see above for the first")]
+        return [RuleResult("mask values", "failed", "no mask can be read; see above for the first")]
     return [
         _values(benchmark, prints),
         mask_polarity(benchmark, prints) if benchmark.task == "binary" else _classes(benchmark, prints),
@@ -270,24 +270,24 @@ def _masks(benchmark: Benchmark, prints: Sequence[Fingerprint], root: Path) -> l
     ]
 
 
-def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
+def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
     stored = listed([value for fingerprint in prints for value in fingerprint.values])
     message = f"stored: {stored}; all decode to classes 0 to {benchmark.num_classes - 1}"
     if not benchmark.own:
-        return Verdict("mask values", "passed", message)
+        return RuleResult("mask values", "passed", message)
     held = [frozenset(fingerprint.values) - {0} for fingerprint in prints]
     if wrong := _mixed(benchmark, held):
-        return Verdict("mask values", "failed", f"{message}; {wrong}")
+        return RuleResult("mask values", "failed", f"{message}; {wrong}")
     if benchmark.task != "binary":
-        return Verdict("mask values", "passed", message)
+        return RuleResult("mask values", "passed", message)
     if not any(mask.shares[1] for mask in prints) and any(IGNORE in values for values in held):
         odd = "255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
-        return Verdict("mask values", "failed", f"{message}; {odd}")
+        return RuleResult("mask values", "failed", f"{message}; {odd}")
     objects = {max(values) for values in held if len(values) == 1}
     if len(objects) > 1 and max(objects) < _MOST_CLASSES:
         odd = f"each mask holds one of {listed(sorted(objects))}: several classes? name them in classes.txt"
-        return Verdict("mask values", "warned", f"{message}; {odd}")
-    return Verdict("mask values", "passed", message)
+        return RuleResult("mask values", "warned", f"{message}; {odd}")
+    return RuleResult("mask values", "passed", message)
 
 
 def _mixed(benchmark: Benchmark, held: Sequence[frozenset[int]]) -> str:
@@ -300,7 +300,7 @@ def _mixed(benchmark: Benchmark, held: Sequence[frozenset[int]]) -> str:
     return mixed_encodings(of_255, num_classes=benchmark.num_classes, named=named)
 
 
-def mask_polarity(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
+def mask_polarity(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
     """Whether masks are inverted: those nearly always fill most of a picture and most of its border, objects seldom do. Where the user
     says so or the opposite (`DataOptions.invert`) he knows."""
     share = statistics.median(fingerprint.shares[1] for fingerprint in prints)
@@ -308,23 +308,23 @@ def mask_polarity(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdic
     coverage = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
     unknown = benchmark.options.invert is None
     status: Status = "failed" if share > 0.5 and border > 0.5 and unknown else "passed"
-    return Verdict("mask polarity", status, coverage + (INVERTED if status == "failed" else ""))
+    return RuleResult("mask polarity", status, coverage + (INVERTED if status == "failed" else ""))
 
 
-def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> Verdict:
+def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
     seen = {index for fingerprint in prints for index, share in enumerate(fingerprint.shares) if share > 0}
     absent = [benchmark.class_names[index] for index in range(benchmark.num_classes) if index not in seen]
     if absent:
-        return Verdict("classes", "failed", f"never in a mask: {', '.join(absent)}")
-    return Verdict("classes", "passed", f"all {benchmark.num_classes} classes occur")
+        return RuleResult("classes", "failed", f"never in a mask: {', '.join(absent)}")
+    return RuleResult("classes", "passed", f"all {benchmark.num_classes} classes occur")
 
 
-def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> RuleResult:
     """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
     single = [fingerprint for fingerprint in prints if max(fingerprint.shares, default=0.0) >= 1.0]
     message = f"{len(single)} of {len(prints)} masks hold one class only"
     if 2 * len(single) <= len(prints):
-        return Verdict("one-class masks", "passed", message)
+        return RuleResult("one-class masks", "passed", message)
     message += "; a score counts an empty mask as right where nothing is found in it"
     most = max((value for fingerprint in prints for value in fingerprint.values), default=0)
     if all(fingerprint.shares[0] == 1 for fingerprint in prints) and 1 <= most <= 127:
@@ -332,22 +332,22 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> Verdict:
             f"; their brightest value is {most}, and what is looked for is above 127: save masks of 0 and 255 as PNG"
         )
     status: Status = "failed" if len(single) == len(prints) else "warned"
-    return Verdict("one-class masks", status, message, _files(single, root))
+    return RuleResult("one-class masks", status, message, _files(single, root))
 
 
-def image_and_mask_size(prints: Sequence[Fingerprint], root: Path) -> Verdict:
+def image_and_mask_size(prints: Sequence[Fingerprint], root: Path) -> RuleResult:
     wrong = [mask for mask in prints if mask.image_size != mask.mask_size]
     if not wrong:
-        return Verdict("image and mask size", "passed", "equal in every pair")
+        return RuleResult("image and mask size", "passed", "equal in every pair")
     (width, height), of_mask = wrong[0].image_size, wrong[0].mask_size
     first = f"{wrong[0].pair.stem}, image {width}x{height}, mask {of_mask[0]}x{of_mask[1]}"
     words = (
         f"{len(wrong)} masks have another size than their image; the first: {first}; images are scaled to their masks"
     )
-    return Verdict("image and mask size", "warned", words, _files(wrong, root))
+    return RuleResult("image and mask size", "warned", words, _files(wrong, root))
 
 
-def _turns(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
+def _turns(prints: Sequence[Fingerprint], root: Path) -> list[RuleResult]:
     """Images that EXIF turns, where sizes do not say whether masks were drawn on the turned image."""
     if not (unsure := [fingerprint for fingerprint in prints if fingerprint.turn_is_open]):
         return []
@@ -355,10 +355,12 @@ def _turns(prints: Sequence[Fingerprint], root: Path) -> list[Verdict]:
         f"{len(unsure)} images are turned or mirrored by EXIF, and their masks fit either way; masks are taken as drawn on the image as "
         f"viewers show it; look at {_label(unsure[0].pair.image, root)} with its mask"
     )
-    return [Verdict("EXIF orientation", "warned", words, _files(unsure, root))]
+    return [RuleResult("EXIF orientation", "warned", words, _files(unsure, root))]
 
 
-def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], benchmark: Benchmark, root: Path) -> Iterator[Verdict]:
+def _copies(
+    kind: str, groups: Sequence[Sequence[Fingerprint]], benchmark: Benchmark, root: Path
+) -> Iterator[RuleResult]:
     """Copies within a split are warned of. Across splits they fail, unless each are of one group, of which `_groups` has its verdict."""
     for where, several in (("within a split", False), ("across splits", True)):
         chosen = [group for group in groups if (len({fingerprint.split for fingerprint in group}) > 1) is several]
@@ -369,7 +371,7 @@ def _copies(kind: str, groups: Sequence[Sequence[Fingerprint]], benchmark: Bench
         )
         message = f"{len(lines)} groups; the first: {lines[0]}" if lines else "none"
         status: Status = bad if lines else "passed"
-        yield Verdict(f"{kind} copies {where}", status, message, lines[:_FILES_LISTED])
+        yield RuleResult(f"{kind} copies {where}", status, message, lines[:_FILES_LISTED])
 
 
 def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.datasets.base import IGNORE, DatasetError, Pair
 from harness.datasets.readers.layouts import distinct_stems, subfolders
 from harness.datasets.readers.opening import MOST_PIXELS, require_file
-from harness.datasets.readers.own_layouts import SPLITS, OwnLayout, Parts
+from harness.datasets.readers.own_layouts import SPLITS, OwnLayout, PairedParts
 from harness.datasets.readers.pairing import Paired, is_image
 
 ANY = "any"
@@ -240,7 +240,7 @@ class CocoLayout(OwnLayout):
         chosen = {ANY: ["foreground"], "": [name for name in names if name != "background"]}.get(category, [category])
         return ("background", *chosen)
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         return {part: self._read(path, root, part) for part, path in self.files(root).items()}
 
     def _read(self, path: Path, root: Path, part: str) -> Paired:

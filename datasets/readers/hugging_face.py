@@ -19,7 +19,7 @@ from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.own_layouts import MASK_COLUMN, split_of
 from harness.datasets.readers.pairing import is_image
 
-PREFIX = "hf:"
+_PREFIX = "hf:"
 _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 """The type of a column of images."""
 _SPECIAL = r"[^\w.-]+"
@@ -32,11 +32,11 @@ _UNPACKING = 2
 def plain_folder(folder: Path) -> Path:
     """The folder itself, or for ``hf:DIR`` with Parquet in it the folder that this is unpacked to. Raises DatasetError: the
     folder does not exist, it holds several configurations, pyarrow is not installed, or the Parquet has no images with masks."""
-    if not str(folder).startswith(PREFIX):
+    if not str(folder).startswith(_PREFIX):
         return folder
-    source = Path(str(folder).removeprefix(PREFIX)).expanduser().resolve()
+    source = Path(str(folder).removeprefix(_PREFIX)).expanduser().resolve()
     if not source.is_dir():
-        raise DatasetError(f"{PREFIX}{source} does not exist; give the folder of a data set of the Hub")
+        raise DatasetError(f"{_PREFIX}{source} does not exist; give the folder of a data set of the Hub")
     if not (tables := sorted(source.rglob("*.parquet"))):
         return source
     _require_one_configuration(source, tables)
@@ -79,7 +79,7 @@ def _require_one_configuration(source: Path, tables: Sequence[Path]) -> None:
         names = {"/".join(part for part in parts if not _split(Path(part))) or "." for parts in folders}
     if len(names) > 1:
         raise DatasetError(
-            f"{PREFIX}{source} has the configurations {', '.join(sorted(names))}; give the folder of one, as {PREFIX}{source}/NAME, "
+            f"{_PREFIX}{source} has the configurations {', '.join(sorted(names))}; give the folder of one, as {_PREFIX}{source}/NAME, "
             "or a folder with the Parquet of one alone"
         )
 

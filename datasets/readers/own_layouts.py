@@ -19,7 +19,7 @@ MASKS = "1st_manual|masks|mask|labels|label|annotations|gt|map|ann_dir|Ground_Tr
 SPLITS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 
-Parts = dict[str, Paired]
+PairedParts = dict[str, Paired]
 
 
 _COLUMN_OF_SPLITS = re.compile(r"(data(set)?)?splits?|set|subset|fold|partition|phase")
@@ -85,7 +85,7 @@ class OwnLayout(Layout):
         except DatasetError:  # reported when this layout is chosen
             return True
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         """The folder, and its folders of splits, each read alike."""
         parts = {part: self._in(folder) for part, folder in {"all": root, **_of_splits(root, "")}.items()}
         return {part: paired for part, paired in parts.items() if paired.pairs}
@@ -134,7 +134,7 @@ class Folders(OwnLayout):
     masks: str = MASKS
     spare_images: bool = False
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         images, masks = resolve_folder(root, self.images), resolve_folder(root, self.masks)
         of_images, of_masks = _of_splits(root, self.images), _of_splits(root, self.masks)
         if images and masks:
@@ -155,7 +155,7 @@ class NnUnet(OwnLayout):
     name = "nnu-net"
     hint = "imagesTr/ with labelsTr/ (nnU-Net)"
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         parts = {}
         for part, end in (("train", "Tr"), ("test", "Ts")):
             images, masks = root / f"images{end}", root / f"labels{end}"
@@ -182,7 +182,7 @@ class OneFolder(OwnLayout):
     hint = "NAME.jpg with NAME_mask.png or NAME.png"
     rank = 0
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         parts = super().parts_at(root)
         return parts if parts.keys() & {"all", "train"} else {}
 
@@ -234,7 +234,7 @@ class OwnCsv(OwnLayout):
     hint = "a CSV with the columns image and label"
     rank = 2
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         tables = self._tables(root)
         inner = [path for path in tables if path.parent != root]
         named: dict[str, Path] = {}
@@ -247,7 +247,7 @@ class OwnCsv(OwnLayout):
                 names = ", ".join(path.name for path in tables)
                 raise DatasetError(f"{root} has {names}; call lists of splits train.csv, val.csv and test.csv")
             named = dict.fromkeys(["all"] * len(tables), next(iter(tables), Path()))
-        parts: Parts = {}
+        parts: PairedParts = {}
         for part, path in named.items():
             header, rows, image, mask = tables[path]
             splits = _splits(path, header, rows, image) if len(named) == 1 else []
@@ -344,7 +344,7 @@ class ClassFolders(Layout):
             return ()
         return tuple(path.name for path in subfolders(folder) if image_files(path))
 
-    def parts_at(self, root: Path) -> Parts:
+    def parts_at(self, root: Path) -> PairedParts:
         of_splits = _of_splits(root, "")
         folders = of_splits if "train" in of_splits else {"all": root}
         return {part: self._read(folder) for part, folder in folders.items()}

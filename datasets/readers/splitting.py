@@ -20,7 +20,7 @@ from harness.datasets.base import DatasetError, Pair, Tested
 from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, name_key
 
-Group = Callable[[Pair], str]
+GroupOf = Callable[[Pair], str]
 Pairs = tuple[Pair, ...]
 
 
@@ -45,7 +45,7 @@ def order_of(seed: int, group: str) -> str:
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
 
-def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: Group = own_stem) -> tuple[Pairs, Pairs]:
+def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: GroupOf = own_stem) -> tuple[Pairs, Pairs]:
     """Carve ``count`` pairs out of ``pairs``; returns (rest, carved), each in the order given.
 
     Args:

@@ -20,7 +20,7 @@ from harness.archive.files import read_sidecar
 
 MASKS = "masks.png"
 LARGEST_MASKS = 64 << 20
-MOST_PIXELS = 2**28
+_MOST_PIXELS = 2**28
 """Bounds on what is read: 128 masks of 1024 px with their truths."""
 
 _IMAGES = "images"
@@ -92,7 +92,7 @@ def read_masks(path: Path, *, expected: str = "") -> list[KeptMask]:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS or image.mode != "P":
+            if width * height > _MOST_PIXELS or image.mode != "P":
                 raise ValueError(f"{width}×{height} pixels of mode {image.mode}")
             images = json.loads(image.info[_IMAGES])
             table = np.asarray(image)

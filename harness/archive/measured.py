@@ -15,8 +15,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from harness.archive.files import LARGEST_RECORD, seal_holds, sealed
-from harness.archive.older import Label
-from harness.archive.parser import Amount, Number, validated
+from harness.archive.older import RowLabel
+from harness.archive.parser import Amount, Natural, validated
 from harness.archive.schema import content_hash, first_backbone
 from harness.check import escaped
 from harness.models.known import RENAMED
@@ -102,17 +102,17 @@ class MethodCost:
     """
 
     method: str
-    label: Label
+    label: RowLabel
     config: dict[str, Any]
     seconds: dict[str, dict[str, list[Amount]]]
     shares: dict[str, Amount]
     step_seconds: Annotated[dict[str, list[Amount]], AfterValidator(_takes_time)]
-    memory_bytes: dict[str, Number]
+    memory_bytes: dict[str, Natural]
     flops: dict[str, Amount]
-    parameters: dict[str, Number]
+    parameters: dict[str, Natural]
     inference_seconds: dict[str, list[Seconds]] = field(default_factory=dict)
-    inference_memory_bytes: dict[str, Number] = field(default_factory=dict)
-    inference_parameters: dict[str, Number] = field(default_factory=dict)
+    inference_memory_bytes: dict[str, Natural] = field(default_factory=dict)
+    inference_parameters: dict[str, Natural] = field(default_factory=dict)
     merge_failures: dict[str, str] = field(default_factory=dict)
     checkpoint_bytes: int = 0
     ratios: dict[str, Any] = field(default_factory=dict)

@@ -84,7 +84,7 @@ def may_be_left_out(name: str, record: Record) -> bool:
     return name == MASKS or (bool(record.run.tuning) and "chosen" not in record.run.tuning)
 
 
-Outcome = str
+FileOutcome = str
 """Of one file: ``copied``, ``same``, or a line on why it was left out."""
 
 
@@ -110,7 +110,7 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     return outcomes.count("copied"), outcomes.count("same"), left_out
 
 
-def _merge_record(path: Path, ours: RecordStore) -> Outcome:
+def _merge_record(path: Path, ours: RecordStore) -> FileOutcome:
     try:
         record, standing = checked(path), ours.summary(path.stem)
     except (ValueError, UsageError) as error:
@@ -127,7 +127,7 @@ def _merge_record(path: Path, ours: RecordStore) -> Outcome:
     return "copied"
 
 
-def _merge_cost(path: Path, target: Path) -> Outcome:
+def _merge_cost(path: Path, target: Path) -> FileOutcome:
     try:
         CostStore.load(path)
     except ValueError as error:

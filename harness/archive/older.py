@@ -22,7 +22,7 @@ from harness.methods.parts.placement import MethodError
 from harness.protocols.keys import FIRST_OPTIONS, first_names, gone_options
 
 _VARIANT = "variant"
-Label = Annotated[str, Field(validation_alias=AliasChoices("label", _VARIANT))]
+RowLabel = Annotated[str, Field(validation_alias=AliasChoices("label", _VARIANT))]
 """The label of a row in a file."""
 _GENERATED = "generated sample"
 """How the note on generated data begins."""
@@ -113,7 +113,7 @@ def same_data(first: str, second: str) -> bool:
     return first.rpartition("-")[2] == second.rpartition("-")[2]
 
 
-def files_of(runs: Sequence[Run]) -> list[str]:
+def fullest_fingerprints(runs: Sequence[Run]) -> list[str]:
     """A fingerprint of each run's files that is equal where they are: an older one, or none, counts as the fullest that fits it."""
     there: dict[tuple[str, str], set[str]] = {}
     for run in runs:

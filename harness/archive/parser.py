@@ -16,13 +16,13 @@ from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
-from harness.archive.older import Label, filled
+from harness.archive.older import RowLabel, filled
 from harness.archive.schema import SCHEMA_VERSION, Record, Run, largest
 from harness.check import escaped, from_json, is_plain
 from harness.system.errors import UsageError, os_reason
 from harness.system.files import checked_name, read_regular
 
-MOST = 10**12
+_MOST = 10**12
 """Bound on every count of images, parameters or epochs."""
 
 
@@ -67,8 +67,8 @@ def _short(value: object) -> str:
     return text if len(text) < 60 else f"{text[:40]}…"
 
 
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Number = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+Natural = Annotated[int, Field(ge=0, le=_MOST)]
 Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(_name)]
 MethodName = Annotated[str, AfterValidator(_method_name)]
@@ -108,7 +108,7 @@ class _Epoch(TypedDict, total=False):
     lr: float
     seconds: float
     val: dict[str, float]
-    updates: dict[str, Number]
+    updates: dict[str, Natural]
 
 
 class _Trial(TypedDict):
@@ -143,7 +143,7 @@ OF_A_CHOICE = ("grid", "edge", "trials", "metric", "on", "hours")
 @dataclass(frozen=True, kw_only=True)
 class _Run(Run):
     method: MethodName
-    label: Label
+    label: RowLabel
     benchmark: Name
     backbone: Printable
     checkpoint: Printable
@@ -163,13 +163,13 @@ class _File(Record):
     sidecars: Annotated[dict[str, str], Field(alias="beside")] = field(default_factory=dict, compare=False)
     scores: dict[Name, dict[Name, Annotated[dict[Name, float], AfterValidator(_scores)]]] = field(default_factory=dict)
     selected_epoch: Count | None = None
-    parameters: dict[str, Number] = field(default_factory=dict)
+    parameters: dict[str, Natural] = field(default_factory=dict)
     cost: dict[str, Amount] = field(default_factory=dict)
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
     budget: dict[str, Amount] = field(default_factory=dict)
-    counts: dict[str, Number] = field(default_factory=dict)
-    available: dict[str, Number] = field(default_factory=dict)
-    ignored: dict[str, Number] = field(default_factory=dict)
+    counts: dict[str, Natural] = field(default_factory=dict)
+    available: dict[str, Natural] = field(default_factory=dict)
+    ignored: dict[str, Natural] = field(default_factory=dict)
     foreground: dict[str, Amount] = field(default_factory=dict)
     attempts: Count = 1
 

@@ -115,8 +115,8 @@ def run_list(arguments: argparse.Namespace) -> int:
         lines = [f"get it: {benchmark.source}"]
         for address in getattr(benchmark, "archives", ()):
             lines.append(f"{PROGRAM} data prepare {name} --from {address}")
-        if layouts := getattr(benchmark, "layouts", tuple)():
-            lines.append(f"layouts: {', '.join(layout.name for layout in layouts)}")
+        if named := [layout.name for layout in getattr(benchmark, "layouts", list)()]:
+            lines.append(f"layouts: {', '.join(named)}")
         print(f"{name:<12} {benchmark.title}: {f'{sizes} images; ' if sizes else ''}terms: {benchmark.terms}")
         for line in (*lines, _where(benchmark, _folder(arguments, name))):
             print(f"{'':<12} {printable_line(line)}")

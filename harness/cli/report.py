@@ -21,7 +21,7 @@ from harness.planning.data import network_images
 from harness.registry import BENCHMARKS, is_own
 from harness.report.figures import draw
 from harness.report.site import INDEX, WRITTEN, site
-from harness.report.style import FORMATS, encoded_figure
+from harness.report.style import FIGURE_FORMATS, encoded_figure
 from harness.studies import load_study
 from harness.system.errors import UsageError
 from harness.system.files import open_regular
@@ -66,7 +66,7 @@ def _figures(folder: Path, boards: list[Leaderboard], pictures: Callable[[Record
     for number, board in enumerate(boards, start=1):
         for name, figure, caption in draw(board, pictures):
             stem = name if len(boards) == 1 else f"table-{number}-{name}"
-            for form in FORMATS:
+            for form in FIGURE_FORMATS:
                 write_file(
                     folder / f"{stem}.{form}", encoded_figure(figure, form, title=stem, caption=caption), what="figure"
                 )

@@ -37,11 +37,11 @@ from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import counted, printable
 
 WATCH_SECONDS = 5.0
-MOST = 6
+_MOST = 6
 """How many running and finished runs have a line each."""
 NOT_BEGUN = "not begun"
 """The state that is shown of an interrupted run that was never started."""
-REASONS = {
+_REASONS = {
     "OOM": "out of memory (OOM)",
     "DIVERGED": "diverged (DIVERGED)",
     "BLANK": "with empty masks (BLANK)",
@@ -55,7 +55,7 @@ WORDS = {
     WAITING: "waiting for a worker",
     QUEUED: "queued on the cluster",
     SUSPENDED: "suspended by the cluster",
-    **REASONS,
+    **_REASONS,
 }
 
 
@@ -159,20 +159,20 @@ def _in_words(seen: Survey) -> list[str]:
     if later := sum(sweep.later for sweep in newest.values()):
         lines.append(f"{counted(later, 'run')} more follow once these trials have ended")
     running = [run for run in runs if run.state == RUNNING]
-    lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:MOST]]
-    lines += [f"and {len(running) - MOST} more"] if len(running) > MOST else []
+    lines += [f"at work: {run.words}: {run.stage} ({run.message})" for run in running[:_MOST]]
+    lines += [f"and {len(running) - _MOST} more"] if len(running) > _MOST else []
     reasons = Counter(run.message for run in runs if run.state == QUEUED and run.message)
     lines += [f"{count} queued: {reason}" for reason, count in reasons.most_common(3)]
     if counts[INTERRUPTED] + counts[NOT_BEGUN]:
         lines.append("the command that started them continues what was interrupted or not begun")
-    if failed := sum(counts[code] for code in REASONS):
+    if failed := sum(counts[code] for code in _REASONS):
         lines.append(
             f"{failed} failed: sam-peft status --failed says why; the same command restarts them, on a cluster with --retry"
         )
     done = sorted((run for run in runs if run.state == FINISHED), key=lambda run: run.finished)
     if done:
         lines.append("finished last (sam-peft show KEY, or words: show lora kvasir 0):")
-        lines += [f"  {run.key}  {run.words}" for run in done[: -MOST - 1 : -1]]
+        lines += [f"  {run.key}  {run.words}" for run in done[: -_MOST - 1 : -1]]
     return [*lines, *([f"note: {seen.note}"] if seen.note else [])]
 
 

@@ -11,7 +11,7 @@ from harness.archive.archive import Archive, Joined
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb, write_file
 from harness.report.formats import SUFFIX, Format, as_data, write
-from harness.report.pages import files_of, pages_below
+from harness.report.pages import pages_below, rendered_files
 from harness.studies import Study, load_study
 from harness.system.errors import UsageError
 from harness.system.streams import say, say_skipped, terminal_width
@@ -39,9 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     if not pages:
         say(f"no record below {root}, so there is no table")
     if options.check:
-        return _check(root, files_of(pages, root, style=options.format), style=options.format, whole=study is None)
+        return _check(
+            root, rendered_files(pages, root, style=options.format), style=options.format, whole=study is None
+        )
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
-    files = files_of(pages, root, style=options.format)
+    files = rendered_files(pages, root, style=options.format)
     try:
         for path, text in files.items():
             if not prints_only:

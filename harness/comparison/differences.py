@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness import statistics as stats
 
-ImageScores = tuple[tuple[str, ...], NDArray[np.float64]]
+StemScores = tuple[tuple[str, ...], NDArray[np.float64]]
 """The stems of the images, in order, and the score of each."""
 
 Over = Literal["seeds and images", "seeds", "splits"]
@@ -48,7 +48,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class RowScores:
     """The scores of one row on one column, in points, higher is better.
 
     Args:
@@ -59,11 +59,11 @@ class Sample:
     """
 
     by_seed: Mapping[int, float]
-    images: Mapping[int, ImageScores] = field(default_factory=dict)
+    images: Mapping[int, StemScores] = field(default_factory=dict)
     clusters: Mapping[str, str] = field(default_factory=dict)
     test_share: float = 0.0
 
-    def minus(self, other: Sample) -> Difference | None:
+    def minus(self, other: RowScores) -> Difference | None:
         """The difference to another row; None if they have no seed in common."""
         seeds = sorted(self.by_seed.keys() & other.by_seed.keys())
         if not seeds:
@@ -79,7 +79,7 @@ class Sample:
 
 
 def _common_images(
-    samples: Sequence[Sample], seeds: Sequence[int]
+    samples: Sequence[RowScores], seeds: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]] | None:
     """(samples, seeds, images) scores, and the number of each image's cluster. None where not all samples scored the same images under
     every seed, or where they are one image or one cluster, which says nothing about others."""
@@ -94,7 +94,7 @@ def _common_images(
 
 
 def simultaneous(
-    columns: Sequence[Mapping[str, Sample]], baseline: str, *, prior: float = math.inf
+    columns: Sequence[Mapping[str, RowScores]], baseline: str, *, prior: float = math.inf
 ) -> dict[str, list[Difference]]:
     """Every row against one baseline, with 95 % intervals that hold for all rows at once (max-T, `harness.statistics.max_t`).
 

@@ -13,7 +13,7 @@ from harness import statistics as stats
 from harness.archive.archive import Archive
 from harness.archive.files import rounding
 from harness.archive.schema import Record
-from harness.comparison.differences import Difference, ImageScores, Sample
+from harness.comparison.differences import Difference, RowScores, StemScores
 from harness.comparison.names import Metric, metric
 from harness.studies import Row
 
@@ -153,7 +153,7 @@ class Grid:
     scores: pd.DataFrame
     runs: pd.DataFrame
     archive: Archive
-    _samples: dict[tuple[str, Column], Sample] = field(default_factory=dict, init=False)
+    _samples: dict[tuple[str, Column], RowScores] = field(default_factory=dict, init=False)
 
     @cached_property
     def cells(self) -> Mapping[tuple[str, Column], Cell]:
@@ -216,12 +216,12 @@ class Grid:
         whole = sorted(self.columns, key=lambda column: column.split not in ("all", "test"))
         return {name: next(column for column in whole if column.benchmark == name) for name in self.benchmarks}
 
-    def sample(self, row: str, column: Column) -> Sample:
+    def sample(self, row: str, column: Column) -> RowScores:
         """The scores of a row on a column by seed and image, read once; a seed with conflicting records is left out."""
         if (row, column) in self._samples:
             return self._samples[row, column]
         cell, scale = self.cells[row, column], 100 * column.sign
-        images: dict[int, ImageScores] = {}
+        images: dict[int, StemScores] = {}
         clusters: dict[str, str] = {}
         model, records = self.models[row], self.records_of(row, column.benchmark)
         share = max((_test_share(record, column) for record in records), default=0.0)
@@ -234,7 +234,7 @@ class Grid:
                 images[record.run.seed] = (read.stems, scale * scores)
                 clusters.update(read.clusters)
         by_seed = {seed: scale * cell.values[seed] for seed in cell.seeds}
-        made = Sample(by_seed=by_seed, images=images, clusters=clusters, test_share=share)
+        made = RowScores(by_seed=by_seed, images=images, clusters=clusters, test_share=share)
         return self._samples.setdefault((row, column), made)
 
     @cached_property

@@ -24,8 +24,8 @@ from harness.registry import recorded_option
 from harness.studies import Row
 from harness.system.yaml_files import read_yaml
 
-FOLDER = Path(__file__).parents[1] / "data" / "paper"
-CLAIMS = FOLDER.parent / "claims.yaml"
+PAPERS_FOLDER = Path(__file__).parents[1] / "data" / "paper"
+CLAIMS = PAPERS_FOLDER.parent / "claims.yaml"
 MARKS = {
     "P": "stated on a public page about the paper",
     "S": "quoted by third parties that had the paper; a typo is possible",
@@ -120,7 +120,7 @@ class Papers:
     claims: Sequence[Claim] = ()
 
     @classmethod
-    def read(cls, folder: Path = FOLDER, claims: Path = CLAIMS) -> Papers:
+    def read(cls, folder: Path = PAPERS_FOLDER, claims: Path = CLAIMS) -> Papers:
         """The published numbers that come with the harness."""
         setups = read_yaml(folder / "setups.yaml", what="published set-ups")
         cells = [

@@ -36,7 +36,7 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
     tables: list[int] = list(runs.groupby(SAME_RULES, sort=True).ngroup())
     own: list[Run] = list(runs["run"])
     choices = [(table, row_identity(run), run.benchmark) for table, run in zip(tables, own, strict=True)]
-    groups, names = list[Group](), list[str]()
+    groups, names = list[RowKey](), list[str]()
     for (table, identity, _), run, counts in zip(choices, own, from_most_trials(own, choices), strict=True):
         hashed = content_hash([run.method, hashed_options(run.method, run.method_config)])
         groups.append((table, identity if counts else hashed))
@@ -133,13 +133,13 @@ def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in config.items()}
 
 
-Group = tuple[int, str]
+RowKey = tuple[int, str]
 """A table, and the hash that the runs of one of its rows share."""
 
 
-def _unique(groups: Sequence[Group], names: Sequence[str], tuned: Sequence[bool]) -> dict[Group, str]:
+def _unique(groups: Sequence[RowKey], names: Sequence[str], tuned: Sequence[bool]) -> dict[RowKey, str]:
     """The name of each row; where two rows of a table have one name, with what distinguishes them."""
-    unique: dict[Group, str] = {}
+    unique: dict[RowKey, str] = {}
     for group, name in zip(groups, names, strict=True):
         unique.setdefault(group, name)
     of_tuning = {group for group, was in zip(groups, tuned, strict=True) if was}

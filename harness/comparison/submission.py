@@ -67,7 +67,7 @@ def with_own_rows(study: Study, archive: Joined) -> Study:
     return replace(study, entries=entries, table=replace(study.table, baseline=marked.get(baseline, baseline)))
 
 
-class Finding(NamedTuple):
+class CheckedLine(NamedTuple):
     """One line of a check: what was looked at, and what is wrong with it; of a right one what was found."""
 
     what: str
@@ -75,7 +75,7 @@ class Finding(NamedTuple):
     message: str
 
 
-def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | None = None) -> list[Finding]:
+def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | None = None) -> list[CheckedLine]:
     """Whether the records below ``root`` are whole rows of a study under its rules, from its data and its weights.
 
     Args:
@@ -114,10 +114,10 @@ def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | 
     ]
 
 
-def _finding(what: str, wrong: Iterable[str], *, right: str) -> Finding:
+def _finding(what: str, wrong: Iterable[str], *, right: str) -> CheckedLine:
     faults = list(dict.fromkeys(wrong))
     more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-    return Finding(what=what, wrong=bool(faults), message=printable_line("; ".join(faults[:3]) + more or right))
+    return CheckedLine(what=what, wrong=bool(faults), message=printable_line("; ".join(faults[:3]) + more or right))
 
 
 def _other_rules(runs: Sequence[Run], study: Study) -> Iterator[str]:

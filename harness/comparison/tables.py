@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import MISSING, Archive, weights_of
-from harness.archive.older import files_of, same_data
+from harness.archive.older import fullest_fingerprints, same_data
 from harness.archive.schema import Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
 from harness.comparison.names import SPLITS_APART, benchmark_rank, benchmark_title, shown_metrics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.studies import Study
 
 
-UNTRAINED = "untrained"
+_UNTRAINED = "untrained"
 """The test split of images of the training part on which nothing trained (a card's ``test_given_first``)."""
 
 
@@ -102,7 +102,7 @@ def has_rules_of(run: Run, study: Study) -> bool:
 def _copies(runs: Sequence[Run]) -> list[int]:
     """Which copy of its benchmark's data each run is of: 0 is that of most runs. A copy is a split and its files, as far as records have
     them; a run that failed before it read any is of the first."""
-    kinds = [(run.benchmark, run.manifest, files) for run, files in zip(runs, files_of(runs), strict=True)]
+    kinds = [(run.benchmark, run.manifest, files) for run, files in zip(runs, fullest_fingerprints(runs), strict=True)]
     counts = Counter(kind for kind in kinds if kind[1])
     order = sorted(counts, key=lambda kind: (-counts[kind], kind))
     return [[other for other in order if other[0] == kind[0]].index(kind) if kind[1] else 0 for kind in kinds]
@@ -229,8 +229,8 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
     parts: Mapping[str, str] = {"test": ""}
     if study is not None and benchmark in study.table.splits:
         splits = study.table.splits[benchmark]
-    elif UNTRAINED in scored:
-        splits = (ALL, *sorted(scored.keys() - {ALL, UNTRAINED}))
+    elif _UNTRAINED in scored:
+        splits = (ALL, *sorted(scored.keys() - {ALL, _UNTRAINED}))
         parts = {"test": "official"}
     elif benchmark not in SPLITS_APART and (ALL in scored or (not scored and benchmark == "trans10k_v1")):
         splits = (ALL,)

@@ -55,7 +55,7 @@ SEED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class ShortTraining:
     """What was seen while a method trained for a few steps at a high rate; sets hold names of parameters.
 
     Args:
@@ -122,7 +122,7 @@ class ContractCase:
         return segmenter, method
 
     @cached_property
-    def training(self) -> Training:
+    def training(self) -> ShortTraining:
         """One training, which all checks share."""
         return self.train()[1]
 
@@ -132,7 +132,7 @@ class ContractCase:
         method.load_state(self.training.state)
         return segmenter.train(), method
 
-    def train(self) -> tuple[tuple[Segmenter, Method], Training]:
+    def train(self) -> tuple[tuple[Segmenter, Method], ShortTraining]:
         """Attach and train what the method's groups name, all roles on every step."""
         generator = torch.get_rng_state()
         segmenter = self.plain()
@@ -159,7 +159,7 @@ class ContractCase:
             optimiser.step()
         trained = {id(parameter) for parameter in grouped_parameters(method).values()}
         frozen = {name for name, tensor in plain.items() if id(tensor) not in trained}
-        return (segmenter, method), Training(
+        return (segmenter, method), ShortTraining(
             declared=set(declared),
             marked=marked,
             decoder={name for name, _ in segmenter.decoder_parameters()},

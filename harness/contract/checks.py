@@ -36,7 +36,7 @@ BATCH_TOLERANCE = dict.fromkeys(DECODERS, 1e-05) | {"mask-transformer": 2e-4, "m
 rounding up to 1 / √1e-5 = 316 times larger."""
 RECOMPUTE_TOLERANCE = 1e-6
 
-Check = Callable[[ContractCase], None]
+Clause = Callable[[ContractCase], None]
 
 
 def identity(subject: ContractCase) -> None:
@@ -189,8 +189,8 @@ def _require_close(plain: dict[str, Tensor], recomputed: dict[str, Tensor], what
         require(largest <= RECOMPUTE_TOLERANCE, f"{what} {name} differs by {largest:.1e} with checkpointing")
 
 
-BLOCKS = ("all", "first-half", "last-half", "global", "0")
-SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")
+_BLOCKS = ("all", "first-half", "last-half", "global", "0")
+_SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")
 
 
 def placement(subject: ContractCase) -> None:
@@ -198,10 +198,10 @@ def placement(subject: ContractCase) -> None:
     names = {field.name for field in fields(subject.config)}
     if "blocks" not in names:
         return
-    for blocks in BLOCKS:
+    for blocks in _BLOCKS:
         if blocks != "global" or subject.shape.global_blocks:
             _require_blocks(_with(subject, blocks=blocks), blocks)
-    for sites in SITES if "sites" in names else ():
+    for sites in _SITES if "sites" in names else ():
         try:
             placed = _with(subject, sites=sites)
         except MethodError:  # the configuration refuses these
@@ -362,7 +362,7 @@ def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeRep
     )
 
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, Clause] = {
     "identity": identity,
     "gradient": gradient,
     "count": parameter_count,

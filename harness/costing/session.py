@@ -31,7 +31,7 @@ from harness.training.batches import UpdatePlan, hold_out
 from harness.training.cache import EmbeddingCache, InMemory
 from harness.training.feeding import Feeder
 from harness.training.loop import planned_steps
-from harness.training.step import Part, TrainingStep
+from harness.training.step import StepPart, TrainingStep
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -167,7 +167,7 @@ class Subject:
         self._prepare(feeder)  # loads during the computation, as in training
         at["started"] = read()
 
-        def note(part: Part) -> None:
+        def note(part: StepPart) -> None:
             at[part] = read()
 
         self._step.gradients(phase.roles, batches, predict=feeder.predict, after=note)

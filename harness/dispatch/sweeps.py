@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness.archive.older import Label
+from harness.archive.older import RowLabel
 from harness.archive.schema import Record, Run, content_hash
 from harness.archive.store import RecordStore
 from harness.check import escaped, from_json, is_plain, read_as
@@ -42,7 +42,7 @@ class NamedRun:
 
     key: str
     method: str
-    label: Label
+    label: RowLabel
     benchmark: str
     backbone: str
     protocol: str
@@ -167,7 +167,7 @@ class Sweep:
     @property
     def names(self) -> list[str]:
         """The names of its arrays on the cluster, in their order."""
-        return [f"{PREFIX}{self.id}-{number}" for number in range(len(self.arrays))]
+        return [f"{_PREFIX}{self.id}-{number}" for number in range(len(self.arrays))]
 
     @cached_property
     def runs(self) -> tuple[PlannedRun, ...]:
@@ -209,7 +209,7 @@ class Sweep:
 
 CANCELLED = "cancelled"
 AGAIN = "; when that is fixed, repeat the command"
-PREFIX = "harness-"
+_PREFIX = "harness-"
 """How the names of our jobs on a cluster begin."""
 
 
@@ -287,7 +287,7 @@ def record_fingerprint(record: Record) -> str:
 
 
 ROOT = Path(str(harness.__file__)).parent
-PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
+_PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
 """Path in a snapshot -> folder that is copied; in a clone two of these are links to folders next to ``harness``."""
 LARGEST_CODE = 64 << 20
 """Bound on the bytes of all files; ours have 2 MB."""
@@ -321,7 +321,7 @@ def contents_of_command(plugins: tuple[str, ...] = ()) -> Mapping[str, bytes]:
     """Path in a snapshot -> content of what is frozen. It is read once a process: all that one command submits, hours later too, is
     the code that `code_version` names in its records."""
     files: dict[str, Path] = {}
-    for folder, root in PACKAGES.items():
+    for folder, root in _PACKAGES.items():
         for path in root.rglob("*"):
             name = path.relative_to(root)
             if path.is_file() and "__pycache__" not in name.parts and not any(part[0] == "." for part in name.parts):

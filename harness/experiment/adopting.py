@@ -34,7 +34,7 @@ from harness.models.segmenter import Segmenter
 from harness.system.errors import UsageError, shortened, writing_to
 from harness.system.files import read_regular, write_atomically
 
-LARGEST = 1 << 20
+_LARGEST = 1 << 20
 """Bytes of ``adapter_config.json``."""
 MOST_PRUNED = 64
 """How many times the numbers of its file an adapter may ask for; AdaLoRA's file lacks the ranks that it dropped."""
@@ -208,7 +208,7 @@ def _child(owner: nn.Module, name: str) -> nn.Module:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         # Of links, as in the Hub's cache, the file that they lead to counts.
-        config = dict(json.loads(read_regular((folder / "adapter_config.json").resolve(), largest=LARGEST)))
+        config = dict(json.loads(read_regular((folder / "adapter_config.json").resolve(), largest=_LARGEST)))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} is not the folder of a peft adapter: adapter_config.json: {error}") from error
     return config, read_tensors(folder / "adapter_model.safetensors")

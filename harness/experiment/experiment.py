@@ -35,7 +35,7 @@ from harness.experiment.environment import (
 )
 from harness.experiment.kept_masks import KeptMasks
 from harness.experiment.number_code import number_code
-from harness.experiment.scoring import EVALUATION_BATCH, ImageTable, Report, Scoring, Summary
+from harness.experiment.scoring import EVALUATION_BATCH, Report, ScoresByImage, Scoring, Summary
 from harness.methods.base import Method
 from harness.models.attention_choice import Choice, apply_choice, choose, in_words
 from harness.models.catalog import backbone_shape
@@ -195,7 +195,7 @@ class Experiment:
             The record and its sidecar files: per-image scores (`harness.archive.files`), masks of a few images (`harness.archive.masks`).
         """
         scores: dict[str, Summary] = {}
-        images: dict[str, ImageTable] = {}
+        images: dict[str, ScoresByImage] = {}
         kept = KeptMasks(self.data, self.rules, run=self.run)
         segmenter, method = self._attached()
         validated = {entry["epoch"]: {"val": entry["val"]} for entry in trained.history}
@@ -235,7 +235,7 @@ class Experiment:
         return record, images_csv(images, groups), kept.encoded(images["best"])
 
     def _test_merged(
-        self, method: Method, scores: dict[str, Summary], images: dict[str, ImageTable]
+        self, method: Method, scores: dict[str, Summary], images: dict[str, ScoresByImage]
     ) -> dict[str, dict[str, Any]]:
         """Add the scores of every merged form of the best state; returns what each merge did."""
         merges: dict[str, dict[str, Any]] = {}

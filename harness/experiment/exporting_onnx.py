@@ -22,9 +22,9 @@ from harness.models.segmenter import Segmenter, probabilities
 from harness.system.errors import UsageError, writing_to
 
 OPSET = 18
-TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-4
 """Largest difference between onnxruntime and the segmenter that is written, of logits relative to their largest magnitude."""
-LARGEST = 2_000_000_000
+_LARGEST = 2_000_000_000
 """Bytes of weights that one file may hold: protobuf ends at 2 GiB. More go into FILE.data."""
 INSTEAD = "use --merge calibrated where the method has it, or --adapter-only"
 
@@ -68,12 +68,12 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
 
     Args:
         graph: what to write, on the CPU.
-        out: the file; weights beyond `LARGEST` are in ``<name>.data``.
+        out: the file; weights beyond `_LARGEST` are in ``<name>.data``.
         images: (B, 3, S, S) normalised, on which onnxruntime must agree; a single one is joined by its mirror image.
         metadata: name -> text, stored in the file.
 
     Returns:
-        The largest difference, see `TOLERANCE`.
+        The largest difference, see `ONNX_TOLERANCE`.
 
     Raises:
         UsageError: torch cannot put the model into ONNX, onnxruntime gives other outputs, or the file cannot be written.
@@ -92,7 +92,7 @@ def write_onnx(graph: Graph, out: Path, *, images: Tensor, metadata: Mapping[str
         made = Path(folder) / out.name
         data = _finish(traced, made, metadata)
         difference = _difference(made, rgb, expected)
-        if not difference <= TOLERANCE:
+        if not difference <= ONNX_TOLERANCE:
             raise UsageError(f"onnxruntime gives other outputs, by {difference:.1e}; nothing was written")
         for file in (*([data] if data else []), made):
             os.replace(file, out.with_name(file.name))
@@ -135,7 +135,7 @@ def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None
 
     model = onnx.load(traced)
     onnx.helper.set_model_props(model, dict(metadata))
-    apart = sum(len(weight.raw_data) for weight in model.graph.initializer) > LARGEST
+    apart = sum(len(weight.raw_data) for weight in model.graph.initializer) > _LARGEST
     location = f"{out.name}.data"
     onnx.save_model(model, out, save_as_external_data=apart, location=location, size_threshold=0)
     return out.with_name(location) if apart else None

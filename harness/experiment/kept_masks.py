@@ -12,7 +12,7 @@ from harness.archive.masks import KeptMask, chosen_images, encoded_masks, extrem
 from harness.archive.schema import Run
 from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData
-from harness.experiment.scoring import ImageTable
+from harness.experiment.scoring import ScoresByImage
 from harness.planning.data import selects_by
 from harness.protocols.card import Protocol
 
@@ -35,7 +35,7 @@ class KeptMasks:
         # compressed, since any image may turn out to be the worst one
         self._seen[split, stem] = zlib.compress(predicted.astype(np.uint8).tobytes(), 1), predicted.shape
 
-    def encoded(self, scores: ImageTable) -> bytes:
+    def encoded(self, scores: ScoresByImage) -> bytes:
         """`harness.archive.masks.encoded_masks` of images chosen by their names, and of the best, the median and the worst one.
 
         Args:

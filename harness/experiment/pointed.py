@@ -15,9 +15,9 @@ from harness.datasets.readers.opening import upright_size
 from harness.system.errors import UsageError, shortened
 from harness.system.files import bounded_text
 
-MOST = 256
+_MOST = 256
 """Objects of one image; each is decoded by itself, and its mask is kept until all are written."""
-LARGEST = 1 << 28
+_LARGEST = 1 << 28
 """Bytes of a file of prompts."""
 COLUMNS = ("x0", "y0", "x1", "y1")
 
@@ -82,8 +82,8 @@ def read_prompts(path: Path, images: Sequence[Path]) -> dict[Path, tuple[Pointed
 def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
     """Raises UsageError: a box or a point beyond its image, or too many objects of one. Raises DatasetError: an unreadable image."""
     for image, objects in prompts.items():
-        if len(objects) > MOST:
-            raise UsageError(f"{image} has {len(objects)} objects; give at most {MOST} of an image")
+        if len(objects) > _MOST:
+            raise UsageError(f"{image} has {len(objects)} objects; give at most {_MOST} of an image")
         width, height = upright_size(image)
         for each in objects:
             corners = (each.box[:2], each.box[2:]) if each.box else ()
@@ -115,7 +115,7 @@ def _csv(path: Path, where: str) -> list[dict[str, Any]]:
 
 
 def _json(path: Path, where: str) -> list[Any]:
-    text = bounded_text(path, where=where, most=LARGEST)
+    text = bounded_text(path, where=where, most=_LARGEST)
     try:
         lines = [line for line in text.splitlines() if line.strip()]
         return list(json.loads(text) if text.lstrip().startswith("[") else map(json.loads, lines))

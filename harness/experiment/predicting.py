@@ -49,7 +49,7 @@ OVERLAYS, PROBABILITIES, OBJECTS, LABELS = "overlays", "probabilities", "objects
 NOTE = "predictions.json"
 """In the folder: of which model, images and options its files are, so that the same command continues and no other does."""
 ANOTHER = "choose a folder that is empty or new"
-LARGEST = 1 << 28
+_LARGEST = 1 << 28
 """Bytes of the note."""
 
 
@@ -196,7 +196,7 @@ class Prediction:
         out, wanted = self.out, json.loads(note)
         try:
             found = list(out.iterdir()) if out.is_dir() else [out] * out.exists()
-            there = json.loads(read_regular(out / NOTE, largest=LARGEST)) if out / NOTE in found else None
+            there = json.loads(read_regular(out / NOTE, largest=_LARGEST)) if out / NOTE in found else None
         except OSError as error:
             raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
         except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
-from harness.training.cache import EmbeddingCache, Known, Store, encoder_is_frozen, weights_fingerprint
+from harness.training.cache import EmbeddingCache, KnownEmbedding, Store, encoder_is_frozen, weights_fingerprint
 from harness.training.feeding import normalise, predicted
 from harness.training.images import ImageSource
 from harness.training.outcome import Blank, Interrupted
@@ -36,7 +36,7 @@ Report = Callable[[dict[str, Any]], None]
 
 Summary = dict[str, dict[str, float]]
 """split -> metric -> score."""
-ImageTable = dict[str, dict[str, dict[str, float]]]
+ScoresByImage = dict[str, dict[str, dict[str, float]]]
 """split -> stem -> metric -> score."""
 Seen = Callable[[str, str, NDArray], None]
 """Called with a split, an image's stem and its prediction as `evaluate_split` scores it."""
@@ -115,7 +115,7 @@ class Scoring:
         stage: str,
         blank: bool = True,
         seen: Seen | None = None,
-    ) -> tuple[Summary, ImageTable]:
+    ) -> tuple[Summary, ScoresByImage]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several.
 
         Args:
@@ -169,7 +169,7 @@ class Scoring:
 
     def test(
         self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
-    ) -> tuple[Summary, ImageTable]:
+    ) -> tuple[Summary, ScoresByImage]:
         """`scores` of the run's test images by all metrics of its task."""
         metrics = OF_TASK[self._data.benchmark.task]
         return self.scores(segmenter, self._data.tests, metrics=metrics, stage=stage, blank=blank, seen=seen)
@@ -188,7 +188,9 @@ class Scoring:
         """
         side = 1 if self.labels else self._rules.image_size
 
-        def predict(images: Tensor, prompts: Sequence[Coordinates | None] = (), known: Sequence[Known] = ()) -> Tensor:
+        def predict(
+            images: Tensor, prompts: Sequence[Coordinates | None] = (), known: Sequence[KnownEmbedding] = ()
+        ) -> Tensor:
             assert not segmenter.training, "a model is scored in evaluation mode"
             placed = [each for each in prompts if each is not None]
             output = predicted(
@@ -216,7 +218,9 @@ class Scoring:
             metrics, task=benchmark.task, num_classes=benchmark.num_classes, conventions=self._rules.evaluation
         )
 
-    def inputs_of(self, source: ImageSource, index: int, split: str) -> tuple[Tensor, Coordinates | None, Known | None]:
+    def inputs_of(
+        self, source: ImageSource, index: int, split: str
+    ) -> tuple[Tensor, Coordinates | None, KnownEmbedding | None]:
         """What `predictor` takes of one image of a split: (3, S, S) uint8, its prompts where the rules have any, and what the cache of
         embeddings holds of it. Images are read in threads, and the cache with them."""
         image = torch.from_numpy(source.image(index))

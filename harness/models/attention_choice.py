@@ -100,13 +100,13 @@ def best(measured: Mapping[str, tuple[float, float] | None], *, blocks: int, roo
     return min(fitting, key=fitting.__getitem__, default=KINDS[0])
 
 
-Size = tuple[int, int, int, int]
+AttentionSize = tuple[int, int, int, int]
 """Maps, heads, side of a map, width of a head."""
 
 
-def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> dict[str, tuple[int, Size]]:
+def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> dict[str, tuple[int, AttentionSize]]:
     """``global`` and ``window``: how many blocks, and the size of their attention; none without relative positions by axes."""
-    side, kinds = image_size // shape.patch, dict[str, tuple[int, Size]]()
+    side, kinds = image_size // shape.patch, dict[str, tuple[int, AttentionSize]]()
     for block in shape.blocks if shape.relative_positions == "axes" else ():
         name, span = "window" if block.window else "global", block.window or side
         size = (batch * (-(-side // span)) ** 2, block.heads, span, block.dim // block.heads)
@@ -114,13 +114,15 @@ def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> di
     return kinds
 
 
-def _key(gpu: str, blocks: int, size: Size, precision: str) -> str:
+def _key(gpu: str, blocks: int, size: AttentionSize, precision: str) -> str:
     """The name of a choice on disk, which includes the rules by which it was made."""
     rules = f"no cuDNN, autocast, {GAIN} of widened, {MORE_MEMORY} of memory"
     return f"{gpu} | torch {torch.__version__} | {precision} | {size} x {blocks} | {rules}"
 
 
-def _measured(kind: str, size: Size, half: torch.dtype | None, device: torch.device) -> tuple[float, float] | None:
+def _measured(
+    kind: str, size: AttentionSize, half: torch.dtype | None, device: torch.device
+) -> tuple[float, float] | None:
     """Median seconds of forward and backward of one block's attention under a run's autocast, and the bytes that it keeps in between;
     None where memory runs out."""
     maps, heads, span, width = size

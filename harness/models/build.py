@@ -192,7 +192,7 @@ def _neckless_parts(
     **way: bool,
 ) -> _Parts:
     """As `_sam_parts`, for a ViT of timm."""
-    from harness.models.timm_encoder import TimmEncoder, create_vit, fitted
+    from harness.models.timm_encoder import TimmEncoder, create_vit, resized_for
 
     with seeded(seed):
         neck = sam_neck(shape.dim, entry.decoder.dim)
@@ -205,7 +205,7 @@ def _neckless_parts(
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
         require_match(state, expected, path=checkpoint, backbone=entry.name)
-        vit.load_state_dict(fitted(state, vit), strict=True, assign=True)
+        vit.load_state_dict(resized_for(state, vit), strict=True, assign=True)
     return TimmEncoder(vit, shape=shape, **way), prompts, decoder, neck
 
 

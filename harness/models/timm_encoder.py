@@ -117,7 +117,7 @@ def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer
     return vit
 
 
-def fitted(state: dict[str, Tensor], vit: VisionTransformer | Eva) -> dict[str, Tensor]:
+def resized_for(state: dict[str, Tensor], vit: VisionTransformer | Eva) -> dict[str, Tensor]:
     """A model's tensors with the table of positions at the size of ``vit``, as timm resizes it."""
     fit = (eva if isinstance(vit, Eva) else vision_transformer).checkpoint_filter_fn
     return fit(state, vit, interpolation="bicubic", antialias=True)

@@ -70,7 +70,7 @@ def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = 
     size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
     width = BYTES.get(str(run.rules.get("precision", "fp32")), 4)
     bytes_of_a_score = 4 + (width if width < 4 else 0)  # softmax in fp32, and its copy in half precision
-    side, config = size // shape.patch, config_of(run)
+    side, config = size // shape.patch, configuration_of(run)
     full = config.trains_backbone_weights
 
     def kept(block: BlockShape) -> tuple[float, float]:
@@ -122,7 +122,7 @@ def decoder_of(run: Run) -> Decoder:
     return decoder
 
 
-def config_of(run: Run) -> MethodConfig:
+def configuration_of(run: Run) -> MethodConfig:
     """The run's method configuration. For a method or options that are unknown here (older records, plug-ins), one that trains all of
     the encoder's blocks, so that they are priced too."""
     return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))

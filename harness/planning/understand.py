@@ -172,9 +172,15 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
         leave_out_unfit=not named_one_by_one,
         **_places(arguments, settings, folders, cards[0]),
     )
-    paths = (request.results, request.data_root, request.cache, *request.plugins, *folders.values(), *files.values())
-    for path in filter(None, paths):
-        require_text(path, what="the path")  # a sweep's files are text
+    for path in (
+        request.results,
+        request.data_root,
+        request.cache,
+        *request.plugins,
+        *folders.values(),
+        *files.values(),
+    ):
+        require_text(path or "", what="the path")  # a sweep's files are text
     of_rows, overrides = bool(arguments.methods or arguments.set), {**of_study, **rules}
     tuning = tuning_of(request, study, overrides, grids=arguments.tune, seeds=tune_seeds, on=tune_on, of_rows=of_rows)
     return request, tuning, of_cluster

@@ -9,7 +9,7 @@ from harness.protocols.keys import PIXELS, hashed_rules, with_later
 from harness.protocols.load import card_rules
 
 Rules = Mapping[str, Any]
-Difference = Mapping[str, tuple[Any, Any]]
+RuleDifference = Mapping[str, tuple[Any, Any]]
 """dotted name -> (ours, the card's)"""
 
 NOT_THERE = "nothing"
@@ -64,12 +64,12 @@ def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def differing_in_words(difference: Difference) -> str:
+def differing_in_words(difference: RuleDifference) -> str:
     """``epochs 1 instead of 40, image_size 128 instead of 1024``"""
     return ", ".join(f"{name} {_short(a)} instead of {_short(b)}" for name, (a, b) in difference.items())
 
 
-def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
+def overrides_in_words(by_benchmark: Mapping[str, RuleDifference]) -> str:
     """Differences that all benchmarks share, then the others with the benchmark's name; empty where nothing differs."""
     everywhere = shared(list(by_benchmark.values()))
     parts = [differing_in_words(everywhere)] if everywhere else []
@@ -80,7 +80,7 @@ def overrides_in_words(by_benchmark: Mapping[str, Difference]) -> str:
     return "; ".join(parts)
 
 
-def shared(differences: Sequence[Difference]) -> dict[str, tuple[Any, Any]]:
+def shared(differences: Sequence[RuleDifference]) -> dict[str, tuple[Any, Any]]:
     """The entries that all of them have."""
     first, *others = differences or [{}]
     return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}

@@ -23,7 +23,7 @@ DETAILS: Mapping[str, tuple[str, str, float, int]] = {
     "inference_parameters": ("parameters", "M", 1e6, 3),
 }
 """Quantity of `MethodCost` -> its word, its unit, how large that is, and the digits shown."""
-BASELINES = ("full", "lora")
+_BASELINES = ("full", "lora")
 MERGES = ("merged-exact", "merged-conv", "merged-calibrated")
 STEP_NOTES = (
     "Step: median over rounds of one training step, a batch and an update [quartiles]; weight and α steps of a stage-wise method by their"
@@ -155,7 +155,7 @@ def _rounds_of(cost: MethodCost, what: str, row: Row) -> Sequence[float]:
 def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
     """Full fine-tuning and LoRA, as far as the session measured them, else its first method; and what older sessions name."""
     wanted = {name for method in session.methods for name in method.ratios}
-    for usual in BASELINES:
+    for usual in _BASELINES:
         labels = {method.label for method in session.methods if method.method == usual}
         wanted |= labels & {usual} or labels
     wanted = (wanted or {session.methods[0].label}) - {cost.label}

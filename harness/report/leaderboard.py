@@ -82,17 +82,17 @@ def _line(board: Leaderboard, row: str) -> dict[str, Value]:
     return {**line, "merges": board.merges(row) or None, "state": board.state(row) or None}
 
 
-MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
+_MARKS = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "<!-- /leaderboard -->"
 """Between these lines of a page stands the leaderboard."""
 
 
 def write_between_marks(page: Path, text: str) -> None:
     """``text`` in place of what stands between the two marks of ``page``."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-    page.write_text(f"{before}{MARKS[0]}{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+    before, _, rest = page.read_text(encoding="utf-8").partition(_MARKS[0])
+    page.write_text(f"{before}{_MARKS[0]}{text}\n{_MARKS[1]}{rest.partition(_MARKS[1])[2]}", encoding="utf-8")
 
 
-BLOCKS = ("better", "not distinguishable", "worse", "")
+_BLOCKS = ("better", "not distinguishable", "worse", "")
 """The order of rows in a block; those without an interval stand last."""
 
 
@@ -108,7 +108,7 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
     titles += ["trained in the encoder", "in all", f"step time{device}", "memory", "merges"]
     lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
     verdicts = {row: board.verdict(row, board.leading) for row in board.rows} | {board.baseline: "not distinguishable"}
-    for verdict in BLOCKS:
+    for verdict in _BLOCKS:
         rows = [row for row in board.rows if verdicts[row] == verdict]
         shown = [row for row in rows if not most or row in rows[:most] or row in (board.baseline, *named)]
         lines += [f"| {' | '.join([row, *_cells(board, row)])} |" for row in shown]

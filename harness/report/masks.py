@@ -30,7 +30,7 @@ Image = tuple[str, str]
 COLOURS = ((0, 0, 0), (235, 235, 235), (44, 107, 214), (255, 140, 0), (170, 0, 120), (110, 110, 110))
 """Colours of `kinds`: nothing, found, missed, invented, another class, ignored. They also differ in brightness."""
 OPACITY = (0, 150, 225, 225, 225, 130)
-LARGEST = 256
+_LARGEST = 256
 """Pixels of a tile's side."""
 MOST_ROWS = 8
 MOST_IMAGES = 3
@@ -168,5 +168,5 @@ def _painted(predicted: Picture, truth: Picture, photograph: Picture | None) -> 
 
 
 def _thinned(picture: Any) -> Any:
-    step = max(1, -(-max(picture.shape[:2]) // LARGEST))
+    step = max(1, -(-max(picture.shape[:2]) // _LARGEST))
     return picture[::step, ::step]

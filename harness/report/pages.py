@@ -31,7 +31,7 @@ Makers = Mapping[str, Callable[[], Page]]
 """Name of a page -> what makes it."""
 
 
-def files_of(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown") -> dict[Path, str]:
+def rendered_files(pages: Mapping[str, Page], root: Path, *, style: Format = "markdown") -> dict[Path, str]:
     """Path in the results folder -> content; a leaderboard's numbers also as CSV."""
     files = {}
     for name, page in pages.items():
@@ -133,7 +133,7 @@ def finished_table(
         planned = None  # a page of the study would not show runs under other rules
     if planned:
         makers = {**makers, **pages_below(archive, study=planned)[0]}
-    for path, page_text in files_of({name: make() for name, make in makers.items()}, results).items():
+    for path, page_text in rendered_files({name: make() for name, make in makers.items()}, results).items():
         with writing_to(f"table {path}", then="; regenerate it with sam-peft tables"):
             write_atomically(path, page_text)
     return text, results / "tables" / f"{planned.name if planned else runs[0].protocol}{SUFFIX['markdown']}"

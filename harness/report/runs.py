@@ -14,7 +14,7 @@ from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.comparison.flags import MEANINGS, alpha_code
-from harness.protocols.compare import Difference, card, differing_in_words, flat, from_card
+from harness.protocols.compare import RuleDifference, card, differing_in_words, flat, from_card
 from harness.protocols.keys import hashed_options
 from harness.registry import BENCHMARKS, METHODS
 
@@ -102,7 +102,7 @@ def _about(record: Record) -> Iterator[str]:
     yield from (f"{name:<12}{text}" for name, text in facts.items() if text)
 
 
-def _changed(record: Record) -> Difference | None:
+def _changed(record: Record) -> RuleDifference | None:
     of_card = card(record.run.protocol, record.run.benchmark)
     return None if of_card is None else from_card(record.run.rules, of_card)
 

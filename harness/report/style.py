@@ -14,8 +14,8 @@ from harness.system.text import printable_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Format = Literal["svg", "pdf", "png"]
-FORMATS: tuple[Format, ...] = ("svg", "pdf", "png")
+FigureFormat = Literal["svg", "pdf", "png"]
+FIGURE_FORMATS: tuple[FigureFormat, ...] = ("svg", "pdf", "png")
 
 COLUMN, PAGE = 3.35, 6.9
 """Inches: one column (85 mm) and the width of a page with two."""
@@ -75,7 +75,7 @@ def cut(label: str, most: int) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
-def encoded_figure(figure: Figure, form: Format, *, title: str, caption: str) -> bytes:
+def encoded_figure(figure: Figure, form: FigureFormat, *, title: str, caption: str) -> bytes:
     """The bytes of a figure's file, without date or machine; equal figures give equal bytes."""
     metadata: dict[str, dict[str, Any]] = {
         "svg": {"Date": None, "Title": title, "Description": caption},

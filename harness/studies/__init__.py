@@ -19,7 +19,7 @@ from harness.system.errors import UsageError, did_you_mean
 from harness.system.files import checked_name
 from harness.system.yaml_files import read_yaml
 
-FOLDER = Path(__file__).parent
+STUDIES_FOLDER = Path(__file__).parent
 MOST_SEEDS = 1000
 
 
@@ -79,13 +79,13 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 MethodName = Annotated[str, AfterValidator(METHODS.resolve)]
 BenchmarkName = Annotated[str, AfterValidator(BENCHMARKS.resolve)]
 BenchmarkNames = Annotated[tuple[BenchmarkName, ...], BeforeValidator(_several)]
-Score = Literal["best", "last", "merged-exact", "merged-conv", "merged-calibrated", "decoded"]
-Scores = Annotated[tuple[Score, ...], BeforeValidator(_several)]
+ScoredModel = Literal["best", "last", "merged-exact", "merged-conv", "merged-calibrated", "decoded"]
+ScoredModels = Annotated[tuple[ScoredModel, ...], BeforeValidator(_several)]
 Seeds = Annotated[tuple[Annotated[StrictInt, Bound(ge=0)], ...], BeforeValidator(_as_seeds)]
-Grid = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
-Fields = Annotated[dict[str, Grid], AfterValidator(with_methods)]
+Values = Annotated[tuple[Any, ...], BeforeValidator(_several), AfterValidator(_different)]
+Fields = Annotated[dict[str, Values], AfterValidator(with_methods)]
 Prompt = Literal["none", "box", "points"]
-Prompts = Annotated[tuple[Prompt, ...], BeforeValidator(_several)]
+PromptValues = Annotated[tuple[Prompt, ...], BeforeValidator(_several)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Row:
     method: MethodName
     label: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    scores: Scores = ()
+    scores: ScoredModels = ()
 
     @property
     def name(self) -> str:
@@ -119,7 +119,7 @@ class TableLayout:
         kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number per benchmark against the baseline, and costs) or
             ``cost`` (cost records, no runs).
         metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
-        scores: which models are scored, one row each (`Score`).
+        scores: which models are scored, one row each (`ScoredModel`).
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
         paper: show papers' values with ours.
@@ -129,7 +129,7 @@ class TableLayout:
 
     kind: Literal["grid", "leaderboard", "cost"] = "grid"
     metrics: Annotated[str | tuple[str, ...], PlainValidator(_as_metrics)] = "paper"
-    scores: Scores = ("best",)
+    scores: ScoredModels = ("best",)
     splits: dict[BenchmarkName, Texts] = field(default_factory=dict)
     baseline: str = ""
     paper: bool = False
@@ -176,7 +176,7 @@ class Study:
     backbones: Texts = ()
     by_backbone: dict[str, dict[str, Any]] = field(default_factory=dict)
     decoders: Annotated[dict[str, dict[str, Any]], BeforeValidator(_as_decoders)] = field(default_factory=dict)
-    prompts: Prompts = ()
+    prompts: PromptValues = ()
     benchmarks: BenchmarkNames = ()
     entries: tuple[Annotated[Row, BeforeValidator(_as_row), AfterValidator(_labelled)], ...] = ()
     seeds: Seeds = (0, 1, 2)
@@ -192,7 +192,7 @@ class Study:
 
 def study_names() -> list[str]:
     """Names of the built-in studies, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in STUDIES_FOLDER.glob("*.yaml"))
 
 
 def load_study(name: str) -> Study:
@@ -203,14 +203,14 @@ def load_study(name: str) -> Study:
             benchmark, or two rows of one label.
     """
     is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else FOLDER / f"{name}.yaml"
+    path = Path(name) if is_path else STUDIES_FOLDER / f"{name}.yaml"
     if not path.is_file() and is_path:
         raise UsageError(f"study {path}: no such file; the names of studies end in no .yaml")
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
     study = study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
-    protocols = [card.stem for card in (*(FOLDER.parent / "protocols").glob("*.yaml"), Path(study.protocol))]
-    own = path.resolve().parent != FOLDER.resolve()
+    protocols = [card.stem for card in (*(STUDIES_FOLDER.parent / "protocols").glob("*.yaml"), Path(study.protocol))]
+    own = path.resolve().parent != STUDIES_FOLDER.resolve()
     for what, names in (("study", study_names()), ("protocol", protocols)):
         if own and path.stem in names:
             raise UsageError(

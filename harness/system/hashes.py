@@ -21,7 +21,7 @@ _SETTLED_S = 2.0
 _SAID_FROM = 1 << 26
 _MOST_REMEMBERED = 1 << 28
 
-Known = dict[str, list[int | str]]
+KnownHashes = dict[str, list[int | str]]
 """Path -> inode, size, times of change, SHA-256."""
 
 
@@ -76,7 +76,7 @@ def _memory(root: str) -> Path | None:
     return None if folder is None else folder / "contents" / f"{name}.json"
 
 
-def _remembered(memory: Path | None) -> Known:
+def _remembered(memory: Path | None) -> KnownHashes:
     try:
         if memory is None or memory.stat().st_size > _MOST_REMEMBERED:
             return {}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import harness
 
-PACKAGES = ("methods", "datasets", "harness")  # the folders of a clone
+_PACKAGES = ("methods", "datasets", "harness")  # the folders of a clone
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def code_version() -> dict[str, str]:
         return done.stdout if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD").strip() if (root / ".git").exists() else ""
-    changes = git("diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", *PACKAGES) if commit else ""
+    changes = git("diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", *_PACKAGES) if commit else ""
     return {"commit": commit, "dirty": hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else ""}
 
 

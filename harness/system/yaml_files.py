@@ -15,7 +15,7 @@ import yaml
 from harness.system.errors import UsageError
 from harness.system.files import bounded_text
 
-MOST_BYTES = 200_000
+_MOST_BYTES = 200_000
 MOST_NODES = 20_000
 """With aliases expanded; a long text counts once for every 64 characters."""
 MOST_LEVELS = 20
@@ -34,7 +34,7 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
         UsageError: it cannot be read, is not UTF-8 or YAML, or is more than plain data.
     """
     where = f"{what} {path}"
-    text = bounded_text(path, where=where, most=MOST_BYTES)
+    text = bounded_text(path, where=where, most=_MOST_BYTES)
     try:
         return (_TextLoader if values_as_text else _PlainLoader)(text).get_single_data()
     except yaml.MarkedYAMLError as error:

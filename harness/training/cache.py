@@ -130,7 +130,7 @@ def state_fingerprint(tensors: Mapping[str, Tensor], kind: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-Known = tuple[str, Tensor | None]
+KnownEmbedding = tuple[str, Tensor | None]
 """The key of an image's embedding, and the embedding where it was there already."""
 
 
@@ -150,7 +150,7 @@ class EmbeddingCache:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
         self._pending: deque[Future[None]] = deque()
 
-    def look_up(self, image: Tensor) -> Known:
+    def look_up(self, image: Tensor) -> KnownEmbedding:
         """The embedding of an image (3, S, S) uint8 on the CPU, where there is one."""
         key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
         if (stored := self._stored.get(key)) is None:
@@ -158,7 +158,7 @@ class EmbeddingCache:
         embedding = torch.from_numpy(stored)
         return key, embedding.view(torch.bfloat16) if embedding.dtype is torch.int16 else embedding
 
-    def get(self, known: Known, encode: Callable[[], Tensor]) -> Tensor:
+    def get(self, known: KnownEmbedding, encode: Callable[[], Tensor]) -> Tensor:
         """The embedding (C, h, w), on the CPU where `look_up` found it, else on the device of what ``encode`` computes."""
         key, found = known
         if found is not None:

@@ -18,7 +18,7 @@ from harness.models.transfer import channels, to_device
 from harness.protocols.card import Protocol
 from harness.system.machine import cores
 from harness.training.batches import TrainingImages, UpdatePlan, load_one
-from harness.training.cache import EmbeddingCache, Known
+from harness.training.cache import EmbeddingCache, KnownEmbedding
 from harness.training.device import autocast
 from harness.training.prompts import prompts_of, together
 
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     entries: list[tuple[int, bool]]
     images: Tensor
     targets: Tensor
-    known: Sequence[Known] = ()
+    known: Sequence[KnownEmbedding] = ()
     passes: float = 1.0
     prompts: Prompts | None = None
 
@@ -152,7 +152,9 @@ class Feeder:
             )
         return batches
 
-    def _read(self, epoch: int, index: int, turn: int, *, flip: bool, mask: int) -> tuple[Tensor, Tensor, Known | None]:
+    def _read(
+        self, epoch: int, index: int, turn: int, *, flip: bool, mask: int
+    ) -> tuple[Tensor, Tensor, KnownEmbedding | None]:
         """An image, its target, and what the cache of embeddings holds of the image."""
         image, target = load_one(self._images, index, flip=flip, mask=mask)
         if self._embeddings is not None:
@@ -190,7 +192,7 @@ def predicted(
     images: Tensor,
     *,
     device: torch.device,
-    known: Sequence[Known] = (),
+    known: Sequence[KnownEmbedding] = (),
     prompts: Prompts | None = None,
     cache: EmbeddingCache | None = None,
 ) -> SegmenterOutput:

@@ -19,7 +19,7 @@ from harness.training.feeding import Batch
 from harness.training.losses import Loss, build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update
 
-Part = Literal["forward", "backward"]
+StepPart = Literal["forward", "backward"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class TrainingStep:
         batches: Iterable[Batch],
         *,
         predict: Callable[[Batch], SegmenterOutput],
-        after: Callable[[Part], None] = lambda part: None,
+        after: Callable[[StepPart], None] = lambda part: None,
     ) -> Tensor:
         """Forward and backward passes of one update, whose gradients replace those in the parameters of ``roles``.
 

@@ -13,7 +13,7 @@ that one product makes all kernels. All of it is differentiable.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ def widen(kernel: Tensor, side: int) -> Tensor:
     return F.pad(kernel, [(side - kernel.shape[-1]) // 2] * 4)
 
 
-LARGEST = 0.25
+_LARGEST = 0.25
 """Cycles a token up to which a frequency passes; 0.5 is the largest there is."""
 
 
@@ -97,10 +97,10 @@ class BeyondDarts(nn.Module):
 
 
 def low_pass(maps: Tensor) -> Tensor:
-    """The part of each map (B, C, h, w) whose frequencies are at most `LARGEST` along both axes; maps are periodic in it."""
+    """The part of each map (B, C, h, w) whose frequencies are at most `_LARGEST` along both axes; maps are periodic in it."""
     height, width = maps.shape[-2:]
-    rows = torch.fft.fftfreq(height, device=maps.device).abs() <= LARGEST
-    columns = torch.fft.rfftfreq(width, device=maps.device) <= LARGEST
+    rows = torch.fft.fftfreq(height, device=maps.device).abs() <= _LARGEST
+    columns = torch.fft.rfftfreq(width, device=maps.device) <= _LARGEST
     spectrum = torch.fft.rfft2(maps) * (rows[:, None] & columns)
     return torch.fft.irfft2(spectrum, s=(height, width))
 
@@ -165,7 +165,10 @@ _GROUPS = (
     tuple(BEYOND),
 )
 """Operations that are neighbours in their order and are computed together, but for those beyond DARTS's."""
-_POOLED = {"max_pool_3x3": F.max_pool2d, "avg_pool_3x3": functools.partial(F.avg_pool2d, count_include_pad=False)}
+_POOLED: dict[str, Callable[..., Tensor]] = {
+    "max_pool_3x3": F.max_pool2d,
+    "avg_pool_3x3": functools.partial(F.avg_pool2d, count_include_pad=False),
+}
 MOMENTUM = 0.1
 EPSILON = 1e-5
 
@@ -307,8 +310,8 @@ class Cell(nn.Module):
             return mixed
         between = torch.ones_like(twice)  # a first stage has no share of the mixture; its second stage reads it
         normalised = self._normalise(torch.cat(parts, dim=1), 0, self._first, scales=torch.cat([pools, once, between]))
-        done = (self._first - len(twice)) * self.channels
-        finished, unfinished = normalised[:, :done], normalised[:, done:]
+        ended = (self._first - len(twice)) * self.channels
+        finished, unfinished = normalised[:, :ended], normalised[:, ended:]
         mixed = mixed + finished.unflatten(1, (-1, self.channels)).sum(dim=1)
         if not len(twice):
             return mixed

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,5 +85,5 @@ class AdaptedLinear(nn.Module):
         return torch.addmm(plain.flatten(0, -2), narrow, up.t().to(plain.dtype)).view(plain.shape)
 
 
-def _joined(tensors: list[Tensor], *, dim: int) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=dim)
+def _joined(tensors: Sequence[Tensor], *, dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=dim)

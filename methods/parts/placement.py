@@ -223,7 +223,7 @@ class BackboneShape:
             raise MethodError(f"{method} {what}, and the blocks of this backbone have several; take another method")
 
 
-SITES = ("qkv", "q", "k", "v", "proj", "mlp")
+_SITES = ("qkv", "q", "k", "v", "proj", "mlp")
 DECODER = "decoder"
 """A site outside the encoder, of methods that update linear layers: all that SAM's mask decoder uses."""
 _NAMED_BLOCKS = ("all", "first-half", "last-half", "global", "windowed")
@@ -268,17 +268,17 @@ def apart(spec: str) -> tuple[str, bool]:
 
 
 def parse_sites(spec: str) -> tuple[str, ...]:
-    """Site names in the order of `SITES`.
+    """Site names in the order of `_SITES`.
 
     Raises:
         MethodError: unknown site, or ``qkv`` together with one of its own slices.
     """
     parts = str(spec).replace(" ", "").split(",")
-    unknown = [part for part in parts if part not in SITES]
+    unknown = [part for part in parts if part not in _SITES]
     if unknown:
         raise MethodError(
-            f"sites={spec!r}: {unknown[0]!r} is unknown; choose from {', '.join(SITES)}, separated by commas"
+            f"sites={spec!r}: {unknown[0]!r} is unknown; choose from {', '.join(_SITES)}, separated by commas"
         )
     if "qkv" in parts and {"q", "k", "v"} & set(parts):
         raise MethodError(f"sites={spec!r}: qkv already holds q, k and v; name one or the other")
-    return tuple(site for site in SITES if site in parts)
+    return tuple(site for site in _SITES if site in parts)

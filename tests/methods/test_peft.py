@@ -18,7 +18,7 @@ from harness.contract.checks import CHECKS
 from harness.methods.base import Method
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import block_sites
-from harness.methods.peft import FILLED_IN, SEEDS, TUNERS, config_of, method_of
+from harness.methods.peft import FILLED_IN, SEEDS, TUNERS, method_of, tuner_config
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, method_config
@@ -90,7 +90,7 @@ def test_a_tuner_fulfils_the_contract_or_declares_what_it_lacks(name: str, backb
 @lru_cache(maxsize=1)
 def _case(name: str, backbone: str) -> ContractCase:
     options = {} if backbone == "tiny" else NARROW.get(name, {})
-    return ContractCase(method=method_of(name), config=config_of(name)(**options), backbone=backbone)
+    return ContractCase(method=method_of(name), config=tuner_config(name)(**options), backbone=backbone)
 
 
 def _attached(name: str, *, seed: int = 1, backbone: str = "tiny_timm", **options: Any) -> tuple[Any, Method]:
@@ -130,7 +130,7 @@ def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(
     config = PEFT_TYPE_TO_CONFIG_MAPPING[KINDS[name]](  # type: ignore[call-arg]
         target_modules=["qkv"],
         **{n: v for n, v in filled.items() if n in known},  # type: ignore[arg-type]
-        **config_of(name)(**options).options(),
+        **tuner_config(name)(**options).options(),
     )
     theirs: Any = PEFT_TYPE_TO_TUNER_MAPPING[KINDS[name]](plain, config, "default").model
     pairs = []  # type: ignore[var-annotated]
@@ -200,7 +200,7 @@ def test_what_a_tuner_starts_from_follows_from_the_methods_seed() -> None:
 def test_pruned_ranks_go_on_after_a_resume_and_end_at_the_budget() -> None:
     case = ContractCase(
         method=method_of("adalora"),
-        config=config_of("adalora")(init_r=4, target_r=2, tfinal=2),  # type: ignore[call-arg]
+        config=tuner_config("adalora")(init_r=4, target_r=2, tfinal=2),  # type: ignore[call-arg]
         backbone="tiny",
     )
 

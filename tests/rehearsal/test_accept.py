@@ -34,13 +34,13 @@ from tests.rehearsal.test_faults import left_on_the_processor, planted, read_as_
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accept.Machine:
     small = {"batch_size": 2, "epoch_images": 8, "image_size": 64, "val_limit": 2, "test_limit": 2}
-    monkeypatch.setattr(accept, "RULES", {**accept.RULES, **small})
+    monkeypatch.setattr(accept, "RULES", {**accept.SHORT_RUN, **small})
     device, report = torch.device("cuda", 0), lambda _: None
     folders: dict[str, Any] = {"data": None, "results": tmp_path, "shared": tmp_path / "shared"}
     return accept.Machine(device=device, backbones=["tiny"], methods=["lora"], cluster="", report=report, **folders)
 
 
-def tried(part: accept.Part, machine: accept.Machine) -> tuple[dict[str, Any], list[str]]:
+def tried(part: accept.AcceptancePart, machine: accept.Machine) -> tuple[dict[str, Any], list[str]]:
     """What a part measured, and what is not right."""
     found: dict[str, Any] = {}
     wrong = list(part(machine, found))
@@ -183,7 +183,7 @@ def test_advice_after_too_large_a_batch_is_tried(room, ends, machine, monkeypatc
     of_sixteen = training_bytes(machine.job(batch_size=16).run)
     properties = SimpleNamespace(total_memory=int(of_sixteen / 1.5))
     with pretended(), patch.object(torch.cuda, "get_device_properties", lambda _: properties):
-        found, wrong = tried(accept.out_of_memory, machine)
+        found, wrong = tried(accept.beyond_memory, machine)
     assert (found["images"], found["code"]) == (16, "OOM")
     assert {*found["tried"].values()} == {ends}
     assert [line.rpartition(" ")[2] for line in wrong] == [code for code in found["tried"].values() if code != "OK"]
@@ -192,7 +192,7 @@ def test_advice_after_too_large_a_batch_is_tried(room, ends, machine, monkeypatc
 def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
 
-    def part(name: str, *wrong: str, error: Exception | None = None) -> tuple[str, accept.Part]:
+    def part(name: str, *wrong: str, error: Exception | None = None) -> tuple[str, accept.AcceptancePart]:
         def examine(_: accept.Machine, found: dict[str, Any]) -> Iterator[str]:
             begun.append(name)
             if error is not None:
@@ -210,7 +210,7 @@ def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, mo
     first = lines()
     assert first[:2] == ["1. a: right", "2. b: not right: slow; full"]
     assert "launch failure" in first[2]
-    monkeypatch.setattr(accept, "PARTS", {**accept.PARTS, "3": part("d", error=ValueError("odd"))})
+    monkeypatch.setattr(accept, "PARTS", {**accept.ACCEPTANCE_PARTS, "3": part("d", error=ValueError("odd"))})
     assert lines() == [*first[:2], "3. d: not right: odd"]
     assert begun == ["a", "b", "c", "d"]
     assert lines()[2] == "3. d: not right: odd"

@@ -56,7 +56,8 @@ def mutate(content: Any, data: st.DataObject) -> None:
     if not (known := list(paths(content))):
         return
     in_run = [where for where in known if where[0] in ("run", "comparability", "scores")]
-    where = data.draw(st.sampled_from(in_run if in_run and data.draw(st.booleans()) else known))
+    half: bool = data.draw(st.booleans())
+    where = data.draw(st.sampled_from(in_run if in_run and half else known))
     target = content
     for name in where[:-1]:
         target = target[name]

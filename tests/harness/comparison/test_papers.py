@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from harness.comparison.names import BENCHMARK_ORDER, PAPER_METRICS, SCORE_TITLES, metric
-from harness.comparison.papers import FOLDER, MARKS, Claim, Papers, Published, Setup
+from harness.comparison.papers import MARKS, PAPERS_FOLDER, Claim, Papers, Published, Setup
 from harness.models.catalog import KNOWN
 from harness.protocols.load import card_rules
 from harness.registry import METHODS, method_config
@@ -133,7 +133,7 @@ def test_the_committed_files_are_of_known_names_with_a_source_for_every_number()
 
 def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None:
     setups = Papers.read().setups
-    assert set(setups) == {path.stem for path in FOLDER.glob("*.csv")}
+    assert set(setups) == {path.stem for path in PAPERS_FOLDER.glob("*.csv")}
     for name, setup in setups.items():
         assert card_rules(name, "kvasir") is not None
         assert setup.backbone in KNOWN

@@ -14,7 +14,7 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.store import RecordStore
 from harness.comparison import Difference, grids
-from harness.comparison.differences import Sample, simultaneous
+from harness.comparison.differences import RowScores, simultaneous
 from harness.comparison.leaderboard import leaderboards
 from harness.statistics import crossed, family, max_t
 from harness.studies import study_from_dict
@@ -126,7 +126,7 @@ def test_one_image_or_one_sequence_leaves_the_interval_over_seeds() -> None:
     for stems, clusters in ((("a",), {}), (("a", "b"), {"a": "video", "b": "video"})):
         scores = {"x": (1.0, 2.0), "y": (3.0, 2.5)}
         column = {
-            row: Sample(
+            row: RowScores(
                 by_seed=dict(enumerate(values)), clusters=clusters,
                 images={seed: (stems, np.full(len(stems), value)) for seed, value in enumerate(values)},
             )
@@ -155,9 +155,13 @@ def test_of_two_rows_the_simultaneous_interval_is_students_over_pooled_runs() ->
 
 
 def test_rows_that_lack_a_seed_and_single_seeds_have_no_simultaneous_interval() -> None:
-    two = {"a": Sample(by_seed={0: 1.0, 1: 2.0}), "b": Sample(by_seed={0: 1.0}), "c": Sample(by_seed={0: 3.0, 1: 2.5})}
+    two = {
+        "a": RowScores(by_seed={0: 1.0, 1: 2.0}),
+        "b": RowScores(by_seed={0: 1.0}),
+        "c": RowScores(by_seed={0: 3.0, 1: 2.5}),
+    }
     assert list(simultaneous([two], "a")) == ["c"]
-    assert simultaneous([{name: Sample(by_seed={0: 1.0}) for name in "ab"}], "a") == {}
+    assert simultaneous([{name: RowScores(by_seed={0: 1.0}) for name in "ab"}], "a") == {}
     both = simultaneous([two, two], "a")["c"]
     assert [each.mean for each in both] == [1.25] * 3
     assert there(both[2].high) < there(both[0].high), "a mean of two benchmarks is known better than each"

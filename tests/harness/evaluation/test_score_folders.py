@@ -291,6 +291,7 @@ def test_after_a_bad_mask_no_other_is_read(folders, monkeypatch):
         raise DatasetError("bad")
 
     monkeypatch.setattr("harness.evaluation.score_folders.affinity", lambda: 1)
+    predictions, masks = folders
     with pytest.raises(DatasetError, match="bad"):
-        score_folders(*folders, SplitScorer(("iou",), conventions=Conventions()), read_mask=bad)
+        score_folders(predictions, masks, SplitScorer(("iou",), conventions=Conventions()), read_mask=bad)
     assert len(read) < COUNT / 2

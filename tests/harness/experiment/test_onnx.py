@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from harness.experiment import exporting_onnx
-from harness.experiment.exporting_onnx import OPSET, TOLERANCE, Graph, write_onnx
+from harness.experiment.exporting_onnx import ONNX_TOLERANCE, OPSET, Graph, write_onnx
 from harness.experiment.trained import METADATA, of_results
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
@@ -55,7 +55,7 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
     expected = segmenter((images - mean) / std).masks
     for batch in (images[:1], images):
         masks, shares = _run(out, batch)
-        assert np.abs(masks - expected[: len(batch)].numpy()).max() <= TOLERANCE * float(expected.abs().max())
+        assert np.abs(masks - expected[: len(batch)].numpy()).max() <= ONNX_TOLERANCE * float(expected.abs().max())
         assert shares.shape[0] == len(batch)
         assert shares.shape[-2:] == (side, side)
     model = onnx.load(out)
@@ -118,4 +118,4 @@ def test_real_images_are_segmented_alike_by_onnxruntime(tmp_path, name, weights,
     graph = _graph(name, side=side, checkpoint=checkpoint, **options)
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB").resize((side, side))) for file in files])
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - graph.mean) / graph.std
-    assert write_onnx(graph, tmp_path / "m.onnx", images=images, metadata={}) <= TOLERANCE
+    assert write_onnx(graph, tmp_path / "m.onnx", images=images, metadata={}) <= ONNX_TOLERANCE

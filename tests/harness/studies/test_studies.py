@@ -22,7 +22,7 @@ from harness.registry import BENCHMARKS, load_plugin, method_config_class
 from harness.report.pages import finished_table, narrowed
 from harness.run import parser
 from harness.settings import Settings
-from harness.studies import Score, grid_of, load_study, study_from_dict, study_names
+from harness.studies import ScoredModel, grid_of, load_study, study_from_dict, study_names
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
 from tests.values import REPOSITORY, there
@@ -35,7 +35,7 @@ NEEDED = {
 
 def test_every_table_of_the_paper_has_a_study_and_every_score_that_it_may_name_a_title() -> None:
     assert set(study_names()) >= NEEDED
-    assert set(get_args(Score)) == set(SCORE_TITLES)
+    assert set(get_args(ScoredModel)) == set(SCORE_TITLES)
     three, none = (study_from_dict({**GOOD, **seeds}, name="mine").seeds for seeds in ({"seeds": 3}, {}))
     assert three == none == (0, 1, 2)
 

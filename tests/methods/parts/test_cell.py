@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.reference import stages
 from harness.methods.naslora import CellOnTokens
 from harness.methods.parts.cell import Cell, low_pass
 from harness.methods.parts.operations import (
@@ -42,18 +43,6 @@ def _maps(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def _stages(name: str, cell: Any) -> list[tuple[Tensor, Tensor]]:
-    """The depthwise (C, 1, k, k) and pointwise weights (C, C, 1, 1) of each stage of a separable convolution."""
-    order = [*cell.stages.twice, *cell.stages.once, *cell.stages.twice]
-    taps = cell.stages.depthwise.split([CONVOLUTIONS[each].kernel ** 2 for each in order], dim=1)
-    side = CONVOLUTIONS[name].kernel
-    return [
-        (taps[place].reshape(-1, 1, side, side), cell.stages.pointwise[place][:, :, None, None])
-        for place, each in enumerate(order)
-        if each == name
-    ]
-
-
 def _one_by_one(cell: Any, maps: Tensor) -> Tensor:
     """The mixture of one operation after the other; of the linear style with zeros around the map once, at the cell's input."""
     mixed = cell.skip_weight() * maps
@@ -70,7 +59,7 @@ def _darts(name: str, cell: Any, maps: Tensor) -> Tensor:
     if name in BEYOND:
         return _normed(_beyond(name, cell, maps if name == "low_pass" else maps.relu()), name, 0, cell)
     form = CONVOLUTIONS[name]
-    for stage, (taps, mixer) in enumerate(_stages(name, cell)):
+    for stage, (taps, mixer) in enumerate(stages(name, cell)):
         settings: dict[str, Any] = {"padding": form.span // 2, "dilation": form.dilation, "groups": cell.channels}
         maps = F.conv2d(F.conv2d(maps.relu(), taps, **settings), mixer)
         maps = _normed(maps, name, stage, cell)
@@ -110,7 +99,7 @@ def _linear(name: str, cell: Any, maps: Tensor) -> Tensor:
         return _beyond(name, cell, maps)
     form = CONVOLUTIONS[name]
     maps = F.pad(maps, [form.reach // 2] * 4)
-    for taps, mixer in _stages(name, cell):
+    for taps, mixer in stages(name, cell):
         maps = F.conv2d(F.conv2d(maps, taps, dilation=form.dilation, groups=cell.channels), mixer)
     return maps
 
