@@ -202,9 +202,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         found = find(request, also_on=tuning.on if tuning else (), instead=instead)
         return found, plan_steps(request, tuning.steps if tuning else (), found)
 
-    with TemporaryDirectory(
-        prefix="harness-plan-"
-    ) as folder:  # a plan, and a command that is refused, write no results
+    # Planned into a temporary folder first: `--plan`, or a command that is refused, leaves no generated images in the results.
+    with TemporaryDirectory(prefix="harness-plan-") as folder:
         if not arguments.plan:
             require_writable(request.results)
         foresee = arguments.plan or (tuning is not None and not arguments.cancel)
@@ -326,7 +325,7 @@ def start(
         later: runs that follow in later steps.
 
     Raises:
-        UsageError: something is missing, it would take months, or what `run_jobs` says.
+        UsageError: something is missing, it would take more than a month, or what `run_jobs` says.
     """
     from harness.dispatch.run_jobs import run_jobs
     from harness.pricing import hesitation
