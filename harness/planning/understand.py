@@ -172,15 +172,8 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
         leave_out_unfit=not named_one_by_one,
         **_places(arguments, settings, folders, cards[0]),
     )
-    for path in (
-        request.results,
-        request.data_root,
-        request.cache,
-        *request.plugins,
-        *folders.values(),
-        *files.values(),
-    ):
-        require_text(path or "", what="the path")  # a sweep's files are text
+    of_weights = [path for path in files.values() if str(path) != "none" and not is_word(path)]
+    _require_texts(request, {"--datasets": folders.values(), "--checkpoint": of_weights})
     of_rows, overrides = bool(arguments.methods or arguments.set), {**of_study, **rules}
     tuning = tuning_of(request, study, overrides, grids=arguments.tune, seeds=tune_seeds, on=tune_on, of_rows=of_rows)
     return request, tuning, of_cluster
@@ -246,6 +239,15 @@ def _rows(
     require_rows(options, rows)
     rows = with_options(with_options(rows, options), of_study)
     return tuple(each for row in rows for each in _with_choices(row, study.choose)), rules
+
+
+def _require_texts(request: Request, given: Mapping[str, Iterable[Path | str]]) -> None:
+    """Refuse paths that are not UTF-8, since a sweep's files could not name them; ``given``: option -> its paths."""
+    single = {"--results": request.results, "--data": request.data_root, "cache": request.cache}
+    named = {**given, "--plugin": request.plugins, **{what: [path] for what, path in single.items() if path}}
+    for what, paths in named.items():
+        for path in paths:
+            require_text(path, what=what)
 
 
 def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> None:
