@@ -78,7 +78,7 @@ def test_entry_points_join_and_a_broken_one_is_named(tmp_path, monkeypatch, says
     monkeypatch.setitem(METHODS._entries, "odd", EntryPoint("odd", "json:dumps", registry.METHOD_GROUP))
     with pytest.raises(UsageError, match="must be a subclass"):
         METHODS.get("odd")
-    printed = says(doctor, "--methods", "gone,decoder", "--backbone", "tiny", code=2)
+    printed = says(doctor, "--methods", "gone,decoder", "--backbone", "tiny", code=1)
     assert "method 'gone' (outside:Gone) cannot be imported" in printed
 
 
