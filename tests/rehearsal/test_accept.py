@@ -34,7 +34,7 @@ from tests.rehearsal.test_faults import left_on_the_processor, planted, read_as_
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> accept.Machine:
     small = {"batch_size": 2, "epoch_images": 8, "image_size": 64, "val_limit": 2, "test_limit": 2}
-    monkeypatch.setattr(accept, "RULES", {**accept.SHORT_RUN, **small})
+    monkeypatch.setattr(accept, "SHORT_RUN", {**accept.SHORT_RUN, **small})
     device, report = torch.device("cuda", 0), lambda _: None
     folders: dict[str, Any] = {"data": None, "results": tmp_path, "shared": tmp_path / "shared"}
     return accept.Machine(device=device, backbones=["tiny"], methods=["lora"], cluster="", report=report, **folders)
@@ -206,11 +206,13 @@ def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, mo
             return [line for line, _ in accept.accept(machine, tmp_path / "gpu.json")]
 
     failing = part("c", error=RuntimeError("CUDA error: unspecified launch failure"))
-    monkeypatch.setattr(accept, "PARTS", {"1": part("a"), "2": part("b", "slow", "full"), "3": failing})
+    monkeypatch.setattr(accept, "ACCEPTANCE_PARTS", {"1": part("a"), "2": part("b", "slow", "full"), "3": failing})
     first = lines()
     assert first[:2] == ["1. a: right", "2. b: not right: slow; full"]
     assert "launch failure" in first[2]
-    monkeypatch.setattr(accept, "PARTS", {**accept.ACCEPTANCE_PARTS, "3": part("d", error=ValueError("odd"))})
+    monkeypatch.setattr(
+        accept, "ACCEPTANCE_PARTS", {**accept.ACCEPTANCE_PARTS, "3": part("d", error=ValueError("odd"))}
+    )
     assert lines() == [*first[:2], "3. d: not right: odd"]
     assert begun == ["a", "b", "c", "d"]
     assert lines()[2] == "3. d: not right: odd"
@@ -221,12 +223,12 @@ def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, mo
 
 def test_the_command_prints_parts_and_ends_with_1_where_one_is_not_right(tmp_path, monkeypatch, capsys) -> None:
     parts: dict[str, Any] = {"1": ("a", lambda machine, found: []), "2": ("b", lambda machine, found: ["odd"])}
-    monkeypatch.setattr(accept, "PARTS", parts)
+    monkeypatch.setattr(accept, "ACCEPTANCE_PARTS", parts)
     command = ["--device", "cuda", "--accept", "--out", str(tmp_path / "gpu.json")]
     with pretended():
         assert doctor.main(command) == 1
         assert capsys.readouterr().out == "1. a: right\n2. b: not right: odd\n"
-        monkeypatch.setattr(accept, "PARTS", {"1": parts["1"]})
+        monkeypatch.setattr(accept, "ACCEPTANCE_PARTS", {"1": parts["1"]})
         assert doctor.main(command) == 0
     held = json.loads((tmp_path / "gpu.json").read_text())
     assert held["machine"]["gpu"] == "Pretended GPU"

@@ -75,7 +75,7 @@ def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path,
     rules = {"prompt": "box"} if broken == "prompts" else {}
     run = finished(results, "decoder", backbone="tiny_timm", rules=rules)
     if broken == "gives other outputs":
-        monkeypatch.setattr(exporting_onnx, "TOLERANCE", -1.0)
+        monkeypatch.setattr(exporting_onnx, "ONNX_TOLERANCE", -1.0)
     elif broken == "cannot be traced":
 
         def fft(self: Graph, images: torch.Tensor) -> Any:
