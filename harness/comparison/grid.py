@@ -31,6 +31,9 @@ COLLAPSE = 0.2
 """A run that scores this much below the median of its row has collapsed. It stays in the mean and is marked. Its row is not
 compared with the best, and has no interval on a leaderboard."""
 
+DECIMALS = 1
+"""Of a printed score in percent; rows that tie in them are both best."""
+
 Mark = Literal["", "best", "tied"]
 """Best of its column, or not significantly different from the best."""
 
@@ -99,6 +102,11 @@ class Cell:
     def code(self) -> str:
         """The reasons for a gap."""
         return "/".join(sorted(set(self.codes.values())))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a table prints after its mean."""
+        return ("BLANK",) * self.blank + ("COLLAPSED",) * self.collapsed
 
     @property
     def by_seed(self) -> list[float]:
@@ -285,7 +293,7 @@ class Grid:
             first = self.cells[order[0], column]
             for row in order:
                 cell = self.cells[row, column]
-                printed = [round(100 * each.mean, 1) for each in (cell, first)]
+                printed = [round(100 * each.mean, DECIMALS) for each in (cell, first)]
                 if cell.values.keys() == first.values.keys() and printed[0] == printed[1]:
                     marks[row, column] = "best"
                 elif cell.collapsed or first.collapsed:

@@ -149,7 +149,7 @@ class Experiment:
         metric = selects_by(self.run)
 
         def validate() -> dict[str, float]:
-            scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,), stage="validation")
+            scores, _ = self.scoring.scores(segmenter, scored, metrics=(metric,))
             return scores.get("all", {})
 
         return Training(

@@ -112,13 +112,16 @@ class Scoring:
         sets: Mapping[str, ImageSource],
         *,
         metrics: Sequence[str],
-        stage: str,
+        stage: str = "validation",
+        testing: bool = False,
         blank: bool = True,
         seen: Seen | None = None,
     ) -> tuple[Summary, ScoresByImage]:
         """Summary and per-image scores by split; ``all`` is every split together where there are several.
 
         Args:
+            stage: as progress shows it.
+            testing: test images, whose time is that of testing and whose foreground the record keeps; quirk 8 validates on them too.
             blank: False raises `Blank` where every prediction is background alone.
             seen: gets every prediction.
 
@@ -130,9 +133,9 @@ class Scoring:
         together = self._scorer(metrics)
         for name, source in sets.items():
             self._report({"stage": stage, "split": name, "images": len(source)})
-            with self._stages.during("validating" if stage == "validation" else "testing"):
+            with self._stages.during("testing" if testing else "validating"):
                 scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen)
-            if stage != "validation":  # which quirk 8 does on test images too
+            if testing:
                 share, ignored = scorers[name].foreground(), scorers[name].ignored()
                 if share is not None:
                     self.foreground.setdefault(name, share)  # the best checkpoint is tested first
@@ -148,7 +151,7 @@ class Scoring:
                 + ("take more mask tokens (--set mask_tokens=10), " if alone else "")
                 + "train longer (--set epochs=N), or take another rate (--tune lr=1e-4,1e-3)"
             )
-        if len(scorers) > 1 or stage == "validation":
+        if len(scorers) > 1 or not testing:
             scorers["all"] = together
         summaries = {name: scorer.summary() for name, scorer in scorers.items()}
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
@@ -172,7 +175,8 @@ class Scoring:
     ) -> tuple[Summary, ScoresByImage]:
         """`scores` of the run's test images by all metrics of its task."""
         metrics = OF_TASK[self._data.benchmark.task]
-        return self.scores(segmenter, self._data.tests, metrics=metrics, stage=stage, blank=blank, seen=seen)
+        tests = self._data.tests
+        return self.scores(segmenter, tests, metrics=metrics, stage=stage, testing=True, blank=blank, seen=seen)
 
     @property
     def exceptions(self) -> dict[str, int]:

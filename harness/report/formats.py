@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from harness.comparison.differences import Difference
-from harness.comparison.grid import Cell, Mark
+from harness.comparison.grid import DECIMALS, Cell, Mark
 from harness.system.text import csv_cell, markdown, printable, printable_line
 
 if TYPE_CHECKING:
@@ -151,9 +151,8 @@ def _score(score: Score) -> str:
         return EMPTY
     if cell.codes:
         return f"{cell.code} ({len(cell.seeds)}/{len(cell.planned)})"
-    spread = f" ± {100 * cell.sd:.1f}" if cell.sd is not None else ""
-    codes = " BLANK" * cell.blank + " COLLAPSED" * cell.collapsed
-    return f"{100 * cell.mean:.1f}{spread} ({cell.n}){codes}"
+    spread = f" ± {100 * cell.sd:.{DECIMALS}f}" if cell.sd is not None else ""
+    return " ".join([f"{100 * cell.mean:.{DECIMALS}f}{spread} ({cell.n})", *cell.flags])
 
 
 def as_data(page: Page) -> dict[str, Any]:
@@ -304,7 +303,7 @@ def fitted(table: Table, *, width: int) -> list[str]:
     frame = pd.DataFrame(dict(enumerate(others)), index=names)
     frame.columns = [head.title for head in table.columns[1:]]
     with pd.option_context("display.unicode.east_asian_width", True):
-        return [line.rstrip() for line in frame.to_string(line_width=width).splitlines()]
+        return [line.rstrip(" \\") for line in frame.to_string(line_width=width).splitlines()]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -16,7 +16,7 @@ from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.tables import grids, weights_in_words
-from harness.report.formats import Number, Page, Score, Table, Value, heads, text_of
+from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.report.sentences import gain
 from harness.studies import Study
 
@@ -27,16 +27,14 @@ CELLS = (
     "Cells: mean over seeds in % ± SD (ddof = 1) (n seeds). CODE (done/planned) says why a number is missing; no mean is taken over a gap."
     " –: not planned, or no such number."
 )
-CONFLICTING = (
-    f"{CONFLICT}: runs of the row differ in their rules, or a seed has two scores (sam-peft show --compare KEY KEY)."
-)
-BLANK = (
-    "BLANK: the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row."
-)
-COLLAPSED = (
-    f"COLLAPSED: a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row has no"
-    " ≈, and no interval on a leaderboard."
-)
+CODES = {
+    MISSING: "not run yet.",
+    CONFLICT: "runs of the row differ in their rules, or a seed has two scores (sam-peft show --compare KEY KEY).",
+    "BLANK": "the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row.",
+    "COLLAPSED": f"a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row"
+    " has no ≈, and no interval on a leaderboard.",
+}
+"""What the codes in cells say, in the order of the footnotes."""
 NONE_YET = "No run under these rules yet; runs under others are in the tables of their protocol."
 GENERATED = "Made of generated images: these numbers say that the code runs, and nothing about methods."
 
@@ -203,12 +201,10 @@ def _options(options: Mapping[str, Any]) -> str:
 
 def footnotes(tables: Sequence[Table], records: Iterable[Record]) -> list[str]:
     """How to read all tables of a page, with the codes that they show."""
-    values = (value for table in tables for line in table.rows for value in line if isinstance(value, Score))
-    cells = " ".join(map(text_of, values))
-    lines = [CELLS] if cells else []
-    lines += [
-        line for line in (f"{MISSING}: not run yet.", CONFLICTING, BLANK, COLLAPSED) if line.partition(":")[0] in cells
-    ]
+    scores = [value.cell for table in tables for line in table.rows for value in line if isinstance(value, Score)]
+    shown = {code for cell in scores if cell.planned for code in cell.codes.values() or cell.flags}
+    lines = [CELLS] if scores else []
+    lines += [f"{code}: {text}" for code, text in CODES.items() if code in shown]
     if any(map(_selected_on_test, records)):
         lines.append("‡ the checkpoint was selected on the test split, as some released code does.")
     return lines

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.evaluation.conventions import CLASSES, METRICS, Conventions, higher_is_better
+from harness.comparison import names
+from harness.evaluation.conventions import CLASSES, LABELS, METRICS, Conventions, higher_is_better
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
@@ -32,6 +33,11 @@ def example(seed=0, height=50, width=40):
 
 def test_only_mae_and_ber_are_better_lower():
     assert [metric for metric in METRICS if not higher_is_better(metric)] == ["mae", "ber"]
+
+
+@pytest.mark.parametrize("name", [*METRICS, *LABELS])
+def test_tables_rank_by_the_direction_that_chooses_epochs_and_rates(name):
+    assert names.metric(name).lower_is_better is not higher_is_better(name)
 
 
 @pytest.mark.parametrize("metric", METRICS)
