@@ -127,10 +127,10 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         splits: list[str] = []
 
         def watched(
-            self: Any, segmenter: Any, sets: Any, *, metrics: Any, stage: str, into: list[str] = splits, **more: Any
+            self: Any, segmenter: Any, sets: Any, *, testing: bool = False, into: list[str] = splits, **more: Any
         ) -> Any:
-            into.extend(sets if stage == "validation" else [])
-            return original(self, segmenter, sets, metrics=metrics, stage=stage, **more)
+            into.extend([] if testing else sets)
+            return original(self, segmenter, sets, testing=testing, **more)
 
         monkeypatch.setattr(Scoring, "scores", watched)
         limits = {"train_limit": 4, "val_limit": 2, "test_limit": 2, "quirks.selection": quirk}
