@@ -6,8 +6,8 @@ import sys
 from importlib import import_module
 
 from harness.cli.command import PROGRAM, plain, verb, version
-from harness.cli.verbs import GROUPS, VERBS, instead_of, summaries
-from harness.system.errors import UsageError
+from harness.cli.verbs import GROUPS, VERBS, summaries
+from harness.system.errors import UsageError, did_you_mean
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def without_verb(argv: list[str] | None = None) -> int:
         print(version())
         return 0
     if words and words[0] not in ("-h", "--help"):
-        raise UsageError(f"unknown verb {words[0]!r}{instead_of(words[0])}")
+        raise UsageError(f"unknown verb {words[0]!r}{did_you_mean(words[0], VERBS)}")
     print(f"usage: {PROGRAM} VERB …\n\n{plain(__doc__)}")
     summary_of = summaries()
     for group, names in GROUPS.items():

@@ -10,9 +10,7 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,11 +45,6 @@ def version() -> str:
     return f"{PROGRAM} {harness.__version__}{commit}, in {ROOT}"
 
 
-_GPUS = "CUDA_VISIBLE_DEVICES=0 in front of the command, or --cluster NAME"
-ELSEWHERE = {"--gpu": _GPUS, "--gpus": _GPUS, "--device": _GPUS, "--output": "--results DIR", "--out": "--results DIR"}
-"""Options of other programs -> what to type here."""
-
-
 class CommandParser(argparse.ArgumentParser):
     """argparse with one-line errors that suggest what to type in place of an unknown option."""
 
@@ -64,7 +57,7 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message}; {self.prog} --help lists all arguments")
 
     def _instead_of(self, word: str, *rest: str) -> str:
-        """``--set`` for a field of a protocol; else what `ELSEWHERE` has, or the nearest option."""
+        """``--set`` for a field of a protocol, else the nearest option."""
         option, _, value = word.partition("=")
         if "--set" in self._option_string_actions:
             from harness.protocols.card import Protocol  # imports numpy, which other errors need not wait for
@@ -72,8 +65,6 @@ class CommandParser(argparse.ArgumentParser):
             field = option.lstrip("-").replace("-", "_")
             if field in Protocol.__dataclass_fields__:
                 return f"--set {field}={value or next(iter(rest), 'VALUE')}"
-            if option in ELSEWHERE:
-                return ELSEWHERE[option]
         near = difflib.get_close_matches(option, self._option_string_actions, n=1)
         return near[0] if near else ""
 
@@ -197,9 +188,8 @@ _ADVICE = {
 def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorate a verb's ``main``.
 
-    A user's error prints ``error: …`` and returns 2. So does any other exception, with its traceback in a file; with ``--debug`` it is
-    raised. Ctrl-C returns 130. SIGTERM and SIGHUP do what Ctrl-C does and return 143 and 129. A closed pipe is quiet; output that
-    cannot be written is an error.
+    A user's error prints ``error: …`` and returns 2. So does any other exception; with ``--debug`` it is raised. Ctrl-C returns 130.
+    SIGTERM and SIGHUP do what Ctrl-C does and return 143 and 129. A closed pipe is quiet; output that cannot be written is an error.
     """
 
     @functools.wraps(main)
@@ -243,7 +233,7 @@ def _error(text: str) -> int:
 
 
 def _last_resort(error: Exception) -> str:
-    """One line about an unexpected error, with the file of its traceback."""
+    """One line about an unexpected error."""
     if isinstance(error, OSError) and error.errno in {*REASONS, *_ADVICE}:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{os_reason(error)}{_ADVICE.get(error.errno, _FREE_SPACE)}"
@@ -251,14 +241,7 @@ def _last_resort(error: Exception) -> str:
     if out_of_memory(error):
         return f"memory, or a limit on it (ulimit -v), is not enough{': ' if text else ''}{text[:200]}"
     text = f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="harness-", suffix=".traceback", delete=False, encoding="utf-8", errors="backslashreplace"
-        ) as file:
-            file.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
-    except OSError:
-        return f"{text}; {DEBUG} shows where"
-    return f"{text}; this was not expected: the traceback is in {file.name} ({DEBUG} prints it)"
+    return f"{text}; this was not expected: {DEBUG} shows where"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +16,12 @@ from tempfile import TemporaryDirectory
 from harness.cli.command import CommandParser, Once, add_plugins, command, load_own_plugins, require_effect, verb
 from harness.methods import TUNERS
 from harness.models.catalog import resolve_backbone
-from harness.models.published import weights_file
 from harness.planning.request import PlannedRow
 from harness.planning.understand import parse_row, split_words
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from harness.system.progress import stages
-from harness.system.streams import say, terminal_width
+from harness.system.streams import say
 
 
 def parser() -> CommandParser:
@@ -30,7 +29,7 @@ def parser() -> CommandParser:
     p = command(
         "doctor",
         __doc__,
-        epilog="Exit code 1 if a method breaks the contract or a file does not fit.",
+        epilog="Exit code 1 if a method breaks the contract.",
     )
     p.add_argument(
         "--methods",
@@ -66,12 +65,6 @@ def parser() -> CommandParser:
     p.add_argument(
         "--out", type=Path, metavar="FILE", help="with --accept: the file for the results, as JSON (default: gpu.json)"
     )
-    p.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="only print what this file is and which part of it fits --backbone; 'published' downloads the backbone's own",
-    )
     add_plugins(p)
     p.add_argument("--json", action="store_true", help="print a list of objects, one per method")
     return p
@@ -80,8 +73,6 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if arguments.checkpoint is not None:
-        return _examine_file(arguments.checkpoint, arguments.backbone or "vit_h")
     load_own_plugins(arguments)
     chosen = chosen_rows(arguments.methods)
     if arguments.accept:
@@ -94,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     known, rows = resolve_backbone(arguments.backbone or "vit_h"), []
     with stages() as report:
         report("loading torch")
-        from harness.contract.matrix import examine, matrix_markdown, matrix_rows
+        from harness.contract.matrix import examine, matrix_markdown
 
         for number, wanted in enumerate(chosen, start=1):
             report(f"trying {wanted.method} ({number}/{len(chosen)})")
@@ -104,8 +95,6 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-    elif width := terminal_width(sys.stdout):
-        print(_in_terminal(matrix_rows(rows), width=width))
     else:
         print(matrix_markdown(rows))
     for row in rows:
@@ -116,15 +105,6 @@ def main(argv: list[str] | None = None) -> int:
         for clause, seen in row.failures.items():
             print(f"{row.method}: {clause}: {seen}", file=sys.stderr)
     return 0 if all(row.passed for row in rows) else 1
-
-
-def _in_terminal(rows: Sequence[Mapping[str, str]], *, width: int) -> str:
-    """The matrix, split between columns where it is too wide."""
-    from harness.report.formats import Head, Table, fitted
-
-    columns = [Head(title=title, words=not title.startswith("trained")) for title in rows[0]]
-    lines = fitted(Table(heading="", columns=columns, rows=[[*row.values()] for row in rows]), width=width)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
@@ -164,26 +144,6 @@ def _accept(arguments: argparse.Namespace, names: Sequence[str]) -> int:
             print(line, flush=True)
             right &= part_is_right
     return 0 if right else 1
-
-
-def _examine_file(path: Path, backbone: str) -> int:
-    """Print what a checkpoint is and how it fits; returns 1 where it does not, else 0."""
-    name = resolve_backbone(backbone)
-    path = weights_file(path, name)
-    with stages() as report:
-        report("loading torch")
-        from harness.models.build import require_checkpoint
-        from harness.models.checkpoint import family_of, read_tensors
-
-        tensors = read_tensors(path)
-        print(f"{path}: {family_of(tensors)}, {len(tensors)} tensors, {path.stat().st_size / 1e6:.1f} MB")
-        try:
-            require_checkpoint(name, path)
-        except UsageError as error:
-            print(f"does not fit {name}: {error}")
-            return 1
-    print(f"fits {name}: all that it needs is there, under its names and in its shapes")
-    return 0
 
 
 def chosen_rows(text: str) -> list[PlannedRow]:

@@ -1,4 +1,4 @@
-"""``sam-peft protocols``: show the rules of a protocol and their sources, or compare two."""
+"""``sam-peft protocols``: show the rules of a protocol and their sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from itertools import takewhile
 from typing import Any
 
 from harness.cli.command import CommandParser, command, subcommand, verb
-from harness.protocols.keys import EXECUTION_ONLY, with_pixels
 from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
 from harness.system.text import printable_line
 
@@ -22,7 +21,6 @@ def parser() -> CommandParser:
         commands, "show", "show every field of a protocol with its value and its source: paper, code or ours"
     )
     show.add_argument("card", metavar="NAME", help="name of a protocol, or path of a .yaml file")
-    show.add_argument("--diff", metavar="OTHER", help="show only the fields in which OTHER differs")
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
@@ -34,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "list":
         data, lines = _listed()
     else:
-        data, lines = _compared(arguments.card, arguments.diff) if arguments.diff else _shown(arguments.card)
+        data, lines = _shown(arguments.card)
     print(json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
 
@@ -64,17 +62,6 @@ def _shown(card: str) -> Answer:
     lines = [f"{key:36} {_text(value):32} {comment}".rstrip() for key, value, comment in rows]
     fields = [dict(zip(("field", "value", "mark"), row, strict=True)) for row in rows]
     return {"card": card, "hash": digest, "fields": fields}, [f"# {card}  hash {digest}", *lines]
-
-
-def _compared(card: str, other: str) -> Answer:
-    ours, theirs = (with_pixels(opened(as_rules(load_protocol(name)))) for name in (card, other))
-    unsaid = {key for key in ours.keys() ^ theirs.keys() if key.partition(".")[0] in EXECUTION_ONLY}
-    fields = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) and key not in {"name", *unsaid}]
-    texts = [[_text(values.get(key, "–")) for values in (ours, theirs)] for key in fields]
-    width = max((len(first) for first, _ in texts), default=0)
-    lines = [f"{key:36} {first:{width}} {second}" for key, (first, second) in zip(fields, texts, strict=True)]
-    rows = [{"field": key, card: ours.get(key), other: theirs.get(key)} for key in fields]
-    return rows, [f"{'':36} {card:{width}} {other}", *lines]
 
 
 def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.cli.command import plain
-from harness.system.errors import did_you_mean
 
 GROUPS = {
     "use": ("run", "status", "show", "predict", "export", "data"),
@@ -17,32 +16,6 @@ GROUPS = {
 }
 
 VERBS = {name: "harness.run" if name == "run" else f"harness.cli.{name}" for names in GROUPS.values() for name in names}
-
-SYNONYMS = {
-    **dict.fromkeys(("train", "fit", "start", "submit", "sweep", "tune", "plan", "demo", "finetune"), "run"),
-    **dict.fromkeys(("eval", "evaluate", "test", "score", "metrics"), "data score"),
-    **dict.fromkeys(("compare", "diff"), "show --compare"),
-    **dict.fromkeys(("info", "log", "view"), "show"),
-    **dict.fromkeys(("list", "ls", "ps", "queue", "watch", "jobs", "runs"), "status"),
-    "cancel": "run --cancel",
-    **dict.fromkeys(("datasets", "benchmarks", "prepare", "download", "sample"), "data"),
-    **dict.fromkeys(("infer", "inference", "segment", "classify"), "predict"),
-    **dict.fromkeys(("save", "convert", "adapter", "checkpoint"), "export"),
-    **dict.fromkeys(("results", "latex", "csv", "leaderboard"), "tables"),
-    **dict.fromkeys(("plot", "figures", "chart"), "report --figures"),
-    **dict.fromkeys(("benchmark", "profile", "flops", "speed"), "cost"),
-    **dict.fromkeys(("methods", "contract"), "doctor"),
-    **dict.fromkeys(("config", "init"), "settings"),
-    **dict.fromkeys(("card", "cards", "rules"), "protocols"),
-    "studies": "run --study list",
-}
-"""A word that people may type instead of a verb -> what to type."""
-
-
-def instead_of(word: str) -> str:
-    """`` (did you mean X?)`` for a word that is not a verb, from `SYNONYMS`, else the nearest verb."""
-    known = SYNONYMS.get(word.strip("-").lower())
-    return f" (did you mean {known!r}?)" if known else did_you_mean(word, VERBS)
 
 
 def summaries() -> dict[str, str]:

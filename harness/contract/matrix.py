@@ -126,15 +126,15 @@ def _describe(error: Exception, method: type[Method]) -> str:
     return f"{type(error).__name__}: {line}{line_in(file, error)}"
 
 
-def matrix_rows(rows: Sequence[Capability]) -> list[dict[str, str]]:
-    """The cells of every method by their headings; counts are *trained: …*."""
+def matrix_markdown(rows: Sequence[Capability]) -> str:
+    """The cells of every method as a markdown table, the same bytes for the same rows; counts are *trained: …*."""
 
     def count(number: int | None) -> str:
         return "" if number is None else f"{number:,}"
 
-    return [
+    cells = [
         {
-            "method": row.method,
+            "method": f"`{row.method}`",
             "paper": row.paper or "–",
             "code": row.code,
             "identity at init": {None: "", True: "yes", False: "declared deviation"}[row.identity_at_init],
@@ -146,10 +146,5 @@ def matrix_rows(rows: Sequence[Capability]) -> list[dict[str, str]]:
         }
         for row in rows
     ]
-
-
-def matrix_markdown(rows: Sequence[Capability]) -> str:
-    """The matrix as a markdown table, the same bytes for the same rows."""
-    cells = [row | {"method": f"`{row['method']}`"} for row in matrix_rows(rows)]
     alignment = ["right" if title.startswith("trained") else "left" for title in cells[0]]
     return tabulate(cells, headers="keys", tablefmt="github", colalign=alignment, disable_numparse=True)

@@ -71,7 +71,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ([*DEMO, "--epochs", "10"], "--set epochs=10"),
         ([*DEMO, "--lr=1e-4"], "--set lr=1e-4"),
         ([*DEMO, "--batch-size", "2"], "--set batch_size=2"),
-        ([*DEMO, "--gpu", "0"], "CUDA_VISIBLE_DEVICES"),
         ([*DEMO, "--metods", "lora"], "--methods"),
         ([*PLAIN[:-2], "--dataset", "roads"], "did you mean 'road'"),
         ([*PLAIN[:-2], "--datasets", "kvasir=/nowhere"], "another name"),
