@@ -34,8 +34,7 @@ class NotFound(DatasetError):
 class Pair:
     """An image with its mask; ``stem`` is unique within a benchmark. Where an image has one label instead, ``label`` is its
     class index and ``mask`` the image itself. Where one file holds the masks of many images, ``entry`` names this image in it.
-    Where each object has a mask of its own, ``mask`` is their folder. ``prefix`` is the beginning of the stem that is not in the
-    file's name, and keeps images of several splits apart."""
+    ``prefix`` is the beginning of the stem that is not in the file's name, and keeps images of several splits apart."""
 
     stem: str
     image: Path

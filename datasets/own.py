@@ -24,24 +24,13 @@ from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.readers.hugging_face import plain_folder
 from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.readers.opening import open_image
-from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files, name_key
+from harness.datasets.readers.pairing import image_files, name_key
 from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, split_by_lists
 
 BINARY = ("background", "foreground")
 _CLASSES = "classes.txt"
 MOST_CLASSES = 255
 _LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
-
-_CONVERTERS = {
-    "*.nii *.nii.gz *.mha *.nrrd": "volumes are not read: save slices as PNG, such as with nibabel",
-    "*.npy *.npz *.mat": "arrays are not read: save masks as PNG, such as with Pillow",
-    "*.dcm": "DICOM is not read: save PNGs, such as with pydicom or dcm2niix",
-    "*.zip *.tar *.tar.gz *.tgz *.7z *.rar": "archives are not read: unpack them",
-    "leftImg8bit": f"Cityscapes: make label ids with cityscapesScripts' createTrainIdLabelImgs, and {own_layouts.LIST_THEM}",
-    "labels/*.txt": "YOLO is not read: convert its polygons to COCO JSON, such as with Roboflow or supervision",
-    "*.json": "JSON that is not COCO's, such as LabelMe's, is not read: convert it to COCO, such as with labelme2coco",
-}
-"""Patterns of files that are not read -> what to do about them."""
 
 
 class OwnBenchmark(FolderBenchmark):
@@ -75,15 +64,13 @@ class OwnBenchmark(FolderBenchmark):
         below = [data_root, *inner, *(each for folder in inner for each in subfolders(folder))][:400]
         pairs = {root: self._count(root) for root in self.inside(data_root)}
         if not pairs:
-            words = "".join(
-                f"{words}; or "
-                for patterns, words in _CONVERTERS.items()
-                if any(next(folder.glob(pattern), None) for folder in below for pattern in patterns.split())
+            raise DatasetError(
+                f"{data_root} is not a data set with a layout of {self.name}; give {self.source}. Unpack archives; save volumes, "
+                "arrays and one mask per object as one PNG per image; convert YOLO and LabelMe to COCO, such as with Roboflow"
             )
-            raise DatasetError(f"{data_root} is not a data set with a layout of {self.name}; {words}give {self.source}")
         root = max(pairs, key=lambda root: pairs[root])
         if len(pairs) > 1:
-            listed = ", ".join(f"{root} ({count} pairs)" for root, count in pairs.items())
+            listed = ", ".join(f"{root} ({count} pairs)" for root, count in [*pairs.items()][:6])
             raise DatasetError(f"{data_root} holds several data sets: {listed}; give one, such as {self.name}={root}")
         counts = Counter({path: len(image_files(path)) for path in below[1:] if not path.is_relative_to(root)})
         above = [folder for folder in root.parents if folder.is_relative_to(data_root)]
@@ -105,7 +92,7 @@ class OwnBenchmark(FolderBenchmark):
             return 0
 
     def arrange(self, parts: Mapping[str, Pairs], *, root: Path, layout: Layout) -> Arranged:
-        more = layout.remark(root) if isinstance(layout, own_layouts.OwnLayout) else ""
+        more = layout.untested(root) if isinstance(layout, own_layouts.NnUnet) else ""
         if self.options.split_rule == CARVED:
             arranged = super().arrange(parts, root=root, layout=layout)
             return arranged._replace(rule=f"{arranged.rule}{more}", lists=layout.lists(root))
@@ -164,16 +151,7 @@ class OwnBenchmark(FolderBenchmark):
     def mask_of(self, pair: Pair) -> decoding.Array:
         if pair.entry:
             return coco.mask_of(pair.mask, pair.entry, classes=self.class_names, category=self.options.category)
-        if not pair.mask.is_dir():
-            return super().mask_of(pair)
-        if self.task != "binary":
-            raise DatasetError(
-                f"{pair.mask} holds one mask per object, and these are read as one class; remove {_CLASSES}"
-            )
-        masks = [self.decode_mask(path) for path in image_files(pair.mask, MASK_EXTENSIONS)]
-        if len({mask.shape for mask in masks}) != 1:
-            raise DatasetError(f"{pair.mask} holds masks of several sizes, or none; give those of one image")
-        return np.any(np.stack(masks) == 1, axis=0).astype(np.uint8)
+        return super().mask_of(pair)
 
     def decode_mask(self, path: Path) -> decoding.Array:
         mask = self._decoded(path)
@@ -353,9 +331,10 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
 
 def _labelled_root(name: str, folder: Path, labelled: Sequence[Path]) -> Path:
     """The folder of folders of classes. Raises DatasetError: several, or what is there are images and masks that could not be paired."""
-    images, masks = (resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS))
-    if images and masks and any((masks / path.name).is_dir() for path in subfolders(images)):  # one a patient, say
-        raise DatasetError(f"{folder} has images and masks in folders; put each into one, or {own_layouts.LIST_THEM}")
+    if all(resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS)):  # one a patient, say
+        raise DatasetError(
+            f"{folder} has images and masks in further folders; put each into one, a mask per image, or {own_layouts.LIST_THEM}"
+        )
     for path in own_layouts.tables_in(labelled[0], ".csv", ".tsv"):
         if own_layouts.names_pairs(path):
             raise DatasetError(f"{path} names images and masks that are not there; correct its paths, or move it away")

@@ -9,12 +9,13 @@ that no table can pass it off as the benchmark.
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -23,7 +24,17 @@ from PIL import Image
 from scipy import ndimage
 
 from harness.datasets.base import DatasetError
-from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
+from harness.datasets.camo import CAMO
+from harness.datasets.cvc612 import CVC612
+from harness.datasets.isic2017 import ISIC2017
+from harness.datasets.kvasir import Kvasir
+from harness.datasets.leaf import Leaf
+from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER, FolderBenchmark
+from harness.datasets.readers.layouts import FolderLayout
+from harness.datasets.road import Road
+from harness.datasets.sbu import SBU
+from harness.datasets.trans10k_v1 import Trans10KV1
+from harness.datasets.trans10k_v2 import Trans10KV2
 
 Array = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -162,6 +173,13 @@ class Tree(NamedTuple):
     save_image: Encode = rgb
 
 
+def tree_of(benchmark: type[FolderBenchmark], layout: str = "original", **form: Any) -> Tree:
+    """The tree of a benchmark's layout of folders, by the first name of each. ``form``: the other fields of `Tree`."""
+    (parts,) = (each.parts for each in benchmark().layouts() if isinstance(each, FolderLayout) and each.name == layout)
+    folders = {name: tuple(re.sub(r"\|[^/]*", "", of) for of in (p.images, p.masks)) for name, p in parts.items()}
+    return Tree(**{"folder": benchmark.folders[0], "parts": folders, **form})
+
+
 class Recipe(NamedTuple):
     """How a benchmark's samples look: ``colours`` and ``lines`` as in `draw_scene`. ``stem``: (index, how many images in all) -> stem;
     ``square``: all images are of one square size."""
@@ -173,88 +191,52 @@ class Recipe(NamedTuple):
     square: bool = False
 
 
-def _splits(images: str, masks: str, **folders: str) -> dict[str, tuple[str, str]]:
-    return {part: (images.format(folder), masks.format(folder)) for part, folder in folders.items()}
-
-
 POLYP = ((178, 92, 78), (228, 158, 70))
-_ISIC = _splits(
-    "ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", train="Training", val="Validation", test="Test_v2"
-)
-_SBU = _splits("{}/ShadowImages", "{}/ShadowMasks", train="SBUTrain4KRecoveredSmall", test="SBU-Test")
-_TRANS10K = {
-    "train": "train", "val+easy": "validation/easy", "val+hard": "validation/hard", "easy": "test/easy", "hard": "test/hard",
-}  # fmt: skip
 RECIPES: Mapping[str, Recipe] = {
     "kvasir": Recipe(
         POLYP,
         lambda index, count: "cju" + sha256(f"kvasir {index}".encode()).hexdigest()[:22],
-        Tree("Kvasir-SEG", {"all": ("images", "masks")}, mask_names=(".jpg",), encode=(jpeg_noise,)),
+        tree_of(Kvasir, mask_names=(".jpg",), encode=(jpeg_noise,)),
     ),
     "cvc612": Recipe(
         POLYP,
         lambda index, count: str(1 + round(index * 611 / max(1, count - 1))),  # spread over the 29 sequences
-        Tree(
-            "CVC-ClinicDB",
-            {"all": ("Original", "Ground Truth")},
-            suffix=".tif",
-            mask_names=(".tif",),
-            encode=(grey, three_channels),
-            save_image=mislabelled_tiff,
+        tree_of(
+            CVC612, suffix=".tif", mask_names=(".tif",), encode=(grey, three_channels), save_image=mislabelled_tiff
         ),
     ),
     "isic2017": Recipe(
         ((214, 170, 150), (96, 58, 48)),
         lambda index, count: f"ISIC_{index:07d}",
-        Tree("ISIC2017", _ISIC, mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG")),
+        tree_of(ISIC2017, mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG")),
     ),
     "camo": Recipe(
         ((92, 112, 70), (140, 120, 82)),
         lambda index, count: f"camourflage_{index:05d}",
-        Tree(
-            "CAMO-V.1.0-CVIU2019",
-            _splits("Images/{}", "GT", train="Train", test="Test"),
-            encode=(grey, partial(grey, white=237)),  # white that only reaches 237
-        ),
+        tree_of(CAMO, encode=(grey, partial(grey, white=237))),  # white that only reaches 237
     ),
-    "sbu": Recipe(((182, 178, 168), (72, 72, 84)), lambda index, count: f"lssd{index:04d}", Tree("SBU-shadow", _SBU)),
+    "sbu": Recipe(((182, 178, 168), (72, 72, 84)), lambda index, count: f"lssd{index:04d}", tree_of(SBU)),
     "leaf": Recipe(
         ((70, 132, 58), (150, 104, 52)),
         lambda index, count: f"{index:05d}",
-        Tree("leaf_disease", {"all": ("data/data/images", "data/data/masks")}, encode=(palette_png,)),
+        tree_of(Leaf, parts={"all": ("data/data/images", "data/data/masks")}, encode=(palette_png,)),
     ),
     "road": Recipe(
         ((96, 112, 84), (190, 188, 182)),
         lambda index, count: f"{10078660 + 15 * index}_15",
-        Tree(
-            "massachusetts_roads",
-            _splits("{}/sat", "{}/map", train="train", val="valid", test="test"),
-            suffix=".tiff",
-            mask_names=(".tif",),
-            encode=(grey, three_channels),
-        ),
+        tree_of(Road, suffix=".tiff", mask_names=(".tif",), encode=(grey, three_channels)),
         lines=True,
         square=True,
     ),
     "trans10k_v1": Recipe(
         ((120, 110, 100), (90, 160, 200), (190, 210, 120)),
         lambda index, count: str(index + 1),
-        Tree(
-            "Trans10K",
-            _splits("{}/images", "{}/masks", **_TRANS10K),
-            mask_names=("_mask.png",),
-            encode=(channel_means,),
-        ),
+        tree_of(Trans10KV1, mask_names=("_mask.png",), encode=(channel_means,)),
     ),
     "trans10k_v2": Recipe(
         ((110, 110, 110), *wheel(11)),
         lambda index, count: str(index + 1),
-        Tree(
-            "Trans10K-v2",
-            _splits("{}/images", "{}/masks_12", train="train", val="validation", test="test"),
-            mask_names=("_mask.png",),
-            encode=(rgb,),
-        ),
+        tree_of(Trans10KV2, mask_names=("_mask.png",), encode=(rgb,)),
     ),
 }
 

@@ -377,49 +377,34 @@ def _copies(
 def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[str, ...]:
     """What looks wrong in a sample of a user's own masks, a line each; `run` prints it before it trains on them.
 
-    Args:
-        benchmark: as it will be trained on.
-        splits: its pairs.
-
     Raises:
-        DatasetError: masks that cannot be read or fail a rule of `check`, or a training or test split without one object.
+        DatasetError: a rule of `check` fails, or a training or test split is without one object.
     """
-    _refuse_mixed(benchmark, splits)
-    whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
-    prints: list[Fingerprint] = []
+    looked: list[Fingerprint] = []
+    found = [_mixed_masks(benchmark, splits)]
     for split, pairs in {"train": splits.train, **splits.test}.items():
-        looked = [
-            fingerprint_pair(benchmark, split, pair) for pair in pairs[:: max(1, len(pairs) // _GLANCES)][:_GLANCES]
-        ]
-        if broken := [fingerprint for fingerprint in looked if fingerprint.error]:
-            raise DatasetError(
-                f"{benchmark.name}: {len(broken)} of {len(looked)} inspected pairs cannot be read; the first: "
-                f"{broken[0].error}; replace or remove them ({whole})"
-            )
-        if not any(any(mask.shares[1:]) for mask in looked) and not any(
+        of_split = pairs[:: max(1, len(pairs) // _GLANCES)][:_GLANCES]
+        prints = [fingerprint_pair(benchmark, split, pair) for pair in of_split]
+        found.append(_readable(prints, root))
+        # Few masks of a split may hold an object, so all are read before there is said to be none.
+        if not any(any(each.shares[1:]) or each.error for each in prints) and not any(
             (mask % IGNORE).any() for mask in map(benchmark.mask_of, pairs)
         ):
-            raise DatasetError(
-                f"{benchmark.name}: every mask of the {split} split is background, so there is nothing to learn and every score "
-                f"would be perfect; give masks of what is looked for ({whole})"
-            )
-        prints += looked
-    odd = [enough_tests(splits), *(verdict for verdict in _masks(benchmark, prints, root) if verdict.rule != "classes")]
-    if not benchmark.options.group:
-        odd.append(_groups(benchmark, splits, root))
-    if failed := [verdict for verdict in odd if verdict.status == "failed"]:
+            words = f"every mask of the {split} split is background; give masks of what is looked for"
+            found.append(RuleResult("objects", "failed", words))
+        looked += [each for each in prints if not each.error]
+    found += [enough_tests(splits), *(each for each in _masks(benchmark, looked, root) if each.rule != "classes")]
+    found += [] if benchmark.options.group else [_groups(benchmark, splits, root)]
+    if failed := [each for each in found if each.status == "failed"]:
+        whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
         raise DatasetError(f"{benchmark.name}: {failed[0].rule}: {failed[0].message} ({whole})")
-    return tuple(f"{benchmark.name}: {odd.rule}: {odd.message}" for odd in odd if odd.status == "warned")
+    return tuple(f"{benchmark.name}: {each.rule}: {each.message}" for each in found if each.status == "warned")
 
 
-def _refuse_mixed(benchmark: FolderBenchmark, splits: Splits) -> None:
-    """Raises DatasetError: see `_mixed`; of all masks, since few may be of the other kind."""
-    masks = {
-        pair.mask for pairs in splits.parts.values() for pair in pairs if not pair.entry and not pair.mask.is_dir()
-    }
-    if benchmark.class_names == BINARY:
-        return
+def _mixed_masks(benchmark: FolderBenchmark, splits: Splits) -> RuleResult:
+    """See `_mixed`; of all masks, since few may be of the other kind."""
+    masks = {pair.mask for pairs in splits.parts.values() for pair in pairs if not pair.entry}
+    look = partial(object_values, num_classes=benchmark.num_classes)
     with ThreadPoolExecutor() as pool:
-        held = [*pool.map(partial(object_values, num_classes=benchmark.num_classes), sorted(masks))]
-    if mixed := _mixed(benchmark, held):
-        raise DatasetError(f"{benchmark.name}: {mixed}")
+        mixed = "" if benchmark.class_names == BINARY else _mixed(benchmark, [*pool.map(look, sorted(masks))])
+    return RuleResult("mask values", "failed" if mixed else "passed", mixed)

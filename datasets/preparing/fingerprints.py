@@ -53,8 +53,7 @@ def fingerprint_pair(benchmark: Benchmark, split: str, pair: Pair) -> Fingerprin
         image_file = open_image(pair.image)
         sample = benchmark.read(pair)
         image = read_image(pair.image, stored_size=(sample.mask.shape[1], sample.mask.shape[0]))
-        drawn = pair.entry or pair.mask.is_dir()  # one file of many masks, or many files of one
-        mask_file = Image.fromarray(sample.mask) if drawn else open_image(pair.mask)
+        mask_file = Image.fromarray(sample.mask) if pair.entry else open_image(pair.mask)  # one file of many masks
     except DatasetError as error:
         return Fingerprint(split=split, pair=pair, error=str(error))
     grey = Image.fromarray(image).convert("L")

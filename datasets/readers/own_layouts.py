@@ -75,10 +75,6 @@ class OwnLayout(Layout):
 
     hint: str
 
-    def remark(self, root: Path) -> str:
-        """What the rule adds on what is read, or not."""
-        return ""
-
     def matches(self, root: Path) -> bool:
         try:
             return any(part.pairs for part in self.parts_at(root).values())
@@ -167,12 +163,12 @@ class NnUnet(OwnLayout):
                 parts[part] = pairing.paired_by_key(cases, labels)
         return parts if "train" in parts else {}
 
-    def remark(self, root: Path) -> str:
-        """Published test images mostly have no labels."""
-        images = image_files(root / "imagesTs") if (root / "imagesTs").is_dir() else []
-        return f"; {len(images)} images of imagesTs/ have no labels and are not tested" * (
-            bool(images) and not (root / "labelsTs").is_dir()
-        )
+    @staticmethod
+    def untested(root: Path) -> str:
+        """What the rule adds where published test images have no labels."""
+        images, labels = root / "imagesTs", root / "labelsTs"
+        count = len(image_files(images)) if images.is_dir() and not labels.is_dir() else 0
+        return f"; {count} images of imagesTs/ have no labels and are not tested" if count else ""
 
 
 class OneFolder(OwnLayout):
@@ -198,31 +194,6 @@ class OneFolder(OwnLayout):
         except DatasetError:  # two files with one name: whatever this folder is, it is not pairs
             return Paired()
         return paired if 2 * len(paired.pairs) > len(paired.unpaired_images) else Paired()
-
-
-class Objects(OwnLayout):
-    """One file per object, as in nuclei sets: ``NAME/images/NAME.png`` with ``NAME/masks/*.png``, or ``images/NAME.png`` with
-    ``masks/NAME/*.png``. The mask of a pair is the folder, read as the union of its files."""
-
-    name = "a file per object"
-    hint = "one folder of masks per image, one file per object"
-
-    def remark(self, root: Path) -> str:
-        return "; several masks per image, read as their union"
-
-    def _in(self, root: Path) -> Paired:
-        images, masks = resolve_folder(root, IMAGES), resolve_folder(root, MASKS)
-        if images and masks and not image_files(masks, MASK_EXTENSIONS):
-            folders = {name_key(path.name): path for path in subfolders(masks) if image_files(path, MASK_EXTENSIONS)}
-            return pairing.paired_by_key(indexed(image_files(images), lambda path: name_key(path.stem)), folders)
-        inner = [(folder / "images", folder / "masks") for folder in subfolders(root)]
-        if not all(images.is_dir() and masks.is_dir() for images, masks in inner):
-            return Paired()
-        of_images = [(image_files(images), image_files(masks, MASK_EXTENSIONS)) for images, masks in inner]
-        if any(len(images) != 1 for images, _ in of_images) or all(len(masks) < 2 for _, masks in of_images):
-            return Paired()
-        pairs = tuple(Pair(stem=i[0].stem, image=i[0], mask=m[0].parent) for i, m in of_images if m)
-        return Paired(pairs=pairs, unpaired_images=tuple(images[0] for images, masks in of_images if not masks))
 
 
 class OwnCsv(OwnLayout):
@@ -371,6 +342,6 @@ LAYOUTS: tuple[OwnLayout, ...] = (
         masks="SegmentationClass|SegmentationClassPNG",
         spare_images=True
     ),
-    NnUnet(), Objects(), OwnCsv(),
+    NnUnet(), OwnCsv(),
 )  # fmt: skip
 """With COCO JSON (`harness.datasets.readers.coco`) and, where nothing else fits, `OneFolder`."""

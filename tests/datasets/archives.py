@@ -10,7 +10,22 @@ import numpy as np
 from PIL import Image
 
 from harness.datasets import samples
-from harness.datasets.samples import DEFAULT_IMAGES, RECIPES, Array, Encode, Tree, draw_scene, grey, palette_png
+from harness.datasets.camo import CAMO
+from harness.datasets.cvc612 import CVC612
+from harness.datasets.kvasir import Kvasir
+from harness.datasets.leaf import Leaf
+from harness.datasets.road import Road
+from harness.datasets.samples import (
+    DEFAULT_IMAGES,
+    RECIPES,
+    Array,
+    Encode,
+    Tree,
+    draw_scene,
+    grey,
+    palette_png,
+    tree_of,
+)
 
 
 def one_bit(path: Path, classes: Array) -> None:
@@ -26,44 +41,29 @@ def _lists(name: str, *, suffix: str, mask: str = ".png", encode: tuple[Encode, 
     return Tree(folder=f"{name}/{name}", parts=parts, suffix=suffix, mask_names=(mask,), encode=encode)
 
 
-def _pranet(name: str) -> Tree:
-    test = (f"TestDataset/{name}/images", f"TestDataset/{name}/masks")
-    parts = {"train": ("TrainDataset/image", "TrainDataset/masks"), "test": test}
-    return Tree(folder="PraNet", parts=parts, suffix=".png", encode=MIXED)
-
-
 OTHERS: Mapping[str, Mapping[str, Tree]] = {
-    "kvasir": {"pranet": _pranet("Kvasir"), "autogluon": _lists("polyp", suffix=".png", encode=MIXED)},
+    "kvasir": {
+        "pranet": tree_of(Kvasir, "pranet", folder="PraNet", suffix=".png", encode=MIXED),
+        "autogluon": _lists("polyp", suffix=".png", encode=MIXED),
+    },
     "cvc612": {
-        "kaggle": Tree(folder="CVC-ClinicDB", parts={"all": ("PNG/Original", "PNG/Ground Truth")}, suffix=".png"),
-        "pranet": _pranet("CVC-ClinicDB"),
+        "kaggle": tree_of(CVC612, "kaggle", suffix=".png"),
+        "pranet": tree_of(CVC612, "pranet", folder="PraNet", suffix=".png", encode=MIXED),
         "autogluon": _lists("polyp", suffix=".png", encode=MIXED),
     },
     "isic2017": {"autogluon": _lists("isic2017", suffix=".jpg", mask="_segmentation.png")},
     "camo": {
-        "sinet": Tree(
-            folder="SINet",
-            parts={
-                "train": ("TrainDataset/Imgs", "TrainDataset/GT"),
-                "test": ("TestDataset/CAMO/Imgs", "TestDataset/CAMO/GT"),
-            },
-            suffix=".jpg",
-        ),
+        "sinet": tree_of(CAMO, "sinet", folder="SINet"),
         "autogluon": _lists("camo_sem_seg", suffix=".jpg"),
     },
     "sbu": {"autogluon": _lists("SBU-shadow", suffix=".jpg")},
     "leaf": {
-        "flat": RECIPES["leaf"].tree._replace(parts={"all": ("images", "masks")}),
+        "flat": tree_of(Leaf, "flat", encode=(palette_png,)),
         "autogluon": _lists("leaf_disease_segmentation", suffix=".jpg", encode=(palette_png,)),
     },
     "road": {
-        "kaggle": Tree(
-            folder="massachusetts-roads-dataset",
-            parts={part: (f"tiff/{part}", f"tiff/{part}_labels") for part in PARTS},
-            suffix=".tiff",
-            mask_names=(".tif",),
-        ),
-        "autogluon": _lists("road_segmentation", suffix=".tiff")._replace(mask_names=(".tif",)),
+        "kaggle": tree_of(Road, "kaggle", folder="massachusetts-roads-dataset", suffix=".tiff", mask_names=(".tif",)),
+        "autogluon": _lists("road_segmentation", suffix=".tiff", mask=".tif"),
     },
 }
 TESTS = {"kvasir": "test_Kvasir.csv", "cvc612": "test_CVC-ClinicDB.csv", "camo": "test_CAMO.csv"}

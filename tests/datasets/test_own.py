@@ -110,38 +110,6 @@ def test_usual_layouts_are_recognised_and_paired(tmp_path: Path, image: str, dra
     np.testing.assert_array_equal(benchmark.read(splits.test["test"][0]).mask, DRAWN)
 
 
-def _objects(root: Path, image: str, drawn: str) -> None:
-    """Two objects, a file each."""
-    for number, stem in enumerate(STEMS):
-        photograph(root / image.format(stem), number)
-        for half, columns in (("a", np.s_[:, :12]), ("b", np.s_[:, 12:])):
-            values = np.zeros_like(DRAWN)
-            values[columns] = 255 * DRAWN[columns]
-            mask(root / drawn.format(stem, half), values)
-
-
-@pytest.mark.parametrize(
-    ("image", "drawn"),
-    [
-        ("stage1/{0}/images/{0}.png", "stage1/{}/masks/{}.png"),
-        ("images/{}.jpg", "masks/{}/{}.png"),
-        ("train/images/{}.jpg", "train/masks/{}/{}.png"),
-    ],
-)
-def test_a_mask_file_per_object_is_said_and_read_as_their_union(tmp_path: Path, capsys, image: str, drawn: str) -> None:
-    _objects(tmp_path, image, drawn)
-    benchmark, splits = opened(tmp_path)
-    assert len(every(splits)) == len(STEMS)
-    assert splits.rule.endswith("several masks per image, read as their union")
-    np.testing.assert_array_equal(benchmark.read(splits.train[0]).mask, DRAWN)
-    assert main(["check", f"mine={tmp_path}"]) == 0
-    assert "several masks per image" in capsys.readouterr().out
-    photograph(splits.train[0].mask / "large.png")
-    Image.new("L", (99, 9)).save(splits.train[0].mask / "large.png")
-    with pytest.raises(DatasetError, match="several sizes"):
-        benchmark.read(splits.train[0])
-
-
 @pytest.mark.parametrize(
     ("header", "row"),
     [
@@ -472,15 +440,6 @@ def _two_sets(root: Path) -> None:
     write(root / "many")
 
 
-def _converter(name: str, text: str = "x") -> Callable[[Path], None]:
-    def lay(root: Path) -> None:
-        photograph(root / "images" / "0.jpg")
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-
-    return lay
-
-
 def _channels(root: Path) -> None:
     write(root, "imagesTr/{}_0000.png", "labelsTr/{}.png")
     photograph(root / f"imagesTr/{STEMS[0]}_0001.png")
@@ -489,11 +448,6 @@ def _channels(root: Path) -> None:
 def _label_missing(root: Path) -> None:
     write(root, "imagesTr/{}_0000.png", "labelsTr/{}.png")
     photograph(root / "imagesTr/more_0000.png")
-
-
-def _objects_missing(root: Path) -> None:
-    _objects(root, "images/{}.jpg", "masks/{}/{}.png")
-    photograph(root / "images/more.jpg")
 
 
 def _pages(root: Path) -> None:
@@ -529,15 +483,10 @@ def _pages(root: Path) -> None:
         (_two_sets, "(24 pairs); give one, such as mine=FOLDER/many"),
         (_channels, "second channel"),
         (_label_missing, "1 images of mine have no mask, first"),
-        (_objects_missing, "1 images of mine have no mask, first"),
         (_pages, "2 pages"),
-        (_converter("scan.nii.gz"), "nibabel"),
-        (_converter("series/1.dcm"), "DICOM"),
-        (_converter("labels/0.txt"), "YOLO"),
-        (_converter("masks/0.npy"), "save masks as PNG"),
-        (_converter("data.zip"), "unpack"),
-        (_converter("0.json", '{"shapes": []}'), "LabelMe"),
-        (_converter("leftImg8bit/train/aachen/a_leftImg8bit.txt"), "Cityscapes"),
+        (lambda root: photograph(root / "scan.nii.gz/0.png"), "Unpack archives; save volumes"),
+        (lambda root: [write(root, drawn=f"masks/{{}}/{half}.png") for half in "ab"], "a mask per image"),
+        (lambda root: [write(root / s, "images/{}.png", f"masks/{half}.png", [s]) for s in STEMS for half in "ab"], "several data sets"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callable[[Path], object], word: str) -> None:
