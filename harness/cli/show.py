@@ -1,4 +1,4 @@
-"""``sam-peft show``: show a run with its rules, scores, cost and files, or two runs."""
+"""``sam-peft show``: show a run with its rules, scores, cost and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from harness.archive.store import RecordStore
 from harness.cli.command import CommandParser, add_results, command, results_of, verb
 from harness.cli.find import find_record
-from harness.report.runs import compared, compared_in_terminal, in_terminal, record_as_data
+from harness.report.runs import in_terminal, record_as_data
 from harness.system.errors import UsageError
 from harness.system.streams import show_text
 
@@ -17,14 +17,8 @@ def parser() -> CommandParser:
     p.add_argument(
         "run",
         metavar="KEY",
-        nargs="*",
+        nargs="+",
         help="a run that has a record: its key, its beginning, or words that fit only one: lora kvasir 0",
-    )
-    p.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="in what two runs differ; each is a KEY ('lora kvasir 0')",
     )
     add_results(p)
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -34,21 +28,13 @@ def parser() -> CommandParser:
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    words = " ".join(arguments.run)
-    if bool(words) == bool(arguments.compare):
-        raise UsageError("give the KEY of a run, or --compare A B")
     root = results_of(arguments)
     if not root.is_dir():
         raise UsageError(f"results folder {root} does not exist; give the one of your runs with --results DIR")
     store = RecordStore(root)
-    if arguments.compare:
-        first, second = (find_record(store, key) for key in arguments.compare)
-        data, text = compared(first, second), compared_in_terminal(first, second)
-    else:
-        record = find_record(store, words)
-        data, text = record_as_data(record, store), in_terminal(record, store)
+    record = find_record(store, " ".join(arguments.run))
     if arguments.json:
-        print(json.dumps(data, indent=1))
+        print(json.dumps(record_as_data(record, store), indent=1))
     else:
-        show_text(text)
+        show_text(in_terminal(record, store))
     return 0

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, require_effect, results_of, verb
+from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, results_of, verb
 from harness.cli.find import find_key
 from harness.dispatch.run_states import (
     FINISHED,
@@ -36,7 +34,6 @@ from harness.system.files import open_regular
 from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import counted, printable
 
-WATCH_SECONDS = 5.0
 _MOST = 6
 """How many running and finished runs have a line each."""
 NOT_BEGUN = "not begun"
@@ -67,27 +64,20 @@ def parser() -> CommandParser:
     shown.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
     add_run(shown, option="--logs", help="print the log of the last start of a run")
     shown.add_argument("--json", action="store_true", help="print JSON, one object per run and line")
-    p.add_argument(
-        "--watch", action="store_true", help=f"refresh every {WATCH_SECONDS:.0f} seconds until all runs ended"
-    )
     return p
 
 
 @verb
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    if arguments.watch:
-        require_effect(arguments, "json", "logs", without="with --watch")
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
-    look_now = partial(look, results, sweep=arguments.sweep)
+    seen = look(results, sweep=arguments.sweep)
     if arguments.logs:
-        print_log(look_now(), arguments.logs)
+        print_log(seen, arguments.logs)
         return 0
     if arguments.json:
-        seen = look_now()
-        say_skipped(seen.problems)
         print(
             "".join(
                 json.dumps({**asdict(run), "log": str(run.log) if run.log else None}) + "\n"
@@ -95,16 +85,11 @@ def main(argv: list[str] | None = None) -> int:
             ),
             end="",
         )
-        return 0
-    in_words = failures if arguments.failed else overview
-    clear = "\x1b[2J\x1b[H" if arguments.watch and sys.stdout.isatty() else ""
-    while True:
-        now = look_now()
-        print(clear + printable(in_words(now, width=terminal_width(sys.stdout))), flush=True)
-        say_skipped(now.problems)
-        if not arguments.watch or not any(run.unsettled for run in now.runs.values()):
-            return 0
-        time.sleep(WATCH_SECONDS)
+    else:
+        in_words = failures if arguments.failed else overview
+        print(printable(in_words(seen, width=terminal_width(sys.stdout))), flush=True)
+    say_skipped(seen.problems)
+    return 0
 
 
 def look(results: Path, *, sweep: str | None = None) -> Survey:

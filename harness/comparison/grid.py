@@ -75,14 +75,14 @@ class Cell:
     Args:
         values: seed -> score in [0, 1] of runs that ended well.
         codes: seed -> why there is no score, or why it does not count.
-        blank: whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'.
+        empty: whether the masks of a run are almost empty: their mean foreground is below a tenth of the true masks'.
     """
 
     row: str
     column: Column
     values: Mapping[int, float]
     codes: Mapping[int, str]
-    blank: bool = False
+    empty: bool = False
 
     @property
     def planned(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class Cell:
     @property
     def flags(self) -> tuple[str, ...]:
         """What a table prints after its mean."""
-        return ("BLANK",) * self.blank + ("COLLAPSED",) * self.collapsed
+        return ("EMPTY",) * self.empty + ("COLLAPSED",) * self.collapsed
 
     @property
     def by_seed(self) -> list[float]:
@@ -145,7 +145,7 @@ class Grid:
         overrides: how its rules differ from the card's, in words; None where the card is not known.
         rows: by name, in order; a row of a study may have no run.
         columns: in order.
-        scores: a line for each seed of each cell, planned or run: the columns `TIDY`, and blank (`Cell`). ``model`` is the one
+        scores: a line for each seed of each cell, planned or run: the columns `TIDY`, and empty (`Cell`). ``model`` is the one
             that is scored; ``code`` is OK, or why there is no value; ``protocol_hash`` and ``manifest`` are those of the run.
         runs: its runs, as `harness.comparison.rows.rows` gives them.
     """
@@ -177,7 +177,7 @@ class Grid:
                     row=row, column=column,
                     values={line["seed"]: line["value"] for line in lines if not math.isnan(line["value"])},
                     codes={line["seed"]: line["code"] for line in lines if line["code"] != "OK"},
-                    blank=any(line["blank"] for line in lines),
+                    empty=any(line["empty"] for line in lines),
                 )  # fmt: skip
         return cells
 
@@ -269,7 +269,7 @@ class Grid:
         seed which is bad for all would lead.
         """
         cells = {row: self.cells[row, column] for row in self.rows}
-        cells = {row: cell for row, cell in cells.items() if cell.complete and cell.n > 1 and not cell.blank}
+        cells = {row: cell for row, cell in cells.items() if cell.complete and cell.n > 1 and not cell.empty}
 
         def rank(row: str) -> tuple[int, float]:
             cell, ahead = cells[row], 0
@@ -308,7 +308,7 @@ class Grid:
         first = self.cells[order[0], column]
         for row in self.rows:
             cell = self.cells[row, column]
-            if row in order or cell.blank or len(cell.values.keys() & first.values.keys()) < 2:
+            if row in order or cell.empty or len(cell.values.keys() & first.values.keys()) < 2:
                 continue
             difference = self.difference(row, order[0], column)
             if difference and (difference.is_none or difference.mean > 0):
@@ -318,8 +318,8 @@ class Grid:
     def tidy(self) -> pd.DataFrame:
         """Its scores for a file. No two lines of frames that are put together are alike but for their value: the rules, the checkpoint and
         the split of the data are in them."""
-        blank = self.scores.groupby(CELL, sort=False)["blank"].transform("any")
-        code = self.scores["code"].mask((self.scores["code"] == "OK") & blank, "BLANK")
+        empty = self.scores.groupby(CELL, sort=False)["empty"].transform("any")
+        code = self.scores["code"].mask((self.scores["code"] == "OK") & empty, "EMPTY")
         return self.scores.assign(code=code)[TIDY]
 
 

@@ -175,7 +175,7 @@ def _scores(
                     "row": name, "method": row.method, "model": model, "options": options, "benchmark": column.benchmark,
                     "split": column.split, "metric": column.metric, "seed": seed,
                     "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
-                    "blank": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.parts(r)),
+                    "empty": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.parts(r)),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip

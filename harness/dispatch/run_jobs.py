@@ -257,7 +257,7 @@ def run_jobs(
         say(f"not resubmitted: {first_of([f'{key} {who}' for key, who in elsewhere.items()])}")
     if isinstance(chosen, SlurmExecutor):
         print(chosen.submitted or "nothing to submit: every run is finished, queued or running")
-        print(f"watch:  sam-peft status --results {results} --watch")
+        print(f"watch:  sam-peft status --results {results}")
         print("cancel: the same command with --cancel (without --wait, --retry)")
         if not wait:
             return None
@@ -274,9 +274,7 @@ def _waited(chosen: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str
             return chosen.wait(on_change=show)
     except KeyboardInterrupt as interrupt:
         if isinstance(chosen, SlurmExecutor):
-            words = (
-                f"only this command; its runs stay with the cluster: sam-peft status --results {chosen.results} --watch"
-            )
+            words = f"only this command; its runs stay with the cluster: sam-peft status --results {chosen.results}"
             raise KeyboardInterrupt(words) from interrupt
         if chosen.target.executor == "local":
             chosen.stop()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
-from harness.comparison.flags import alpha_codes
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import metric
 from harness.report import masks
+from harness.report.flags import alpha_codes
 from harness.report.masks import Pictures
 from harness.report.runs import HUGE
 from harness.report.sentences import caption, named

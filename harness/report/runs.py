@@ -1,4 +1,4 @@
-"""A run in a terminal, by its record and sidecar files; two runs compared; and the command that repeats a run."""
+"""A run in a terminal, by its record and sidecar files, and the command that repeats a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from typing import Any
 from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.comparison.flags import MEANINGS, alpha_code
-from harness.protocols.compare import RuleDifference, card, differing_in_words, flat, from_card
-from harness.protocols.keys import hashed_options
+from harness.protocols.compare import RuleDifference, card, differing_in_words, from_card
 from harness.registry import BENCHMARKS, METHODS
+from harness.report.flags import MEANINGS, alpha_code
 
 WIDTH = 78
 BARS = "▁▂▃▄▅▆▇█"
 HUGE = 1e100  # no run computes such numbers, and sums of them overflow
-IDENTITY = ("method", "benchmark", "backbone", "checkpoint", "protocol", "seed", "manifest", "data_fingerprint")
-MADE_WITH = ("commit", "torch", "device", "numbers")
 
 
 def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
@@ -179,44 +176,6 @@ def _cost(record: Record) -> Iterator[str]:
 def _four_digits(value: float) -> str:
     """All digits before the point, where there are more."""
     return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
-
-
-def compared(first: Record, second: Record) -> dict[str, tuple[Any, Any]]:
-    """What differs between two runs: identity, options, rules, environment, scores and cost; None where one has no such value."""
-    ours, theirs = _facts(first), _facts(second)
-    pairs = {name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs}}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _facts(record: Record) -> dict[str, Any]:
-    run = record.run
-    return {
-        "outcome": record.code,
-        **{name: getattr(run, name) for name in IDENTITY},
-        **{f"option {name}": value for name, value in hashed_options(run.method, run.method_config).items()},
-        **{f"rule {name}": value for name, value in flat(run.rules).items()},
-        **{name: record.environment.get(name) for name in MADE_WITH},
-        **{f"{model} {split} {name} (%)": 100 * value for model, split, name, value in record.each_score()},
-        **record.cost,
-    }
-
-
-def compared_in_terminal(first: Record, second: Record) -> str:
-    """The two runs as A and B, then a line for each value in which they differ: A's, then B's."""
-    lines = [
-        f"{name}: {record.key}, {record.run.label} on {record.run.benchmark}, seed {record.run.seed}: {record.code}"
-        for name, record in (("A", first), ("B", second))
-    ]
-    differences = compared(first, second)
-    width = max(map(len, differences), default=0)
-    lines += ["", *(f"{name:<{width}}  {_value(a)}  |  {_value(b)}" for name, (a, b) in differences.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "none" if value in (None, "") else str(value)
 
 
 def command_of(records: Iterable[Record]) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.archive import MISSING, Archive
 from harness.archive.schema import Record
 from harness.comparison.differences import Difference
-from harness.comparison.flags import MEANINGS as ALPHA_MEANINGS
-from harness.comparison.flags import alpha_codes
 from harness.comparison.grid import COLLAPSE, CONFLICT, Column, Grid
 from harness.comparison.names import benchmark_title
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.tables import grids, weights_in_words
+from harness.report.flags import MEANINGS as ALPHA_MEANINGS
+from harness.report.flags import alpha_codes
 from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.report.sentences import gain
 from harness.studies import Study
@@ -29,8 +29,8 @@ CELLS = (
 )
 CODES = {
     MISSING: "not run yet.",
-    CONFLICT: "runs of the row differ in their rules, or a seed has two scores (sam-peft show --compare KEY KEY).",
-    "BLANK": "the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row.",
+    CONFLICT: "runs of the row differ in their rules, or a seed has two scores (sam-peft show KEY prints its rules).",
+    "EMPTY": "the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row.",
     "COLLAPSED": f"a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row"
     " has no ≈, and no interval on a leaderboard.",
 }

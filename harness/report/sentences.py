@@ -28,7 +28,7 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     rows = [
         row
         for row in board.rows
-        if not any(board.cell(row, name).blank for name in board.columns if benchmark in ("", name))
+        if not any(board.cell(row, name).empty for name in board.columns if benchmark in ("", name))
     ]
     judged = {row: d for row in rows if (d := board.difference(row, benchmark)) and d.low is not None}
     if not judged:
@@ -72,7 +72,7 @@ def _without_interval(board: Leaderboard, benchmark: str) -> str:
     whole = [cell for row in board.on(benchmark) if (cell := board.cell(row, benchmark)).complete] if benchmark else []
     if not whole:
         return "no row has all of its seeds yet, so nothing is ranked"
-    best = next((cell for cell in whole if not cell.blank), None)
+    best = next((cell for cell in whole if not cell.empty), None)
     if best is None:
         return "the masks of every row are almost empty, so nothing is ranked"
     return f"{best.row} is highest ({percent(best.mean)}); too few seeds for a ranking"
@@ -86,9 +86,9 @@ def gain(grid: Grid, column: Column) -> str:
     """Whether tuning helps on one's own images, on a leading column: the best row against the decoder alone, else against zero-shot. Empty
     where neither has a score."""
     complete = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
-    if complete and all(cell.blank for cell in complete.values()):
+    if complete and all(cell.empty for cell in complete.values()):
         return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
-    cells = {row: cell for row, cell in complete.items() if not cell.blank}
+    cells = {row: cell for row, cell in complete.items() if not cell.empty}
     best = max(cells, key=lambda row: column.sign * cells[row].mean, default="")
     plain = [row for method in UNTUNED for row in complete if grid.rows[row].method == method]
     tuned = sorted(cells.keys() - set(plain), key=lambda row: -column.sign * cells[row].mean)

@@ -127,7 +127,6 @@ def verbs(root: Path, kvasir: Path) -> list[tuple[Main, list[str]]]:
         (status.main, [*results, "--json"]),
         (status.main, [*results, "--logs", KEYS[0]]),
         (show.main, [KEYS[0], *results]),
-        (show.main, ["--compare", KEYS[0], KEYS[1], *results]),
         (tables.main, [*results, "--json"]),
         (run.main, [*plan, *results, "--plan"]),
         (records, ["check", str(root)]),

@@ -125,7 +125,7 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
     ),
     "almost empty masks of one run have a code with the number, and are not ranked": (
         three(0.05, foreground={"test": 0.09})[:1] + three(0.05)[1:] + three(0.2, method="decoder") + three(0.3, method="full"),
-        {"LoRA": "6.0 ± 1.0 (3) BLANK", "Decoder alone": "21.0 ± 1.0 (3) *", "Full fine-tuning": "31.0 ± 1.0 (3)"},
+        {"LoRA": "6.0 ± 1.0 (3) EMPTY", "Decoder alone": "21.0 ± 1.0 (3) *", "Full fine-tuning": "31.0 ± 1.0 (3)"},
     ),
 }  # fmt: skip
 

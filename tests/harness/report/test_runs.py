@@ -84,24 +84,6 @@ def test_json_holds_what_the_page_shows(results: Path, says) -> None:
     assert str(RecordStore(results).path(searched().key)) in data["files"]
 
 
-def test_two_runs_are_compared(tmp_path: Path, says) -> None:
-    rules = {"image_size": 64, "budget": "epochs"}
-    first = record(0.9, seed=1, cost={"step_time_s": 0.5}, rules=rules, environment={"commit": "a" * 40})
-    rules = {"image_size": 128, "budget": "updates"}
-    second = record(0.92, seed=2, config={"rank": 6}, rules=rules, cost={"step_time_s": 0.25, "gpu_hours": 1.0})
-    store_of(tmp_path, [first, second])
-    words = ["--compare", first.key, second.key, "--results", tmp_path]
-    shown = [" ".join(line.split()) for line in says(main, *words).splitlines()]
-    for line in (
-        f"A: {first.key}, lora on kvasir, seed 1: OK", "seed 1 | 2", "option rank 3 | 6", "rule image_size 64 | 128",
-        "rule budget epochs | updates", "best test s_measure (%) 90 | 92", "step_time_s 0.5 | 0.25", "gpu_hours none | 1",
-        f"commit {'a' * 40} | {'0' * 40}",
-    ):  # fmt: skip
-        assert line in shown
-    assert not [line for line in shown if line.startswith(("benchmark", "option alpha"))]
-    assert json.loads(says(main, *words, "--json"))["option rank"] == [3, 6]
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.older import filled
-from harness.comparison.flags import alpha_code, alpha_codes
+from harness.report.flags import alpha_code, alpha_codes
 from harness.report.formats import write
 from harness.report.pages import pages_below
 from harness.report.runs import search_start
