@@ -25,8 +25,6 @@ _IMAGE = re.compile(r"struct<bytes: (large_)?binary, path: (large_)?string>")
 _SPECIAL = r"[^\w.-]+"
 _MOST_AT_LEAST, _MOST_TIMES = 1 << 28, 100
 """Bytes that a Parquet file decodes to: so many, and so many times its own. Images are compressed already."""
-_UNPACKING = 2
-"""Version of the unpacking, which names its folders: a folder of another version is not read."""
 
 
 def plain_folder(folder: Path) -> Path:
@@ -46,7 +44,7 @@ def plain_folder(folder: Path) -> Path:
     files = [*tables, *source.glob("classes.txt")]
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns, splits.get(path)) for path in files]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam-peft-harness" / "parquet"
-    out = base / f"{source.name}-{hashlib.sha256(repr((_UNPACKING, state)).encode()).hexdigest()[:16]}"
+    out = base / f"{source.name}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
     for path in files:
         require_file(path)
     try:

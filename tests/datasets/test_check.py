@@ -76,13 +76,6 @@ def test_more_images_than_were_published_fail(road: Path, tmp_path: Path, monkey
     assert failed(judged("road", tmp_path)) == {"counts"}
 
 
-def test_unpaired_image_fails_and_stops_there(road: Path, tmp_path: Path) -> None:
-    mask_of(images(road, "train")[0]).unlink()
-    checked = judged("road", tmp_path)
-    assert failed(checked) == {"pairing"}
-    assert not checked.passed
-
-
 def test_unreadable_file_and_unexpected_value_fail_and_are_named(road: Path, tmp_path: Path) -> None:
     first, second = images(road, "train")[:2]
     first.write_bytes(first.read_bytes()[:200])
@@ -148,7 +141,7 @@ def test_near_copy_across_splits_fails(road: Path, tmp_path: Path, change: str, 
 
 
 def test_different_scenes_of_one_kind_are_not_taken_for_copies(tmp_path: Path) -> None:
-    samples.write_samples("isic2017", tmp_path, images=200, size=48)
+    samples.write_samples("isic2017", tmp_path, images=60, size=48)
     checked = judged("isic2017", tmp_path)
     assert status(checked)["near copies across splits"] == status(checked)["near copies within a split"] == "passed"
 

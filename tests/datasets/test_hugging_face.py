@@ -48,19 +48,17 @@ def _pictures(folder: Path, split: str) -> list[tuple[Path, Path]]:
     return made
 
 
-def _metadata_csv(root: Path) -> Path:
-    for split in ("train", "test"):
-        pairs = _pictures(root, split)
-        with (root / split / "metadata.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("file_name", "mask_file_name"), *((a.name, b.name) for a, b in pairs)])
-    return root
-
-
-def _metadata_of_all(root: Path) -> Path:
+def _metadata(root: Path, *folders: str) -> Path:
+    """``metadata.csv`` in these folders, of the images below each."""
     pairs = [pair for split in ("train", "test") for pair in _pictures(root, split)]
-    with (root / "metadata.csv").open("w", newline="") as file:
-        names = [[str(path.relative_to(root)) for path in pair] for pair in pairs]
-        csv.writer(file).writerows([("file_name", "mask_file_name"), *names])
+    for folder in folders:
+        below = [
+            [path.relative_to(root / folder) for path in pair]
+            for pair in pairs
+            if folder in pair[0].parts or not folder
+        ]
+        with (root / folder / "metadata.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file_name", "mask_file_name"), *below])
     return root
 
 
@@ -96,8 +94,8 @@ def _files(*names: str, masks_first: bool = False, readme: str = "") -> Callable
 
 _parquet = _files(*(f"data/{split}-0000{shard}-of-00002" for split in ("train", "test") for shard in (0, 1)))
 LAYOUTS = {
-    "metadata.csv": _metadata_csv,
-    "one metadata.csv": _metadata_of_all,
+    "metadata.csv": lambda root: _metadata(root, "train", "test"),
+    "one metadata.csv": lambda root: _metadata(root, ""),
     "shards": _parquet,
     "a README of one configuration": _files(
         "train", "test", readme="---\nconfigs:\n- config_name: default\n  data_files: data/*\n---\n"
@@ -150,15 +148,6 @@ def test_a_row_whose_name_would_be_left_out_in_a_folder_is_numbered(tmp_path: Pa
     assert stems == {f"x{number}" for number in range(COUNT) if number != 7} | {"all_000007"}
 
 
-def test_what_another_version_unpacked_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask")
-    _, root = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    next((root / "masks").iterdir()).unlink()
-    monkeypatch.setattr(hugging_face, "_UNPACKING", "later")
-    _, later = any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
-    assert len(list((later / "masks").iterdir())) == COUNT
-
-
 def test_what_a_killed_process_unpacked_goes_with_the_next_start(tmp_path: Path) -> None:
     _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask")
     base = tmp_path / "cache" / "sam-peft-harness" / "parquet"
@@ -205,13 +194,6 @@ def _damaged(root: Path) -> None:
     (root / "train.parquet").write_bytes(b"PAR1")
 
 
-def _damaged_inside(root: Path) -> None:
-    _write(root / "train.parquet", _pictures(root.parent / "pictures", "train"), "image", "mask")
-    data = bytearray((root / "train.parquet").read_bytes())
-    data[200:3000] = bytes(2800)
-    (root / "train.parquet").write_bytes(data)
-
-
 def _without_a_mask(root: Path) -> None:
     pairs = _pictures(root.parent / "pictures", "train")
     cells = [{"bytes": image.read_bytes(), "path": image.name} for image, _ in pairs]
@@ -226,15 +208,10 @@ def _without_a_split(root: Path) -> None:
 
 
 def _inflating(root: Path) -> None:
-    """512 MiB of zeros in some kilobytes."""
-    image = {"bytes": bytes(1 << 29), "path": "a.png"}
+    """16 MiB of zeros in some kilobytes."""
+    image = {"bytes": bytes(1 << 24), "path": "a.png"}
     root.mkdir()
-    table = pa.table(
-        {
-            name: pa.array([image if name == "mask" else {**image, "bytes": b"x"}], type=CELL)
-            for name in ("image", "mask")
-        }
-    )
+    table = pa.table({name: pa.array([image], type=CELL) for name in ("image", "mask")})
     parquet.write_table(table, root / "train.parquet", compression="zstd", use_dictionary=False)
 
 
@@ -256,11 +233,10 @@ def _pipe(root: Path) -> None:
     [
         (lambda root: None, "does not exist"),
         (_damaged, "not a readable Parquet"),
-        (_damaged_inside, "not a readable Parquet"),
         (_without_a_mask, "row 19 of"),
         (lambda root: _write(root / "train.parquet", _pictures(root, "x"), "image"), "1 columns of images"),
         (_without_a_split, "no split"),
-        (_inflating, "decodes to over 25"),
+        (_inflating, "decodes to over"),
         (_repeating, "decodes to over 3 MiB"),
         (_pipe, "is a pipe"),
         (lambda root: _write(root / "train-test.parquet", _pictures(root, "x"), "image", "mask"), "test and train"),
@@ -268,8 +244,7 @@ def _pipe(root: Path) -> None:
 )
 def test_what_cannot_be_read_is_one_line(make: Any, word: str, tmp_path: Path, monkeypatch) -> None:
     make(tmp_path / "mine")
-    if make is _repeating:
-        monkeypatch.setattr(hugging_face, "_MOST_AT_LEAST", 1 << 16)
+    monkeypatch.setattr(hugging_face, "_MOST_AT_LEAST", 1 << 16)
     with pytest.raises(DatasetError, match=word):
         any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import json
-import multiprocessing
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +22,7 @@ from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.archive.test_merge import folder, tree
 from tests.harness.report.sample import record
-from tests.values import REPOSITORY, there, wait_until
+from tests.values import REPOSITORY, there
 
 ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
 
@@ -153,41 +148,6 @@ for key in (old.key, "another"):
     assert all("cannot write the record" in line and "File too large" in line for line in lines)
     assert path.read_bytes() == before
     assert [file.name for file in store.folder.iterdir()] == [path.name]
-
-
-def write_without_end(root: Path, number: int, log: Path) -> None:
-    """Records of its own, and some that all writers write at once; the log has the keys of those that are written."""
-    images = "model,split,stem,iou\n" + "best,test,a,0.5\n" * 500
-    with log.open("w") as written:
-        for turn in itertools.count():
-            for made in (record(seed=100 * number + turn % 7, benchmark="leaf"), record(seed=turn % 3)):
-                RecordStore(root).write(replace(made, message=f"{number} {turn} " + "x" * 20000), images)
-                print(made.key, file=written, flush=True)
-
-
-def test_eight_writers_killed_at_random_lose_nothing_and_leave_no_half_record(tmp_path: Path) -> None:
-    store, logs = RecordStore(tmp_path / "results"), [tmp_path / f"log{number}" for number in range(8)]
-    process = multiprocessing.get_context("fork").Process
-    writers = [process(target=write_without_end, args=(store.root, *each)) for each in enumerate(logs)]
-    for writer in writers:
-        writer.start()
-    chance = random.Random(0)
-    wait_until(lambda: all(log.is_file() and log.stat().st_size > 200 for log in logs))
-    for writer in chance.sample(writers, len(writers)):
-        time.sleep(chance.uniform(0, 0.05))
-        writer.kill()
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == -signal.SIGKILL
-    records, problems = store.summaries()
-    assert problems == {}
-    lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
-    acknowledged = {line.strip() for line in lines if line.endswith("\n")}
-    assert len(acknowledged) > 8
-    assert acknowledged <= {read.key for read in records}
-    for read in records:
-        assert read.message.endswith("x" * 20000)
-        assert store.images_path(read.key).read_text(encoding="utf-8").count("\n") == 501
 
 
 @pytest.mark.parametrize("crash", ["images.csv", "architecture.csv", "json"])

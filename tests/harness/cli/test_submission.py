@@ -271,13 +271,6 @@ def test_rows_of_other_inputs_stand_in_a_table_of_their_own(
     assert [words in table for table in tables if "| LoRA |" in table] == [False]
 
 
-def test_a_method_that_is_not_loaded_has_its_row(board: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    of_run(method="unknown", label="unknown")(mine)
-    study = ["--study", str(board / "two.yaml")]
-    assert tables_verb([*study, "--results", str(mine), "--with", str(board / "results")]) == 0
-    assert "| unknown (yours) |" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("words", [["--study", "cost"], [], ["--study", "leaderboard", "--check"]])
 def test_joining_what_cannot_be_joined_is_an_error(words: list[str], board: Path, mine: Path) -> None:
     assert tables_verb([*words, "--results", str(mine), "--with", str(board / "results")]) == 2

@@ -156,14 +156,10 @@ def test_a_row_that_was_planned_for_a_benchmark_and_did_not_come_is_missing_ther
     assert texts(grid, 1) == {"Full fine-tuning": "–", "Decoder alone": "MISSING (0/1)", "LoRA": "90.0 (1)"}
 
 
-def test_two_protocol_hashes_never_share_a_column() -> None:
-    apart = grids(MadeUp([record(0.9, benchmark="leaf"), record(0.1, benchmark="leaf", protocol_hash="bbbb")]))
-    assert [texts(grid) for grid in apart] == [{"LoRA": "90.0 (1)"}, {"LoRA": "10.0 (1)"}]
-
-
 @pytest.mark.parametrize(
     ("first", "other", "apart"),
     [
+        ({}, {"protocol_hash": "bbbb"}, True),
         ({}, {"manifest": "other"}, True),
         ({"data_fingerprint": "content-a-s"}, {"data_fingerprint": "content-b-s"}, True),
         ({"data_fingerprint": "a"}, {"data_fingerprint": "b"}, True),
