@@ -104,10 +104,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 METHOD_NAMES = METHODS.names()
 FIRST = dict.fromkeys(FAMILIES, ("lora",)) | {
-    "sam": ("full", "lora", "convlora", "naslora", "adapter", "mona", "peft/vera"),
-    "sam fp16": ("naslora",),
-    "mobile sam": ("lora", "naslora", "adapter"),
-    "timm": ("naslora",),
+    "sam": ("full", "lora", "convlora", "naslora", "mona"),
+    "sam fp16": (),
+    "mobile sam": ("lora",),
+    "timm": ("lora",),
+    "mask2former": (),
 }
 """What runs at every change; the other methods of a family are slow."""
 HIERARCHICAL = ("mobile sam", "sam 2")

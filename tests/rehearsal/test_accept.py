@@ -47,6 +47,7 @@ def tried(part: accept.AcceptancePart, machine: accept.Machine) -> tuple[dict[st
     return found, wrong
 
 
+@pytest.mark.slow
 def test_steps_under_every_decoder_are_examined(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "SCORED", 4)
     monkeypatch.setattr(gpu, "PHOTOGRAPHS", 2)
@@ -80,6 +81,7 @@ def test_waits_of_a_step_are_found(machine: accept.Machine, monkeypatch: pytest.
     assert line.startswith("a step of lora waits at harness/")
 
 
+@pytest.mark.slow
 def test_a_requeue_changes_no_loss(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended():
         found, wrong = tried(accept.requeued, machine)
@@ -87,6 +89,7 @@ def test_a_requeue_changes_no_loss(machine: accept.Machine, monkeypatch: pytest.
         assert all(seen["deviation"] == 0 for seen in found.values())
 
 
+@pytest.mark.slow
 def test_scores_on_the_processor_are_those_of_the_gpu(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended():
         found, wrong = tried(accept.on_the_processor, machine)
@@ -96,6 +99,7 @@ def test_scores_on_the_processor_are_those_of_the_gpu(machine: accept.Machine, m
         assert len(tried(accept.on_the_processor, machine)[1]) == len(found)
 
 
+@pytest.mark.slow
 def test_steps_are_held_against_the_plan(machine: accept.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accept, "ROWS", {"naslora": {"search_start_epoch": 0}})
     monkeypatch.setattr(accept, "ROUNDS", 1)
@@ -121,6 +125,7 @@ def test_time_in_several_kernels_at_once_counts_once_and_the_processors_not() ->
     assert instruments.kernels(on_the_processor) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "right"), [(0.0, False), (1e6, True)])
 def test_the_busy_share_is_that_of_the_second_epoch(seconds, right, machine, monkeypatch: pytest.MonkeyPatch) -> None:
     profiles: list[Any] = []

@@ -34,12 +34,14 @@ def test_no_device_mismatch_and_no_wait_beyond_the_budget(results: Path, family:
     within_budget(results, family, method)
 
 
+@pytest.mark.slow
 def test_linear_cells_stay_on_the_device(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(runs.OPTIONS, "naslora", {**runs.OPTIONS["naslora"], "style": "linear"})
     within_budget(results, "sam", "naslora")
 
 
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_that_stopped_goes_on_to_the_same_end(tmp_path: Path, precision: str) -> None:
     whole = rehearse(small_job(tmp_path / "whole", "lora", precision=precision))
     job = small_job(tmp_path / "stopped", "lora", precision=precision)

@@ -156,7 +156,7 @@ def test_a_decoder_changes_the_price_of_a_run() -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "naslora", "full"])
-@pytest.mark.parametrize("backbone", [pytest.param("vit_b", marks=pytest.mark.slow), "vit_h"])
+@pytest.mark.parametrize("backbone", ["vit_b", pytest.param("vit_h", marks=pytest.mark.slow)])
 def test_a_step_needs_what_its_kernels_count(backbone: str, method: str) -> None:
     """Per image at 1024 px, with the heads that relative positions widen, on tensors without values."""
     import torch
