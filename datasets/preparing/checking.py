@@ -326,11 +326,6 @@ def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> RuleResult:
     if 2 * len(single) <= len(prints):
         return RuleResult("one-class masks", "passed", message)
     message += "; a score counts an empty mask as right where nothing is found in it"
-    most = max((value for fingerprint in prints for value in fingerprint.values), default=0)
-    if all(fingerprint.shares[0] == 1 for fingerprint in prints) and 1 <= most <= 127:
-        message += (
-            f"; their brightest value is {most}, and what is looked for is above 127: save masks of 0 and 255 as PNG"
-        )
     status: Status = "failed" if len(single) == len(prints) else "warned"
     return RuleResult("one-class masks", status, message, _files(single, root))
 

@@ -40,10 +40,7 @@ class CocoFile(NamedTuple):
 
 def load(path: Path) -> CocoFile:
     """Parse a COCO file, once while it stays unchanged on disk; DatasetError if it is not one."""
-    try:
-        return _load(path, (status := path.stat()).st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror}); restore it") from error
+    return _load(path, (status := path.stat()).st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
@@ -120,11 +117,11 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
     Args:
         path: the JSON.
         name: ``file_name`` of the image.
-        classes: of the benchmark, the background first.
+        classes: of the benchmark, the background first, with every category of the file unless one is chosen.
         category: the one that is foreground; `ANY` for all of them.
 
     Raises:
-        DatasetError: a category that ``classes`` has not, or a segmentation that cannot be drawn.
+        DatasetError: a segmentation that cannot be drawn.
     """
     coco = load(path)
     shape = coco.images[name]
@@ -133,10 +130,6 @@ def mask_of(path: Path, name: str, *, classes: Sequence[str], category: str = ""
     for called, annotation in coco.annotations[name]:
         if category not in ("", ANY, called):
             continue
-        if not category and called not in classes:
-            raise DatasetError(
-                f"{path}: {name} has the category {called!r}, which the training part does not have; leave it out"
-            )
         region = _region(annotation, *shape, where=f"{path}: annotation {annotation.get('id')} of {name}")
         if annotation["iscrowd"]:
             crowd |= region
@@ -275,10 +268,7 @@ def _is_likely(path: Path) -> bool:
     """Whether two of COCO's tables, which may come in any order, are named at the file's beginning or end. Raises DatasetError: it is
     a pipe."""
     require_file(path)
-    try:
-        with path.open("rb") as file:
-            ends = file.read(1 << 16)
-            file.seek(max(0, path.stat().st_size - (1 << 16)))
-            return len(set(_TABLES.findall(ends + file.read()))) > 1
-    except OSError:
-        return False
+    with path.open("rb") as file:
+        ends = file.read(1 << 16)
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        return len(set(_TABLES.findall(ends + file.read()))) > 1

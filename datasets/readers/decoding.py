@@ -120,8 +120,6 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return np.asarray(image)
     if image.mode in _SIXTEEN_BIT:
         return _sixteen_bits(image, path)
-    if image.mode == "PA":
-        return np.asarray(image)[..., 0]
     if image.mode not in ("RGB", "RGBA", "LA"):
         raise DatasetError(f"{path} has mode {image.mode}, which is not a mask encoding")
     if _is_coloured(image):
@@ -293,7 +291,7 @@ def read_colours(path: Path, colours: Sequence[Colour]) -> Array:
     ``colours``. Raises DatasetError: unreadable, lossy, transparent in part, or another colour."""
     image = upright(open_image(path))
     require_lossless(image, path)
-    if image.mode in ("RGBA", "LA", "PA") and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+    if image.mode in ("RGBA", "LA") and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise DatasetError(
             f"{path} is transparent in part, so it may be drawn in its opacity; save it in colours alone"
         )

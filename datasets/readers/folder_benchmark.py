@@ -198,8 +198,6 @@ class FolderBenchmark(Benchmark):
     def carve_val(self, pairs: Sequence[Pair]) -> tuple[Pairs, Pairs, str]:
         """Validation from training images, as (train, val, rule in words)."""
         seed = self.options.split_seed
-        if not pairs:
-            raise DatasetError(f"the train split of {self.title} is empty; {self.mend}")
         count = splitting.share(len(pairs), self.val_fraction)
         train, val = splitting.carve(pairs, count=count, seed=seed, group=self.group)
         words = f"{self.options.seed_in_words}, {len(val)} of {len(pairs)} train images by {self.carved_by}"

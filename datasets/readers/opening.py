@@ -48,8 +48,6 @@ def open_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what cannot be read is raised
             image.load()
-    except MemoryError as error:
-        raise DatasetError(f"{path} does not fit into memory ({image.width}x{image.height})") from error
     except Exception as error:  # Pillow may raise anything on a file that is damaged
         raise _unreadable(path, error) from error
     if sixteen_bits and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < LEAST_OF_SIXTEEN >> 8:
@@ -93,8 +91,6 @@ def _opened(path: Path) -> Image.Image:
             return _tiff(path)
         reason = "it is empty" if not start else f"no {', '.join(FORMATS)}"
         raise DatasetError(f"{path} is unreadable ({reason}); restore it from the archive") from error
-    except Image.DecompressionBombError as error:
-        raise DatasetError(f"{path} is refused ({error}); scale it down") from error
     except Exception as error:
         raise _unreadable(path, error) from error
     _bound(path, *image.size)

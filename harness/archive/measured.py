@@ -7,7 +7,7 @@ are comparable only where their keys are equal, and rounds of two sessions never
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +17,26 @@ from pydantic import AfterValidator, Field
 from harness.archive.files import LARGEST_RECORD, seal_holds, sealed
 from harness.archive.older import RowLabel
 from harness.archive.parser import Amount, Natural, validated
-from harness.archive.schema import content_hash, first_backbone
+from harness.archive.schema import content_hash, first_backbone, plain_values
 from harness.check import escaped
 from harness.models.known import RENAMED
+from harness.protocols.keys import hashed_options
 from harness.system.files import read_regular, write_atomically
 from harness.system.text import printable_line
 
 UNSEALED = "its seal does not fit: a number was edited after it was written"
 COST_SCHEMA_VERSION = 1
+
+
+FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
+"""Options that do not change the cost of a step."""
+OF_A_STEP = (
+    *("epochs", "optimizer", "fused_attention", "activation_checkpointing"),
+    *("cache_embeddings", "accumulate", "decoder", "mask_tokens"),
+)
+"""Rules that change the cost of a step, apart from size, batch and precision."""
+PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
+"""The values of a session, or of an older record, that does not name these rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +70,13 @@ class Comparability:
     def __post_init__(self) -> None:
         object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
 
-    @property
-    def on_gpu(self) -> bool:
-        return bool(self.driver)
+    def is_step_of(self, rules: Mapping[str, object]) -> bool:
+        """Whether the step of these rules was measured; rules that are not named, as in an older record, count as equal."""
+        options = {name: value for name, value in self.options.items() if name in OF_A_STEP}
+        measured = {
+            "image_size": self.image_size, "precision": self.precision, "batch_size": self.batch, **PLAIN, **options,
+        }  # fmt: skip
+        return all({**PLAIN, **rules}.get(name, value) == value for name, value in measured.items())
 
     @property
     def key(self) -> str:
@@ -119,6 +135,14 @@ class MethodCost:
     changed: list[str] | None = None
     not_counted: dict[str, int] = field(default_factory=dict)  # of older records, as the next
     joules: float | None = None
+
+    def is_step_of(self, method: str, config: Mapping[str, object]) -> bool:
+        """Whether this is the cost of the same method with the same options, but for those that cost nothing."""
+        own, other = (
+            {name: value for name, value in plain_values(hashed_options(method, of)).items() if name not in FREE}
+            for of in (self.config, config)
+        )
+        return self.method == method and own == other
 
     def merge_to(self, plain: int) -> str:
         """``exact`` or ``calibrated``: the merge after which the model has no more parameters than a ``plain`` one; ``not needed`` where

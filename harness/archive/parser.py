@@ -190,8 +190,6 @@ class Unread(UsageError):
 def refuse_unread(path: Path, error: Exception) -> None:
     """Return where ``error``, or its cause, is about the content of a file or its absence. Raises Unread: permissions, a server or a
     disk prevented reading."""
-    if isinstance(error, Unread):
-        raise error
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__

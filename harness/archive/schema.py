@@ -271,6 +271,15 @@ def share_cap(shift: float, *, operations: int) -> float:
     return 1 / (1 + (operations - 1) * math.exp(-2 * shift))
 
 
+def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with lists in place of tuples, as JSON has them."""
+
+    def plain(value: Any) -> Any:
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in config.items()}
+
+
 def chosen_from(tuning: Mapping[str, Any], *, grid: Mapping[str, Iterable[Any]], on: Sequence[str]) -> bool:
     """Whether ``tuning`` holds a choice from these values on these benchmarks; numbers may be text, as on a command line."""
     wanted = {name: _plain(values) for name, values in grid.items()}

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import Record, Run, content_hash
-from harness.comparison.names import metric
+from harness.comparison.names import sign
 from harness.protocols.keys import hashed_rules
 from harness.registry import recorded_option
 from harness.system.errors import UsageError
@@ -67,7 +67,7 @@ def _validation(record: Record) -> float:
             "record away to run it again"
         )
     name, value = next(iter(scores.items()))  # validation computes one metric
-    return -math.inf if math.isnan(value) else metric(name).sign * value
+    return -math.inf if math.isnan(value) else sign(name) * value
 
 
 def _orderable(value: Any) -> Any:

@@ -14,7 +14,7 @@ from harness.archive.archive import Archive
 from harness.archive.files import rounding
 from harness.archive.schema import Record
 from harness.comparison.differences import Difference, RowScores, StemScores
-from harness.comparison.names import Metric, metric
+from harness.comparison.names import metric_title, sign
 from harness.studies import Row
 
 if TYPE_CHECKING:
@@ -49,19 +49,15 @@ class Column:
     part: str = ""
     note: str = ""
 
-    @cached_property
-    def measure(self) -> Metric:
-        return metric(self.metric)
-
     @property
     def sign(self) -> int:
         """The factor of a score that makes higher better."""
-        return self.measure.sign
+        return sign(self.metric)
 
     @property
     def name(self) -> str:
         """``Trans10K-v1 easy mIoU``"""
-        return " ".join(filter(None, [self.title, self.part, self.measure.title]))
+        return " ".join(filter(None, [self.title, self.part, metric_title(self.metric)]))
 
     def parts(self, record: Record) -> list[str]:
         """The test splits of a record whose images it holds."""
@@ -214,15 +210,12 @@ class Grid:
         """Whether its images are the user's own."""
         return bool(self.records) and all(record.run.rules.get("own_classes") for record in self.records)
 
-    @property
-    def benchmarks(self) -> list[str]:
-        return list(dict.fromkeys(column.benchmark for column in self.columns))
-
     @cached_property
     def first_columns(self) -> dict[str, Column]:
         """Benchmark -> its leading column: the first metric, on all test images where there are several splits."""
         whole = sorted(self.columns, key=lambda column: column.split not in ("all", "test"))
-        return {name: next(column for column in whole if column.benchmark == name) for name in self.benchmarks}
+        names = dict.fromkeys(column.benchmark for column in self.columns)
+        return {name: next(column for column in whole if column.benchmark == name) for name in names}
 
     def sample(self, row: str, column: Column) -> RowScores:
         """The scores of a row on a column by seed and image, read once; a seed with conflicting records is left out."""

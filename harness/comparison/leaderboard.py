@@ -17,8 +17,7 @@ from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.names import BASELINES, UNTUNED
-from harness.comparison.rows import baseline_of, plain_values
-from harness.protocols.keys import hashed_options
+from harness.comparison.rows import baseline_of
 from harness.statistics import Ratio, paired_ratio
 from harness.studies import Study
 from harness.system.errors import UsageError, did_you_mean
@@ -191,17 +190,6 @@ def leaderboards(tables: Iterable[Grid], study: Study | None = None, baseline: s
     return boards
 
 
-FREE = {"lr", "alpha_lr", "encoder_lr", "alpha_weight_decay"}
-"""Options that do not change the cost of a step."""
-OF_A_STEP = (
-    *("epochs", "optimizer", "fused_attention", "activation_checkpointing"),
-    *("cache_embeddings", "accumulate", "decoder", "mask_tokens"),
-)
-"""Rules that change the cost of a step, apart from size, batch and precision."""
-PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
-"""The values of a session, or of an older record, that does not name these rules."""
-
-
 def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
     """The cost session of these rules on this backbone that measured the baseline and most of the other rows; of equals one that had the
     device for itself, and then the latest. Sessions are never mixed."""
@@ -210,20 +198,10 @@ def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
         (len(measured), not session.shared, session.finished, session.session, session)
         for session in grid.archive.costs
         if session.comparability.backbone == grid.backbone
-        and any(_same_rules(session, of_run) for of_run in rules)
+        and any(map(session.comparability.is_step_of, rules))
         and baseline in (measured := costs_of(grid, session))
     ]
     return max(fitting, key=lambda candidate: candidate[:-1])[-1] if fitting else None
-
-
-def _same_rules(session: CostRecord, rules: Mapping[str, object]) -> bool:
-    """Whether a session measured the step of these rules; rules that a record does not hold count as equal."""
-    setup = session.comparability
-    options = {name: value for name, value in setup.options.items() if name in OF_A_STEP}
-    measured = {
-        "image_size": setup.image_size, "precision": setup.precision, "batch_size": setup.batch, **PLAIN, **options,
-    }  # fmt: skip
-    return all({**PLAIN, **rules}.get(name, value) == value for name, value in measured.items())
 
 
 def costs_of(grid: Grid, session: CostRecord) -> dict[str, MethodCost]:
@@ -231,17 +209,10 @@ def costs_of(grid: Grid, session: CostRecord) -> dict[str, MethodCost]:
     measured = {}
     for name, row in grid.rows.items():
         configs = [record.run.method_config for record in grid.records_of(name) if record.code == "OK"]
-        options = _of_a_step(row.method, configs[0]) if configs else None
-        for cost in session.methods:
-            is_row = cost.method == row.method and _of_a_step(cost.method, cost.config) == options
-            if is_row and cost.step_seconds.get("total"):
+        for cost in session.methods if configs else ():
+            if cost.is_step_of(row.method, configs[0]) and cost.step_seconds.get("total"):
                 measured[name] = cost
     return measured
-
-
-def _of_a_step(method: str, config: Mapping[str, object]) -> dict[str, object]:
-    """The options that change the cost of a step, as JSON holds them."""
-    return {name: value for name, value in plain_values(hashed_options(method, config)).items() if name not in FREE}
 
 
 def ratios_to(method: MethodCost, baseline: MethodCost) -> dict[str, Ratio]:

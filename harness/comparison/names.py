@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +34,19 @@ BASELINES = ("lora", "decoder")
 """Default baselines: the first of these methods that has a row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A metric as a column of a table, with its symbol in the literature."""
-
-    title: str
-    lower_is_better: bool = False
-
-    @property
-    def heading(self) -> str:
-        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
-
-    @property
-    def sign(self) -> int:
-        """The factor of a score that makes higher better."""
-        return -1 if self.lower_is_better else 1
+def metric_title(name: str) -> str:
+    """Its symbol in the literature; a metric of a plug-in has its own name."""
+    return str(TITLES["metrics"].get(name, name))
 
 
-def metric(name: str) -> Metric:
-    """Title and direction of a metric; that of a plug-in has its own name, and higher is better."""
-    return Metric(title=TITLES["metrics"].get(name, name), lower_is_better=name in TITLES["lower_is_better"])
+def sign(metric: str) -> int:
+    """The factor of a score that makes higher better."""
+    return -1 if metric in TITLES["lower_is_better"] else 1
+
+
+def heading(metric: str) -> str:
+    """``BER ↓``"""
+    return f"{metric_title(metric)} {'↑' if sign(metric) > 0 else '↓'}"
 
 
 def method_title(name: str) -> str:

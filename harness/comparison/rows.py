@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import row_identity
 from harness.archive.older import options_with_later
-from harness.archive.schema import Run, chosen_from
+from harness.archive.schema import Run, chosen_from, plain_values
 from harness.comparison.choices import chosen_of, from_most_trials
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules
@@ -122,15 +122,6 @@ def is_row(run: Run, options: Mapping[str, Any], free: Collection[str] = ()) -> 
         name in config and value == config[name] for name, value in plain_values(first_names(options)).items()
     )
     return has_them and run.changed.keys() <= {*options, *run.tuning.get("chosen", {}), *free}
-
-
-def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with lists in place of tuples, as JSON has them."""
-
-    def plain(value: Any) -> Any:
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return {name: plain(value) for name, value in config.items()}
 
 
 RowKey = tuple[int, str]

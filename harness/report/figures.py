@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from harness.archive.archive import Shares
 from harness.archive.schema import Record
 from harness.comparison.leaderboard import Leaderboard
-from harness.comparison.names import metric
+from harness.comparison.names import metric_title
 from harness.report import masks
 from harness.report.flags import alpha_codes
 from harness.report.masks import Pictures
@@ -164,13 +164,13 @@ def curves(board: Leaderboard, benchmark: str, *, coloured: int = 5) -> tuple[Fi
     ax.set_ylim(*limits([value for mean in means.values() for value in mean.values()]))
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_ylabel(f"validation {metric(name).title} (%)")
+    ax.set_ylabel(f"validation {metric_title(name)} (%)")
     ax.grid(visible=True, axis="y")
     figure.legend(loc="outside lower center", ncols=2, columnspacing=1.0, handlelength=1.4)
     others = f" Grey: the other {len(means) - len(first)} rows." if len(means) > len(first) else ""
     return (
         figure,
-        f"Validation {metric(name).title} on {column.title} by epoch, mean over seeds.{others} {caption(board)}",
+        f"Validation {metric_title(name)} on {column.title} by epoch, mean over seeds.{others} {caption(board)}",
     )
 
 

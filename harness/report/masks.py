@@ -15,6 +15,7 @@ from harness.archive.masks import MASKS, KeptMask, chosen_images, extremes, read
 from harness.archive.schema import Record
 from harness.comparison.grid import Column
 from harness.comparison.leaderboard import Leaderboard
+from harness.comparison.names import metric_title
 from harness.report.sentences import caption
 from harness.report.style import PAGE, cut, new_figure
 
@@ -105,7 +106,7 @@ def about(board: Leaderboard, benchmark: str) -> str:
     record, _ = next(iter(_kept(board, benchmark).values()))
     model = "the last state" if record.run.rules.get("select") == "last" else "the best checkpoint on validation"
     return (
-        f"Masks of test images on {column.title} by {model}, of one seed, with the image's {column.measure.title} in %."
+        f"Masks of test images on {column.title} by {model}, of one seed, with the image's {metric_title(column.metric)} in %."
         " Light: found; blue: missed; orange: invented. Images under which all rows stand are chosen by a hash of their names."
     )
 

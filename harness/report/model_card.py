@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import __version__
 from harness.archive.schema import Record, Run
-from harness.comparison.names import SCORE_TITLES, benchmark_title, metric, shown_metrics
+from harness.comparison.names import SCORE_TITLES, benchmark_title, heading, shown_metrics
 from harness.report.runs import command_of
 
 DEMO = "**A demonstration**: trained and scored on generated images. Its scores say nothing about real ones."
@@ -109,7 +109,7 @@ def _scores(
     if unscored:
         which += f", of the model before merging, and merging by {unscored} can change its outputs: they are not this file's scores"
     rows = [
-        f"| {split} | {metric(name).heading} | {scores[name]:.4f} |"
+        f"| {split} | {heading(name)} | {scores[name]:.4f} |"
         for split, scores in tests.items()
         for name in shown
         if name in scores

@@ -10,7 +10,7 @@ from harness.archive.archive import MISSING, Archive
 from harness.archive.schema import Record
 from harness.comparison.differences import Difference
 from harness.comparison.grid import COLLAPSE, CONFLICT, Column, Grid
-from harness.comparison.names import benchmark_title
+from harness.comparison.names import benchmark_title, heading
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.tables import grids, weights_in_words
@@ -104,7 +104,7 @@ def _heading(column: Column, columns: Sequence[Column]) -> str:
     if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
         title += f" ({column.note})"
     title += f" {column.part}" if column.part else ""
-    return f"{title} {column.measure.heading}"
+    return f"{title} {heading(column.metric)}"
 
 
 def rules_in_words(grid: Grid) -> list[str]:
@@ -125,7 +125,7 @@ def rules_in_words(grid: Grid) -> list[str]:
         lines.append(f"Prompts: {by_prompt[prompt]}, in training and in tests{more}")
     seeds = sorted({seed for cell in grid.cells.values() for seed in cell.planned})
     lines.append(f"Seeds: {', '.join(map(str, seeds))}")
-    for name in grid.benchmarks:
+    for name in grid.first_columns:
         lines.append(data_in_words(name, [record for record in grid.records if record.run.benchmark == name]))
     return lines
 

@@ -9,6 +9,8 @@ from harness.comparison.differences import Difference
 from harness.comparison.grid import Column, Grid
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import TITLES, UNTUNED
+from harness.comparison.names import heading as heading
+from harness.comparison.names import metric_title as metric_title
 from harness.system.text import counted
 
 

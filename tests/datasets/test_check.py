@@ -74,11 +74,16 @@ def test_more_images_than_were_published_fail(road: Path, tmp_path: Path, monkey
     (road / ".generated-sample").unlink()
     monkeypatch.setattr(type(benchmark_of("road")), "published_sizes", {"train": 1108, "val": 14, "test": 1})
     assert failed(judged("road", tmp_path)) == {"counts"}
+    sizes = {
+        split: len(images(road, folder)) for split, folder in (("train", "train"), ("val", "valid"), ("test", "test"))
+    }
+    monkeypatch.setattr(type(benchmark_of("road")), "published_sizes", sizes)
+    assert "all that this split rule takes: train " in message_of(judged("road", tmp_path), "counts")
 
 
 def test_unreadable_file_and_unexpected_value_fail_and_are_named(road: Path, tmp_path: Path) -> None:
     first, second = images(road, "train")[:2]
-    first.write_bytes(first.read_bytes()[:200])
+    first.write_bytes(b"no image")
     Image.fromarray(np.repeat(np.array([[0, 100, 255, 255]], np.uint8), 64, 0).repeat(16, 1)).save(mask_of(second))
     checked = judged("road", tmp_path)
     assert failed(checked) == {"readable"}

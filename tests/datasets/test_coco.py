@@ -184,6 +184,17 @@ def test_images_that_are_in_two_folders_are_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_two_files_of_one_part_and_a_file_beyond_bounds_are_refused(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path, "train")
+    write(tmp_path, "train", file="more.json")
+    with pytest.raises(DatasetError, match="are both COCO files of train"):
+        opened(tmp_path)
+    (tmp_path / "train" / "more.json").unlink()
+    monkeypatch.setattr("harness.datasets.readers.coco._MOST_BYTES", 99)
+    with pytest.raises(DatasetError, match="are refused; split it"):
+        opened(tmp_path, category="any")
+
+
 BAD = [
     {"segmentation": []},
     {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "zzz"}},

@@ -155,6 +155,13 @@ def test_jpegs_of_samples_have_the_quality_that_they_had(tmp_path: Path) -> None
     assert {part: image.quantization[0][0] for part, image in first.items()} == {"images": 3, "masks": 8}  # 92 and 75
 
 
+def test_a_sample_that_another_process_wrote_meanwhile_serves(tmp_path: Path, monkeypatch) -> None:
+    folder = samples.write_samples("kvasir", tmp_path, images=12, size=48)
+    there, looks = samples._is_there, iter([False, True])
+    monkeypatch.setattr(samples, "_is_there", lambda *where: there(*where) and next(looks))
+    assert samples.write_samples("kvasir", tmp_path, images=12, size=48) == folder
+
+
 def test_the_same_sample_is_kept_and_nothing_else_is_overwritten(tmp_path: Path) -> None:
     folder = samples.write_samples("kvasir", tmp_path, images=24, size=48)
     before = (folder / "images").stat().st_mtime_ns

@@ -249,6 +249,13 @@ def test_what_cannot_be_read_is_one_line(make: Any, word: str, tmp_path: Path, m
         any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
 
 
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "mine" / "all.parquet", _pictures(tmp_path / "pictures", "x"), "image", "mask")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine" / "all.parquet"))
+    with pytest.raises(DatasetError, match="set XDG_CACHE_HOME"):
+        any_folder("mine", Path(f"hf:{tmp_path / 'mine'}"))
+
+
 def test_without_pyarrow_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     _damaged(tmp_path / "mine")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from harness.cli.data import main
+from harness.datasets.base import DatasetError
 from harness.training.cache import ArrayCache
 from harness.training.images import ImageSource
 from tests.datasets.conftest import opened
@@ -91,3 +92,14 @@ def test_check_counts_labels_and_finds_copies_and_empty_classes(tmp_path, capsys
     said = capsys.readouterr().out
     assert "warned  labels: val has no image of dog" in said
     assert "failed  exact copies across splits" in said
+
+
+@pytest.mark.parametrize(
+    ("stray", "word"), [("test/0.png", "has no label"), ("test/emu/0.png", "not a folder of a class")]
+)
+def test_an_image_without_a_class_of_training_is_one_line(tmp_path: Path, stray: str, word: str) -> None:
+    root = write_folders(tmp_path / "pets", splits={"train": 6, "test": 3})
+    (root / stray).parent.mkdir(exist_ok=True)
+    shutil.copy(root / "test/cat/00.png", root / stray)
+    with pytest.raises(DatasetError, match=word):
+        opened(root, name="pets")

@@ -81,6 +81,12 @@ def test_archive_whose_folders_have_other_names(tmp_path: Path, root: Path) -> N
     assert benchmark_of("leaf").locate(root) == root / "leaf_disease"
 
 
+def test_an_archive_of_something_else_is_refused(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(DatasetError, match="no single SBU"):
+        prepare(benchmark_of("sbu"), [str(packed("leaf", tmp_path))], root, progress=quiet)
+    assert hidden_only(root)
+
+
 # --- downloading
 
 

@@ -84,9 +84,31 @@ def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> No
 
 def test_a_list_of_other_columns_is_refused(make, tmp_path: Path) -> None:
     folder = write_archive("sbu", tmp_path, layout="autogluon", images=12, size=48)
+    (folder / "test.csv").write_text("image,label\n")
+    with pytest.raises(DatasetError, match="the test split of SBU is empty"):
+        load(make("sbu"), tmp_path)
     (folder / "val.csv").write_text("picture,mask\na.jpg,b.png\n")
     with pytest.raises(DatasetError, match=r"val\.csv has no columns image and label"):
         load(make("sbu"), tmp_path)
+
+
+def test_a_split_rule_without_its_images_is_refused(make, sample_of, tmp_path: Path) -> None:
+    camo, cvc = make("camo", split_rule="camo+cod10k"), make("cvc612", split_rule="pranet")
+    with pytest.raises(DatasetError, match="CAMO alone"):
+        load(camo, sample_of("camo"))
+    with pytest.raises(DatasetError, match="none of its images"):
+        cvc.arrange({"all": pairs(["1", "2"])}, root=tmp_path, layout=layout_of(cvc, "original"))
+    with pytest.raises(DatasetError, match="none of the layouts"):
+        cvc.splits(tmp_path)
+
+
+def test_two_images_of_one_part_with_one_name_are_refused(make, tmp_path: Path) -> None:
+    folder = samples.write_samples("trans10k_v1", tmp_path, images=24, size=40)
+    for kind in ("images", "masks"):
+        for path in (folder / "validation" / "easy" / kind).iterdir():
+            (folder / "validation" / "hard" / kind / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(DatasetError, match="two images of val have the stem"):
+        load(make("trans10k_v1"), tmp_path)
 
 
 def test_a_folder_with_images_of_its_own_is_not_stepped_over(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from PIL import Image
 
 from harness.datasets import samples as encodings
 from harness.datasets.base import DatasetError
-from harness.datasets.readers.decoding import fit, read_binary, read_channel_means, read_image, read_indices
+from harness.datasets.readers.decoding import (
+    fit,
+    read_binary,
+    read_channel_means,
+    read_colours,
+    read_image,
+    read_indices,
+)
 from tests.datasets.archives import one_bit
 
 RNG = np.random.default_rng(0)
@@ -56,8 +63,9 @@ def coloured(disc: np.ndarray, *rows: tuple[int, int, int]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def layered(colour: int, opacity: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.dstack([np.full((*opacity.shape, 3), colour, np.uint8), opacity]))
+def layered(red: Any, opacity: np.ndarray) -> Image.Image:
+    planes = [np.zeros_like(opacity) + np.uint8(red), *[np.zeros_like(opacity)] * 2, opacity]
+    return Image.fromarray(np.dstack(planes))
 
 
 BLACK, WHITE, RED, GREEN, WINE = (0, 0, 0), (255, 255, 255), (128, 0, 0), (0, 128, 0), (30, 0, 0)
@@ -68,6 +76,7 @@ MASKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "colours of grey with full opacity": (lambda disc: Image.fromarray(disc * np.uint8(255)).convert("RGBA"), {}),
     "sixteen bits": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 65535), {}),
     "eight bits in sixteen": (lambda disc: Image.fromarray(disc.astype(np.uint16) * 255), {}),
+    "one colour, with its opacity": (lambda disc: layered(disc * 200, disc * np.uint8(255)), {"colour": "any"}),
     "dark foreground": (lambda disc: Image.fromarray(disc * np.uint8(9)), {"rule": "nonzero"}),
 }
 
@@ -128,6 +137,9 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         (lambda disc: coloured(disc, RED, GREEN), {"colour": colour}) for colour in ("any", RED)
     ],
     "areas of two shades": [(lambda disc: coloured(disc, *[WINE] * 3, *[RED] * 4), {"colour": "any", **TWO})],
+    "255 may be an area to ignore": [
+        (lambda disc: Image.fromarray(np.where(np.roll(disc, 30, 1) > 0, 255, disc).astype(np.uint8)), {})
+    ],
     "colour image": [(lambda disc: coloured(disc, RED, GREEN), {})],
     "transparent in part": [
         (lambda disc: layered(0, disc * np.uint8(255)), {}),
@@ -278,6 +290,21 @@ def _modes() -> dict[str, tuple[Image.Image, np.ndarray]]:
         "1": (Image.fromarray(grey > 127), bits),
         "I;16": (Image.fromarray(grey.astype(np.uint16) * 257), repeated),
     }
+
+
+def test_an_image_of_floats_is_refused_and_a_clear_palette_is_read_without_a_word(tmp_path: Path, recwarn) -> None:
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match="floats"):
+        read_image(tmp_path / "a.tif")
+    palette(np.eye(4, dtype=np.uint8), BLACK, RED).save(tmp_path / "b.png", transparency=bytes([0, 99]))
+    assert read_image(tmp_path / "b.png")[0, 0].tolist() == [128, 0, 0]
+    assert not recwarn.list
+
+
+def test_painted_classes_that_are_clear_in_part_are_refused(tmp_path: Path, disc: np.ndarray) -> None:
+    layered(0, disc * np.uint8(255)).save(tmp_path / "mask.png")
+    with pytest.raises(DatasetError, match="transparent in part"):
+        read_colours(tmp_path / "mask.png", [BLACK, RED])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])

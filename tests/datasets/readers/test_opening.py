@@ -78,6 +78,9 @@ def test_folders_pipes_broken_links_and_broken_files_are_one_line(tmp_path: Path
     Image.fromarray(RNG.integers(0, 255, size=(64, 64, 3), dtype=np.uint8)).save(path := tmp_path / "e.png")
     path.write_bytes(path.read_bytes()[:3000])
     assert "is unreadable" in refused(path)
+    (tmp_path / "f.tif").write_bytes(b"II*\0" + bytes(50))
+    assert "is unreadable" in refused(tmp_path / "f.tif")
+    assert "is unreadable" in refused(tmp_path / ("x" * 300))
 
 
 def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
@@ -227,3 +230,5 @@ def test_an_image_is_turned_whatever_else_its_exif_block_holds(tmp_path: Path) -
     block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + fields + struct.pack("<III", 0, 1, 2)
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=block)
     assert read_image(tmp_path / "a.jpg").shape == (6, 4, 3)
+    Image.new("RGB", (6, 4)).save(tmp_path / "b.jpg", exif=b"Exif\0\0XX*\0" + bytes(8))
+    assert read_image(tmp_path / "b.jpg").shape == (4, 6, 3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.datasets.base import DatasetError, Pair
+from harness.datasets.readers.layouts import distinct_stems
 from harness.datasets.readers.pairing import Paired, image_files, pair_files
 from tests.values import on_linux
 
@@ -84,3 +85,8 @@ def test_an_unprintable_name_is_refused_in_one_line(tmp_path: Path, name: bytes)
 def test_names_in_any_language_stay(tmp_path: Path) -> None:
     names = ["Läsion 1.png", "病变\u3000１.png", "👩\u200d⚕️.png"]
     assert {path.name for path in image_files(_touch(tmp_path / "i", *names))} == set(names)
+
+
+def test_stems_of_one_name_in_several_folders_begin_with_their_folders() -> None:
+    assert distinct_stems(["/a/x.png", "../b/x.jpg"]) == ["a_x", "b_x"]
+    assert distinct_stems(["a/x.png", "b/y.png"]) == ["x", "y"]

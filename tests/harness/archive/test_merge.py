@@ -76,15 +76,6 @@ def test_a_success_takes_the_place_of_a_failure_and_never_the_reverse(tmp_path: 
     assert list(RecordStore(b)) == [done]
 
 
-def test_a_record_that_says_more_about_its_tuning_takes_the_place_of_one_that_says_less(tmp_path: Path) -> None:
-    plain = record(0.9)
-    tuned = replace(plain, run=replace(plain.run, tuning={"grid": {"lr": [1e-3]}}))
-    a, b = folder(tmp_path / "a", tuned), folder(tmp_path / "b", plain)
-    assert merge(b, a) == (0, 1, [])
-    assert merge(a, b) == (1, 0, [])
-    assert there(RecordStore(b).find(plain.key)).run.tuning == tuned.run.tuning
-
-
 def test_a_damaged_record_is_not_copied_and_one_of_the_destination_stays(tmp_path: Path, says) -> None:
     a, b = folder(tmp_path / "a", record(0.9, seed=0), record(0.9, seed=1)), folder(tmp_path / "b", record(0.9, seed=1))
     store = RecordStore(a)

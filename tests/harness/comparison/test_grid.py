@@ -10,6 +10,7 @@ import pytest
 from harness.archive.archive import row_identity, trials_among
 from harness.archive.older import with_plans
 from harness.comparison import Grid, grids
+from harness.comparison.names import heading
 from harness.comparison.rows import is_row
 from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
@@ -376,4 +377,4 @@ def test_a_joint_protocol_has_columns_of_each_test_set_and_none_of_all_together(
     scores = {"best": {split: {"dice_mean": 0.5, "mae": 0.1} for split in ("kvasir", "cvc612", "all")}}
     columns = grid_of([record(benchmark="polyp", scores=scores)]).columns
     assert {column.split for column in columns} == {"kvasir", "cvc612"}
-    assert [column.measure.heading for column in columns if column.split == "kvasir"][:1] == ["mean Dice ↑"]
+    assert [heading(column.metric) for column in columns if column.split == "kvasir"][:1] == ["mean Dice ↑"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness.comparison.names import BENCHMARK_ORDER, PAPER_METRICS, SCORE_TITLES, metric
+from harness.comparison.names import BENCHMARK_ORDER, PAPER_METRICS, SCORE_TITLES, heading
 from harness.comparison.papers import MARKS, PAPERS_FOLDER, Claim, Papers, Published, Setup
 from harness.models.catalog import KNOWN
 from harness.protocols.load import card_rules
@@ -118,7 +118,7 @@ def test_the_committed_files_are_of_known_names_with_a_source_for_every_number()
             assert each.metric in PAPER_METRICS[each.benchmark]
             assert 1 < float(each.value) <= 100, "in percent"
         assert bool(each.spread) == bool(each.spread_kind)
-    assert (metric("e_mean").heading, metric("mae").heading, metric("own").heading) == ("Eφ ↑", "MAE ↓", "own ↑")
+    assert (heading("e_mean"), heading("mae"), heading("own")) == ("Eφ ↑", "MAE ↓", "own ↑")
     assert len(
         {(c.paper, c.table, c.method, c.benchmark, c.split, c.metric, c.options) for c in papers.published}
     ) == len(papers.published)
