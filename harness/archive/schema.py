@@ -169,8 +169,8 @@ class Record:
             predictions are almost empty. Missing in older records, and for several classes.
         environment: ``torch``, ``python``, ``device``, ``host``, ``commit``, ``dirty`` (hash of the diff) and ``snapshot``.
             On a GPU also ``driver``, ``cuda``, ``cudnn`` and ``attention`` (how SAM's blocks attend).
-            ``numbers``, ``numbers_method`` and ``numbers_benchmark`` are fingerprints of the code that makes numbers, without
-            comments; missing in older records. ``begun_by`` and ``begun_on`` name other code, and another machine or torch, that
+            ``numbers``, ``numbers_method`` and ``numbers_benchmark`` are fingerprints of the code that makes numbers;
+            missing in older records. ``begun_by`` and ``begun_on`` name other code, and another machine or torch, that
             began the run. ``workers``: devices of a run on several, where memory and times are those of one.
         attempts: how many times the run was started.
         finished: UTC time in ISO format.

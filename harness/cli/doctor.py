@@ -46,7 +46,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--device",
         choices=["cuda"],
-        help="test a GPU instead: a step of every method against the CPU's, attention, rates (docs/gpu.md)",
+        help="test a GPU instead: a step of every method against the CPU's, attention, rates (docs/gpu.md); the first part of --accept",
     )
     p.add_argument(
         "--accept",
@@ -63,7 +63,7 @@ def parser() -> CommandParser:
         "--cluster", metavar="NAME", help="with --accept: also send two runs through the queue of this cluster"
     )
     p.add_argument(
-        "--out", type=Path, metavar="FILE", help="with --accept: the file for the results, as JSON (default: gpu.json)"
+        "--out", type=Path, metavar="FILE", help="with --device: the file for the results, as JSON (default: gpu.json)"
     )
     add_plugins(p)
     p.add_argument("--json", action="store_true", help="print a list of objects, one per method")
@@ -75,12 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     load_own_plugins(arguments)
     chosen = chosen_rows(arguments.methods)
-    if arguments.accept:
-        return _accept(arguments, plain_names(chosen))
-    require_effect(arguments, "data", "cluster", "out", without="without --accept")
+    if not arguments.accept:
+        require_effect(arguments, "data", "cluster", without="without --accept")
     if arguments.device:
-        backbone = resolve_backbone(arguments.backbone or "vit_b")
-        return _examine_gpu(backbone, plain_names(chosen), as_json=arguments.json)
+        require_effect(arguments, "json", without="with --device, whose results are in --out FILE")
+        return _examine_gpu(arguments, plain_names(chosen))
+    require_effect(arguments, "accept", "out", without="without --device cuda")
 
     known, rows = resolve_backbone(arguments.backbone or "vit_h"), []
     with stages() as report:
@@ -107,21 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if all(row.passed for row in rows) else 1
 
 
-def _examine_gpu(backbone: str, names: Sequence[str], *, as_json: bool) -> int:
-    """Print what was found on the GPU; returns 1 where something is wrong, else 0."""
-    with stages() as report:
-        report("loading torch")
-        from harness.contract.gpu import examine_gpu, gpu_page
-
-        examined = examine_gpu(backbone=backbone, methods=names, report=report)
-    print(json.dumps(examined, indent=1) if as_json else gpu_page(examined))
-    return 1 if examined["failures"] else 0
-
-
-def _accept(arguments: argparse.Namespace, names: Sequence[str]) -> int:
+def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
-    if not arguments.device:
-        raise UsageError("--accept accepts a GPU; add --device cuda")
     out = arguments.out or Path("gpu.json")
     with stages() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
         report("loading torch")
@@ -140,7 +127,7 @@ def _accept(arguments: argparse.Namespace, names: Sequence[str]) -> int:
         )
         benchmark_below(arguments.data)
         right = True
-        for line, part_is_right in accept(machine, out):
+        for line, part_is_right in accept(machine, out, every_part=arguments.accept):
             print(line, flush=True)
             right &= part_is_right
     return 0 if right else 1

@@ -21,7 +21,7 @@ from harness.cli.command import (
 )
 from harness.cli.find import find_run
 from harness.dispatch.sweeps import sweep_of
-from harness.models.catalog import resolve_backbone
+from harness.models.catalog import backbone, resolve_backbone
 from harness.models.published import LICENCES, Form, card_of, weights_file
 from harness.planning.understand import checkpoint_of, data_folder
 from harness.registry import BENCHMARKS, add_own_of
@@ -47,7 +47,7 @@ def parser() -> CommandParser:
         required=True,
         type=Path,
         metavar="FILE",
-        help="a file .pth; .safetensors with --adapter-only; .onnx with --onnx; a folder with --peft",
+        help="a file .pth (.safetensors of SAM 3); .safetensors with --adapter-only; .onnx with --onnx; a folder with --peft",
     )
     p.add_argument(
         "--merge",
@@ -88,10 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("give a run with --run KEY, or an adapter of Hugging Face peft with --adopt DIR")
     if form == "adapter":
         require_effect(arguments, "merge", without="with --adapter-only, which writes the tensors unmerged")
-    require_out(arguments.out, form)
     load_own_plugins(arguments)
     results, settings = results_of(arguments), load_settings()
     run = find_run(results, arguments.run)
+    of_sam_3 = form == "sam" and backbone(run.backbone).shape.upscaled
+    require_out(arguments.out, ".safetensors" if of_sam_3 else SUFFIXES[form])
     record = RecordStore(results).summary(run.key)
     assert record is not None
     add_own_of(run.benchmark, run.rules)
@@ -124,10 +125,7 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         raise UsageError(
             "--adopt writes a whole SAM checkpoint from an adapter and --checkpoint; leave out --run, --merge and other forms"
         )
-    if arguments.out.suffix != ".safetensors":
-        raise UsageError(f"--out {arguments.out}: --adopt writes .safetensors")
-    if arguments.out.exists():
-        raise UsageError(f"--out {arguments.out} exists; choose another name")
+    require_out(arguments.out, ".safetensors")
     if arguments.checkpoint is None:
         raise UsageError(
             "--adopt folds an adapter into the weights that it was trained on; give them with --checkpoint FILE"
@@ -136,13 +134,15 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         report("loading torch and peft")
         from harness.experiment.adopting import write_merged
 
-        backbone = resolve_backbone(arguments.backbone)
-        checkpoint = weights_file(arguments.checkpoint, backbone)
-        changed = write_merged(arguments.out, arguments.adopt, backbone=backbone, checkpoint=checkpoint)
+        name = resolve_backbone(arguments.backbone)
+        checkpoint = weights_file(arguments.checkpoint, name)
+        changed = write_merged(arguments.out, arguments.adopt, backbone=name, checkpoint=checkpoint)
     print(f"{arguments.out}: {changed} layers changed; score it with --methods zeroshot --checkpoint {arguments.out}")
     return 0
 
 
+SUFFIXES: dict[Form, str] = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}
+"""Of files; SAM 3 is written as transformers reads it, and an adapter for PEFT is a folder."""
 FORMS: dict[Form, str] = {
     "sam": "a whole SAM with the method merged into it",
     "adapter": "the trained tensors alone",
@@ -168,17 +168,16 @@ def _card(record: Record, results: Path, form: Form, *, merge: str, base: str | 
     )
 
 
-def require_out(out: Path, form: Form) -> None:
-    """Refuse a path that could not be written, before anything is loaded. Raises UsageError: another ending, no such folder, or a file
-    or its model card that exists."""
-    suffix = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}[form]
+def require_out(out: Path, suffix: str) -> None:
+    """Refuse a path that could not be written, before anything is loaded; ``suffix`` is empty for a folder. Raises UsageError: another
+    ending, no such folder, or a file or its model card that exists."""
     if suffix and out.suffix != suffix:
         raise UsageError(f"--out {out}: the name must end in {suffix}")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}; make it first, or correct the path")
-    if form == "peft" and out.exists() and not out.is_dir():
+    if not suffix and out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; --peft writes a folder")
-    card = out if form == "peft" else card_of(out)  # of an adapter for PEFT it is in the folder
+    card = card_of(out) if suffix else out  # a folder holds its own
     for path in (out, card):
-        if path.exists() and (form != "peft" or any(path.iterdir())):
+        if path.exists() and (suffix or any(path.iterdir())):
             raise UsageError(f"--out {out}: {path} exists; choose another name")

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from harness.contract.case import SEED, ContractCase
@@ -50,8 +49,6 @@ methods' gradients deviate by up to 0.023 in bf16 and 0.0007 in fp16."""
 ATTENTION_LIMIT = 0.05
 """Of attention in bf16, output and gradients, from the matrix of scores in fp32; that itself deviates by 0.017 on a CPU."""
 BATCH, SCORED = 4, 32
-RATES = ("step", "passes", "scoring", "loading")
-"""Images a second."""
 PHOTOGRAPHS, PHOTOGRAPH = 32, (1500, 1000)
 
 
@@ -324,23 +321,3 @@ def _loaded(size: int) -> float:
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(lambda _: to_input(Sample(image=read_image(path), mask=mask), size), range(PHOTOGRAPHS)))
         return PHOTOGRAPHS / (time.perf_counter() - begun)
-
-
-def gpu_page(examined: dict[str, Any]) -> str:
-    """For a terminal, from what `examine_gpu` gives: the device, deviations by method, attention, rates, and the verdict."""
-    backbone, steps = examined["backbone"], [Finding(**step) for step in examined["steps"]]
-    rows = [[name, *(s.text for s in steps if s.name == name)] for name in dict.fromkeys(step.name for step in steps)]
-    heads = ["method", *(f"{precision}: loss / gradients" for precision in LIMITS)]
-    lines = ["  ".join(f"{name} {value}" for name, value in examined["device"].items()), ""]
-    lines += ["Relative deviations of one step from the CPU's in fp32", tabulate(rows, heads, tablefmt="github"), ""]
-    if ways := [Finding(**way) for way in examined["attention"]]:
-        rows = [[way.where, way.name, f"{way.milliseconds:.2f}", way.text] for way in ways]
-        heads = ["block", "attention", "forward and backward (ms)", "from math in fp32"]
-        lines += [f"Attention of {backbone}, one image, bf16", tabulate(rows, heads, "github", floatfmt=".2f"), ""]
-    if measured := examined["rates"]:
-        words = ", ".join(f"{name} {measured[name]:.1f}" for name in RATES)
-        lines.append(f"{backbone}, LoRA, batch {BATCH}, bf16, images/s: {words}")
-        lines.append(f"peak memory of the step: {measured['step_peak_gib']:.1f} GiB")
-    wrong = examined["failures"]
-    verdict = f"{len(wrong)} things are not right; send the output of --json" if wrong else "right"
-    return "\n".join([*lines, *(f"NOT RIGHT: {line}" for line in wrong), verdict])

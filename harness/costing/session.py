@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.costing.instruments import clock_of, flop_counter
+from harness.experiment.building import attention_of
 from harness.experiment.environment import one_line, reason_code
 from harness.methods.base import WEIGHTS, Method, Role
-from harness.models.attention_choice import Choice, choose
-from harness.models.catalog import backbone_shape
+from harness.models.attention_choice import Choice
 from harness.models.decoders import Task
 from harness.planning.plan import ConfiguredRow
 from harness.protocols.card import Protocol
@@ -269,13 +269,7 @@ class Session:
     @cached_property
     def attention(self) -> Choice:
         """How SAM's blocks attend, the same for all methods."""
-        rules = self.protocol
-        if not rules.fused_attention:
-            return {}
-        return choose(
-            backbone_shape(self.backbone), rules.attention, batch=rules.batch_size, image_size=rules.image_size,
-            precision=rules.precision, device=self.device,
-        )  # fmt: skip
+        return attention_of(self.backbone, self.protocol, self.device)
 
 
 class Roster:

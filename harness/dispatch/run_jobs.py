@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -131,21 +130,17 @@ class LocalExecutor:
                 process.kill()
 
 
-MOST_LINES = 8
-"""Runs at work that have a line on a terminal."""
 BAR = 16
 
 
 @contextmanager
 def display(*, total: int) -> Iterator[ShowStates]:
-    """Gives a function that prints what changed since its last call: a line for each run that ended, and on a terminal one for each run
-    at work. ``total``: how many runs there are."""
+    """Gives a function that prints what changed since its last call: a line for each run that ended, and on a terminal one for all and
+    one for each run at work. ``total``: how many runs there are."""
     shown: dict[str, str] = {}
-    live: Any = None
-    if sys.stderr.isatty():
-        # Redrawn by `show` alone: another thread could draw over a line that is printed meanwhile.
-        console = Console(stderr=True, highlight=False)
-        live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
+    console = Console(stderr=True, highlight=False)
+    # Redrawn by `show` alone: another thread could draw over a line that is printed meanwhile.
+    live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
 
     def show(runs: Mapping[str, RunState]) -> None:
         for run in runs.values():
@@ -155,31 +150,23 @@ def display(*, total: int) -> Iterator[ShowStates]:
             took = f" ({clock(run.seconds)})" if run.seconds else ""
             why = f": {run.message}" if run.message and run.state != FINISHED else ""
             text = f"[{len(shown)}/{total}] {run.words}: {run.state}{took}{why}"
-            if live is not None:
-                console.print(text, markup=False, style=None if run.state == FINISHED else "red")
-            else:
-                print(text, file=sys.stderr, flush=True)
-        if live is not None:
-            lines = at_work(runs, total=total, width=console.width)
-            live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+            console.print(text, markup=False, soft_wrap=True, style=None if run.state == FINISHED else "red")
+        if console.is_terminal:
+            live.update(Text("\n".join(at_work(runs, total=total)), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    with live or nullcontext():
+    with live if console.is_terminal else nullcontext():
         yield show
 
 
-def at_work(runs: Mapping[str, RunState], *, total: int, width: int) -> list[str]:
-    """How many runs there are and how long they take, then a line for each run at work."""
+def at_work(runs: Mapping[str, RunState], *, total: int) -> list[str]:
+    """How many runs there are and how long they take, then a line for each run at work, what it does first."""
     running = [run for run in runs.values() if run.state == RUNNING]
     settled = sum(not run.unsettled for run in runs.values())
     full = round(BAR * (settled + sum(run.done for run in running)) / max(1, total))
     begin = "loading torch …" if settled < total else ""
     doing = time_left(runs.values()) or (f"{len(running)} at work" if running else begin)
-    lines = [f"{settled}/{total} runs {'━' * full}{'─' * (BAR - full)} {doing}"]
-    for run in running[:MOST_LINES]:
-        name = run.words if len(run.words) <= width // 2 else run.words[: width // 2 - 1] + "…"
-        lines.append(f"  {name}  {run.stage}")
-    more = len(running) - MOST_LINES
-    return [*lines, f"  and {more} more at work"] if more > 0 else lines
+    bar = f"{'━' * full}{'─' * (BAR - full)}"
+    return [f"{settled}/{total} runs {bar} {doing}", *(f"  {run.stage}  {run.words}" for run in running)]
 
 
 RETRY_CLASSES = ("oom", "timeout", "diverged", "blank", "no_data", "error")

@@ -6,7 +6,6 @@ lease. So a submitter may die at any point, and two may submit at once: that cos
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import re
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,7 +33,6 @@ from harness.dispatch.sweeps import (
 from harness.dispatch.target import ClusterProfile, Shape, minutes
 from harness.planning.request import Job
 from harness.system.errors import UsageError, writing_to
-from harness.system.files import own_folder
 from harness.system.text import counted
 
 POLL_S = 2.0
@@ -151,7 +148,7 @@ class SlurmExecutor:
         refuses."""
         self._keys = [job.run.key for job in jobs]
         shapes = {job.run.key: self.profile.shape(job.run.backbone) for job in jobs}  # before anything is written
-        with writing_to(f"{self.results}", then=AGAIN), self._alone():
+        with writing_to(f"{self.results}", then=AGAIN):
             elsewhere = self._elsewhere({*shapes})
             jobs = [job for job in jobs if job.run.key not in elsewhere]
             if not jobs:
@@ -210,15 +207,14 @@ class SlurmExecutor:
     def cancel(self) -> list[str]:
         """Cancel the queued and running tasks of this user's sweeps of the same request; returns their names."""
         cancelled: list[str] = []
-        with self._alone():
-            own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.request, user_name())]
-            queue = self._queue(own)
-            for sweep in own:
-                tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]
-                if active := [task.job for task in tasks if task and task.active]:
-                    self.slurm.cancel(sorted({job.partition("_")[0] for job in active}))
-                    replace(sweep, ended=CANCELLED).save()
-                    cancelled += dict.fromkeys(active)
+        own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.request, user_name())]
+        queue = self._queue(own)
+        for sweep in own:
+            tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]
+            if active := [task.job for task in tasks if task and task.active]:
+                self.slurm.cancel(sorted({job.partition("_")[0] for job in active}))
+                replace(sweep, ended=CANCELLED).save()
+                cancelled += dict.fromkeys(active)
         return cancelled
 
     def _sweeps(self) -> list[Sweep]:
@@ -255,11 +251,9 @@ class SlurmExecutor:
         script.write_text(sbatch_script(sweep, number, self.profile, shape), encoding="utf-8")
         command = ["sbatch", "--parsable", str(script)]
         # Inside a job, sbatch would inherit that job's limits from the environment.
-        kept = {"SLURM_CONF", *(f"SBATCH_{name.upper()}" for name in LEFT_TO_THE_SHELL if not getattr(shape, name))}
+        theirs = ("SLURM_", "SBATCH_")
         environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
+            name: os.environ[name] for name in os.environ if name == "SLURM_CONF" or not name.startswith(theirs)
         }
         deadline, impatient = time.monotonic() + self.profile.patience_seconds, Slurm(patience_s=0.0)
         while True:
@@ -271,24 +265,6 @@ class SlurmExecutor:
                 time.sleep(POLL_S)
                 if known := list(self.slurm.queue([sweep.names[number]]).values()):
                     return known[0].job.partition("_")[0]
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One submitter at a time, where the file system has locks; two at once would only submit too much."""
-        path = own_folder(self.results / "sweeps") / ".lock"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664), "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print("waiting for another submission", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError:
-                pass
-            yield
-
-
-LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
-"""Users of some clusters export these as SBATCH_*; that holds where the profile leaves them empty."""
 
 
 def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
@@ -357,14 +333,8 @@ exit $status
 
 def refusal(text: str, done: Sequence[str], *, of: int) -> str:
     """One line: sbatch's answer, what was submitted before, and what to do."""
-    keys = {
-        "feature": "constraint", "generic resource": "gres", "gres": "gres", "qos": "qos", "partition": "partition", "time limit": "time",
-        "account": "account", "array spec": "max_array_size", "memory": "mem", "node configuration": "KEY",
-    }  # fmt: skip
-    key = next((key for word, key in keys.items() if word in text.lower()), "")
-    advice = (
-        f"change it with --set cluster.{key}=VALUE (sinfo -o '%P %f %G %l' lists what nodes have), or wait for a quota"
-    )
-    hint = advice if key else "nothing is lost; fix it and repeat the command"
     submitted = f"{len(done)} of {of} arrays are submitted ({', '.join(done)})" if done else "nothing was submitted"
-    return f"{text}; {submitted}; {hint}"
+    return (
+        f"{text}; {submitted}; wait for a quota, or change what it names with --set cluster.KEY=VALUE "
+        "(sinfo -o '%P %f %G %l' lists what nodes have), and repeat the command"
+    )

@@ -12,10 +12,9 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,6 @@ from harness.dispatch.sweeps import PlannedRun, Sweep, settles
 from harness.planning.request import Job
 from harness.system.errors import device_fault, out_of_memory
 from harness.system.files import create_anew, end_of
-from harness.system.streams import say
 
 
 class StopSignals(list[int]):
@@ -190,39 +188,14 @@ def supervise(assigned: Assignment, *, stop: StopSignals, here: Literal["here", 
 
 
 def _in_this_process(assigned: Assignment, lease: Lease, *, stop: StopSignals) -> Outcome:
-    progress = ProgressFile(assigned.folder)
+    """Without heartbeats: a debugger stops them too, and others on this machine see that the process lives."""
     try:
-        with _beating(lease, every_s=assigned.sweep.lease_s / BEATS_PER_LEASE):
-            status = _execute(assigned, stop=stop, progress=progress, signals=(signal.SIGINT,))
+        status = _execute(assigned, stop=stop, progress=ProgressFile(assigned.folder), signals=(signal.SIGINT,))
     except BaseException as error:
         with contextlib.suppress(OSError):  # on a full disk there is no room for that either
             lease.release("killed", f"{type(error).__name__}: {error}")
         raise
     return _conclude(assigned, lease, status << 8, oom_killed=False)
-
-
-@contextlib.contextmanager
-def _beating(lease: Lease, *, every_s: float) -> Iterator[None]:
-    """Heartbeats from a thread while the block runs. Where the lease is lost, the run is interrupted as by Ctrl-C."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(every_s):
-            try:
-                with contextlib.suppress(OSError):
-                    lease.beat()
-            except Lost:
-                say(f"another process has taken over run {lease.folder.name}, so it stops here")
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def fork_child(assigned: Assignment, *, log: Path, stop: StopSignals) -> int:

@@ -16,11 +16,13 @@ from harness.check import from_mapping
 from harness.contract.start import attach_checked
 from harness.datasets.base import Benchmark, DatasetError, Pair
 from harness.methods.base import Method
+from harness.models.attention_choice import Choice, choose
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Task
 from harness.models.segmenter import Segmenter
 from harness.planning.data import benchmark_of, data_fingerprint, manifest_hash
+from harness.protocols.card import Protocol
 from harness.protocols.keys import current_options
 from harness.protocols.load import from_rules
 from harness.registry import METHODS, add_own_of, method_config_class
@@ -75,6 +77,16 @@ def attached_segmenter(
         shape = backbone_shape(run.backbone, rules.image_size)
         attach_checked(method, segmenter, label=run.label, shape=shape, device=checked_on)
     return segmenter, method
+
+
+def attention_of(backbone: str, rules: Protocol, device: torch.device) -> Choice:
+    """How SAM's blocks attend under the rules (`choose`)."""
+    if not rules.fused_attention:
+        return {}
+    return choose(
+        backbone_shape(backbone), rules.attention, batch=rules.batch_size, image_size=rules.image_size,
+        precision=rules.precision, device=device,
+    )  # fmt: skip
 
 
 UNTRAINED = "untrained"

@@ -22,7 +22,7 @@ from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.base import AWAY
 from harness.evaluation.conventions import higher_is_better
-from harness.experiment.building import RunData, attached_segmenter, open_data
+from harness.experiment.building import RunData, attached_segmenter, attention_of, open_data
 from harness.experiment.environment import (
     Stages,
     device_name,
@@ -37,8 +37,7 @@ from harness.experiment.kept_masks import KeptMasks
 from harness.experiment.number_code import number_code
 from harness.experiment.scoring import EVALUATION_BATCH, Report, ScoresByImage, Scoring, Summary
 from harness.methods.base import Method
-from harness.models.attention_choice import Choice, apply_choice, choose, in_words
-from harness.models.catalog import backbone_shape
+from harness.models.attention_choice import Choice, apply_choice, in_words
 from harness.models.published import fingerprint
 from harness.models.segmenter import count_parameters
 from harness.planning.data import selects_by
@@ -297,17 +296,7 @@ class Experiment:
         note = self.folder / "attention.json"
         if note.is_file():
             return dict(json.loads(note.read_text(encoding="utf-8")))
-        rules = self.rules
-        if not rules.fused_attention:
-            return {}
-        choice = choose(
-            backbone_shape(self.run.backbone),
-            rules.attention,
-            batch=rules.batch_size,
-            image_size=rules.image_size,
-            precision=rules.precision,
-            device=self.device,
-        )
+        choice = attention_of(self.run.backbone, self.rules, self.device)
         if choice:
             write_atomically(note, json.dumps(choice))
         return choice

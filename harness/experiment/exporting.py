@@ -57,7 +57,7 @@ def export(
     """Build the run's segmenter, load its best state, merge, and write the file (whole or not at all).
 
     Args:
-        out: the file to write; of ``peft`` the folder.
+        out: the file to write, a ``.safetensors`` of SAM 3; of ``peft`` the folder.
         form: ``sam``, a whole checkpoint; ``adapter``, the trained tensors alone; ``peft``; ``onnx``.
         merge: merge mode; ``adapter`` ignores it.
         checkpoint: the pretrained weights that the run started from, None for a run from random weights.
@@ -79,7 +79,7 @@ def export(
     progress("loading the model")
     segmenter, method = trained.segmenter(checkpoint)
     if form in ("sam", "peft"):
-        _require_sam(segmenter, run, form=form, out=out)
+        _require_sam(segmenter, run, form=form)
     progress("reading images")
     train, held_out, kind = calibration_images(run, data)
     line, note = f"{run.label} on {run.benchmark}, seed {run.seed}", ""
@@ -136,15 +136,13 @@ def _require_inputs(run: Run, form: Form, merge: MergeMode, data: Path | None) -
         )
 
 
-def _require_sam(segmenter: Segmenter, run: Run, *, form: Form, out: Path) -> None:
+def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> None:
     """Refuse before the work of a merge what cannot become a SAM checkpoint or an adapter of one after it."""
     if reason := unfit_for_sam(segmenter):
         raise UsageError(f"run {run.key}: {reason}; or use --adapter-only")
     if form == "peft":
         assert isinstance(segmenter, SAMSegmenter)
         require_in_transformers(segmenter, run.backbone)
-    if form == "sam" and segmenter.encoder.shape.upscaled and out.suffix != SAFETENSORS:
-        raise UsageError(f"--out {out}: SAM 3 is written as transformers reads it; let the name end in {SAFETENSORS}")
 
 
 def _merged(report: MergeReport, *, form: Form, images: str) -> str:

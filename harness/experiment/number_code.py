@@ -1,18 +1,11 @@
-"""Fingerprints of the code that makes numbers, by which a table marks records of other code.
-
-A fingerprint covers the definitions of some files in any order, without comments, docstrings and imports. Code that moves to another
-file keeps it; another version of Python may change it.
-"""
+"""Fingerprints of the code that makes numbers: hashes of the content of its files, whatever their names."""
 
 from __future__ import annotations
 
-import ast
-import functools
 import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from harness.archive.schema import Record
 from harness.registry import METHODS, method_config_class
@@ -38,9 +31,9 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
     its kind shares (``methods/parts``, ``datasets/readers``)."""
     rooms = (file for room in ROOMS for file in (HARNESS / room).glob("*.py") if file.stem not in NO_NUMBERS)
     return {
-        "numbers": _digest(_definitions(rooms)),
+        "numbers": _digest(rooms),
         "numbers_method": _of_method(method, config),
-        "numbers_benchmark": _digest(_definitions(_sources(benchmark, "readers"))),
+        "numbers_benchmark": _digest(_sources(benchmark, "readers")),
     }
 
 
@@ -56,7 +49,7 @@ def has_changed(record: Record) -> bool:
 
 
 def _of_method(method: type, config: type) -> str:
-    return _digest(_definitions(_sources(method, "parts") | _sources(config, "parts")))
+    return _digest(_sources(method, "parts") | _sources(config, "parts"))
 
 
 def _sources(kind: type, shared: str) -> set[Path]:
@@ -67,28 +60,6 @@ def _sources(kind: type, shared: str) -> set[Path]:
     return files | {path for file in files for path in (file.parent / shared).glob("*.py")}
 
 
-def _digest(definitions: Iterable[str]) -> str:
-    return hashlib.sha256("\n\n".join(sorted(definitions)).encode()).hexdigest()[:12]
-
-
-def _definitions(files: Iterable[Path]) -> list[str]:
-    return [text for file in files for text in _of_file(file, file.stat().st_mtime_ns)]
-
-
-@functools.cache
-def _of_file(file: Path, changed: int) -> tuple[str, ...]:
-    nodes = ast.parse(file.read_text(encoding="utf-8")).body
-    kept = (
-        ast.Module(body=[node], type_ignores=[]) for node in nodes if not isinstance(node, ast.Import | ast.ImportFrom)
-    )
-    return tuple(filter(None, map(_stripped, kept)))
-
-
-def _stripped(tree: ast.Module) -> str:
-    """The source without comments, docstrings and other strings that stand alone. Changes the tree."""
-    for node in ast.walk(tree):
-        body: Any = getattr(node, "body", None)
-        if isinstance(body, list):
-            kept = [part for part in body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
-            node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+def _digest(files: Iterable[Path]) -> str:
+    contents = sorted(file.read_bytes() for file in files)
+    return hashlib.sha256(b"\n\n".join(contents)).hexdigest()[:12]

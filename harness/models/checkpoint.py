@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -20,34 +19,6 @@ from harness.system.errors import UsageError
 
 MOST_RATIO = 4
 """Bytes of tensors by bytes of their file, at most; random weights can hardly be packed."""
-FAMILIES = (
-    (r"\.lora_[AB]\.", "an adapter of PEFT"),
-    (r"^image_encoder\.trunk\.", "SAM 2"),
-    (r"^image_encoder\.patch_embed\.seq\.", "MobileSAM"),
-    (r"^image_encoder\.blocks\.0\.attn\.qkv\.", "SAM"),
-    (r"^vision_encoder\.", "SAM or SAM 2 as transformers names it"),
-    (r"^(?:detector_model|tracker_model|tracker_neck)\.", "SAM 3 as transformers names it"),
-    (r"^(?:detector|tracker)\.", "SAM 3 as Meta names it, not as the Hub's model.safetensors"),
-    (r"^encoder\.blocks\.", "a trained state or an adapter of this harness"),
-    (r"^pos_embed_window$", "a Hiera (SAM 2's trunk) of timm"),
-    (r"^(?:\w+\.)?encoder\.layer\.\d+\.attention\.", "a ViT as transformers names it"),
-    (r"^blocks\.0\.ls1\.gamma$", "a DINOv2 ViT"),
-    (r"^blocks\.0\.gamma_1$", "a DINOv3 ViT of timm"),
-    (r"^blocks\.0\.attn\.qkv\.weight$", "a plain ViT of timm"),
-)
-"""What the names of tensors say of a model; the first that any name fits."""
-
-
-def family_of(tensors: Mapping[str, Tensor]) -> str:
-    """The model of a state dictionary, as far as names tell: its family, which parts of a SAM it lacks, and its size."""
-    words = next(
-        (family for name, family in FAMILIES if any(re.search(name, key) for key in tensors)), "an unknown model"
-    )
-    parts = ("mask_decoder", "prompt_encoder")
-    lacks = [part for part in parts if not any(key.startswith(f"{part}.") for key in tensors)]
-    if lacks and words in ("SAM", "MobileSAM"):
-        words += f" without {' and '.join(lacks)}"
-    return f"{words} ({sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} M numbers)"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -118,7 +89,7 @@ def _is_plain(value: object) -> bool:
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
     """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do. Raises UsageError: they
-    differ; names the first keys that are missing, unexpected, or of another shape or type, and what it is."""
+    differ; names the first keys that are missing, unexpected, or of another shape or type."""
     both = {name: (state[name], tensor) for name, tensor in expected.items() if name in state}
     problems = {
         "missing": [name for name in expected if name not in state],
@@ -141,6 +112,5 @@ def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
     ]
     if parts:
         raise UsageError(
-            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; it is {family_of(state)}; choose the matching "
-            "--backbone or file"
+            f"checkpoint {path} is not a {backbone}: {'; '.join(parts)}; choose the matching --backbone or file"
         )

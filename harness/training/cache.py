@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -93,18 +92,14 @@ class ArrayCache:
         _log.warning("%s takes no more, so further images are decoded or encoded each time: %s", self.folder, reason)
 
 
-class Store(Protocol):
-    """Arrays by key: `ArrayCache` or `InMemory`."""
-
-    def get(self, key: str, /) -> NDArray | None: ...
-    def put(self, key: str, array: NDArray, /) -> None: ...
-
-
 class InMemory(dict[str, NDArray]):
     """The arrays of one process, without a bound."""
 
     def put(self, key: str, array: NDArray) -> None:
         self[key] = array.copy()  # out of pinned memory
+
+
+Store = ArrayCache | InMemory
 
 
 _UNWRITTEN = 64  # embeddings at most that wait to be stored

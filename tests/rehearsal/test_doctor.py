@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def test_without_a_gpu_it_says_so_in_one_line(accept: list[str], says: Callable[
     ("given", "word"),
     [
         (["--accept"], "--device cuda"),
-        (["--out", "gpu.json"], "--accept"),
+        (["--out", "gpu.json"], "--device cuda"),
+        (["--device", "cuda", "--cluster", "gpu"], "--accept"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(given: list[str], word: str, says: Callable[..., str]) -> None:
@@ -41,10 +43,11 @@ def test_options_that_do_not_fit_are_refused(given: list[str], word: str, says: 
 
 @pytest.mark.parametrize("methods", ["zeroshot,convlora", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("few_images")
-def test_all_is_right_on_the_pretended_gpu(methods: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_is_right_on_the_pretended_gpu(methods: str, tmp_path: Path) -> None:
     with pretended():
-        assert doctor.main([*ON_A_TINY_MODEL, "--methods", methods, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+        assert doctor.main([*ON_A_TINY_MODEL, "--methods", methods, "--out", str(tmp_path / "gpu.json")]) == 0
+    (part,) = json.loads((tmp_path / "gpu.json").read_text())["parts"].values()
+    found = part["found"]
     assert found["failures"] == []
     assert {step["where"] for step in found["steps"]} == {"fp32", "bf16", "fp16"}
     assert all(step["deviations"][0] < 1e-6 for step in found["steps"] if step["where"] == "fp32")
@@ -62,9 +65,9 @@ def test_rates_are_those_of_the_attention_that_a_run_chooses(monkeypatch: pytest
     assert applied == [{"global": "bias", "window": "bf16"}]
 
 
-def test_what_is_not_right_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_right_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     line = planted(monkeypatch, left_on_the_processor)
     with pretended():
-        assert doctor.main([*ON_A_TINY_MODEL, "--methods", "lora"]) == 1
+        assert doctor.main([*ON_A_TINY_MODEL, "--methods", "lora", "--out", str(tmp_path / "gpu.json")]) == 1
     shown = capsys.readouterr().out
     assert shown.count(line) >= 1 + 3  # of the rates, and of a step in each precision

@@ -159,34 +159,6 @@ def test_a_child_whose_lease_is_lost_is_ended_at_once_and_writes_nothing_more(tm
     assert last(job).end == ""  # the new holder writes how it ended
 
 
-def here(job, **changes) -> str:
-    return supervise(assigned(job, **changes), stop=StopSignals(), here="here")
-
-
-def test_a_run_in_this_process_shows_life_though_it_reports_nothing(tmp_path, experiment, monkeypatch):
-    beaten = threading.Event()
-    monkeypatch.setattr(Lease, "beat", lambda lease: beaten.set())
-    experiment(lambda job, **_: written(job) if beaten.wait(20) else None)
-    assert here(make_job(tmp_path), lease_s=0.06) == "finished"
-
-
-def test_a_run_in_this_process_whose_lease_is_lost_stops(tmp_path, experiment, monkeypatch, capsys):
-    def until_stopped(job, *, stop, **_) -> None:
-        deadline = time.monotonic() + 20
-        while not stop.requested and time.monotonic() < deadline:
-            time.sleep(0.01)
-        raise Interrupted("stopped")
-
-    monkeypatch.setattr(Lease, "beat", overtaken)
-    experiment(until_stopped)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        assert here(make_job(tmp_path), lease_s=3.0) == "interrupted"
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert "taken over" in capsys.readouterr().err
-
-
 def ends(how: Callable[[], None]) -> Callable[..., None]:
     return lambda job, **_: how()
 

@@ -76,6 +76,7 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     assert "Sam3TrackerModel" in exporting.code_to_load(run, "sam", str(out))
     assert export_to(results, run, tmp_path / "sam3.pth") == 2
     assert "end in .safetensors" in capsys.readouterr().err
+    assert export_to(results, run, tmp_path / "sam3.safetensors") == 0
     with pytest.raises(UsageError, match="accept their licence"):
         published_file("sam3")
 

@@ -63,13 +63,6 @@ def fingerprint(tmp_path: Path):
     return of
 
 
-def test_comments_docstrings_and_the_order_of_definitions_change_nothing(fingerprint) -> None:
-    first = fingerprint(PLUGIN)
-    assert fingerprint(PLUGIN.replace("# nothing here", "# a word").replace("Docstring.", "Other words.")) == first
-    moved = PLUGIN.replace("def half(value: float) -> float:\n    return value / 2\n", "")
-    assert fingerprint(moved + "\n\ndef half(value: float) -> float:\n    return value / 2\n") == first
-
-
 @pytest.mark.parametrize(
     ("old", "new"), [("2.0", "2.5"), ("value / 2", "value / 3"), ("width: int = 3", "width: int = 4")]
 )

@@ -258,6 +258,10 @@ LAYER = "base_model.model.vision_encoder.layers.1.attn.qkv"
 WRONG = {
     "half a file of tensors": (_cut("adapter_model.safetensors", 3000), "truncated or damaged"),
     "a configuration that is a list": (lambda folder: (folder / "adapter_config.json").write_text("[1]"), "adapter_config"),
+    "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), "not the folder"),
+    "another kind": (_changed_config(peft_type="PROMPT_TUNING"), "prompt_tuning"),
+    "layers of another model": (_changed_config(target_modules=["q_proj_of_llama"]), "not found"),
+    "no rank": (_changed_config(r=0), "not an adapter of tiny"),
     "no tensors": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "does not exist"),
     "a link to a device": (_linked_to("adapter_config.json", "/dev/zero"), "not a regular file"),
     "a layer is not there": (_changed_tensors(lambda t: t.pop(f"{LAYER}.lora_B.weight")), "lacks .*layers.1.attn.qkv.lora_B"),
@@ -352,24 +356,6 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
     given = np.stack([np.load(out / "probabilities" / f"{name}.npy") for name in "ab"])
     np.testing.assert_allclose(given, expected, atol=1e-4)
     assert 0 < (expected > 0.5).mean() < 1
-
-
-@pytest.mark.parametrize(
-    ("config", "word"),
-    [
-        (None, "not the folder"),
-        ({"peft_type": "PROMPT_TUNING"}, "prompt_tuning"),
-        ({"peft_type": "LORA", "target_modules": ["q_proj_of_llama"]}, "not found"),
-        ({"peft_type": "LORA", "target_modules": ["qkv"], "r": 0}, "not an adapter of tiny"),
-    ],
-)
-def test_a_folder_that_is_no_adapter_of_sam_is_one_line(tmp_path: Path, config: Any, word: str) -> None:
-    if config is not None:
-        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-        save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(UsageError, match=word) as caught:
-        merged_adapter(tmp_path, backbone="tiny", checkpoint=None)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

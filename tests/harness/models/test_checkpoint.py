@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from harness.archive.schema import Run
 from harness.models.build import build_segmenter, seeded
 from harness.models.checkpoint import read_tensors
 from harness.models.original_sam import plain_sam, sam_state_dict
-from harness.models.published import fingerprint, hf_name
+from harness.models.published import fingerprint
 from harness.models.sam_encoder import resize_positions
 from harness.models.timm_encoder import create_vit
 from harness.planning.plan import pretrained
@@ -174,30 +173,6 @@ def test_a_wrong_architecture_names_the_first_keys(tmp_path: Path, sam_file: Pat
     )
     with pytest.raises(UsageError, match=r"missing prompt_encoder\.no_mask_embed\.weight; unexpected new"):
         build_segmenter("tiny", task="binary", checkpoint=broken)
-
-
-def _halves(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in state.items() if name.startswith("image_encoder.")}
-
-
-@pytest.mark.parametrize(
-    ("names", "family"),
-    [
-        (_halves, "SAM without mask_decoder and prompt_encoder"),
-        (lambda state: {hf_name(name): tensor for name, tensor in state.items()}, "as transformers names it"),
-        (lambda state: create_vit("test_vit", 160).state_dict(), "plain ViT of timm"),
-        (lambda state: sam_state_dict(build_segmenter("tiny_mobile_sam", task="binary")), "MobileSAM ("),
-        (lambda state: {"image_encoder.trunk.blocks.0.attn.qkv.weight": torch.zeros(2)}, "SAM 2"),
-        (lambda state: {"x.weight": torch.zeros(2)}, "an unknown model"),
-    ],
-)
-def test_another_model_is_recognised(tmp_path, sam_state: dict, names: Any, family: str) -> None:
-    path = tmp_path / "other.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in names(sam_state).items()}, path)
-    with pytest.raises(UsageError) as caught:
-        build_segmenter("tiny", task="binary", checkpoint=path)
-    assert family in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_timm_weights_load_at_another_size_and_leave_the_head_to_its_seed(tmp_path: Path) -> None:
