@@ -1,4 +1,4 @@
-"""``sam-peft protocols``: show the rules of a protocol and their sources."""
+"""``sam-peft protocols``: show the rules of a protocol."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def parser() -> CommandParser:
     p = command("protocols", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
     listed = subcommand(commands, "list", "list the protocols that come with the harness")
-    show = subcommand(
-        commands, "show", "show every field of a protocol with its value and its source: paper, code or ours"
-    )
+    show = subcommand(commands, "show", "show every field of a protocol, and its files, which name sources")
     show.add_argument("card", metavar="NAME", help="name of a protocol, or path of a .yaml file")
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -56,12 +54,11 @@ def purpose(card: str) -> str:
 
 
 def _shown(card: str) -> Answer:
-    protocol, marks = load_protocol(card), comments(card)
+    protocol, (_, files) = load_protocol(card), read_card(card_path(card))
     digest = protocol_hash(protocol)
-    rows = [(key, value, mark(key, marks)) for key, value in opened(as_rules(protocol)).items() if key != "name"]
-    lines = [f"{key:36} {_text(value):32} {comment}".rstrip() for key, value, comment in rows]
-    fields = [dict(zip(("field", "value", "mark"), row, strict=True)) for row in rows]
-    return {"card": card, "hash": digest, "fields": fields}, [f"# {card}  hash {digest}", *lines]
+    rows = {key: value for key, value in opened(as_rules(protocol)).items() if key != "name"}
+    head = f"# {card}  hash {digest}  {', '.join(map(str, files))}"
+    return {"card": card, "hash": digest, "fields": rows}, [head, *(f"{k:36} {_text(v)}" for k, v in rows.items())]
 
 
 def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -71,31 +68,6 @@ def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         inner = opened(value, f"{path}{key}.") if isinstance(value, dict) and value else {path + key: value}
         leaves |= inner
     return leaves
-
-
-def comments(card: str) -> dict[str, str]:
-    """Field path -> the comment after it in the protocol that sets it, which may be one that it is based on."""
-    _, files = read_card(card_path(card))
-    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    comments: dict[str, str] = {}
-    parent = ""
-    for line in lines:
-        if field := re.match(r"(\s*)(\w+):(?:\s+([^#]*?))?\s*(?:#\s*(.*))?$", line):
-            indent, key, value, comment = field.groups()
-            name = f"{parent}.{key}" if indent else key
-            parent = parent if indent else key
-            if comment:
-                comments[name] = comment
-            elif value:  # the comment of a base is on its own value
-                comments.pop(name, None)
-    return comments
-
-
-def mark(path: str, comments: dict[str, str]) -> str:
-    """The comment of a field, or of the innermost table that holds it."""
-    while path and path not in comments:
-        path = path.rpartition(".")[0]
-    return comments.get(path, "")
 
 
 def _text(value: Any) -> str:

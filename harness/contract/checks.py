@@ -206,7 +206,8 @@ def placement(subject: ContractCase) -> None:
             placed = _with(subject, sites=sites)
         except MethodError:  # the configuration refuses these
             continue
-        segmenter = _require_count(placed, f"sites={sites}")
+        segmenter, method = placed.attached()
+        require_count(method, segmenter.encoder, placed.shape)
         with torch.no_grad():
             finite = math.isfinite(float(segmenter(subject.images[:2]).masks.sum()))
         require(finite, f"sites={sites}: the logits are not finite")
@@ -216,23 +217,12 @@ def placement(subject: ContractCase) -> None:
 
 
 def _require_blocks(subject: ContractCase, blocks: str) -> None:
-    segmenter = _require_count(subject, f"blocks={blocks}")
-    shape = subject.shape
+    (segmenter, method), shape = subject.attached(), subject.shape
+    require_count(method, segmenter.encoder, shape)
     allowed = set(parse_blocks(blocks, depth=shape.depth, global_blocks=shape.global_blocks))
     for index, block in enumerate(segmenter.encoder.blocks):
         trains = any(parameter.requires_grad for parameter in block.parameters())
         require(index in allowed or not trains, f"blocks={blocks} trains in block {index}")
-
-
-def _require_count(subject: ContractCase, what: str) -> Segmenter:
-    try:
-        segmenter, _ = subject.attached()
-    except AttributeError as error:
-        raise MethodError(f"{what} is accepted, but cannot be attached: {error}") from error
-    placed = sum(p.numel() for p in segmenter.encoder.parameters() if p.requires_grad)
-    expected = subject.config.encoder_parameters(subject.shape)
-    require(placed == expected, f"with {what} {placed} parameters train, the closed form says {expected}")
-    return segmenter
 
 
 def _with(subject: ContractCase, **changes: Any) -> ContractCase:

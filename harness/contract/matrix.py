@@ -79,12 +79,8 @@ def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = Non
                 failures[f"{clause}@{tiny}"] = _describe(error, method)
     try:
         return capability(method, config, **row, failures=failures)
-    except UsageError:
-        raise
     except MethodError as error:
         return Capability(**row, refusal=str(error), passed=not failures, failures=failures)
-    except Exception as error:
-        return Capability(**row, failures=failures | {f"count@{backbone}": _describe(error, method)})
 
 
 def capability(

@@ -261,8 +261,7 @@ def _waited(chosen: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str
             return chosen.wait(on_change=show)
     except KeyboardInterrupt as interrupt:
         if isinstance(chosen, SlurmExecutor):
-            words = f"only this command; its runs stay with the cluster: sam-peft status --results {chosen.results}"
-            raise KeyboardInterrupt(words) from interrupt
+            raise KeyboardInterrupt("only this command; its runs stay with the cluster") from interrupt
         if chosen.target.executor == "local":
             chosen.stop()
         raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had already ended") from interrupt

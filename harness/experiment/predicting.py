@@ -39,7 +39,7 @@ from harness.models.segmenter import Prompts, SegmenterOutput
 from harness.models.tiny_vit import TinyViTEncoder
 from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS
-from harness.system.errors import UsageError, os_reason, writing_to
+from harness.system.errors import UsageError, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
 from harness.training.cache import state_fingerprint
@@ -197,8 +197,6 @@ class Prediction:
         try:
             found = list(out.iterdir()) if out.is_dir() else [out] * out.exists()
             there = json.loads(read_regular(out / NOTE, largest=_LARGEST)) if out / NOTE in found else None
-        except OSError as error:
-            raise UsageError(f"--out {out} cannot be read: {os_reason(error)}") from error
         except (ValueError, RecursionError) as error:
             raise UsageError(f"--out {out}: {NOTE} cannot be read ({error}); {ANOTHER}") from error
         if not found:

@@ -15,7 +15,6 @@ from harness.archive.store import RecordStore, finished_run
 from harness.datasets.own import BINARY
 from harness.experiment.building import attached_segmenter
 from harness.experiment.number_code import has_changed
-from harness.methods import ALIASES
 from harness.methods.base import Method
 from harness.models.catalog import backbone_shape
 from harness.models.checkpoint import read_tensors
@@ -137,11 +136,7 @@ def adapter(file: Path) -> Trained:
 
 
 def _require_known(run: Run) -> None:
-    """Raises UsageError: the run's method belongs to a plug-in that is not loaded, or to an older version."""
-    if run.method in ALIASES:
-        raise UsageError(
-            f"run {run.key} used version 0.2's own {run.method}, which is now {ALIASES[run.method]}; load it with that version"
-        )
+    """Raises UsageError: the run's method belongs to a plug-in that is not loaded."""
     if not METHODS.is_fixed(run.method) and canonical_spelling(run.method) not in METHODS.names():
         raise UsageError(
             f"the method {run.method} of run {run.key} is a plug-in's; give its file with --plugin FILE.py (in Python: "

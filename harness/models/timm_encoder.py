@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import AttentionRope, resample_abs_pos_embed
+from timm.layers import AttentionRope
 from timm.models import eva, vision_transformer
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -145,7 +145,7 @@ class _Rope(RotatedAttention, AttentionRope):
 
 
 class TimmEncoder(BlockEncoder):
-    """Images (B, 3, H, W) to features (B, C, H/p, W/p); H and W are multiples of the patch. Tokens are (B, P + N, C).
+    """Images (B, 3, H, W) to features (B, C, H/p, W/p); of the size of the shape, unless positions are rotary. Tokens are (B, P + N, C).
 
     Args:
         vit: the model to take apart; its parameters keep their names here.
@@ -186,18 +186,10 @@ class TimmEncoder(BlockEncoder):
         if self.rope is not None:
             self.rotations.table = self.rope.get_embed(shape=[self.grid.height, self.grid.width]).to(images.device)
         elif self.shape.positioned_prefix:
-            return self.norm_pre(torch.cat([*prefix, patches], dim=1) + self._positions())
+            return self.norm_pre(torch.cat([*prefix, patches], dim=1) + self.pos_embed)
         else:
-            patches = patches + self._positions()
+            patches = patches + self.pos_embed
         return self.norm_pre(torch.cat([*prefix, patches], dim=1))
-
-    def _positions(self) -> Tensor:
-        side = self.shape.image_size // self.shape.patch
-        size, prefix = [self.grid.height, self.grid.width], self.shape.positioned_prefix
-        assert self.pos_embed is not None
-        if size == [side, side]:
-            return self.pos_embed
-        return resample_abs_pos_embed(self.pos_embed, new_size=size, old_size=[side, side], num_prefix_tokens=prefix)
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Final norm: (B, N, C) to (B, C, h, w), or to (B, C, 1, 1) with `gives_class_token`."""

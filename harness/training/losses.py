@@ -71,10 +71,9 @@ class Mask2FormerLoss:
         """Args: ``prediction.classes`` (B, K, C + 1) logits, the last one "no object".
 
         Raises:
-            ValueError: the prediction has no class logits, or a mask holds a class that the head does not have.
+            ValueError: a mask holds a class that the head does not have.
         """
-        if prediction.classes is None:
-            raise ValueError("the multi-class loss needs a segmenter with a class head")
+        assert prediction.classes is not None
         classes, device = prediction.classes.float(), prediction.classes.device
         present = self._present(target)
         valid = [image != IGNORE for image in target]

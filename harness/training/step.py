@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import Method, Role
-from harness.methods.parts.placement import MethodError
 from harness.models.decoders import Task
 from harness.models.segmenter import SegmenterOutput
 from harness.protocols.card import Protocol
@@ -55,11 +54,8 @@ class TrainingStep:
         )
 
     def passes(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
-        """The passes of a step in order, each with the roles that it updates. Raises MethodError: a role has no parameters."""
-        passes = self.method.passes_at(epoch=epoch, step=step)
-        if missing := [role for roles in passes for role in roles if role not in self.optimisers]:
-            raise MethodError(f"{self.method.name} updates {missing[0]}, but no parameter group has that role")
-        return passes
+        """The passes of a step in order, each with the roles that it updates."""
+        return self.method.passes_at(epoch=epoch, step=step)
 
     def parameters(self, roles: Iterable[Role]) -> list[nn.Parameter]:
         return [parameter for role in roles for parameter in parameters_of(self.optimisers[role])]

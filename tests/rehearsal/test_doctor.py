@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import accept
 from harness.cli import doctor
 from harness.contract import gpu
 from tests.rehearsal.device import pretended
@@ -19,6 +20,7 @@ ON_A_TINY_MODEL = ["--device", "cuda", "--backbone", "tiny"]
 
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accept, "DECODERS", ("sam",))
     monkeypatch.setattr(gpu, "SCORED", 4)
     monkeypatch.setattr(gpu, "PHOTOGRAPHS", 2)
 
@@ -65,6 +67,7 @@ def test_rates_are_those_of_the_attention_that_a_run_chooses(monkeypatch: pytest
     assert applied == [{"global": "bias", "window": "bf16"}]
 
 
+@pytest.mark.usefixtures("few_images")
 def test_what_is_not_right_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     line = planted(monkeypatch, left_on_the_processor)
     with pretended():

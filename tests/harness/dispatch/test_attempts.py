@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close
+from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close, silent_s
 from harness.system import files
 from harness.system.files import create_exclusively
 from tests.harness.dispatch.helpers import gone
@@ -105,6 +106,7 @@ def test_the_hours_of_an_attempt_are_those_up_to_its_last_sign_of_life(tmp_path,
     assert (attempt.seen, attempt.ended, attempt.end) == (7200.0, 14400.0, "finished")
     close(tmp_path, lease.attempt, "lost")  # too late
     assert attempts(tmp_path) == [attempt]
+    assert silent_s(tmp_path, replace(attempt, number=9)) == math.inf
 
 
 def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -229,6 +230,27 @@ def test_waiting_ends_when_the_cluster_has_no_more_of_the_runs(tmp_path, idle_cl
     states = executor.wait(on_change=lambda runs: None)
     assert (states[done.run.key].state, states[lost.run.key].state) == ("OK", "interrupted")
     assert len(sweeps(tmp_path)) == 1
+
+
+def test_a_waiting_command_looks_ever_more_rarely_and_gives_a_requeued_job_time(tmp_path, idle_cluster, monkeypatch):
+    clock, naps, job = [0.0], [], make_job(tmp_path)
+    executor = slurm(tmp_path)
+    executor._keys = [job.run.key]
+    words = iter(["running"] * 20 + ["interrupted"] * 9)
+
+    def survey(*_, **__):
+        state = SimpleNamespace(state=next(words))
+        return SimpleNamespace(runs={"k": SimpleNamespace(state=state.state, unsettled=state.state == "running")})
+
+    def sleep(seconds):
+        naps.append(seconds)
+        clock.append(clock.pop() + seconds)
+
+    monkeypatch.setattr(module, "survey", survey)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    assert executor.wait(on_change=lambda runs: None)["k"].state == "interrupted"
+    assert naps[:2] == [2.0, pytest.approx(2.4)]
+    assert naps[18:] == [30.0] * 3  # the last run was seen at work before the first two of these: 40 seconds
 
 
 def run(monkeypatch, results, methods, *more):

@@ -47,28 +47,6 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
     assert read.names == [f"harness-{read.id}-0"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("sweep.json", "{", "truncated"),
-        ("jobs.jsonl", "{\n", "truncated"),
-        ("jobs.jsonl", None, "larger than 512 MiB"),
-    ],
-)
-def test_what_is_damaged_is_left_out_by_name(tmp_path, name, content, reason):
-    sweeps = [submitted(tmp_path, [make_job(tmp_path)]) for _ in range(2)]
-    path = sweeps[1].folder / name
-    if content is None:
-        with path.open("w") as file:
-            file.truncate((512 << 20) + 1)
-    else:
-        path.write_text(content)
-    problems: dict[Path, str] = {}
-    assert [sweep.id for sweep in read_sweeps(tmp_path, problems)] == [sweeps[0].id]
-    (said,) = problems.values()
-    assert reason in said
-
-
 def test_a_key_that_leads_elsewhere_is_refused(tmp_path):
     sweep = submitted(tmp_path, [make_job(tmp_path)])
     path = sweep.folder / "jobs.jsonl"

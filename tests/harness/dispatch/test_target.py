@@ -76,6 +76,8 @@ def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
         ({"cpus": "many"}, "cpus='many' must be a valid integer"),
         ({"time": "soon"}, "time='soon' is not a time limit, such as 90"),
         ({"mem": "3 GB"}, "mem='3 GB'"),
+        ({"time": "0"}, "more than zero"),
+        ({"cpus": "0"}, "cpus must be at least 1"),
         ({"parallelism": "0"}, "parallelism must be at least 1"),
         ({"lease_seconds": "0"}, "lease_seconds"),
         ({"lease_seconds": "nan"}, "lease_seconds"),
@@ -102,6 +104,9 @@ def test_a_users_own_file_is_read_and_an_error_in_a_shape_names_its_key(tmp_path
     path = tmp_path / "mine.yaml"
     path.write_text("partition: long\ntime: 4:00:00\nshapes:\n  vit_b: {memory: 3G}\n")
     with pytest.raises(UsageError, match=r"shapes\.vit_b: unknown key 'memory' \(did you mean 'mem'\?\)"):
+        load_profile(str(path))
+    path.write_text("[long]")
+    with pytest.raises(UsageError, match="not a mapping"):
         load_profile(str(path))
     path.write_text("partition: [")
     with pytest.raises(UsageError, match=r"cluster profile .*mine\.yaml"):

@@ -23,11 +23,12 @@ from harness.archive.store import RecordStore
 from harness.cli import records, tables
 from harness.datasets.base import Pair
 from harness.experiment import building
-from harness.experiment.building import UNTRAINED, RunData, attached_segmenter, open_data
-from harness.experiment.environment import STAGES, Stages
+from harness.experiment.building import UNTRAINED, RunData, attached_segmenter, attention_of, open_data
+from harness.experiment.environment import STAGES, Stages, one_line
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.models.original_sam import plain_sam
 from harness.planning.request import Job
+from harness.protocols.card import Protocol
 from harness.registry import BENCHMARKS
 from harness.training.batches import draw_number
 from harness.training.cache import EmbeddingCache
@@ -184,6 +185,28 @@ def test_a_gpu_that_torch_cannot_use_is_reported(
     record = run_experiment(job_of(results, "zeroshot", seeds=(1,), **SMALL))
     assert record.code == ("ERROR" if said else "OK")
     assert not said or f"GPU {given} is there, but torch" in record.message
+
+
+def test_weights_that_changed_since_the_plan_are_not_trained_on(tmp_path: Path) -> None:
+    weights = tmp_path / "sam.pth"
+    torch.save(plain_sam("tiny").state_dict(), weights)
+    job = job_of(tmp_path, "decoder", checkpoints={"": weights}, **SMALL)
+    torch.save({name: tensor + 1 for name, tensor in plain_sam("tiny").state_dict().items()}, weights)
+    record = run_experiment(job)
+    assert (record.code, record.scores) == ("ERROR", {})
+    assert "changed since this run was planned" in record.message
+
+
+def test_an_error_of_the_disk_is_said_in_its_words_and_one_of_code_by_its_type() -> None:
+    assert one_line(OSError(errno.ENOSPC, "x", "a.pt")) == "the disk is full: a.pt"
+    assert one_line(OSError(errno.ENOENT, "not there", "a.pt")).startswith("FileNotFoundError: ")
+    assert (one_line(ValueError("a\nb")), one_line(KeyError())) == ("a b", "KeyError: KeyError")
+
+
+def test_attention_without_fused_kernels_has_no_choice() -> None:
+    rules = Protocol(name="x", attention="bias")
+    assert set(attention_of("tiny", rules, torch.device("cpu")).values()) == {"bias"}
+    assert attention_of("tiny", replace(rules, fused_attention=False), torch.device("cpu")) == {}
 
 
 def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,9 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     assert {name.partition(".")[0] for name in names} == {"detector_model", "tracker_neck", "tracker_model"}
     assert not [name for name in names if "lora" in name or ".qkv." in name]
     assert "Sam3TrackerModel" in exporting.code_to_load(run, "sam", str(out))
+    assert "InferenceSession('m.onnx')" in exporting.code_to_load(run, "onnx", "m.onnx")
+    with pytest.raises(UsageError, match="give their folder with --data"):
+        exporting.export(of_results(results, run.key), out=tmp_path / "c", merge="calibrated")
     assert export_to(results, run, tmp_path / "sam3.pth") == 2
     assert "end in .safetensors" in capsys.readouterr().err
     assert export_to(results, run, tmp_path / "sam3.safetensors") == 0

@@ -76,10 +76,7 @@ def _start(run: Run) -> dict[str, torch.Tensor]:
 METHODS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("lora", {}, []),
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "0,2"}, []),
-    ("lora", {"scaling": "rslora"}, []),
-    ("samed", {}, []),
     ("naslora", {}, ["--merge", "calibrated"]),
-    ("naspclora", {}, ["--merge", "calibrated"]),
     ("convlora", {}, ["--merge", "calibrated"]),
     ("peft/miss", {"r": 4, "sites": "qkv,mlp"}, []),
     ("peft/lokr", {"r": 4, "blocks": "0,2"}, []),
@@ -184,16 +181,10 @@ QKV: dict[str, Any] = {"r": 4, "target_modules": ["qkv"]}
 OF_LAYERS = {
     "rank_pattern": LoraConfig(**QKV, rank_pattern={"layers.0.attn.qkv": 2}),
     "alpha_pattern": LoraConfig(**QKV, alpha_pattern={r"vision_encoder\.layers\.[12]\.attn\.qkv": 32}),
-    "exclude_modules": LoraConfig(**QKV, exclude_modules=["vision_encoder.layers.0.attn.qkv"]),
-    "a pattern excludes": LoraConfig(**QKV, exclude_modules=r".*layers\.[01]\.attn\.qkv"),
-    "layers_to_transform": LoraConfig(**QKV, layers_to_transform=[0, 2], layers_pattern="layers"),
     "bias": LoraConfig(**QKV, bias="lora_only"),
-    "every bias": LoraConfig(**QKV, bias="all"),
     "dora": LoraConfig(r=4, target_modules=["qkv", "projection", "conv2"], use_dora=True, use_rslora=True),
-    "pissa": LoraConfig(**QKV, init_lora_weights="pissa"),
     "a parameter": LoraConfig(r=4, target_modules=["lin2"], target_parameters=["layers.1.attn.qkv.weight"]),
     "modules_to_save": LoraConfig(**QKV, modules_to_save=["prompt_encoder", "neck"]),
-    "lokr": LoKrConfig(**QKV, rank_pattern={"layers.0.attn.qkv": 2}, alpha_pattern={"layers.2.attn.qkv": 1}),
     "ia3": IA3Config(target_modules=["qkv", "layers.0.mlp.lin2"], feedforward_modules=["layers.0.mlp.lin2"]),
 }
 
@@ -278,9 +269,7 @@ WRONG = {
     "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
     "an option that is not merged": (_changed_config(alora_invocation_tokens=[1]), "not support merging"),
     "a rank beyond all memory": (_changed_config(r=10**12), "asks for [0-9,]+ numbers"),
-    "a replication of layers": (_changed_config(layer_replication=[[0, 2]]), "not an adapter of tiny"),
     "no targets": (_changed_config(target_modules=None), "not an adapter of tiny"),
-    "the layers of slices": (_changed_config(target_modules=["qkv.parts.q"]), "not an adapter of tiny"),
 }  # fmt: skip
 
 
@@ -361,6 +350,7 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
+        ("lora[decoder]", ["--peft"], "adapts the mask decoder too"),
         ("ssf", ["--peft"], "not a low-rank update of linear layers"),
         ("dora", ["--peft"], "not a low-rank update of linear layers"),
         ("naslora", ["--peft"], "use --merge calibrated or --adapter-only"),
@@ -369,7 +359,8 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
     ],
 )
 def test_what_cannot_be_written_is_one_line(results, tmp_path, capsys, method, arguments, message):
-    run = finished(results, method)
+    sites = {"sites": "qkv,decoder"} if "decoder" in method else {}
+    run = finished(results, method.partition("[")[0], **sites)
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

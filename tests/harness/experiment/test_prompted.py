@@ -20,6 +20,7 @@ from harness.cli import predict, tables
 from harness.comparison.tables import grids
 from harness.datasets.readers.decoding import read_image
 from harness.evaluation.resize import resize_bilinear
+from harness.experiment import predicting
 from harness.experiment.experiment import run_experiment
 from harness.experiment.framing import AsPublished
 from harness.experiment.trained import of_results
@@ -36,6 +37,7 @@ from harness.settings import Settings
 from harness.studies import study_from_dict
 from harness.system.errors import UsageError
 from harness.training.feeding import normalise
+from tests.harness.experiment.finished import finished
 from tests.harness.planned import job_of, plan_of
 from tests.values import REPOSITORY
 
@@ -282,6 +284,19 @@ def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(
     words = ["--run", job.run.key, "--results", job.results, "--out", tmp_path / "out", "--images", photo(tmp_path)]
     assert reason in refusal([*words, *given], capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_several_classes_takes_no_prompts_and_an_image_takes_so_many(
+    done, tmp_path, capsys, monkeypatch
+) -> None:
+    run = finished(tmp_path, "lora", benchmark="trans10k_v2")
+    words = ["--run", run.key, "--results", tmp_path, "--out", tmp_path / "out", "--images", photo(tmp_path)]
+    assert "one foreground" in refusal([*words, "--box", "1,1,9,9"], capsys)
+    monkeypatch.setattr("harness.experiment.pointed._MOST", 1)
+    words[1:4] = [done[0].run.key, "--results", done[0].results]
+    assert "give at most 1" in refusal([*words, "--box", "1,1,9,9", "--box", "2,2,9,9"], capsys)
+    monkeypatch.setattr(predicting.Framing, "scores", lambda self, output: output.masks[:, 0] * torch.nan)
+    assert "not finite" in refusal([*words, "--box", "1,1,9,9"], capsys)
 
 
 def test_a_sam_without_a_run_says_what_it_needs(tmp_path, capsys) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.protocols import comments
 from harness.protocols.load import load_protocol, protocol_hash, resolve
 from harness.system.errors import UsageError
 from tests.values import REPOSITORY
@@ -71,15 +70,6 @@ def test_a_card_is_based_on_one_of_its_folder_or_on_a_shipped_one(tmp_path: Path
     assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
     _cards(tmp_path, mine="benchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
     assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
-
-
-def test_a_rule_keeps_the_mark_of_the_card_that_it_comes_from(tmp_path: Path) -> None:
-    path = _cards(
-        tmp_path,
-        rules="lr: 0.5  # assumed\nepochs: 7  # paper\neps: 1.0e-8  # code\nquirks:\n  selection: released  # code\n",
-        mine="_base_: rules.yaml\nepochs: 3  # mine\neps: 1.0e-6\n",
-    )
-    assert comments(str(path)) == {"lr": "assumed", "epochs": "mine", "quirks.selection": "code"}
 
 
 @pytest.mark.parametrize(

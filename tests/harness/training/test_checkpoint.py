@@ -67,6 +67,17 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, change: Any, word: st
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt.unusable"]
 
 
+def test_half_written_files_are_deleted_and_a_checkpoint_of_another_format_is_set_aside(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1)
+    (tmp_path / ".checkpoint.pt.0123.tmp").touch()
+    assert step_of(file(tmp_path).load()[0]) == 1
+    torch.save({**torch.load(path, weights_only=True), "format": "another"}, path)
+    loaded, problem = file(tmp_path).load()
+    assert loaded is None
+    assert "not a checkpoint of this version" in problem
+    assert [kept.name for kept in tmp_path.iterdir()] == ["checkpoint.pt.unusable"]
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
 def test_a_checkpoint_that_cannot_be_read_for_a_moment_stays(number: int, tmp_path, monkeypatch) -> None:
     saved(tmp_path, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,6 +184,19 @@ def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pair
             np.testing.assert_array_equal(images.image(index), plain[index])
     assert len(list(cache.rglob("*.npy"))) == 3
     assert caplog.text.count("cache_gib") == 1  # said once
+
+
+@pytest.mark.parametrize(
+    ("free", "folder", "said"), [(1 << 20, "cache", "nearly full"), (1 << 50, "data/0.png", "director")]
+)
+def test_a_cache_that_cannot_be_written_costs_time_and_no_result(
+    pairs, tmp_path, caplog, monkeypatch, free, folder, said
+):
+    monkeypatch.setattr("harness.training.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    assert_same(everything(source(pairs, tmp_path / folder)), everything(source(pairs)))
+    assert not (tmp_path / "cache").exists()
+    assert caplog.text.count("takes no more") == 1
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize("module", ["decoding.py", "opening.py", "folder_benchmark.py", "base.py", "kvasir.py"])

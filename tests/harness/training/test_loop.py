@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from harness.methods.parts.placement import MethodError
 from harness.protocols.card import Quirks
+from harness.training import device
 from harness.training.batches import draw_number
 from harness.training.checkpoint import BEST, LAST
+from harness.training.loop import planned_steps
 from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest
-from tests.harness.training.tiny import Run, protocol, scripted, summary
+from tests.harness.training.tiny import CPU, Run, protocol, scripted, summary
 
 
 def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
@@ -235,6 +239,36 @@ def test_the_rate_falls_over_all_steps_of_a_budget_of_updates(tmp_path: Path) ->
     updates = [number for number, rate in enumerate(rates) if number == 0 or rate != rates[number - 1]]
     assert len(updates) == 8
     assert [rates[number] for number in updates] == pytest.approx([2e-3 * (1 - number / 13) for number in updates])
+
+
+def test_a_method_that_never_updates_its_weights_is_refused_under_a_budget_of_updates() -> None:
+    class Idle:
+        name = "idle"
+        config = SimpleNamespace(trains=True, spares_weight_updates=True)
+
+        def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[str, ...], ...]:
+            return (("architecture",),)
+
+    plan: Any = SimpleNamespace(updates_per_epoch=2)
+    with pytest.raises(MethodError, match="idle gives its weights no 6 updates"):
+        planned_steps(Idle(), plan, protocol(budget="updates"), images=4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(1e-9, 3), (60.0, 1)])
+def test_checkpoints_are_written_by_time_and_at_the_end_of_an_epoch(
+    tmp_path: Path, minutes: float, written: int
+) -> None:
+    kinds: list[str] = []
+    rules = protocol(epochs=1, checkpoint_minutes=minutes)
+    Run(folder=tmp_path, images=4, rules=rules, report=lambda progress: kinds.append(progress["kind"])).train()
+    assert kinds.count("checkpoint") == written
+
+
+def test_the_peak_of_memory_is_the_processs_where_the_system_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_CLEAR_REFS", "_STATUS"):
+        monkeypatch.setattr(device, name, Path("/nowhere/at/all"))
+    device.reset_peak(CPU)
+    assert 50e6 < device.peak_bytes(CPU) < 1e12
 
 
 def test_validation_sees_the_segmenter_in_evaluation_mode_without_gradient(tmp_path: Path) -> None:
