@@ -258,12 +258,6 @@ def test_a_run_refuses_a_method_that_does_not_start_or_count_as_it_declares(
     assert not word or record.message.startswith("lora: ")
 
 
-def test_the_method_that_the_broken_ones_start_from_is_right() -> None:
-    subject = ContractCase(method=_Added, config=LoRAConfig())
-    for check in CHECKS.values():
-        check(subject)
-
-
 class _Normalises(_Added):
     """Running statistics that it names nowhere."""
 

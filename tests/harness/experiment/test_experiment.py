@@ -27,7 +27,6 @@ from harness.experiment.building import UNTRAINED, RunData, attached_segmenter, 
 from harness.experiment.environment import STAGES, Stages, one_line
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.models.original_sam import plain_sam
-from harness.planning.request import Job
 from harness.protocols.card import Protocol
 from harness.registry import BENCHMARKS
 from harness.training.batches import draw_number
@@ -220,32 +219,6 @@ def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch:
     assert RecordStore(results).read(job.run.key) is None
 
 
-@pytest.mark.slow
-def test_folds_that_train_at_the_same_time_train_as_each_does_alone(tmp_path: Path) -> None:
-    """The second fold's whole training is between two epochs of the first's, in one results folder, by cached embeddings."""
-    torch.save(plain_sam("tiny").state_dict(), tmp_path / "sam.pth")
-    rules = {
-        **SMALL, "epochs": 2, "train_limit": 0, "checkpoints": {"": tmp_path / "sam.pth"},
-        "split_rule": "carved", "split_follows_seed": True, "lr": 1e-3,
-    }  # fmt: skip
-
-    def job(root: Path, seed: int) -> Job:
-        return job_of(root, "decoder", seeds=(seed,), **rules)
-
-    alone = [run_experiment(job(tmp_path / f"alone-{seed}", seed)) for seed in (0, 1)]
-    between: list[Record] = []
-
-    def at_the_end_of_the_first_epoch(reported: dict[str, Any]) -> None:
-        if reported.get("kind") == "epoch" and reported["epoch"] == 1:
-            between.append(run_experiment(job(tmp_path / "interleaved", 1)))
-
-    first = run_experiment(job(tmp_path / "interleaved", 0), progress=at_the_end_of_the_first_epoch)
-    assert list((tmp_path / "interleaved" / "cache").glob("*/*.npy"))
-    for ours, theirs in zip((first, *between), alone, strict=True):
-        assert ours.code == "OK"
-        assert [epoch["loss"] for epoch in ours.history] == [epoch["loss"] for epoch in theirs.history]
-
-
 def _run(root: Path, method: str, *, benchmark: str = "kvasir", seed: int = 0, **rules: Any) -> Record:
     small = {
         "image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 2, "test_limit": 5, "merge": [],
@@ -276,14 +249,6 @@ def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: 
             iou = np.count_nonzero(predicted & truth) / union if union else 1.0
             assert iou == pytest.approx(scores[mask.stem], abs=1e-6)
     assert RecordStore(tmp_path).masks_path(lora.key).stat().st_size < 4000
-
-
-def test_keeping_masks_changes_neither_key_nor_number(tmp_path: Path):
-    some, none = _run(tmp_path / "a", "lora", keep_masks=2), _run(tmp_path / "b", "lora", keep_masks=0)
-    assert some.key == none.key
-    assert some.scores == none.scores
-    assert 2 <= len(_masks(tmp_path / "a", some)) <= 5
-    assert not RecordStore(tmp_path / "b").masks_path(none.key).exists()
 
 
 class FirstIsBest(Selection):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from segment_anything import sam_model_registry
 
@@ -82,18 +81,6 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     assert export_to(results, run, tmp_path / "sam3.safetensors") == 0
     with pytest.raises(UsageError, match="accept their licence"):
         published_file("sam3")
-
-
-@pytest.mark.parametrize(("method", "backbone"), [("naslora", "tiny"), ("lora", "tiny_timm")])
-def test_adapter_only_holds_the_trained_tensors_and_names_its_run(results: Path, tmp_path, method: str, backbone: str):
-    run, out = finished(results, method, backbone=backbone), tmp_path / "adapter.safetensors"
-    assert export_to(results, run, out, "--adapter-only") == 0
-    state = load_file(results / "state" / run.key / "best.safetensors")
-    tensors = load_file(out)
-    assert tensors.keys() == state.keys()
-    assert all(torch.equal(tensors[name], state[name]) for name in state)
-    with safe_open(out, framework="pt") as file:
-        assert run.method in file.metadata()["sam-peft-harness"]
 
 
 def test_a_state_whose_class_head_is_one_number_is_refused(results: Path) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.harness.training.forks import Forks
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread_for_what_a_file_shares() -> Iterator[None]:
@@ -22,10 +20,3 @@ def _one_thread_for_what_a_file_shares() -> Iterator[None]:
 def _one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(1)  # which a test may have changed
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    forks = Forks()
-    yield forks
-    forks.close()

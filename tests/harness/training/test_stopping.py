@@ -53,6 +53,39 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, ste
     ] == following
 
 
+class Killed(BaseException):
+    """In place of a signal that ends the process: what is on the disk then is all that is left."""
+
+
+STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "minutes"),
+    [
+        pytest.param("naslora", STAGEWISE, 1e-9, id="naslora: batch norm, two optimisers, held-out part"),
+        pytest.param("naslora", STAGEWISE, 60.0, id="naslora, repeating steps since the epoch's end"),
+        pytest.param("convlora", {}, 1e-9, id="convlora: noise", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_several_steps_it_ends_bit_identical(tmp_path, method, config, minutes):
+    rules = protocol(checkpoint_minutes=minutes)
+    alone = summary(Run(folder=tmp_path / "alone", method=method, config=config, rules=rules))
+    for last in ({"kind": "step", "epoch": 2, "step": 2}, {"kind": "epoch", "epoch": 2}):
+
+        def die(progress: dict[str, Any], last: dict[str, Any] = last) -> None:
+            if progress.items() >= last.items():
+                raise Killed
+
+        with pytest.raises(Killed):
+            Run(folder=tmp_path / "killed", method=method, config=config, rules=rules, report=die).train()
+    notes: list[str] = []
+    again = Run(folder=tmp_path / "killed", method=method, config=config, rules=rules)
+    again.report = lambda progress: notes.append(progress.get("text", ""))
+    assert summary(again) == alone
+    assert any("continues in epoch" in note for note in notes)
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_finished_run_is_not_trained_again_and_writes_its_best_state(
     tmp_path: Path, finished: dict[str, Any], epoch: int

@@ -1,16 +1,8 @@
-"""A training run small enough for tests: drawn discs, the tiny SAM, a fraction of a second an epoch.
-
-Run as a module, it reads lines of JSON from standard input, each a run, and forks a process for it. That prints its id, a line a
-step and, at the end, a line of JSON. The tests kill these processes.
-"""
+"""A training run small enough for tests: drawn discs, the tiny SAM, a fraction of a second an epoch."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,33 +124,3 @@ def summary(run: Run) -> dict[str, Any]:
         "steps": result.cost()["steps"], "best": hashlib.sha256((run.folder / BEST).read_bytes()).hexdigest(),
         "last": hashlib.sha256((run.folder / LAST).read_bytes()).hexdigest(),
     }  # fmt: skip
-
-
-def main(options: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-
-    def report(progress: dict[str, Any]) -> None:
-        print(progress["kind"], progress["epoch"], progress["step"], progress.get("text", ""), flush=True)
-
-    rules = protocol(**options.pop("rules", {}))
-    run = Run(**{**options, "folder": Path(options["folder"])}, rules=rules, report=report)
-    print(json.dumps(summary(run)), flush=True)
-
-
-def serve() -> None:
-    """Runs in processes of their own, without importing everything anew for each."""
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            try:
-                main(json.loads(line))
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        print("pid", child, flush=True)
-        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
