@@ -25,7 +25,7 @@ from harness.dispatch.target import Target
 from harness.planning.plan import Plan
 from harness.planning.request import Job
 from harness.system.errors import UsageError, did_you_mean, writing_to
-from harness.system.machine import cores, set_threads, thread_variables
+from harness.system.machine import thread_variables
 from harness.system.progress import stages
 from harness.system.streams import say
 from harness.system.text import counted, first_of
@@ -85,8 +85,6 @@ class LocalExecutor:
         return runs
 
     def _work_here(self, on_change: ShowStates) -> None:
-        if "torch" not in sys.modules:
-            set_threads(cores())
         stop, gpus, holder = StopSignals(), int(bool(self.target.devices)), Holder.here()
         # A KeyboardInterrupt that is raised while a library is imported may be swallowed there, so Ctrl-C is remembered instead.
         before = signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))

@@ -19,6 +19,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
 from harness.dispatch.run_jobs import RETRY_CLASSES, display, make_executor, run_jobs, to_start
 from harness.dispatch.run_states import RunState
+from harness.dispatch.slurm import SlurmExecutor
 from harness.dispatch.target import target_of
 from harness.planning.request import Job
 from harness.system.errors import UsageError
@@ -97,6 +98,25 @@ def test_a_cluster_restarts_what_failed_only_on_request(tmp_path):
         (target_of("inline"), None, [failed, new]),
     ):
         assert [job.run.key for job in to_start(planned, where, retry=retry)] == started
+
+
+def test_a_cluster_restarts_no_failed_run_unasked_and_says_so(tmp_path, idle_cluster, capsys):
+    idle_cluster("sbatch", "exit 1")
+    job = make_job(tmp_path)
+    plan = Plan(jobs=(job,), failed={job.run.key: "OOM"})
+    assert run(plan, tmp_path, executor=None, cluster="testcluster") == {job.run.key: "OOM"}
+    assert "1 run failed before and is not restarted; --retry oom does that" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_the_runs_of_a_cluster_alone(tmp_path, idle_cluster, monkeypatch):
+    idle_cluster("sbatch", "echo 1")
+
+    def wait(executor, *, on_change):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SlurmExecutor, "wait", wait)
+    with pytest.raises(KeyboardInterrupt, match="stay with the cluster"):
+        run(Plan(jobs=(make_job(tmp_path),)), tmp_path, executor=None, cluster="testcluster", wait=True)
 
 
 def test_the_debugging_executor_runs_here_and_lets_exceptions_through(tmp_path, inline):

@@ -234,6 +234,7 @@ def test_waiting_ends_when_the_cluster_has_no_more_of_the_runs(tmp_path, idle_cl
 
 def test_a_waiting_command_looks_ever_more_rarely_and_gives_a_requeued_job_time(tmp_path, idle_cluster, monkeypatch):
     clock, naps, job = [0.0], [], make_job(tmp_path)
+    counting(idle_cluster, tmp_path)
     executor = slurm(tmp_path)
     executor._keys = [job.run.key]
     words = iter(["running"] * 20 + ["interrupted"] * 9)
@@ -307,6 +308,19 @@ def test_the_queue_is_queried_by_name_in_parts_for_jobs_of_every_user(client, tm
     )
     assert list(Slurm().queue(f"n{number:04}" for number in range(1800))) == [("n1500", 0)]
     assert len((tmp_path / "calls").read_text().splitlines()) == 2
+
+
+def test_a_client_that_hangs_is_asked_again(monkeypatch):
+    answers = iter([subprocess.TimeoutExpired("squeue", 120), SimpleNamespace(returncode=0, stdout="x", stderr="")])
+
+    def run(*_, **__):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    assert Slurm().ask(["squeue"]) == "x"
 
 
 @pytest.mark.parametrize("said", ["Unable to contact slurm controller", "Socket timed out"])

@@ -186,6 +186,12 @@ def test_a_gpu_that_torch_cannot_use_is_reported(
     assert not said or f"GPU {given} is there, but torch" in record.message
 
 
+def test_a_test_image_without_an_object_has_no_prompt_and_is_counted(tmp_path: Path, monkeypatch) -> None:
+    read = ImageSource.mask_input
+    monkeypatch.setattr(ImageSource, "mask_input", lambda source, index: read(source, index) * np.uint8(index > 0))
+    assert run_experiment(job_of(tmp_path, "zeroshot", prompt="box", **SMALL)).counts["unprompted"] == 1
+
+
 def test_weights_that_changed_since_the_plan_are_not_trained_on(tmp_path: Path) -> None:
     weights = tmp_path / "sam.pth"
     torch.save(plain_sam("tiny").state_dict(), weights)

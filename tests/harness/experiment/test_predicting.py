@@ -110,6 +110,11 @@ def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
     assert palette()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]  # PASCAL VOC's
 
 
+def test_a_label_comes_with_the_probabilities_that_it_follows_from() -> None:
+    score = np.array([0.25, 0.5, 0.125], np.float32).reshape(3, 1, 1)
+    assert predicting._labelled(score, ("cat", "cow", "dog")) == ["cow", "0.25", "0.5", "0.125"]
+
+
 def test_an_exported_adapter_predicts_the_same_without_any_results_folder(binary: Finished, tmp_path, monkeypatch):
     file = tmp_path / "adapter.safetensors"
     assert export.main([*binary.model, "--out", str(file), "--adapter-only"]) == 0
