@@ -24,7 +24,6 @@ from harness.archive.measured import CostStore
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli.verbs import VERBS
-from harness.contract.gpu import RATES
 from harness.contract.matrix import Capability
 from harness.datasets import samples
 from harness.models.published import fingerprint
@@ -180,14 +179,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "harness.contract.matrix.examine": lambda name, backbone, **_: Capability(
             method=name, backbone=backbone, passed=True
         ),
-        "harness.contract.gpu.examine_gpu": lambda backbone, **_: {
-            "backbone": backbone,
-            "device": {},
-            "rates": dict.fromkeys((*RATES, "step_peak_gib"), 1.0),
-            **{part: [] for part in ("steps", "attention", "failures")},
-        },
         "harness.contract.gpu.require_gpu": lambda: torch.device("cpu"),
-        "harness.accept.accept": lambda machine, out: iter([(f"1. {out}: right", True)]),
+        "harness.accept.accept": lambda machine, out, **_: iter([(f"1. {out}: right", True)]),
         "harness.costing.measure.measure": lambda *_, **__: CostStore(RESULTS).sessions()[0][0],
         "harness.experiment.trained.of_results": lambda *_: None,
         "harness.experiment.exporting.export": lambda *_, **__: ("exported", None, None),
