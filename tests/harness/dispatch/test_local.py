@@ -96,18 +96,6 @@ def test_workers_share_the_queue_and_every_run_is_trained_once(tmp_path, standin
     assert "start at step 0" in states[jobs[0].run.key].log.read_text()
 
 
-def test_no_module_in_the_working_folder_is_run(tmp_path, standin, monkeypatch):
-    here = tmp_path / "here"
-    for name in ("json", "harness"):
-        (here / name).mkdir(parents=True)
-        (here / name / "__init__.py").write_text(f"open({str(tmp_path / 'evidence')!r}, 'w')\n")
-    monkeypatch.chdir(here)
-    monkeypatch.setitem(os.environ, "PYTHONSAFEPATH", "")
-    states = run_all(tmp_path, [make_job(tmp_path)], workers=1)
-    assert {state.state for state in states.values()} == {"OK"}
-    assert not (tmp_path / "evidence").exists()
-
-
 def test_a_results_folder_may_have_any_name_and_the_path_none(tmp_path, standin, monkeypatch):
     monkeypatch.setenv("PATH", "")
     results = tmp_path / "50%train %j_%A tab\there right\u202eleft"

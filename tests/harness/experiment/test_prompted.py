@@ -76,7 +76,7 @@ def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job,
 
 def test_a_comparison_under_boxes_has_a_table_for_each_noise_which_moves_boxes_of_tests_alone(tmp_path, capsys) -> None:
     records: dict[float, list[Record]] = {}
-    for noise in (0.0, 0.1, 0.2):
+    for noise in (0.0, 0.2):
         planned = plan_of(tmp_path, "zeroshot", "decoder", "lora", prompt="box", prompt_noise=noise, **SMALL)
         records[noise] = [run_experiment(job) for job in planned.jobs]
     exact, *moved = records.values()
@@ -89,7 +89,7 @@ def test_a_comparison_under_boxes_has_a_table_for_each_noise_which_moves_boxes_o
     assert tables.main(["--results", str(tmp_path)]) == 0
     (page,) = (tmp_path / "tables").glob("*.md")
     _, *apart = page.read_text().split("\n## ")
-    assert sorted("prompt noise" in table.partition("\n")[0] for table in apart) == [False, True, True]
+    assert sorted("prompt noise" in table.partition("\n")[0] for table in apart) == [False, True]
     assert all("prompt box" in table and "| LoRA |" in table and "| Zero-shot |" in table for table in apart)
     assert page.read_text().count("moved by up to 0.2 of its side") == 1
 

@@ -12,7 +12,7 @@ from harness.methods.parts.sites import as_adaptable, block_sites
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import resize_positions
-from harness.models.segmenter import SAMSegmenter, Segmenter, SegmenterOutput, probabilities
+from harness.models.segmenter import SAMSegmenter, Segmenter
 from tests.harness.models.images import random_images
 
 NAMES = ["tiny", "tiny_timm"]
@@ -163,15 +163,6 @@ def test_extra_mask_tokens_start_near_token_0() -> None:
     many = segmenter.get_parameter("mask_decoder.mask_tokens")
     assert 0.01 < (many - single).std() < 0.03
     assert len({tuple(row.tolist()) for row in many.detach()}) == 6
-
-
-def test_multiclass_probabilities_sum_over_masks() -> None:
-    masks, classes = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4)
-    got = probabilities(SegmenterOutput(masks, classes), (4, 4))
-    weights = classes.softmax(-1)
-    expected = sum(weights[0, k, 1] * masks[0, k].sigmoid() for k in range(2))
-    torch.testing.assert_close(got[0, 1], expected)
-    assert got.shape == (1, 3, 4, 4)
 
 
 def test_bf16_autocast_gives_float32_logits() -> None:

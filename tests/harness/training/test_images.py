@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,25 +153,6 @@ def test_a_damaged_entry_is_decoded_and_written_anew(pairs, cache, damage):
     assert_same(everything(source(pairs, cache)), plain)
     assert_same(everything(source(pairs, cache)), plain)
     assert decodes(source(pairs, cache)) == 0
-
-
-def _fill(pairs, cache, results, seed):
-    images = source(pairs, cache)
-    order = np.random.default_rng(seed).permutation(COUNT * 4) % COUNT
-    results.put([int(images.image(int(index)).sum()) - int(images.image(int(index)).sum()) for index in order])
-
-
-def test_jobs_that_fill_the_cache_at_once_leave_whole_entries(pairs, cache):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    jobs = [context.Process(target=_fill, args=(pairs, cache, results, seed)) for seed in range(4)]
-    for job in jobs:
-        job.start()
-    assert [results.get(timeout=60) for _ in jobs] == [[0] * (COUNT * 4)] * 4
-    for job in jobs:
-        job.join(60)
-    assert_same(everything(source(pairs, cache)), everything(source(pairs)))
-    assert not list(cache.rglob("*.tmp"))
 
 
 def test_the_cache_stays_within_its_bound_and_what_finds_no_room_is_decoded(pairs, cache, caplog):
