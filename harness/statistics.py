@@ -3,7 +3,7 @@
 The parts of a variance (seeds, images, a paper's runs) have degrees of freedom of their own. Their sum is judged by Student's quantile
 at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947; one part alone gives Student's interval. Many rows against
 one baseline have intervals that hold for all rows at once (max-T; Dunnett 1955, Westfall and Young 1993).
-``tests/harness/statistics/coverage.py`` simulates how often the intervals hold the truth.
+``results/analysis/pair_coverage.py`` simulates how often the intervals hold the truth.
 """
 
 from __future__ import annotations

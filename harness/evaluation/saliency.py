@@ -88,8 +88,6 @@ def saliency_map(probability: Floats, foreground: Mask, valid: Mask | None = Non
 
 def mae(image: SaliencyMap) -> float:
     """Mean absolute error (Perazzi et al., CVPR 2012)."""
-    if image.size == 0:
-        return 0.0
     return (image.inside.size - image.inside_sum + image.outside_sum) / image.size
 
 
@@ -134,8 +132,6 @@ def _enhanced_alignment(
         positives: foreground pixels.
         total: pixels.
     """
-    if total == 0:
-        return np.zeros(len(hits))
     predicted = hits + false_hits
     if positives == 0:
         aligned = (total - predicted).astype(np.float64)
@@ -164,8 +160,6 @@ def s_measure(image: SaliencyMap, *, alpha: float = 0.5) -> float:
     column) weighs nothing; PySODMetrics divides 0 by 0 there and returns nan.
     """
     total, positives = image.size, image.inside.size
-    if total == 0:
-        return 0.0
     if positives in (0, total):
         return image.inside_sum / total if positives else 1.0 - image.outside_sum / total
     share = positives / total

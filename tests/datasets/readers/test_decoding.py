@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from harness.datasets.readers.decoding import (
     read_image,
     read_indices,
 )
-from tests.datasets.archives import one_bit
 
 RNG = np.random.default_rng(0)
 
@@ -30,24 +28,6 @@ RNG = np.random.default_rng(0)
 def disc() -> np.ndarray:
     rows, columns = np.mgrid[:45, :61]
     return (((rows - 22) ** 2 + (columns - 30) ** 2) < 200).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("encode", "suffix"),
-    [
-        (encodings.grey, ".png"),
-        (encodings.grey, ".tif"),
-        (partial(encodings.grey, white=237), ".png"),
-        (encodings.three_channels, ".tif"),
-        (one_bit, ".png"),
-        (encodings.palette_png, ".png"),
-        (encodings.rgb, ".png"),
-    ],
-)
-def test_lossless_binary_masks_decode_exactly(tmp_path: Path, disc: np.ndarray, encode, suffix: str) -> None:
-    path = tmp_path / f"mask{suffix}"
-    encode(path, disc)
-    np.testing.assert_array_equal(read_binary(path), disc)
 
 
 def palette(values: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
@@ -170,14 +150,6 @@ def test_an_invalid_binary_mask_is_an_error_that_names_file_and_values(tmp_path,
         draw(disc).save(tmp_path / "mask_7.png")
         with pytest.raises(DatasetError, match=rf"mask_7\.png.*{words}"):
             read_binary(tmp_path / "mask_7.png", **rule)
-
-
-def test_jpeg_mask_does_not_erode(tmp_path: Path, disc: np.ndarray) -> None:
-    path = tmp_path / "mask.jpg"
-    encodings.jpeg_noise(path, disc)
-    stored = np.asarray(Image.open(path))
-    assert (stored == 255).sum() < disc.sum(), "the file must hold noise, or this test shows nothing"
-    np.testing.assert_array_equal(read_binary(path), disc)
 
 
 def test_blended_edges_are_not_taken_for_ids_of_objects(tmp_path: Path) -> None:

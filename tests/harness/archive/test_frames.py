@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.archive.archive import Archive, frame
-from harness.archive.files import digest, image_tables, read_sidecar, sidecar
+from harness.archive.files import digest, image_tables, read_architecture, read_sidecar, sidecar
 from harness.archive.store import RecordStore
+from tests.harness.report.sample import record
 from tests.values import RESULTS, there
 
 
@@ -63,17 +63,16 @@ def test_groups_are_those_of_the_model_and_split_whatever_older_files_call_the_m
         assert image_tables(path)["best", "test"].scores.keys() == {"iou", "mae"}
 
 
-def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_images(archive: Archive, tmp_path) -> None:
-    known = next(record for record in archive.records if record.code == "OK")
+def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_images(tmp_path: Path) -> None:
     scores: Any = {"val": {"iou": 0.5}, "test": {"iou": 0.5}}
     for last, stems in {0.5: ("a", "b", "c"), 0.4: None}.items():
         of_last = {**scores, "val": {"iou": last}}
-        record = replace(known, scores={"best": scores, "last": of_last})
-        RecordStore(tmp_path).write(record, WITH_GROUPS.replace("last,test,a", "best,untrained,c"))
-        (record,) = Archive(tmp_path).records
-        table = Archive(tmp_path).image_table(record, "last", "all")
+        made = record(scores={"best": scores, "last": of_last})
+        RecordStore(tmp_path).write(made, WITH_GROUPS.replace("last,test,a", "best,untrained,c"))
+        (read_back,) = Archive(tmp_path).records
+        table = Archive(tmp_path).image_table(read_back, "last", "all")
         assert (table.stems if table else None) == stems
-    table = there(Archive(tmp_path).image_table(record, "best", "all"))
+    table = there(Archive(tmp_path).image_table(read_back, "best", "all"))
     assert table.scores["iou"].tolist() == [0.5, 1.0, 0.75]
 
 
@@ -91,12 +90,13 @@ def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_imag
         ("model,split,stem,iou\nbest,test,a,\n", "float"),
         ("split,model,stem,iou\nbest,test,a,1\n", "columns are not model"),
         ("", "columns are not model"),
+        (f'model,split,stem,iou\nbest,test,"{"x" * 200_000}",1\n', "field larger"),
     ],
 )
 def test_scores_by_image_are_read_whole_or_not_at_all(content: str, said: str, tmp_path: Path) -> None:
-    record = next(made for made in Archive(RESULTS).records if made.code == "OK")
-    archive, path = Archive(tmp_path), tmp_path / "records" / f"{record.key}.images.csv"
-    assert archive.image_table(replace(record, sidecars={}), "best", "test") is None
+    made, archive = record(), Archive(tmp_path)
+    path = tmp_path / "records" / f"{made.key}.images.csv"
+    assert archive.image_table(made, "best", "test") is None
     path.parent.mkdir()
     path.write_text(content)
     if not said:
@@ -104,7 +104,7 @@ def test_scores_by_image_are_read_whole_or_not_at_all(content: str, said: str, t
         return
     with pytest.raises(ValueError, match=said):
         image_tables(path)
-    assert Archive(tmp_path).image_table(replace(record, sidecars={}), "best", "test") is None
+    assert Archive(tmp_path).image_table(made, "best", "test") is None
 
 
 def test_packed_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -131,3 +131,17 @@ def test_a_packed_file_that_is_too_large_or_damaged_is_refused(tmp_path: Path, p
     path.write_bytes(packed)
     with pytest.raises(ValueError, match=word):
         read_sidecar(path, expected="", largest=1000)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n", "columns are not epoch"),
+        ("epoch,site,w0\n2,q,1\n", "epoch 2 follows 0"),
+        ("epoch,site,w0,w1\n1,q,1,0\n2,q,1\n", "has 3 columns"),
+    ],
+)
+def test_a_file_that_holds_no_history_of_alpha_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    (path := tmp_path / "x.architecture.csv").write_text(content)
+    with pytest.raises(ValueError, match=said):
+        read_architecture(path)

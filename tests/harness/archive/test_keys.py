@@ -207,6 +207,8 @@ def test_a_choice_is_reused_only_where_the_same_values_were_tried_on_the_same_be
     assert chosen_from(tuning, grid={"lr": ["0.0001", 0.001]}, on=["camo", "leaf"])
     assert not chosen_from(tuning, grid={"lr": [1e-3, 1e-4]}, on=["camo"])
     assert not chosen_from(tuning, grid={"lr": [1e-3]}, on=["camo", "leaf"])
+    placed = {**tuning, "grid": {"sites": [["q", "v"]]}}
+    assert chosen_from(placed, grid={"sites": [("q", "v")]}, on=["camo", "leaf"])
     wider = {**tuning, "grid": {"lr": [1e-3, 1e-4, 1e-2]}}
     assert is_from_more(wider, tuning)
     assert is_from_more(tuning, tuning)

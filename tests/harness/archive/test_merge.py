@@ -18,7 +18,7 @@ from harness.archive.store import RecordStore
 from harness.cli.records import main
 from tests.harness.report.sample import record
 from tests.harness.report.test_costs import session
-from tests.values import RESULTS, there
+from tests.values import there
 
 ALPHA = [{"blocks.0.q": [0.25, 0.75]}]
 
@@ -160,5 +160,29 @@ def test_a_sidecar_file_that_is_gone_or_anothers_is_found(tmp_path: Path, says) 
     assert "images.csv is gone" in says(main, "check", tmp_path, code=1)
 
 
-def test_the_committed_records_are_whole(says) -> None:
-    assert " 0 wrong" in says(main, "check", RESULTS)
+@pytest.mark.parametrize(
+    ("change", "said"), [({"rounds": 8}, "seal does not fit"), ({"comparability": {}}, "comparability")]
+)
+def test_an_edited_cost_record_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = CostStore(folder(tmp_path / "a", record())).write(session())
+    content = json.loads(path.read_text(encoding="utf-8"))
+    batch = {**content["comparability"], "batch": 9}
+    path.write_text(json.dumps({**content, **(change if "rounds" in change else {"comparability": batch})}))
+    (reason,) = CostStore(tmp_path / "a").sessions()[1].values()
+    assert said in reason
+    (line,) = merge(tmp_path / "a", tmp_path / "b")[2]
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "DIR"], "holds no records"),
+        (["check", "DIR", "--study", "leaderboard"], "holds no records"),
+        (["merge", "DIR"], "needs two folders"),
+        (["merge", "DIR", "DIR/more"], "holds no records"),
+        (["export", "--to", "csv", "DIR/out", "--results", "DIR"], "no finished run"),
+    ],
+)
+def test_a_folder_without_records_is_one_line(tmp_path: Path, says, words: list[str], said: str) -> None:
+    assert said in says(main, *(word.replace("DIR", str(tmp_path)) for word in words), code=2)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.archive.files import sealed
-from harness.archive.store import RecordStore
+from harness.archive.store import RecordStore, finished_run
 from harness.cli.records import main
 from harness.planning.plan import earlier
 from harness.planning.request import Job
@@ -22,7 +20,7 @@ from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.archive.test_merge import folder, tree
 from tests.harness.report.sample import record
-from tests.values import REPOSITORY, there
+from tests.values import there
 
 ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
 
@@ -121,31 +119,17 @@ def test_a_copy_under_another_name_does_not_count_twice(tmp_path: Path) -> None:
     assert "copy" in next(iter(problems.values()))
 
 
-def test_a_failed_write_is_one_line_and_older_records_stay_whole(tmp_path: Path) -> None:
-    """The kernel refuses the write in the middle (a limit on file size stands for the full disk)."""
+def test_a_failed_write_is_one_line_and_older_records_stay_whole(tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     store = RecordStore(tmp_path)
     path = store.write(record(seed=0))
     before = path.read_bytes()
-    script = """
-import resource, signal, sys
-from dataclasses import replace
-from harness.archive.store import RecordStore
-from harness.system.errors import UsageError
-from pathlib import Path
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-store = RecordStore(Path(sys.argv[1]))
-old = next(iter(store))
-resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-for key in (old.key, "another"):
-    try:
-        store.write(replace(old, key=key, message="new"))
-    except UsageError as error:
-        print(error)
-"""
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    lines = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(lines) == 2
-    assert all("cannot write the record" in line and "File too large" in line for line in lines)
+    monkeypatch.setattr("harness.archive.store.write_atomically", full)
+    for key in (path.stem, "another"):
+        with pytest.raises(UsageError, match=r"^cannot write the record .*No space left.*whole"):
+            store.write(replace(record(seed=0), key=key, message="new"))
     assert path.read_bytes() == before
     assert [file.name for file in store.folder.iterdir()] == [path.name]
 
@@ -212,3 +196,13 @@ def test_merging_changes_no_record_of_the_destination_that_it_may_not_read(tmp_p
         says(main, "merge", a, b, code=1)
         says(main, "check", b, code=1)
     assert tree(tmp_path) == before
+
+
+def test_a_record_whose_history_is_damaged_is_not_read_whole(tmp_path: Path) -> None:
+    store, made = RecordStore(tmp_path), replace(record(), architecture=ALPHA)
+    store.write(made)
+    store.architecture_path(made.key).write_text("x")
+    with pytest.raises(UsageError, match="cannot be read whole"):
+        store.read(made.key)
+    with pytest.raises(UsageError, match="no record below"):
+        finished_run(tmp_path, "another")

@@ -237,8 +237,10 @@ def saved(array):
         (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy is not an array of floats"),
         (saved(np.array([[{}]], dtype=object)), "Image5.npy is unreadable"),
         (instead(lambda path: path.write_bytes(b"")), "Image5.npy is unreadable (No data left in file)"),
+        (["--set", "weighted_f_beta2=0"], "must be above 0"),
         (["--set", "threshold=nan"], "--set: threshold=nan must be in [0, 1]"),
         (["--num-classes", "3"], "labels must be integers from 0 to 2"),
+        (["--num-classes", "1"], "give 2 to 255"),
         (["--benchmark", "kvazir"], "did you mean"),
     ],
 )

@@ -233,6 +233,16 @@ def test_metrics_of_binary_masks_are_refused_for_multiclass():
 def test_what_cannot_be_scored_is_refused(prediction, mask, message):
     with pytest.raises(ValueError, match=message):
         SplitScorer(["iou"]).measure(prediction, mask)
+    with pytest.raises(ValueError, match="no image was scored"):
+        SplitScorer(["iou"]).summary()
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"), [(np.zeros((2, 8, 8)), "of 3 classes"), (np.zeros((8, 8)), "must be integers")]
+)
+def test_scores_of_other_classes_are_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        SplitScorer(["miou"], task="multiclass", num_classes=3).measure(scores, EMPTY)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison import grids, leaderboards
 from harness.report import masks
 from harness.report.figures import alpha, cost, differences, draw
-from harness.report.sentences import short_number
+from harness.report.sentences import enumerated, short_number
 from harness.report.style import encoded_figure, inline, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
@@ -76,6 +76,15 @@ def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:
     assert alpha(board, "kvasir") is None
 
 
+def test_names_are_enumerated_and_many_are_counted() -> None:
+    assert [enumerated("ABCD"[:count], most=3) for count in range(1, 5)] == [
+        "A",
+        "A and B",
+        "A, B and C",
+        "A, B, C and 1 more",
+    ]
+
+
 def test_a_count_is_three_digits_and_its_unit() -> None:
     counts = (0, 999, 22_272, 999_400, 999_600, 5_743_892, 1_137_000_000)
     assert list(map(short_number, counts)) == ["0", "999", "22.3k", "999k", "1M", "5.74M", "1.14B"]
@@ -122,6 +131,8 @@ def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp
     assert len(found) == 3
     assert next(iter(found.values()))[1].picture[0, 0].tolist() == [100, 100, 100]
     assert next(iter(masks.tiles(board, "kvasir", None).values()))[0].name == "truth"
+    (caption,) = (caption for name, _, caption in draw(board) if name == "masks-kvasir")
+    assert caption.startswith("Masks of test images on Kvasir-SEG by the best checkpoint on validation")
 
 
 def test_the_panels_of_cost_draw_time_and_memory() -> None:

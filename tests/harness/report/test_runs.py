@@ -11,10 +11,12 @@ import pytest
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
+from harness.cli.find import find_key
 from harness.cli.show import main
 from harness.comparison import grids, leaderboards
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report.figures import curves
+from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
 
 
@@ -34,7 +36,8 @@ def searched() -> Record:
         method="naslora", config={"stagewise": True, "search_start_epoch": 2, "operations": "all"}, history=history(4),
         rules=as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir")), selected_epoch=4,
         architecture=[{"a": [0.5, 0.5], "b": [0.5, 0.5]}] * 3 + [{"a": [0.9, 0.1], "b": [0.7, 0.3]}],
-        cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0, "wall_time_s": 12345.0},
+        cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0, "wall_time_s": 12345.0,
+              "stage_training_s": 30.0, "stage_testing_s": 10.0},
         environment={"begun_by": "a b", "begun_on": "torch 2.1"},
     )  # fmt: skip
 
@@ -67,6 +70,7 @@ def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, s
         "1 start, begun by other code a b, begun on torch 2.1",
         "train/loss █▃▂▁ 1 to 0.25", "mean share 0.800 (0.700 to 0.900 over 2 sites)", "best test: s_measure 90.00",
         "0.25 s a pass (median), 30 s in updates, 12345 s of training in all, 2.00 GiB at most",
+        "40 s in its last start: training 75 %, testing 25 %",
     ):  # fmt: skip
         assert said in words
     for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):
@@ -110,3 +114,12 @@ def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, 
     assert "train/loss" in says(main, made.key, "--results", tmp_path)
     (board,) = leaderboards(grids(Archive(tmp_path)))
     assert curves(board, "kvasir")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("lora", "fits 2 runs: "), ("nothing", "has the key 'nothing'"), ("ab", "beginning of abc, abd; give")],
+)
+def test_words_of_no_run_or_of_several_are_one_line(wanted: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        find_key(wanted, ["abc", "abd"], lambda: {"abc": record().run, "abd": record(seed=1).run})

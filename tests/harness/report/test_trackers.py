@@ -93,3 +93,12 @@ def test_tables_hold_the_numbers_of_finished_runs(archive: Path, tmp_path: Path)
     assert sorted(history[history.quantity == "train/loss"].value) == [0.5, 0.5, 0.9, 0.9]
     scores = pd.read_csv(tmp_path / "csv" / "scores.csv", dtype={"protocol_hash": str})
     assert scores.protocol_hash.tolist() == ["0" * 8] * 4
+
+
+@pytest.mark.parametrize(("target", "said"), [("csv", "is not empty"), ("wandb", "needs the package")])
+def test_an_export_that_cannot_be_written_is_one_line(
+    archive: Path, tmp_path: Path, monkeypatch, says, target, said
+) -> None:
+    (tmp_path / "mine.txt").touch()
+    monkeypatch.setattr("harness.report.trackers.find_spec", lambda name: None)
+    assert said in says(records.main, "export", "--to", target, tmp_path, "--results", archive, code=2)

@@ -10,7 +10,6 @@ from scipy import optimize, stats
 
 from harness import statistics as s
 from harness.statistics import quantile
-from tests.harness.statistics.coverage import CASES, Case, coverage
 from tests.values import there
 
 VALUES = [0.912, 0.905, 0.921, 0.899, 0.917]
@@ -145,21 +144,6 @@ def test_there_is_no_interval_of_one_seed_one_image_or_one_cluster() -> None:
     assert s.crossed(np.array([[1.0, 2.0]])) is None
     assert s.crossed(np.array([[1.0], [2.0]])) is None
     assert s.crossed(np.array([[1.0, 2.0], [2.0, 1.0]]), clusters=np.array([0, 0])) is None
-
-
-HELD = {
-    "normal seeds and images": 0.94, "seeds spread more than images": 0.94, "strong interaction of the two": 0.98,
-    "heavy-tailed seeds (t, 3 df)": 0.94, "one run in ten collapses": 0.60, "20 sequences of 5 frames, known": 0.95,
-    "20 sequences of 5 frames, not known": 0.79,
-}  # fmt: skip
-"""Of three seeds, by 4,000 simulations (``python -m tests.harness.statistics.coverage``): where assumptions fail the intervals do too."""
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.seeds == 3], ids=lambda case: case.what)
-def test_how_often_an_interval_holds_the_truth(case: Case) -> None:
-    """Within 4 standard errors of 300 simulations."""
-    held = HELD[case.what]
-    assert coverage(case, simulations=300) == pytest.approx(held, abs=4 * math.sqrt(held * (1 - held) / 300))
 
 
 def test_the_mean_over_benchmarks_pools_what_each_knows() -> None:

@@ -1,6 +1,6 @@
 """How often the intervals of the tables hold the truth.
 
-``python -m tests.harness.statistics.coverage`` prints it; the same code gives the same figures. Truth is 0; seeds, images and their
+``python results/analysis/pair_coverage.py`` prints it; the same code gives the same figures. Truth is 0; seeds, images and their
 interaction are drawn; every interval is that of `harness.statistics`.
 """
 
