@@ -35,8 +35,7 @@ class NASLoRAConfig(LowRankConfig):
         rank: r = 3 (paper).
         scale: factor of the update; 1, the paper's formula has none.
         style: see `harness.methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
-        operations: ``all`` (DARTS's eight, paper), ``no-conv``, ``no-pool``, ``wide`` (three more, ours), or names separated
-            by commas.
+        operations: ``all`` (DARTS's eight, paper), ``no-conv``, ``no-pool``, or names separated by commas.
         scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as
             Conv-LoRA released).
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
@@ -58,8 +57,8 @@ class NASLoRAConfig(LowRankConfig):
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass the cell by too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
-        norm: after every pool, every stage of a convolution and each operation beyond DARTS's: ``batch`` (DARTS's while it searches: no
-            parameters) or ``none``; style=linear has none.
+        norm: after every pool and every stage of a convolution: ``batch`` (DARTS's while it searches: no parameters) or ``none``;
+            style=linear has none.
     """
 
     scale: float = 1.0

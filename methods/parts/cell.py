@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.methods.parts.layers import kaiming_uniform, recomputing
-from harness.methods.parts.operations import BEYOND, CONVOLUTIONS, POOLS, normed
+from harness.methods.parts.operations import CONVOLUTIONS, POOLS, normed
 from harness.methods.parts.placement import MethodError
 
 
@@ -53,56 +53,6 @@ def chain(first: Tensor, second: Tensor) -> Tensor:
 def widen(kernel: Tensor, side: int) -> Tensor:
     """Zeros around a kernel (…, k, k) up to (…, side, side); with "same" padding it convolves alike."""
     return F.pad(kernel, [(side - kernel.shape[-1]) // 2] * 4)
-
-
-_LARGEST = 0.25
-"""Cycles a token up to which a frequency passes; 0.5 is the largest there is."""
-
-
-class BeyondDarts(nn.Module):
-    """The operations of `harness.methods.parts.operations.BEYOND` among ``operations``, each linear in its map.
-
-    Args:
-        operations: names; those of DARTS are ignored.
-        channels: C.
-        generator: source of the initial weights, which are as PyTorch starts a convolution.
-    """
-
-    def __init__(self, operations: Sequence[str], *, channels: int, generator: torch.Generator) -> None:
-        super().__init__()
-        if "dw_conv_7x7" in operations:
-            self.depthwise = nn.Parameter(kaiming_uniform((channels, 1, 7, 7), fan_in=49, generator=generator))
-        if "conv_1x3_3x1" in operations:
-            fan_in = 3 * channels
-            self.row = nn.Parameter(kaiming_uniform((channels, channels, 1, 3), fan_in=fan_in, generator=generator))
-            self.column = nn.Parameter(kaiming_uniform((channels, channels, 3, 1), fan_in=fan_in, generator=generator))
-
-    def operate(self, name: str, maps: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
-        if name == "low_pass":
-            return low_pass(maps)
-        if name == "dw_conv_7x7":
-            return F.conv2d(maps, self.depthwise, padding=3, groups=maps.shape[1])
-        return F.conv2d(F.conv2d(maps, self.row, padding=(0, 1)), self.column, padding=(1, 0))
-
-    def kernel(self, name: str) -> Tensor:
-        """The dense kernel (C, C, k, k), k the operation's reach, that gives the same with zero padding of k // 2, at the
-        borders too: rows beyond a border stay zero under the 1×3 convolution, which has no bias."""
-        if name == "dw_conv_7x7":
-            return torch.diag_embed(self.depthwise[:, 0].permute(1, 2, 0)).permute(2, 3, 0, 1)
-        square = F.pad(self.row, (0, 0, 1, 1)), F.pad(self.column, (1, 1, 0, 0))
-        whole = chain(square[0][None], square[1][None])[0]
-        rim = (whole.shape[-1] - BEYOND[name].reach) // 2
-        return whole[..., rim:-rim, rim:-rim]
-
-
-def low_pass(maps: Tensor) -> Tensor:
-    """The part of each map (B, C, h, w) whose frequencies are at most `_LARGEST` along both axes; maps are periodic in it."""
-    height, width = maps.shape[-2:]
-    rows = torch.fft.fftfreq(height, device=maps.device).abs() <= _LARGEST
-    columns = torch.fft.rfftfreq(width, device=maps.device) <= _LARGEST
-    spectrum = torch.fft.rfft2(maps) * (rows[:, None] & columns)
-    return torch.fft.irfft2(spectrum, s=(height, width))
 
 
 SIDE = max(form.kernel for form in CONVOLUTIONS.values())
@@ -162,9 +112,8 @@ _GROUPS = (
     ("skip_connect",),
     tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 2),
     tuple(name for name, form in CONVOLUTIONS.items() if form.stages == 1),
-    tuple(BEYOND),
 )
-"""Operations that are neighbours in their order and are computed together, but for those beyond DARTS's."""
+"""Operations that are neighbours in their order and are computed together."""
 _POOLED: dict[str, Callable[..., Tensor]] = {
     "max_pool_3x3": F.max_pool2d,
     "avg_pool_3x3": functools.partial(F.avg_pool2d, count_include_pad=False),
@@ -216,9 +165,7 @@ class Cell(nn.Module):
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(operations), generator=generator)) if several else None
         convolutions = [name for name in operations if name in CONVOLUTIONS]
         self.stages = SeparableStages(operations, channels=channels, generator=generator) if convolutions else None
-        self._beyond = [name for name in operations if name in BEYOND]
-        self.beyond = BeyondDarts(self._beyond, channels=channels, generator=generator) if self._beyond else None
-        # One row of running statistics a batch norm: pools, dilated and first stages, second stages, and what is beyond.
+        # One row of running statistics a batch norm: pools, dilated and first stages, second stages.
         self._counts = [sum(name in group for name in operations) for group in _GROUPS]
         self._first = self._counts[1] + len(convolutions)
         rows = normed(operations) if style == "darts" and norm != "none" else 0
@@ -271,7 +218,7 @@ class Cell(nn.Module):
             raise MethodError("only a cell of style=linear equals one convolution; this one has ReLU and batch norm")
         own = self.running_mean
         identity = torch.eye(self.channels, dtype=own.dtype, device=own.device)[:, :, None, None]
-        _, average, _, twice, once, beyond = self.mixture().split(self._counts)
+        _, average, _, twice, once = self.mixture().split(self._counts)
         parts = [self.skip_weight() * identity]
         # Unlike DARTS's, the average counts the padding, so that it is one fixed kernel at the borders too.
         parts += [share * (identity / 9).expand(-1, -1, 3, 3) for share in average]
@@ -280,12 +227,9 @@ class Cell(nn.Module):
             whole = [chain(first, second)] if len(first) else []
             whole += [spread(dilated, 2)] if len(dilated) else []
             parts.append((torch.cat([twice, once]).view(-1, 1, 1, 1, 1) * torch.cat(whole)).sum(dim=0))
-        if self.beyond is not None:
-            parts += [share * self.beyond.kernel(name) for share, name in zip(beyond, self._beyond, strict=True)]
         side = max([part.shape[-1] for part in parts])
         kernel = sum((widen(part, side) for part in parts), start=torch.zeros_like(identity))
         reaches = [CONVOLUTIONS[name].reach for name in self.operations if name in CONVOLUTIONS]
-        reaches += [BEYOND[name].reach for name in self._beyond]
         rim = (side - max(reaches)) // 2 if self.stages is not None else 0
         return kernel[..., rim : side - rim, rim : side - rim]
 
@@ -294,12 +238,8 @@ class Cell(nn.Module):
 
         A share of the mixture is the scale of its operation's last batch norm.
         """
-        _, pools, _, twice, once, beyond = self.mixture().split(self._counts)
+        _, pools, _, twice, once = self.mixture().split(self._counts)
         mixed = maps * self.skip_weight()
-        for row, (share, name) in enumerate(zip(beyond, self._beyond, strict=True), start=self._first + len(twice)):
-            assert self.beyond is not None
-            done = self.beyond.operate(name, maps if name == "low_pass" else maps.relu())
-            mixed = mixed + share * self._normalise(done, row, row + 1)
         parts = [_POOLED[name](maps, 3, stride=1, padding=1) for name in self.operations if name in POOLS]
         if self.stages is not None:
             first, dilated, second = self.stages.kernels()

@@ -38,7 +38,6 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("naslora", {"operations": "no-conv"}, None, 110_592 + 12 * 4),
     ("naslora", {"norm": "none", "residual": True}, None, 110_592 + 12 * CELL),
     ("naslora", {"operations": "skip_connect"}, None, 110_592),
-    ("naslora", {"operations": "wide"}, None, 110_592 + 12 * (CELL + 147 + 54 + 3)),
     ("naspclora", {}, 491_520 + 32 * PARTIAL_CELL, 110_592 + 12 * PARTIAL_CELL),
     ("full", {}, 637_026_048, 89_670_912),
     ("decoder", {}, 0, 0),
