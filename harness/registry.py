@@ -12,14 +12,13 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, Literal
 
 from harness import methods
-from harness.methods.parts.placement import MethodError
 from harness.system.errors import UsageError, did_you_mean, line_in
 
 SEGMENTED = {
@@ -166,15 +165,12 @@ def config_fault(method: Any) -> str:
         for name, kind in inspect.get_annotations(base).items():
             if name not in known and "ClassVar" not in str(kind):
                 return f"{name} is not a field of its config_class: {base.__name__} lacks @dataclass(frozen=True, kw_only=True)"
-    for field in fields(config):
-        if field.default is MISSING and field.default_factory is MISSING:
-            return f"the field {field.name} of its config_class has no default; give it one"
     if config.encoder_parameters is MethodConfig.encoder_parameters:
         return "its config_class has no encoder_parameters(shape); give the closed form of what trains in the encoder"
     try:
         config()
     except Exception as error:
-        return f"its config_class refuses its own defaults: {type(error).__name__}: {error}"
+        return f"its config_class cannot be made of its defaults: {type(error).__name__}: {error}"
     return ""
 
 
@@ -265,18 +261,13 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     """The configuration of a method from field values; strings become the fields' types.
 
     Raises:
-        UsageError: unknown method or field, wrong type, or a plug-in's configuration that fails.
+        UsageError: unknown method or field, or wrong type.
         MethodError: a value that the method refuses.
     """
     from harness.check import from_mapping
 
     name = METHODS.resolve(name)
-    try:
-        return from_mapping(method_config_class(name), values, where=f"method {name}")
-    except (UsageError, MethodError):
-        raise
-    except Exception as error:
-        raise UsageError(f"method {name}: its configuration fails: {type(error).__name__}: {error}") from error
+    return from_mapping(method_config_class(name), values, where=f"method {name}")
 
 
 def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:

@@ -214,7 +214,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             return show(steps, arguments, where)
         if foresee and (missing := dict.fromkeys(line for step in steps for line in step.planned.missing)):
             raise UsageError(_missing(list(missing)))
-        if foresee and any(files.origin == "generated" for files in found[1].values()):
+        if foresee and any(files.origin == "generated" for files in found.files.values()):
             found, steps = planned(None)
         return carry_out_steps(steps, found, arguments, where)
 
@@ -253,7 +253,7 @@ def show(steps: Sequence[Step], arguments: argparse.Namespace, where: Target) ->
 def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespace, where: Target) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
-    from harness.planning.tuning import label_finished, plan_steps, with_choices, without_lost
+    from harness.planning.tuning import label_finished, label_trials, plan_steps
 
     tunings = [step.tuning for step in steps if step.tuning is not None]
     while steps[0].tuning is not None:
@@ -264,7 +264,7 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
                 say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
             after = {job.run.key for later in steps for job in later.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
-            failed = start(without_lost(step.planned), step.request, arguments, where, later=more)
+            failed = start(step.planned, step.request, arguments, where, later=more)
             if arguments.cancel:
                 return 0
             step = step.again()
@@ -272,9 +272,9 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
                 what = "are on their way" if failed is None else "have no result"
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
                 return 0 if failed is None else 1
-        request = with_choices(step)
+        label_trials(step)
         if trials:
-            steps = plan_steps(request, tunings, found)
+            steps = plan_steps(step.chosen(), tunings, found)
     (last,) = steps
     label_finished(last.planned, RecordStore(last.request.results))
     failed = start(last.planned, last.request, arguments, where)

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from harness.methods.parts.merging import MergeReport, deviation, predictions
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError, parse_blocks
-from harness.methods.parts.sites import Adaptable, as_adaptable
+from harness.methods.parts.sites import Adaptable
 
 Role = Literal["weights", "architecture"]
 MergeMode = Literal["exact", "conv", "calibrated"]
@@ -147,14 +147,12 @@ class ParameterGroup:
         named: parameters by their full name in the segmenter.
         lr: learning rate of the group, None for the protocol's.
         weight_decay: None for the protocol's.
-        lr_factor: multiplies the rate, the protocol's too.
     """
 
     role: Role
     named: dict[str, nn.Parameter]
     lr: float | None = None
     weight_decay: float | None = None
-    lr_factor: float = 1.0
 
 
 class Method(ABC):
@@ -181,37 +179,25 @@ class Method(ABC):
     identity_at_init: bool = True
     """Whether the attached segmenter's output equals the plain one's before training; False is a declared deviation.
     An instance may override its class where that depends on the configuration."""
+    segmenter: nn.Module
+    """The segmenter that it is attached to."""
 
     def __init__(self, config: MethodConfig, *, seed: int = 0) -> None:
-        if not isinstance(config, self.config_class):
-            raise MethodError(f"{self.name} takes a {self.config_class.__name__}, not a {type(config).__name__}")
         self.config = config
         self.generator = torch.Generator().manual_seed(seed)
-        self._segmenter: nn.Module | None = None
         self._inserted_buffers: set[str] = set()
         self._merged = False
-
-    @property
-    def segmenter(self) -> nn.Module:
-        """The segmenter this method is attached to."""
-        if self._segmenter is None:
-            raise MethodError(f"{self.name} is not attached to a segmenter yet; call attach(segmenter) first")
-        return self._segmenter
 
     def attach(self, segmenter: nn.Module) -> None:
         """Freeze the segmenter, insert the method's modules, and mark what trains: those, and mask decoder and head.
 
+        Args:
+            segmenter: an `Adaptable`; a method attaches once.
+
         Raises:
-            MethodError: the placement does not fit the backbone, or the method is attached already.
+            MethodError: the placement does not fit the backbone.
         """
-        if self._segmenter is not None:
-            raise MethodError(f"{self.name} is attached already; construct a new one for another segmenter")
-        adaptable = as_adaptable(segmenter)
-        if adaptable is None:
-            kind = type(segmenter).__name__
-            raise MethodError(
-                f"{self.name} attaches to a segmenter with encoder and decoder_parameters(), not to {kind}"
-            )
+        adaptable = cast(Adaptable, segmenter)
         segmenter.requires_grad_(False)
         before = {id(buffer) for buffer in segmenter.buffers()}
         self._insert(adaptable)
@@ -223,7 +209,7 @@ class Method(ABC):
         }
         for _, parameter in self._trained_besides(adaptable):
             parameter.requires_grad_(True)
-        self._segmenter = segmenter
+        self.segmenter = segmenter
 
     @abstractmethod
     def _insert(self, segmenter: Adaptable) -> None:
@@ -239,28 +225,21 @@ class Method(ABC):
         named = {name: p for name, p in self.segmenter.named_parameters() if p.requires_grad}
         return [ParameterGroup(role=WEIGHTS, named=named, lr=self.config.lr)]
 
-    def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
-        """Which roles the optimiser step ``step`` (0-based, within ``epoch``, 0-based) updates; the others' gradients
-        are dropped.
-
-        One role a step where a method is stage-wise, both where weights and architecture are learnt jointly. A pure
-        function of its arguments, since it is called ahead of time, after an interruption, and in any order.
-        """
-        return (WEIGHTS,)
-
     def after_update(self, *, epoch: int, step: int, total: int) -> None:  # noqa: B027 - optional, most have none
         """Called after the update of step ``step`` in ``epoch``, with the number of steps of the whole run: for changes of the trained
         weights themselves, such as pruning ranks. Gradients are still available. It may depend only on its arguments and on what
         `state` holds, so that a resumed run does the same."""
 
     def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
-        """The forward and backward passes of ``step``, in order, each with the roles that it updates.
+        """The forward and backward passes of the optimiser step ``step`` (0-based, within ``epoch``, 0-based), in order, each with the
+        roles that it updates; the others' gradients are dropped.
 
-        One pass, that of `roles_at`, unless a method updates architecture and weights one after the other. In a step of
-        several passes each has a batch of its own: the weights' is that of every method, and the architecture's goes
-        through its images in an order of its own.
+        One pass with one role where a method is stage-wise, one with both where weights and architecture are learnt jointly. In a
+        step of several passes each has a batch of its own: the weights' is that of every method, and the architecture's goes through
+        its images in an order of its own. A pure function of its arguments, since it is called ahead of time, after an
+        interruption, and in any order.
         """
-        return (self.roles_at(epoch=epoch, step=step),)
+        return ((WEIGHTS,),)
 
     def architecture_holdout(self) -> float:
         """Fraction of the training split that gives the batches of role ``architecture`` and that steps of role ``weights`` never see.
@@ -356,7 +335,5 @@ class Method(ABC):
         return done
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
-        """The work of `merge` in one of ``merge_modes``; methods with such modes implement it. Raises MethodError: this one does not."""
-        raise MethodError(
-            f"{self.name} names the merge mode {mode}, and its class has no _fold(mode, calibration) that does it"
-        )
+        """The work of `merge` in one of ``merge_modes``; methods with such modes implement it."""
+        raise NotImplementedError(f"the class of {self.name} has no _fold(mode, calibration)")

@@ -3,8 +3,7 @@
 The magnitude m (one number an output) starts at ‖W‖, so that with B = 0 the start is the identity; direction and
 magnitude then learn apart. The norm is a constant in backward (equation 11, section 4.3), as HF peft does. The update is
 linear per token, so that all of it folds into W. Deviations: on slices of a fused qkv (``sites=q,v``) each slice has a
-magnitude of its own for its own outputs; the magnitude has no weight decay, as nothing with one dimension here, and with
-``rate_ratio`` the base rate.
+magnitude of its own for its own outputs; the magnitude has no weight decay, as nothing with one dimension here.
 """
 
 from __future__ import annotations

@@ -2,20 +2,19 @@
 
 A starts Kaiming-uniform (a = √5), B at zero, as the SAM papers release it (Conv-LoRA, 2401.17868). On the fused qkv of
 a ViT the default is one adapter for all three outputs, as in their code; ``sites=q,v`` gives each slice its own. No
-dropout. Options: rsLoRA's scale α/√r, LoRA+'s faster B; see `LoRAConfig`. Deviation: LoRA+'s rate is that of B alone, not of biases
-and decoder.
+dropout. Option: rsLoRA's scale α/√r, see `LoRAConfig`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods.base import Count, MergeMode, ParameterGroup, Positive
+from harness.methods.base import Count, MergeMode, Positive
 from harness.methods.linears import LinearMethod, LowRankConfig, outputs_of
 from harness.methods.parts.layers import kaiming_uniform
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
@@ -37,12 +36,10 @@ class LoRAConfig(LowRankConfig):
     Args:
         alpha: scale is alpha / rank; 32 as released by Conv-LoRA.
         scaling: ``lora`` divides alpha by the rank, ``rslora`` by its root (2312.03732), so that high ranks learn as fast.
-        rate_ratio: learning rate of B over that of A and of all else that trains; 1, and 16 in LoRA+ (2402.12354).
     """
 
     alpha: Positive = 32.0
     scaling: Literal["lora", "rslora"] = "lora"
-    rate_ratio: Positive = 1.0
 
     @property
     def scale(self) -> float:
@@ -104,8 +101,6 @@ class LowRankMethod(LinearMethod):
 
     def _fold(self, mode: MergeMode, calibration: Sequence[Tensor]) -> MergeReport:
         if mode == "calibrated" and any(adapter.core is not None for adapter in self.adapters().values()):
-            if not calibration:
-                raise MethodError(f"merging {self.name} by calibration needs images: pass calibration=[batch, …]")
             done = fold_calibrated(self.segmenter, self._layers, calibration)
         else:  # without a core there is nothing to fit
             done = self._fold_convolutions() if mode == "conv" else fold_exactly(self._layers)
@@ -117,12 +112,10 @@ class LowRankMethod(LinearMethod):
     @torch.no_grad()
     def affine_updates(self, calibration: Sequence[Tensor]) -> list[AffineUpdate]:
         """s · B · (M A x + c) of every layer with what `fit_cores` gives, the adapters of one layer side by side. Nothing is changed, and
-        without a core no image is read. Raises MethodError: a core must be fitted, and there are no images; or it is merged already.
+        without a core no image is read. Raises MethodError: see `fit_cores`; or it is merged already.
         """
         if self._merged:
             raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state afresh")
-        if not calibration and any(adapter.core is not None for adapter in self.adapters().values()):
-            raise MethodError(f"the cells of {self.name} are fitted on images: pass calibration=[batch, …]")
         fitted, updates = fit_cores(self.segmenter, self._layers, calibration), []
         for layer in self._layers:
             downs, ups = [], []
@@ -151,15 +144,6 @@ class LoRA(LowRankMethod):
 
     def _scale(self) -> float:
         return self.config.scale
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        if self.config.rate_ratio == 1:
-            return super().parameter_groups()
-        (whole,) = super().parameter_groups()
-        ups = {id(adapter.up) for adapter in self.adapters().values()}
-        faster = {name: parameter for name, parameter in whole.named.items() if id(parameter) in ups}
-        rest = {name: parameter for name, parameter in whole.named.items() if name not in faster}
-        return [replace(whole, named=rest), replace(whole, named=faster, lr_factor=self.config.rate_ratio)]
 
 
 class SAMed(LoRA):

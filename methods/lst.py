@@ -161,10 +161,6 @@ class LadderEncoder(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("base"), name)
 
-    def embed(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.base.embed(images)
-
     def run_blocks(self, tokens: Tensor) -> Tensor:
         side = self.ladder.down(tokens)
         recompute = self.base.activation_checkpointing and torch.is_grad_enabled()

@@ -39,8 +39,8 @@ class NASLoRAConfig(LowRankConfig):
         scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as
             Conv-LoRA released).
         alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
-        alpha_lr: learning rate of α (1e-3, paper). ``lr`` of the weights is the protocol's when None (1e-4, paper).
-        alpha_weight_decay: weight decay of α (0, ours).
+        alpha_lr: learning rate of α (1e-3, paper), which has no weight decay (ours). ``lr`` of the weights is the protocol's when None
+            (1e-4, paper).
         stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α alternate (paper); False learns
             both on every step.
         search_start_epoch: T_B = 10 (paper).
@@ -49,11 +49,10 @@ class NASLoRAConfig(LowRankConfig):
             they see only their part of the images, and under ``budget: epochs`` get so much fewer updates, half by default.
             ``joint``: one pass updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
             does not say (ours: ``both``).
-        alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` part of it that the
-            weights never see (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
+        alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` half of it that the
+            weights never see, as in DARTS (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
             others, which shows what it chooses where there is nothing to learn. A protocol with prompts has no such control,
             since they show where the other mask is.
-        alpha_holdout: that part as a fraction (0.5, DARTS).
         order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
         residual: let the bottleneck pass the cell by too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
@@ -67,12 +66,10 @@ class NASLoRAConfig(LowRankConfig):
     scope: Literal["window", "image"] = "window"
     alpha_std: float = 1e-3
     alpha_lr: Positive = 1e-3
-    alpha_weight_decay: float = 0.0
     stagewise: bool = True
     search_start_epoch: int = 10
     alternate: Literal["both", "joint", "iteration", "epoch"] = "both"
     alpha_data: Literal["train", "holdout", "shuffled"] = "train"
-    alpha_holdout: float = 0.5
     order: Literal["alpha-first", "weights-first"] = "alpha-first"
     residual: bool = False
     norm: Literal["batch", "none"] = "batch"
@@ -89,11 +86,9 @@ class NASLoRAConfig(LowRankConfig):
             raise MethodError(
                 f"alpha_data={self.alpha_data}: stagewise=False has one pass on one batch; leave stagewise out"
             )
-        for name in ("search_start_epoch", "alpha_std", "alpha_weight_decay"):
+        for name in ("search_start_epoch", "alpha_std"):
             if getattr(self, name) < 0:
                 raise MethodError(f"{name}={getattr(self, name)}: must not be below zero")
-        if not 0 < self.alpha_holdout < 1:
-            raise MethodError(f"alpha_holdout={self.alpha_holdout}: a fraction of the training split, in (0, 1)")
 
     @property
     def cell_channels(self) -> int:
@@ -271,9 +266,8 @@ class NASLoRA(LowRankMethod):
 
     def cells(self) -> dict[str, Cell]:
         """Every cell by site."""
-        cores = {site: adapter.core for site, adapter in self.adapters().items()}
-        on_tokens = {site: core.cell for site, core in cores.items() if isinstance(core, CellOnTokens)}
-        return {site: cell for site, cell in on_tokens.items() if isinstance(cell, Cell)}
+        cells = {site: getattr(adapter.core, "cell", None) for site, adapter in self.adapters().items()}
+        return {site: cell for site, cell in cells.items() if isinstance(cell, Cell)}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         alphas = {id(cell.alpha) for cell in self.cells().values()}
@@ -282,45 +276,28 @@ class NASLoRA(LowRankMethod):
         architecture = {name: p for name, p in trained.items() if id(p) in alphas}
         groups = [ParameterGroup(role=WEIGHTS, named=weights, lr=self.config.lr)]
         if architecture:
-            config = self.config
-            groups.append(
-                ParameterGroup(
-                    role=ARCHITECTURE,
-                    named=architecture,
-                    lr=config.alpha_lr,
-                    weight_decay=config.alpha_weight_decay,
-                )
-            )
+            rate = self.config.alpha_lr
+            groups.append(ParameterGroup(role=ARCHITECTURE, named=architecture, lr=rate, weight_decay=0.0))
         return groups
 
-    def roles_at(self, *, epoch: int, step: int) -> tuple[Role, ...]:
-        if len(self.config.mixed_operations) == 1:
-            return (WEIGHTS,)
-        if not self.config.stagewise:
-            return (WEIGHTS, ARCHITECTURE)
-        searched = epoch - self.config.search_start_epoch
-        if searched < 0:
-            return (WEIGHTS,)
-        if self.config.alternate in ("both", "joint"):
-            return (WEIGHTS, ARCHITECTURE)
+    def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
+        searched = epoch - self.config.search_start_epoch if self.config.stagewise else 0
+        if not self.config.searches or searched < 0:
+            return ((WEIGHTS,),)
+        if self.config.alternate == "joint" or not self.config.stagewise:
+            return ((WEIGHTS, ARCHITECTURE),)
+        order: tuple[Role, Role] = (
+            (ARCHITECTURE, WEIGHTS) if self.config.order == "alpha-first" else (WEIGHTS, ARCHITECTURE)
+        )
+        if self.config.alternate == "both":
+            return ((order[0],), (order[1],))
         # Adding the step to the epoch swaps the turns from epoch to epoch, so that both roles get steps in an epoch of
         # one step.
         turn = searched + step if self.config.alternate == "iteration" else searched
-        return (ARCHITECTURE,) if (turn + self._weights_first) % 2 == 0 else (WEIGHTS,)
-
-    def passes_at(self, *, epoch: int, step: int) -> tuple[tuple[Role, ...], ...]:
-        roles = self.roles_at(epoch=epoch, step=step)
-        one_after_the_other = self.config.stagewise and self.config.alternate == "both" and len(roles) == 2
-        if not one_after_the_other:
-            return (roles,)
-        return ((WEIGHTS,), (ARCHITECTURE,)) if self._weights_first else ((ARCHITECTURE,), (WEIGHTS,))
-
-    @property
-    def _weights_first(self) -> bool:
-        return self.config.order == "weights-first"
+        return ((order[turn % 2],),)
 
     def architecture_holdout(self) -> float:
-        return self.config.alpha_holdout if self.config.holds_out else 0.0
+        return 0.5 if self.config.holds_out else 0.0
 
     def architecture_masks_shuffled(self) -> bool:
         return self.config.alpha_data == "shuffled"

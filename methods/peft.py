@@ -349,14 +349,15 @@ def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[
 
 
 def _trained(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
-    for device in ("meta", "cpu"):
+    def made(device: str) -> nn.Module:
         bare = {n: _frozen(torch.ones(o, i, device=device), torch.ones(o, device=device)) for n, i, o in layers}
-        try:
-            model = inject(tuner, options, bare, generator=torch.Generator().manual_seed(0))
-        except RuntimeError:  # see `inject`
-            continue
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
-    raise MethodError(f"{_PREFIX}{tuner}: cannot be counted")
+        return inject(tuner, options, bare, generator=torch.Generator().manual_seed(0))
+
+    try:
+        model = made("meta")
+    except RuntimeError:  # see `inject`
+        model = made("cpu")
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 class PeftMethod(LinearMethod):
@@ -372,8 +373,6 @@ class PeftMethod(LinearMethod):
         self.identity_at_init = config.identity_at_init
 
     def _insert(self, segmenter: Adaptable) -> None:
-        if reason := TUNERS[self.config.tuner].one_width:
-            segmenter.encoder.shape.require_one_width(self.name, reason)
         self._linears = {}
         super()._insert(segmenter)
         self._model = inject(self.config.tuner, self.config.options(), self._linears, generator=self.generator)

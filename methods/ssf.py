@@ -127,15 +127,9 @@ def affine_part(base: nn.Module) -> Any:
 
 
 def patch_projection(encoder: nn.Module) -> tuple[nn.Module, str]:
-    """The owner and the name of the convolution from pixels to tokens in SAM and in timm, of the last one in TinyViT.
-
-    Raises:
-        MethodError: the encoder has none.
-    """
-    for name, module in encoder.named_modules():
-        if name.rpartition(".")[2] == "patch_embed":
-            if isinstance(getattr(module, "proj", None), nn.Conv2d):
-                return module, "proj"
-            if isinstance(layers := getattr(module, "seq", None), nn.Sequential):
-                return layers, str(len(layers) - 1)
-    raise MethodError("this encoder has no patch_embed.proj convolution to scale")
+    """The owner and the name of the convolution from pixels to tokens in SAM and in timm, of the last one in TinyViT."""
+    embedding = next(module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "patch_embed")
+    if isinstance(getattr(embedding, "proj", None), nn.Conv2d):
+        return embedding, "proj"
+    layers = embedding.get_submodule("seq")
+    return layers, str(len(list(layers.children())) - 1)

@@ -124,13 +124,13 @@ def _compared(arguments: argparse.Namespace) -> dict[str, Any]:
     card = load_protocol(arguments.protocol, general)
     backbone = resolve_backbone(arguments.backbone or card.backbone)
     protocol = for_backbone(card, backbone)
-    backbone_shape(backbone, protocol.image_size)
+    shape = backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
     compared = [parse_row(word) for word in split_words(arguments.methods, all_methods())]
     require_rows(by_method, compared)
     rows = [configured(row, protocol) for row in with_options(compared, by_method)]
     for row in rows:
-        row.require_fit(backbone, image_size=protocol.image_size)
+        row.config.encoder_parameters(shape)  # refuses a placement that does not fit
     checkpoint = weights_file(arguments.checkpoint, backbone) if arguments.checkpoint is not None else None
     task = "classification" if protocol.decoder in LABELLING else "multiclass" if arguments.classes else "binary"
     return {

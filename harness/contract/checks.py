@@ -233,16 +233,16 @@ EPOCHS = 4
 
 
 def schedule(subject: ContractCase) -> None:
-    """`roles_at` and `passes_at` are pure: called twice, backwards, and after training they return the same."""
+    """`passes_at` is pure: called twice, backwards, and after training it returns the same."""
     _, method = subject.trained()
     _, fresh = subject.attached()
     moments = [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
-    answers = {moment: _at(fresh, *moment) for moment in moments}
+    answers = {(epoch, step): fresh.passes_at(epoch=epoch, step=step) for epoch, step in moments}
     for epoch, step in reversed(moments):
         for each in (fresh, method):
-            later, before = _at(each, epoch, step), answers[epoch, step]
+            later, before = each.passes_at(epoch=epoch, step=step), answers[epoch, step]
             require(later == before, f"in epoch {epoch}, step {step} it says {before} first and {later} later")
-    roles = {role for _, passes in answers.values() for updated in passes for role in updated}
+    roles = {role for passes in answers.values() for updated in passes for role in updated}
     known = {group.role for group in fresh.parameter_groups()}
     require(roles <= known, f"updates {', '.join(sorted(roles - known))}, but no parameter group has that role")
 
@@ -262,10 +262,6 @@ def properties(subject: ContractCase) -> None:
     below = [block for block in reached if first is None or block < first]
     says = "that no gradient passes the backbone, but it" if first is None else f"{first}, but gradient"
     require(not below, f"gradient_from says {says} reaches block {min(below, default=0)}")
-
-
-def _at(method: Method, epoch: int, step: int) -> tuple[object, tuple[tuple[str, ...], ...]]:
-    return method.roles_at(epoch=epoch, step=step), method.passes_at(epoch=epoch, step=step)
 
 
 def _blocks_with_gradient(subject: ContractCase, segmenter: Segmenter, method: Method) -> set[int]:

@@ -41,7 +41,6 @@ from harness.models.attention_choice import Choice, apply_choice, in_words
 from harness.models.published import fingerprint
 from harness.models.segmenter import count_parameters
 from harness.planning.data import selects_by
-from harness.planning.memory import with_less_memory
 from harness.planning.request import Job
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
@@ -89,11 +88,8 @@ def run_experiment(
             raise  # no result: the run is restarted from its checkpoint
         code = reason_code(error)
         advice = ""
-        if code == "OOM" and device.type == "cuda":
-            available = torch.cuda.get_device_properties(device).total_memory
-            advice = (
-                f"; {with_less_memory(job.run, available=available, kinds=vars(experiment).get('attention') or {})}"
-            )
+        if code == "OOM":
+            advice = "; repeat the whole command with --set activation_checkpointing=true, or a smaller batch_size and more accumulate"
         record = replace(experiment.record(code), message=one_line(error) + advice)
         write_atomically(experiment.folder / "error.log", traceback.format_exc())
     record = complete(replace(record, finished=now()))

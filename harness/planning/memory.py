@@ -1,11 +1,10 @@
-"""Estimate the memory of a training step in closed form, and find settings that would make a run fit. The estimate is rough."""
+"""Estimate the memory of a training step in closed form. The estimate is rough."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 DECODER_DIM = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 NONE: Mapping[str, str] = MappingProxyType({})
-ROOM = 0.9
-"""Of a GPU's memory, that a forecast may fill."""
 
 
 def training_bytes(run: Run, kinds: Mapping[str, str] = NONE) -> float:
@@ -136,47 +133,3 @@ def _config_of(method: str, options: str) -> MethodConfig:
         from harness.methods.base import PlacedConfig
 
         return PlacedConfig()
-
-
-def less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> list[tuple[dict[str, Any], float]]:
-    """Settings that lower the memory of a run that did not fit, each with the bytes that the run then needs.
-
-    Args:
-        available: bytes of the GPU. The run needed more, so its forecast is at least this, and those of other settings scale with it.
-        kinds: see `activation_bytes`.
-    """
-    rules = run.rules
-
-    def of(change: Mapping[str, Any]) -> float:
-        return training_bytes(replace(run, rules={**rules, **change}), kinds)
-
-    scale = max(1.0, available / of({}))
-    batch = int(rules.get("batch_size", 1))
-    images = batch * int(rules.get("accumulate", 1))
-    # At most half of a batch, in as many passes as keep the images of an update: 5 become 5 of 1, not 2 of 2.
-    smaller = next((size for size in range(batch // 2, 0, -1) if images % size == 0), 0)
-    recomputed: dict[str, Any] = {} if rules.get("activation_checkpointing") else {"activation_checkpointing": True}
-    halved: dict[str, Any] = {"batch_size": smaller, "accumulate": images // smaller} if smaller else {}
-    shape = backbone_shape(run.backbone)
-    others = {attention_of(run, shape, block, kinds) for block in shape.blocks} - {"widened"}
-    widened = {"attention": "widened"} if others and rules.get("fused_attention", True) else {}
-    further = (widened | more for more in (recomputed, halved, recomputed | halved) if more)
-    return [(change, scale * of(change)) for change in (widened, *further) if change]
-
-
-def with_less_memory(run: Run, *, available: float, kinds: Mapping[str, str] = NONE) -> str:
-    """Which settings of `less_memory` bring a run within the memory of the GPU that it did not fit."""
-    needed, changes = max(training_bytes(run, kinds), available), less_memory(run, available=available, kinds=kinds)
-    fitting = [
-        f"{' '.join(f'--set {name}={str(value).lower()}' for name, value in change.items())} (about {size / 2**30:.1f} GiB)"
-        for change, size in changes
-        if size <= ROOM * available
-    ]
-    least = min([needed, *(size for _, size in changes)])
-    problem = f"it needs about {needed / 2**30:.1f} GiB or more, and this GPU has {available / 2**30:.1f}"
-    if fitting:
-        return (
-            f"{problem}; repeat the whole command with {', or '.join(fitting)}. That is another protocol: every run of the command gets "
-            "a new key and starts from the beginning, whereas --retry oom repeats this run as it was"
-        )
-    return f"{problem}; take a GPU with more, a smaller backbone or image_size; no setting brings it below {least / 2**30:.1f} GiB"

@@ -82,23 +82,6 @@ class ConfiguredRow(PlannedRow):
     config: Any
     changed: Mapping[str, Any]
 
-    def require_fit(self, backbone: str, *, image_size: int) -> None:
-        """Check while planning, not on a worker, that the placement fits the backbone.
-
-        Raises:
-            MethodError: it does not.
-            UsageError: the closed form of a plug-in fails.
-        """
-        try:
-            trained_in_encoder(self.method, asdict(self.config), backbone, image_size=image_size)
-        except (UsageError, MethodError):
-            raise
-        except Exception as error:  # a plug-in may raise anything
-            raise UsageError(
-                f"method {self.method}: its encoder_parameters fails: {type(error).__name__}: {error}; mend it until "
-                f"sam-peft doctor --methods {self.method} passes"
-            ) from error
-
 
 def configured(row: PlannedRow, protocol: Protocol) -> ConfiguredRow:
     """A row with its configuration: the card's switches and its table for the method, then the row's options. Raises UsageError: an
@@ -149,8 +132,11 @@ class Plan:
         return tuple(job for job in self.jobs if job.run.key not in self.finished)
 
 
-Found = tuple[Mapping[str, Pretrained], Mapping[str, Files]]
-"""What all steps of a command share: backbone -> its pretrained weights, and benchmark -> its files."""
+class Found(NamedTuple):
+    """What all steps of a command share: backbone -> its pretrained weights, and benchmark -> its files."""
+
+    pretrained: Mapping[str, Pretrained]
+    files: Mapping[str, Files]
 
 
 def find(
@@ -188,7 +174,7 @@ def find(
             report(f"{doing}: {name} ({number}/{len(names)})")
             prepare = prepare_samples or sample_writer(request.results, instead=instead)
             files[name] = files_of(name, rules, request, prepare)
-    return checkpoints, files
+    return Found(checkpoints, files)
 
 
 def plan(request: Request, *, found: Found | None = None, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
@@ -202,15 +188,15 @@ def plan(request: Request, *, found: Found | None = None, prepare_samples: Calla
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
-    checkpoints, files = found = found or find(request, prepare_samples=prepare_samples)
+    found = found or find(request, prepare_samples=prepare_samples)
     with stages() as report:
         report("planning")
         rows = [configured(row, request.protocol) for row in request.rows]
-        unfit, left_out = _unfit(rows, checkpoints, request, report)
+        unfit, left_out = _unfit(rows, found.pretrained, request, report)
         jobs, keys, problems = expand(rows, found, request, unfit=unfit)
-    missing = [checkpoint.missing for checkpoint in checkpoints.values() if checkpoint.missing]
+    missing = [checkpoint.missing for checkpoint in found.pretrained.values() if checkpoint.missing]
     names = benchmarks_of(request)
-    absent = {name: files[name].absent for name in names if files[name].absent}
+    absent = {name: found.files[name].absent for name in names if found.files[name].absent}
     if absent and not (request.skip_missing and jobs):
         missing += _absent_lines(absent, request)
     finished, failed, unreadable = earlier(request.results, jobs)
@@ -220,7 +206,7 @@ def plan(request: Request, *, found: Found | None = None, prepare_samples: Calla
         failed=failed,
         missing=tuple(missing),
         protocol=request.protocol,
-        images={name: images for name in names if (images := files[name].images) is not None},
+        images={name: images for name in names if (images := found.files[name].images) is not None},
         problems=(*left_out, *unreadable, *problems),
         request=content_hash(sorted(jobs)),
         keys=keys,
@@ -230,14 +216,14 @@ def plan(request: Request, *, found: Found | None = None, prepare_samples: Calla
 def _unfit(
     rows: Sequence[ConfiguredRow], backbones: Iterable[str], request: Request, report: Callable[[str], None]
 ) -> tuple[set[tuple[int, str]], list[str]]:
-    """The rows, by number, that do not fit a backbone, where the request leaves these out, and a line for each. Raises what
-    `ConfiguredRow.require_fit` raises, also where no row fits."""
+    """The rows, by number, whose placement does not fit a backbone, where the request leaves these out, and a line for each: found while
+    planning, not on a worker. Raises MethodError: where it does not, or where no row fits."""
     unfit, lines = set[tuple[int, str]](), dict[str, None]()
     pairs = list(itertools.product(enumerate(rows), backbones))
     for (number, row), backbone in pairs:
         report(f"counting parameters of {row.label} on {backbone}")  # which takes minutes for some of peft's, once
         try:
-            row.require_fit(backbone, image_size=request.protocol.image_size)
+            trained_in_encoder(row.method, asdict(row.config), backbone, image_size=request.protocol.image_size)
         except MethodError as error:
             unfit.add((number, backbone))
             if not request.leave_out_unfit or len(unfit) == len(pairs):
@@ -298,15 +284,14 @@ def expand(
     Raises:
         UsageError: a row, a benchmark and a decoder do not fit each other.
     """
-    checkpoints, all_files = found
     jobs, keys = dict[str, Job](), dict[tuple[int, str, str, str], list[str]]()
     problems, left_out = list[str](), dict[str, None]()
     cards = [
         (card, backbone, protocol_hash(for_backbone(card, backbone)))
-        for card, backbone in itertools.product(request.cards or [request.protocol], checkpoints)
+        for card, backbone in itertools.product(request.cards or [request.protocol], found.pretrained)
     ]
     for name in benchmarks_of(request):
-        files, task = all_files[name], BENCHMARKS.get(name).task
+        files, task = found.files[name], BENCHMARKS.get(name).task
         if files.absent and request.skip_missing:
             continue
         problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
@@ -427,7 +412,7 @@ def _jobs(
         rules: the protocol's, as a record holds them.
         digest: hash of the card on this backbone.
     """
-    checkpoint, files = found[0][backbone], found[1][name]
+    checkpoint, files = found.pretrained[backbone], found.files[name]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
     shared = {

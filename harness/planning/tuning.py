@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.archive.files import SIDECARS
@@ -75,6 +76,7 @@ class Trials(NamedTuple):
         benchmarks: whose validation chooses.
         model: backbone and decoder.
         runs: values -> the keys of its runs.
+        label: what a run records about its tuning (`harness.archive.schema.Run`): the choice, or the grid alone until all trials ended.
     """
 
     row: PlannedRow
@@ -82,6 +84,7 @@ class Trials(NamedTuple):
     benchmarks: tuple[str, ...]
     model: tuple[str, str]
     runs: Mapping[tuple[Any, ...], Sequence[str]]
+    label: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class Step:
 
     Args:
         request: with what earlier steps chose; the first value of a grid stands in for a choice that is still open.
+        planned: its runs; a trial that failed for a reason in `LOST` counts as finished.
         trials: of ``tuning``.
     """
 
@@ -107,13 +111,35 @@ class Step:
     @property
     def left(self) -> list[str]:
         """Keys of the trials that have no result yet."""
-        lost = {key for key, code in self.planned.failed.items() if code in LOST}
-        return [job.run.key for job in self.planned.pending if job.run.key not in lost] if self.tuning else []
+        return [job.run.key for job in self.planned.pending] if self.tuning else []
 
     def again(self) -> Step:
-        """The step after its trials ran."""
-        finished, failed, _ = earlier(self.request.results, {job.run.key: job for job in self.planned.jobs})
-        return replace(self, planned=replace(self.planned, finished=finished, failed=failed))
+        """The step after its trials ran. Raises UsageError: no value of a row has a score."""
+        assert self.tuning is not None
+        results = self.request.results
+        finished, failed, _ = earlier(results, {job.run.key: job for job in self.planned.jobs})
+        planned = _without_lost(replace(self.planned, finished=finished, failed=failed))
+        return replace(self, planned=planned, trials=_labelled(self.trials, self.tuning, planned, results))
+
+    def chosen(self) -> Request:
+        """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. Where trials have
+        not all ended, the first value of a grid stands in, so that the runs after them can be priced."""
+        everywhere, rules = benchmarks_of(self.request), dict(self.request.rules)
+        rows: list[list[PlannedRow]] = [[] for _ in self.request.rows]
+        for trial in self.trials:
+            values = trial.label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}
+            where = everywhere if self.tuning and self.tuning.on else trial.benchmarks
+            for_all = {option: value for option, value in values.items() if is_rule(option)}
+            for name in (
+                {*where, *trial.benchmarks} if for_all else ()
+            ):  # the trials of the next step run under them too
+                rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
+            if trial.row in self.request.rows:
+                row = _with(trial.row, trial.grid, tuple(values.values()))
+                row = replace(row, label=trial.row.name, benchmarks=where, models=(trial.model,), tuning=trial.label)
+                rows[self.request.rows.index(trial.row)].append(row)
+        tuned = tuple(each for row, own in zip(self.request.rows, rows, strict=True) for each in own or [row])
+        return replace(self.request, rows=tuned, rules=rules)
 
 
 def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> list[Step]:
@@ -125,8 +151,8 @@ def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> lis
     steps = list[Step]()
     for tuning in tunings:
         planned, trials = plan_trials(request, tuning, found=found)
-        steps.append(Step(request=request, planned=planned, tuning=tuning, trials=tuple(trials)))
-        request = as_expected(request, tuning, trials, left=steps[-1].left)
+        steps.append(Step(request=request, planned=planned, tuning=tuning, trials=trials))
+        request = steps[-1].chosen()
     return [*steps, Step(request=request, planned=plan(request, found=found))]
 
 
@@ -225,9 +251,9 @@ def _as_number(text: str) -> float | str:
         return text
 
 
-def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, list[Trials]]:
+def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, tuple[Trials, ...]]:
     """The runs of every row with every value of its grids; a row without any of these fields has no trials. Raises UsageError: a
-    value that the field does not take; see also `harness.planning.plan.plan`."""
+    value that the field does not take, or none of a row's has a score; see also `harness.planning.plan.plan`."""
     compared = request.rows
     if any(map(is_rule, tuning.grids)):
         plain = [row for row in compared if row.method == RULES_BY and not row.options]
@@ -236,7 +262,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
     tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
     here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
-    planned = plan(here, **how)
+    planned = _without_lost(plan(here, **how))
     metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
     if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
         named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
@@ -247,49 +273,32 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, lis
     models = dict.fromkeys((backbone, decoder) for _, _, backbone, decoder in planned.keys)
     trials = []
     for row, grid in rows:
-        own = {values: number for number, (of, _, values) in enumerate(tried) if of is row}
+        own = {values: number for number, (of, _, values) in enumerate(tried) if of == row}
         for group, model in itertools.product([benchmarks] if tuning.on else [(name,) for name in benchmarks], models):
             runs = {
                 values: [key for name in group for key in planned.keys.get((number, name, *model), ())]
                 for values, number in own.items()
             }
             if any(runs.values()):  # none of a benchmark that is left out
-                trials.append(Trials(row=row, grid=grid, benchmarks=group, model=model, runs=runs))
-    return planned, trials
+                trials.append(Trials(row=row, grid=grid, benchmarks=group, model=model, runs=runs, label={}))
+    return planned, _labelled(trials, tuning, planned, request.results)
 
 
-def with_choices(step: Step) -> Request:
-    """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. The records of trials
-    get the choice as a label. Raises UsageError: no value of a row has a score."""
-    assert step.tuning is not None
-    store = RecordStore(step.request.results)
-    for trial, label in [(trial, _choice(trial, step.tuning, store)) for trial in step.trials]:
-        _write(trial, label, store)
-    return as_expected(step.request, step.tuning, step.trials, left=())
+def _labelled(trials: Iterable[Trials], tuning: Tuning, planned: Plan, results: Path) -> tuple[Trials, ...]:
+    """The trials, each with the choice of its row where all have ended. Raises UsageError: no value of one has a score."""
+    store, left = RecordStore(results), {job.run.key for job in planned.pending}
+    is_open = [any(key in left for keys in each.runs.values() for key in keys) for each in trials]
+    return tuple(
+        each._replace(label={"grid": dict(each.grid)} if still else _choice(each, tuning, store))
+        for each, still in zip(trials, is_open, strict=True)
+    )
 
 
-def as_expected(request: Request, tuning: Tuning, trials: Sequence[Trials], *, left: Collection[str]) -> Request:
-    """The request with the choice of each row whose trials have all ended. For other rows, the first value of their grids stands in, so
-    that the runs after the trials can be priced. ``left``: `Step.left`."""
-    everywhere, store = benchmarks_of(request), RecordStore(request.results)
-    tuned = {id(trial.row) for trial in trials}
-    rows = [row for row in request.rows if id(row) not in tuned]
-    rules = dict(request.rules)
-    compared = {id(row) for row in request.rows}
-    for trial in trials:
-        is_open = any(key in left for keys in trial.runs.values() for key in keys)
-        label = {"grid": dict(trial.grid)} if is_open else _choice(trial, tuning, store)
-        values = label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}
-        where = everywhere if tuning.on else trial.benchmarks
-        for name in dict.fromkeys((*where, *trial.benchmarks)):  # the trials of the next step run under them too
-            for_all = {option: value for option, value in values.items() if is_rule(option)}
-            if for_all:
-                rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
-        if id(trial.row) in compared:
-            chosen = _with(trial.row, trial.grid, tuple(values.values()))
-            rows.append(replace(chosen, label=trial.row.name, benchmarks=where, models=(trial.model,), tuning=label))
-    order = {row.name: number for number, row in enumerate(request.rows)}
-    return replace(request, rows=tuple(sorted(rows, key=lambda row: order[row.name])), rules=rules)
+def _without_lost(planned: Plan) -> Plan:
+    """The plan where a trial that failed for a reason in `LOST` is finished: that is its result, and it does not restart."""
+    lost = {key for key, code in planned.failed.items() if code in LOST}
+    failed = {key: code for key, code in planned.failed.items() if key not in lost}
+    return replace(planned, finished=planned.finished | lost, failed=failed)
 
 
 def label_finished(planned: Plan, store: RecordStore) -> None:
@@ -301,13 +310,6 @@ def label_finished(planned: Plan, store: RecordStore) -> None:
                 continue
             run = replace(record.run, tuning=job.run.tuning, label=job.run.label)
             store.write(replace(record, run=run), keep=SIDECARS)
-
-
-def without_lost(planned: Plan) -> Plan:
-    """The plan without trials that failed for a reason in `LOST`, which counts as their result, so that they do not restart."""
-    lost = {key for key, code in planned.failed.items() if code in LOST}
-    jobs = tuple(job for job in planned.jobs if job.run.key not in lost)
-    return replace(planned, jobs=jobs, failed={key: code for key, code in planned.failed.items() if key not in lost})
 
 
 def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> PlannedRow:
@@ -371,19 +373,20 @@ def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
     return float(value) in (min(numbers), max(numbers))
 
 
-def _write(trial: Trials, label: Mapping[str, Any], store: RecordStore) -> None:
-    """Labels on the trials' own records: the chosen ones are results, the others are not."""
-    for values, keys in trial.runs.items():
-        chosen = dict(zip(trial.grid, values, strict=True)) == label["chosen"]
-        tuning = label if chosen else {"grid": label["grid"]}
-        for key in keys:
-            record = store.find(key)
-            if record is None or record.code != "OK" or record.run.tuning == tuning:
-                continue
-            name = trial.row.name if chosen else record.run.label
-            run = replace(record.run, tuning=dict(tuning), label=name)
-            if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, label):
-                store.write(replace(record, run=run), keep=SIDECARS)
+def label_trials(step: Step) -> None:
+    """Write the choice to the trials' own records as their label: the chosen ones are results, the others are not."""
+    store = RecordStore(step.request.results)
+    for trial, values, key in [
+        (t, values, key) for t in step.trials for values, keys in t.runs.items() for key in keys
+    ]:
+        chosen = dict(zip(trial.grid, values, strict=True)) == trial.label["chosen"]
+        tuning = trial.label if chosen else {"grid": trial.label["grid"]}
+        record = store.find(key)
+        if record is None or record.code != "OK" or record.run.tuning == tuning:
+            continue
+        run = replace(record.run, tuning=dict(tuning), label=trial.row.name if chosen else record.run.label)
+        if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, trial.label):
+            store.write(replace(record, run=run), keep=SIDECARS)
 
 
 def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:

@@ -93,6 +93,8 @@ CUT_OPTIONS: dict[str, Any] = {
     "patch_embedding": "intended",
     "scaling": "lora",
     "rate_ratio": 1.0,
+    "alpha_weight_decay": 0.0,
+    "alpha_holdout": 0.5,
     "initialisation": "kaiming",
     "naslora.fused": True,
     "naslora.compiled": False,

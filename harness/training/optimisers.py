@@ -30,7 +30,7 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
         if twice := seen & group.named.keys():
             raise UsageError(f"{min(twice)} is in two parameter groups; each parameter has one optimiser")
         seen |= group.named.keys()
-        rate = group.lr_factor * (protocol.lr if group.lr is None else group.lr)
+        rate = protocol.lr if group.lr is None else group.lr
         parts: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in group.named.items():
             lr = rate if protocol.decoder_lr is None or name.startswith("encoder.") else protocol.decoder_lr

@@ -271,15 +271,12 @@ class Cell(nn.Module):
         # Copies take the update; without any statistics, fewer tensors than in the first pass would be saved.
         if recomputing():
             mean, variance = mean.clone(), variance.clone()
-        try:
-            return F.batch_norm(maps, mean, variance, weight, training=True, momentum=self.momentum, eps=EPSILON)
-        except ValueError as error:
-            if maps.numel() > maps.shape[1]:
-                raise
+        if maps.numel() == maps.shape[1]:
             raise MethodError(
                 "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no variance; use a "
                 "larger image_size, a training split that batch_size divides without a rest of one, or norm=none"
-            ) from error
+            )
+        return F.batch_norm(maps, mean, variance, weight, training=True, momentum=self.momentum, eps=EPSILON)
 
 
 def _convolve(maps: Tensor, kernels: Tensor, dilation: int, *, groups: int = 1) -> Tensor:

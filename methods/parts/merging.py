@@ -109,16 +109,14 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
 
     Args:
         matrix: M, (r, r).
-        offset: c, (r,), or None for zero.
+        offset: c, (r,), or None for zero, as for a layer without a bias.
     """
     down, up = adapter.down.double(), adapter.up.double()
     rows = adapter.reached
     weight = base.weight[rows].double() + adapter.scale * (up @ matrix.to(up) @ down)
     base.weight[rows] = weight.to(base.weight.dtype)
-    if offset is None or (base.bias is None and not offset.any()):
+    if offset is None or base.bias is None:
         return
-    if base.bias is None:
-        base.bias = nn.Parameter(base.weight.new_zeros(base.out_features), requires_grad=False)
     bias = base.bias[rows].double() + adapter.scale * (up @ offset.to(up))
     base.bias[rows] = bias.to(base.bias.dtype)
 
@@ -142,9 +140,6 @@ def fold_exactly(layers: Sequence[Layer]) -> MergeReport:
             core: Any = adapter.core
             if core is None:
                 add_update(layer.adapted.base, adapter, torch.eye(len(adapter.down)))
-            elif not hasattr(core, "linear_part"):
-                done.left[site] = f"{type(core).__name__} is not linear"
-                continue
             else:
                 linear = core.linear_part()
                 add_update(layer.adapted.base, adapter, linear)
@@ -200,6 +195,9 @@ def fit_cores(
         segmenter: passed in evaluation mode; the mode it was in is put back.
         layers: the adapted layers.
         calibration: batches (B, 3, H, W) of training images.
+
+    Raises:
+        MethodError: no image reaches a core.
     """
     adapters = {site: adapter for layer in layers for site, adapter in layer.adapters().items()}
     ranks = {site: len(adapter.down) for site, adapter in adapters.items()}
@@ -209,15 +207,14 @@ def fit_cores(
     with ExitStack() as watched:
         for site, core in cores.items():
             watched.callback(core.register_forward_hook(fits[site].watch).remove)
-        in_decoder = any(isinstance(layer.target, DecoderSite) for layer in layers)
-        passed, training = segmenter if in_decoder else segmenter.encoder, segmenter.training
+        training = segmenter.training
         segmenter.eval()
         for batch in calibration if cores else ():
-            passed(batch)  # type: ignore[operator]
+            segmenter.encoder(batch)  # type: ignore[operator]  # where all cores are
         segmenter.train(training)
-    if idle := [site for site, fit in fits.items() if calibration and not fit.gram.any()]:
+    if idle := [site for site, fit in fits.items() if not fit.gram.any()]:
         raise MethodError(
-            f"no token of the calibration images passes the core at {', '.join(idle[:3])}, so no map can be fitted to it"
+            f"no calibration image passes the core at {', '.join(idle[:3])}, so no map can be fitted: pass calibration=[batch, …]"
         )
     plain = {site: (torch.eye(rank), torch.zeros(rank)) for site, rank in ranks.items()}
     return plain | {site: fit.solve() for site, fit in fits.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -61,13 +61,6 @@ class Adaptable(Protocol):
     def decoder_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters of mask decoder and head that every method trains (no IoU head, no spare mask tokens)."""
         ...
-
-
-def as_adaptable(segmenter: nn.Module) -> Adaptable | None:
-    """The segmenter itself; None if it lacks what `Adaptable` names. `isinstance` cannot: since Python 3.12 it looks
-    at attributes without ``__getattr__``, by which a module finds its parts."""
-    known = hasattr(segmenter, "encoder") and callable(getattr(segmenter, "decoder_parameters", None))
-    return cast(Adaptable, segmenter) if known else None
 
 
 @runtime_checkable

@@ -12,7 +12,6 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from harness.archive.files import sealed
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.papers import Papers
@@ -57,12 +56,11 @@ UNFIT: list[
 ]
 
 
-@pytest.mark.parametrize("words", [[], ["--plan"]], ids=["run", "plan"])
 @pytest.mark.parametrize(("name", "change", "message"), UNFIT)
-def test_bad_checkpoint_is_one_line_and_nothing_starts(name, change, message, words, state, tmp_path, capsys):
+def test_bad_checkpoint_is_one_line_and_nothing_starts(name, change, message, state, tmp_path, capsys):
     _save(change(state), tmp_path / name)
     results = tmp_path / "runs"
-    assert main([*GRID, "--checkpoint", str(tmp_path / name), "--results", str(results), *words]) == 2
+    assert main([*GRID, "--checkpoint", str(tmp_path / name), "--results", str(results)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: checkpoint {tmp_path / name} ")
     assert message in line
@@ -126,34 +124,6 @@ def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: p
         assert "--results" in line
         assert main([*there, f"kvasir={first}"]) == 0
         capsys.readouterr()
-
-
-def test_records_from_before_the_fingerprint_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = _planned(tmp_path)
-    path = RecordStore(tmp_path).write(Record(run=run, key=run.key, code="OK"))
-    content = json.loads(path.read_text())
-    del content["run"]["data_fingerprint"]
-    path.write_bytes(sealed(content))
-    assert main([*GRID, "--results", str(tmp_path), "--plan"]) == 0
-    assert "1 run, 1 finished" in capsys.readouterr().out
-
-
-NEAR_MISSES = [
-    (["--datasets", "/data/tiles"], "tiles=/data/tiles"),
-    (["--datasets", "kvasir", "--set", "rank=6"], "lora.rank=6"),
-    (["--datasets", "kvasir", "--protocol", "standard", "--backbone", "vit_b", "--checkpoint", "."], ". is a folder"),
-    (["--datasets", "kvasir", "--protocol", "mini", "--checkpoint", "none", "--data", "a.txt"], "a.txt is a file"),
-]
-
-
-@pytest.mark.parametrize(("words", "said"), NEAR_MISSES, ids=[said for _, said in NEAR_MISSES])
-def test_a_near_miss_gets_the_right_word(words, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAM_PEFT_SETTINGS", "none")
-    (tmp_path / "a.txt").write_text("")
-    assert main(["--methods", "lora", "--plan", *words]) in (1, 2)
-    shown = capsys.readouterr()
-    assert said in shown.out + shown.err
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

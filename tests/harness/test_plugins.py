@@ -129,6 +129,11 @@ BROKEN = {
         "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
         "rank is not a field of its config_class: Options lacks @dataclass(frozen=True, kw_only=True)",
     ),
+    "no_default": (
+        "@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int\n"
+        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        "its config_class cannot be made of its defaults: TypeError",
+    ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
 }
 HEAD = (

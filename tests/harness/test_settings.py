@@ -60,20 +60,6 @@ def test_the_command_line_beats_what_is_set(data: Path, tmp_path: Path, capsys: 
     assert roots == {"kvasir": Path("/given"), "leaf": Path("/set")}
 
 
-@pytest.mark.parametrize("how", ["--data", "--datasets", "data = ", "[datasets]"])
-def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str) -> None:
-    words = ["--methods", "lora", "--datasets", "kvasir=/d" if how == "--datasets" else "kvasir"]
-    words += ["--data", "/d"] if how == "--data" else []
-    settings = {"data = ": 'data = "/d"', "[datasets]": '[datasets]\nkvasir = "/d"'}.get(how, "")
-    write(Path("harness.toml"), settings)
-    assert understand(parser().parse_args(words), load_settings())[0].protocol.name == "nas-lora"
-
-
-def test_plug_ins_reach_the_request() -> None:
-    words = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plugin", "mine.py"]
-    assert understand(parser().parse_args(words), load_settings())[0].plugins == (str(Path("mine.py").absolute()),)
-
-
 @pytest.mark.parametrize(
     ("text", "word"),
     [

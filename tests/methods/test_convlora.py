@@ -67,11 +67,6 @@ def test_experts_start_without_bias_as_released_and_with_the_same_weights() -> N
     torch.testing.assert_close(states["zero"], states["uniform"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard"])
-def test_cards_at_the_papers_scale_start_experts_without_bias(card: str) -> None:
-    assert configured(PlannedRow(method="convlora"), load_protocol(card)).config.expert_bias == "zero"
-
-
 def test_the_gate_that_is_switchs_is_named_so_and_found_under_its_older_name() -> None:
     assert ConvLoRAConfig(gate="intended") == ConvLoRAConfig(gate="switch")
     assert ConvLoRAConfig(gate="intended").gate == "switch"
@@ -113,6 +108,7 @@ def test_load_is_the_probability_of_winning_when_the_noise_is_sampled_anew() -> 
         expected[expert] = (noisy[:, :, expert] > others.max(1).values).float().mean(0).sum()
     # The sum of five shares, each of 20,000 samples, has an SD of at most 0.008.
     torch.testing.assert_close(expert_load(clean, logits_, spread), expected, atol=0.03, rtol=0)
+    assert expert_load(clean[:, :1], logits_[:, :1], spread[:, :1]).tolist() == [5.0]
 
 
 def test_squared_variation_is_variance_over_squared_mean() -> None:

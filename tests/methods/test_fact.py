@@ -10,6 +10,7 @@ from torch.func import functional_call
 from harness.contract.case import ContractCase
 from harness.methods.base import Method
 from harness.methods.fact import FacT, FacTConfig
+from harness.methods.parts.placement import BlockShape, MethodError
 from harness.models.segmenter import Segmenter
 
 SCALE = 0.5
@@ -74,6 +75,13 @@ def test_outputs_and_gradients_equal_the_equation_on_whole_weights(backbone: str
         assert copy.grad is not None
         scale = float(copy.grad.abs().max())
         torch.testing.assert_close(gradient, copy.grad, atol=1e-9 * scale, rtol=1e-9, msg=name)
+
+
+def test_an_mlp_that_is_not_of_square_weights_is_refused() -> None:
+    shape = BlockShape(dim=64, heads=2, mlp_dim=160)
+    assert FacTConfig(sites="qkv,proj").squares(shape) == 4
+    with pytest.raises(MethodError, match="leave mlp out"):
+        FacTConfig().squares(shape)
 
 
 def test_starts_as_the_released_layers_do() -> None:

@@ -7,16 +7,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig as PeftConfig
-from peft import get_peft_model, inject_adapter_in_model
-from peft.optimizers import create_loraplus_optimizer
+from peft import inject_adapter_in_model
 from torch import Tensor, nn
 
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
-from harness.protocols.card import Protocol
-from harness.training.optimisers import build_optimisers
 
 PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}
 
@@ -74,36 +71,6 @@ def test_rslora_divides_by_the_root_of_the_rank_as_peft_does() -> None:
         PeftConfig(r=9, lora_alpha=6, target_modules=["0"], use_rslora=True), nn.Sequential(nn.Linear(4, 4))
     ).get_submodule("0")
     assert {adapter.scale for adapter in method.adapters().values()} == {layer.scaling["default"]} == {2.0}
-
-
-@pytest.mark.parametrize("ratio", [1.0, 16.0])
-def test_lora_plus_steps_as_pefts_optimiser_does(ratio: float) -> None:
-    segmenter, method = _attached(LoRAConfig(rate_ratio=ratio, lr=1e-2))
-    reference: Any = get_peft_model(
-        build_segmenter("tiny", task="binary").encoder, PeftConfig(r=3, lora_alpha=32, target_modules=["qkv"])
-    )
-    segmenter, reference = segmenter.double(), reference.double()
-    pairs = _twins(reference.base_model.model, method)
-    with torch.no_grad():
-        for own, other in pairs:
-            other.copy_(own)
-    theirs = create_loraplus_optimizer(reference, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=ratio, weight_decay=0.0)
-    card = Protocol(name="x", optimizer="adamw", lr=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-6)
-    for group in theirs.param_groups:
-        group["eps"] = card.eps
-    ours = build_optimisers(method.parameter_groups(), card)["weights"]
-    images = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for _ in range(3):
-        for output, optimiser in ((segmenter.encoder(images), ours), (reference(images), theirs)):
-            optimiser.zero_grad()
-            output[:, 0].sum().backward()
-            optimiser.step()
-    for own, other in pairs:
-        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-9)
-    rates = {id(p): group["lr"] for group in ours.param_groups for p in group["params"]}
-    ups = {id(adapter.up) for adapter in method.adapters().values()}
-    assert {rates[key] for key in ups} == {1e-2 * ratio}
-    assert {rate for key, rate in rates.items() if key not in ups} == {1e-2}
 
 
 @pytest.mark.parametrize("slices", ["q", "v", "q,v", "k,v", "q,k,v"])

@@ -76,11 +76,11 @@ def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[st
 
 
 def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
-    segmenter, method = _attached(lr=2e-4, alpha_lr=3e-3, alpha_weight_decay=0.01)
+    segmenter, method = _attached(lr=2e-4, alpha_lr=3e-3)
     weights, architecture = method.parameter_groups()
     trained = {name for name, p in segmenter.named_parameters() if p.requires_grad}
     assert (weights.role, weights.lr, weights.weight_decay) == (WEIGHTS, 2e-4, None)
-    assert (architecture.role, architecture.lr, architecture.weight_decay) == (ARCHITECTURE, 3e-3, 0.01)
+    assert (architecture.role, architecture.lr, architecture.weight_decay) == (ARCHITECTURE, 3e-3, 0.0)
     assert weights.named.keys() | architecture.named.keys() == trained
     assert not weights.named.keys() & architecture.named.keys()
     assert len(architecture.named) == 4
@@ -91,6 +91,7 @@ def test_a_single_operation_leaves_nothing_to_search() -> None:
     _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0)
     assert [group.role for group in method.parameter_groups()] == [WEIGHTS]
     assert method.architecture() == {}
+    assert not method.decode()
 
 
 def test_architecture_names_every_cell_and_sums_to_one() -> None:
@@ -135,9 +136,9 @@ def test_channel_ratio_chooses_whole_channels() -> None:
         ({"alternate": "joint", "alpha_data": "shuffled"}, "use alternate=both"),
         ({"stagewise": False, "alpha_data": "shuffled"}, "stagewise=False"),
         ({"alpha_data": "val"}, "alpha_data='val'"),
-        ({"alpha_holdout": 1.0}, "alpha_holdout=1.0"),
         ({"operations": "conv"}, "'conv' is unknown"),
         ({"rank": 0}, "rank=0"),
+        ({"alpha_std": -1e-3}, "alpha_std=-0.001"),
     ],
 )
 def test_impossible_settings_are_refused_with_a_reason(options: dict[str, Any], message: str) -> None:

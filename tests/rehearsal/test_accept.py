@@ -173,8 +173,8 @@ TOKENS = 36
 """Of an image in tiny's padded windows at 64 px."""
 
 
-@pytest.mark.parametrize(("room", "ends"), [(8, "OK"), (2, "OOM")])
-def test_advice_after_too_large_a_batch_is_tried(room, ends, machine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("room", "ends"), [(8, "OK"), (1, "OOM")])
+def test_after_too_large_a_batch_a_small_one_runs(room, ends, machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_room_for_few(x: Tensor) -> Tensor:
         if x[..., 0].numel() > room * TOKENS:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -186,8 +186,8 @@ def test_advice_after_too_large_a_batch_is_tried(room, ends, machine, monkeypatc
     with pretended(), patch.object(torch.cuda, "get_device_properties", lambda _: properties):
         found, wrong = tried(accept.beyond_memory, machine)
     assert (found["images"], found["code"]) == (16, "OOM")
-    assert {*found["tried"].values()} == {ends}
-    assert [line.rpartition(" ")[2] for line in wrong] == [code for code in found["tried"].values() if code != "OK"]
+    assert "activation_checkpointing=true" in found["advice"]
+    assert [f"ends as {ends}: " in line for line in wrong] == ([] if ends == "OK" else [True])
 
 
 def test_a_machine_is_right_part_by_part_and_goes_on(tmp_path: Path, machine, monkeypatch: pytest.MonkeyPatch) -> None:

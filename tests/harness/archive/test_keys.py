@@ -84,7 +84,7 @@ YOUNG_QUIRKS = {"mask2former": "intended", "spare_tokens": "intended", "samadapt
 YOUNG_OPTIONS = {
     ("naslora", "order"): "alpha-first", ("naslora", "residual"): False, ("naslora", "norm"): "batch",
     ("convlora", "expert_bias"): "uniform",
-    ("samadapter", "patch_embedding"): "intended", ("lora", "scaling"): "lora", ("lora", "rate_ratio"): 1.0,
+    ("samadapter", "patch_embedding"): "intended", ("lora", "scaling"): "lora",
 }  # fmt: skip
 
 

@@ -158,9 +158,9 @@ class _MergesAnything(_Added):
 class _CountsItsCalls(_Added):
     calls = 0
 
-    def roles_at(self, *, epoch: int, step: int) -> tuple[Any, ...]:
+    def passes_at(self, *, epoch: int, step: int) -> tuple[Any, ...]:
         self.calls += 1
-        return ("weights",) if self.calls % 5 else ()
+        return (("weights",),) if self.calls % 5 else ()
 
 
 @dataclass(frozen=True, kw_only=True)

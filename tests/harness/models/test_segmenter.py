@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.methods.parts.sites import as_adaptable, block_sites
+from harness.methods.parts.sites import block_sites
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.sam_encoder import resize_positions
@@ -74,7 +74,6 @@ def test_gradients_equal_segment_anything() -> None:
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_forward_is_embed_blocks_finish(name: str, activation_checkpointing: bool) -> None:
     segmenter = build_segmenter(name, task="binary", activation_checkpointing=activation_checkpointing)
-    assert as_adaptable(segmenter) is segmenter
     encoder: Any = segmenter.encoder
     size = encoder.shape.image_size
     images = random_images(2, size)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.archive.older import same_data
 from harness.archive.schema import CONTENT
-from harness.datasets.base import Pair, Splits
+from harness.datasets.base import DatasetError, Pair, Splits
 from harness.planning.data import content_hashes, data_fingerprint
 from harness.protocols.keys import content_hash
 from harness.system import hashes
@@ -96,3 +96,5 @@ def test_a_folder_of_masks_is_known_by_its_files(tmp_path: Path) -> None:
     before = content_hashes([folder])[folder]
     (folder / "b.png").write_text("c")
     assert content_hashes([folder])[folder] != before
+    with pytest.raises(DatasetError, match="cannot be read"):
+        content_hashes([tmp_path / "gone.png"])

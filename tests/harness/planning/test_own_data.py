@@ -20,12 +20,9 @@ from harness.planning.understand import understand
 from harness.pricing import plan_text
 from harness.protocols.load import from_rules
 from harness.report.runs import command_of
-from harness.settings import Settings, load_settings
+from harness.settings import load_settings
 from harness.system.text import limited_to
-from tests.harness.planning.tiles import GROUP, planned_of, write_tiles
-from tests.values import REPOSITORY
-
-TILES = REPOSITORY.parent / "shared" / "data" / "massachusetts_roads_tiles"
+from tests.harness.planning.tiles import planned_of, write_tiles
 
 
 def test_name_classes_and_group_are_in_the_key(tmp_path: Path) -> None:
@@ -70,13 +67,6 @@ def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
     shown = plan_text(made, (), where=target_of())
     assert f"{images.train} → 3 / {limited_to(images.val, 1)} / {images.test}" in shown
     assert ("nothing trains on are tested too" in shown) is untrained
-
-
-def test_a_benchmark_of_the_harness_takes_its_folder_so_too(tmp_path: Path) -> None:
-    words = ["--methods", "lora", "--datasets", f"kvasir={tmp_path},leaf"]
-    request, _, _ = understand(run.parser().parse_args(words), Settings())
-    assert request.benchmarks == ("kvasir", "leaf")
-    assert request.dataset_roots == {"kvasir": tmp_path}
 
 
 def test_files_that_are_given_for_a_benchmark_are_not_generated_whatever_the_card(tmp_path: Path) -> None:
@@ -176,16 +166,3 @@ def test_inverted_masks_are_trained_on_where_the_user_says_what_they_are(tmp_pat
         assert job.run.rules["invert"] is (invert == "true")
         keys.add(job.run.key)
     assert len(keys) == 2
-
-
-@pytest.mark.skipif(not TILES.is_dir(), reason="needs the road tiles next to the repository")
-def test_foreign_tiles_are_split_by_their_images(tmp_path: Path) -> None:
-    (job,) = planned_of(tmp_path, "--datasets", f"tiles={TILES}", "--set", GROUP).jobs
-    assert isinstance(job, Job)
-    from harness.experiment.building import open_data
-
-    data = open_data(job.run, Path(job.dataset_root))
-    parts = [data.train, data.val, *data.tests.values()]
-    sides = [{pair.stem.rpartition("_")[0] for pair in part.pairs} for part in parts]
-    assert sum(len(part) for part in parts) == 70
-    assert len(set().union(*sides)) == sum(map(len, sides)) == 39

@@ -14,7 +14,6 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.dispatch.target import Target, target_of
-from harness.methods.lora import LoRAConfig
 from harness.models import attention_choice
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images, limited
@@ -116,13 +115,6 @@ def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least
     assert hours(slower) > 1.3 * hours(prices)
 
 
-@pytest.mark.parametrize(("method", "gib"), [("lora", 24.4), ("full", 42.3)])
-def test_memory_of_vit_h_is_within_a_tenth_of_what_was_counted(method: str, gib: float, tmp_path: Path) -> None:
-    made = planned(tmp_path, rows=(PlannedRow(method=method),), backbones=("vit_h",))
-    (run,) = price(made, tmp_path, where=ON_GPU)
-    assert run.peak_memory_bytes / 2**30 == pytest.approx(gib, rel=0.1)
-
-
 @pytest.mark.parametrize(
     ("words", "name"),
     [
@@ -143,15 +135,6 @@ def test_a_gpu_is_known_by_its_name_and_of_several_the_slowest_counts(words: lis
 
 def test_a_mig_slice_is_slower_than_its_gpu_by_its_share() -> None:
     assert gpu("gpu:a100_3g.20gb:1").flops == pytest.approx([3 / 7 * flops for flops in gpu("gpu:a100:1").flops])
-
-
-def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments(tmp_path) -> None:
-    rows = tuple(PlannedRow(method="lora", options={"rank": rank}) for rank in (4, 8))
-    made = planned(tmp_path, rows=rows)
-    four, eight = (run.peak_memory_bytes for run in price(made, tmp_path, where=ON_GPU))
-    shape = backbone_shape("vit_b")
-    more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
-    assert eight - four == 4 * 4 * more > 0
 
 
 def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, tmp_path: Path) -> None:

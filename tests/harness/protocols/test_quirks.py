@@ -18,8 +18,6 @@ from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
-from harness.planning.plan import configured
-from harness.planning.request import PlannedRow
 from harness.protocols.card import Quirks
 from harness.protocols.load import from_rules, load_protocol, resolve
 from harness.registry import BENCHMARKS
@@ -75,13 +73,6 @@ def test_spare_tokens_change() -> None:
         torch.testing.assert_close(kept.decode(embedding).masks, released(images).masks)
     with pytest.raises(ValueError, match="mask tokens 1-3"):
         sam_state_dict(released)
-
-
-@pytest.mark.parametrize("quirk", ["released", "intended"])
-def test_samadapter_embedding_changes(quirk: str) -> None:
-    rules = load_protocol("demo", {"quirks.samadapter_embedding": quirk})
-    config: Any = configured(PlannedRow(method="samadapter"), rules).config
-    assert config.patch_embedding == quirk
 
 
 def classes_in_an_image(*, mask_tokens: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +15,6 @@ from harness.models.catalog import backbone_shape
 from harness.planning.plan import Plan, plan
 from harness.planning.request import PlannedRow
 from harness.planning.understand import understand
-from harness.protocols.card import Protocol
 from harness.protocols.load import load_protocol
 from harness.registry import BENCHMARKS, load_plugin, method_config_class
 from harness.report.pages import finished_table, narrowed
@@ -71,30 +69,6 @@ def test_a_copied_file_is_a_study(tmp_path: Path) -> None:
         ):
             load_study(str(copy))
     assert load_study(str(REPOSITORY / "harness/studies/rank.yaml")) == load_study("rank")
-
-
-def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "cards").mkdir()
-    (tmp_path / "cards" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
-    (tmp_path / "mine.yaml").write_text("title: t\nprotocol: cards/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n")
-    (tmp_path / "quick.yaml").write_text((tmp_path / "mine.yaml").read_text())
-    with pytest.raises(UsageError, match="a protocol of this name"):
-        load_study(str(tmp_path / "quick.yaml"))
-    study = load_study(str(tmp_path / "mine.yaml"))
-    assert (study.protocol, study.card) == ("quick", str(tmp_path / "cards" / "quick.yaml"))
-    words = ["--study", str(tmp_path / "mine.yaml")]
-    assert understand(parser().parse_args(words), Settings())[0].protocol.name == "quick"
-
-
-def test_the_leaderboard_on_a_sam_is_the_same_grid_at_its_own_size() -> None:
-    def card(*words: str) -> Protocol:
-        return understand(parser().parse_args(["--study", "leaderboard-short", *words]), Settings())[0].protocol
-
-    own = card()
-    at_1024 = replace(own, image_size=1024, precision="bf16")
-    assert card("--backbone", "mobile_sam") == own
-    assert card("--backbone", "vit_b") == card("--backbone", "vit-b") == at_1024
-    assert card("--backbone", "vit_b", "--set", "image_size=512") == replace(at_1024, image_size=512)
 
 
 GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lora"]}

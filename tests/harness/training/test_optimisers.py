@@ -51,13 +51,6 @@ def test_each_role_has_its_own_optimiser_with_its_own_rate_and_decay() -> None:
     assert optimisers[WEIGHTS].param_groups[0]["eps"] == 1e-6
 
 
-@pytest.mark.parametrize(("own", "expected"), [(None, 4e-2), (1e-3, 4e-3)])
-def test_a_groups_factor_multiplies_its_rate(own: float | None, expected: float) -> None:
-    group = ParameterGroup(role=WEIGHTS, named=named(w=(2, 2)), lr=own, lr_factor=4.0)
-    (built,) = build_optimisers([group], RULES)[WEIGHTS].param_groups
-    assert built["base_lr"] == built["lr"] == pytest.approx(expected)
-
-
 def test_what_stands_on_the_encoder_may_have_a_rate_of_its_own() -> None:
     parameters = {"encoder.blocks.0.a": nn.Parameter(torch.ones(2, 2)), "decoder.w": nn.Parameter(torch.ones(2, 2))}
     rules = replace(RULES, decoder_lr=1e-4)

@@ -74,9 +74,10 @@ def test_windows_become_the_image_that_sam_cut_them_from(grid: tuple[int, int]) 
     torch.testing.assert_close(layout.to_windows(whole), windows)  # padding comes back as zeros
 
 
-def test_a_sequence_is_a_map_behind_its_prefix() -> None:
-    layout = TokenLayout(grid=TokenGrid(2, 3), window=0, prefix_tokens=1, kind="sequence")
-    tokens = torch.arange(2 * 7 * 4.0).reshape(2, 7, 4)
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_a_sequence_is_a_map_behind_its_prefix(prefix: int) -> None:
+    layout = TokenLayout(grid=TokenGrid(2, 3), window=0, prefix_tokens=prefix, kind="sequence")
+    tokens = torch.arange(2 * (6 + prefix) * 4.0).reshape(2, -1, 4)
     seen: list[tuple[int, ...]] = []
 
     def double(maps: torch.Tensor) -> torch.Tensor:
@@ -84,7 +85,7 @@ def test_a_sequence_is_a_map_behind_its_prefix() -> None:
         return 2 * maps
 
     torch.testing.assert_close(layout.on_map(tokens, double), 2 * tokens)
-    assert sorted(seen) == [(2, 4, 1, 1), (2, 4, 2, 3)]
+    assert sorted(seen) == [(2, 4, 1, 1)] * prefix + [(2, 4, 2, 3)]
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "tiny_timm"])
@@ -96,6 +97,9 @@ def test_every_site_is_found_and_replaced_in_both_families(backbone: str) -> Non
             block.replace(site, nn.Identity())
             assert isinstance(block.get(site), nn.Identity)
         assert isinstance(block.get("norm1"), nn.LayerNorm)
+        block.block.mlp = nn.Identity()
+        with pytest.raises(MethodError, match=f"block {block.index} of this backbone has no mlp_in"):
+            block.get("mlp_in")
     untouched = [block for index, block in enumerate(encoder.blocks) if index not in (0, 2)]
     sites = [block.get_submodule(name) for block in untouched for name in ("attn.qkv", "attn.proj")]
     assert not any(isinstance(site, nn.Identity) for site in sites)

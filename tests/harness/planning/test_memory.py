@@ -1,0 +1,98 @@
+"""The closed form of a training step's memory, against what was counted on a GPU's kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.archive.schema import Run
+from harness.methods.lora import LoRAConfig
+from harness.models.catalog import backbone_shape
+from harness.planning.memory import activation_bytes, configuration_of, parameters, training_bytes
+from tests.harness.report.sample import record
+
+
+def made(*, rules: dict[str, Any] | None = None, **changes: Any) -> Run:
+    size = {"image_size": 1024, "precision": "bf16", "batch_size": 4, "mask_tokens": 1}
+    return record(rules={**size, **(rules or {})}, **changes).run
+
+
+@pytest.mark.parametrize(("method", "gib", "in_all"), [("lora", 22.0, 24.4), ("full", 32.8, 42.3)])
+def test_activations_are_those_that_a_gpus_kernels_keep(method: str, gib: float, in_all: float) -> None:
+    """ViT-H at 1024 px, batch 4, bf16; less where they are recomputed, and where gradients stop early."""
+    shape, run = backbone_shape("vit_h"), made(method=method, config={}, backbone="vit_h")
+    kept = activation_bytes(run, shape)
+    assert kept / 2**30 == pytest.approx(gib, rel=0.03)
+    assert training_bytes(run) / 2**30 == pytest.approx(in_all, rel=0.03)
+    recomputed = made(method=method, config={}, backbone="vit_h", rules={"activation_checkpointing": True})
+    assert activation_bytes(recomputed, shape) < 0.2 * kept
+    frozen = made(method="decoder", config={}, backbone="vit_h")
+    assert activation_bytes(frozen, shape) < 0.06 * kept
+
+
+@pytest.mark.parametrize(
+    ("backbone", "rules", "kinds", "gib"),
+    [
+        ("vit_b", {}, {}, 5.5),
+        ("vit_b", {}, {"global": "math", "window": "math"}, 24.1),
+        ("vit_b", {"attention": "math"}, {}, 24.1),
+        ("vit_b", {"fused_attention": False}, {"global": "widened"}, 24.1),
+        ("vit_h", {}, {"window": "math"}, 28.1),
+    ],
+)
+def test_a_score_matrix_takes_the_memory_that_was_counted(backbone: str, rules: dict, kinds: dict, gib: float) -> None:
+    """Under LoRA at 1024 px, batch 4, bf16."""
+    run = made(backbone=backbone, rules=rules)
+    assert activation_bytes(run, backbone_shape(backbone), kinds) / 2**30 == pytest.approx(gib, rel=0.06)
+
+
+def test_activations_grow_with_the_batch_and_those_in_full_precision_are_larger() -> None:
+    shape = backbone_shape("vit_b")
+    one, four, full = (
+        activation_bytes(made(backbone="vit_b", rules=rules), shape)
+        for rules in ({"batch_size": 1}, {}, {"precision": "fp32"})
+    )
+    assert four == 4 * one
+    assert 1.3 * four < full < 2 * four
+
+
+def test_a_decoder_on_a_plain_vit_keeps_what_it_needs() -> None:
+    name, shape = "timm/vit_base_patch16_224", backbone_shape("timm/vit_base_patch16_224", 224)
+    linear, transformer, mask2former = (
+        activation_bytes(made(backbone=name, rules={"image_size": 224, "decoder": decoder}), shape)
+        for decoder in ("linear", "mask-transformer", "mask2former")
+    )
+    assert linear < transformer < mask2former
+
+
+def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments() -> None:
+    four, eight = (made(backbone="vit_b", config={"rank": rank}) for rank in (4, 8))
+    shape = backbone_shape("vit_b")
+    more = LoRAConfig(rank=8).encoder_parameters(shape) - LoRAConfig(rank=4).encoder_parameters(shape)
+    assert training_bytes(eight) - training_bytes(four) == 4 * 4 * more > 0
+    (encoder, trained, total), (wider, also, whole) = parameters(four), parameters(eight)
+    assert wider - encoder == also - trained == whole - total == more
+
+
+def test_a_method_that_is_unknown_here_is_priced_as_one_that_trains_through_all_blocks() -> None:
+    unknown = configuration_of(made(method="gone", config={"rank": 3}))
+    assert (unknown.gradient_from(backbone_shape("vit_b")), unknown.trains_backbone_weights) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "rules", "activations", "in_all"),
+    [
+        ("lora", "vit_b", {}, 5_920_669_696, 6_339_447_488),
+        ("decoder", "tiny", {"image_size": 128, "precision": "fp32", "batch_size": 1}, 1_802_240, 5_106_336),
+        ("full", "tiny", {"image_size": 128, "activation_checkpointing": True}, 5_278_080, 12_146_464),
+        ("full", "tiny_mobile_sam", {"image_size": 128}, 7_829_504, 12_899_376),
+        ("lora", "tiny_sam2", {"image_size": 128, "precision": "fp32"}, 15_337_472, 18_870_692),
+        ("lora", "tiny", {"image_size": 96, "attention": "bias"}, 3_443_328, 6_787_360),
+    ],
+)
+def test_the_closed_form_gives_the_bytes_that_it_gave(
+    method: str, backbone: str, rules: dict[str, Any], activations: float, in_all: float
+) -> None:
+    run = made(method=method, config={}, backbone=backbone, rules=rules)
+    assert (activation_bytes(run, backbone_shape(backbone)), training_bytes(run)) == (activations, in_all)
