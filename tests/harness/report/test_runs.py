@@ -37,7 +37,7 @@ def searched() -> Record:
         rules=as_rules(resolve(load_protocol("demo", {"epochs": 7}), "kvasir")), selected_epoch=4,
         architecture=[{"a": [0.5, 0.5], "b": [0.5, 0.5]}] * 3 + [{"a": [0.9, 0.1], "b": [0.7, 0.3]}],
         cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0, "wall_time_s": 12345.0,
-              "stage_training_s": 30.0, "stage_testing_s": 10.0},
+        "stage_training_s": 30.0, "stage_testing_s": 10.0},
         environment={"begun_by": "a b", "begun_on": "torch 2.1"},
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, s
         "1 start, begun by other code a b, begun on torch 2.1",
         "train/loss █▃▂▁ 1 to 0.25", "mean share 0.800 (0.700 to 0.900 over 2 sites)", "best test: s_measure 90.00",
         "0.25 s a pass (median), 30 s in updates, 12345 s of training in all, 2.00 GiB at most",
-        "40 s in its last start: training 75 %, testing 25 %",
+        "40 s in its last start: testing 25 %, training 75 %",
     ):  # fmt: skip
         assert said in words
     for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):
