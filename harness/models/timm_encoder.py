@@ -164,7 +164,8 @@ class TimmEncoder(BlockEncoder):
         super().__init__(shape, activation_checkpointing=activation_checkpointing)
         self.patch_embed = vit.patch_embed
         self.patch_embed.strict_img_size = False
-        self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
+        self.cls_token, self.reg_token = vit.cls_token, vit.reg_token
+        self.pos_embed: Any = vit.pos_embed
         self.norm_pre, self.norm = getattr(vit, "norm_pre", nn.Identity()), vit.norm
         self.blocks = nn.ModuleList(vit.blocks)
         self.rope: Any = vit.rope if isinstance(vit, Eva) else None
