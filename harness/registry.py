@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from harness import methods
+from harness.methods.parts.placement import MethodError
 from harness.system.errors import UsageError, did_you_mean, line_in
 
 SEGMENTED = {
@@ -261,13 +262,18 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
     """The configuration of a method from field values; strings become the fields' types.
 
     Raises:
-        UsageError: unknown method or field, or wrong type.
+        UsageError: unknown method or field, wrong type, or a plug-in's configuration that fails.
         MethodError: a value that the method refuses.
     """
     from harness.check import from_mapping
 
     name = METHODS.resolve(name)
-    return from_mapping(method_config_class(name), values, where=f"method {name}")
+    try:
+        return from_mapping(method_config_class(name), values, where=f"method {name}")
+    except (UsageError, MethodError):
+        raise
+    except Exception as error:
+        raise UsageError(f"method {name}: its configuration fails: {type(error).__name__}: {error}") from error
 
 
 def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:

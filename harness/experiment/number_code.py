@@ -1,7 +1,10 @@
-"""Fingerprints of the code that makes numbers: hashes of the content of its files, whatever their names."""
+"""Fingerprints of the code that makes numbers: hashes of its files' syntax, whatever their names, comments and layout. Another version of
+Python may change them."""
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import sys
 from collections.abc import Iterable
@@ -61,5 +64,10 @@ def _sources(kind: type, shared: str) -> set[Path]:
 
 
 def _digest(files: Iterable[Path]) -> str:
-    contents = sorted(file.read_bytes() for file in files)
-    return hashlib.sha256(b"\n\n".join(contents)).hexdigest()[:12]
+    trees = sorted(_syntax(file, file.stat().st_mtime_ns) for file in files)
+    return hashlib.sha256("\n\n".join(trees).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _syntax(file: Path, changed: int) -> str:
+    return ast.dump(ast.parse(file.read_text(encoding="utf-8")))

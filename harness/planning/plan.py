@@ -217,7 +217,7 @@ def _unfit(
     rows: Sequence[ConfiguredRow], backbones: Iterable[str], request: Request, report: Callable[[str], None]
 ) -> tuple[set[tuple[int, str]], list[str]]:
     """The rows, by number, whose placement does not fit a backbone, where the request leaves these out, and a line for each: found while
-    planning, not on a worker. Raises MethodError: where it does not, or where no row fits."""
+    planning, not on a worker. Raises MethodError: where it does not, or where no row fits; UsageError: a plug-in's closed form fails."""
     unfit, lines = set[tuple[int, str]](), dict[str, None]()
     pairs = list(itertools.product(enumerate(rows), backbones))
     for (number, row), backbone in pairs:
@@ -229,6 +229,11 @@ def _unfit(
             if not request.leave_out_unfit or len(unfit) == len(pairs):
                 raise
             lines[f"{row.label} is left out on {backbone}: {error}"] = None
+        except UsageError:
+            raise
+        except Exception as error:  # a plug-in may raise anything
+            failed = f"{type(error).__name__}: {error}"
+            raise UsageError(f"method {row.method}: its encoder_parameters fails: {failed}") from error
     return unfit, list(lines)
 
 
