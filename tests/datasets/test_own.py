@@ -26,9 +26,10 @@ PALETTE = [0, 0, 0, 128, 0, 0, *[0] * (3 * 253), 224, 224, 192]
 Draw = Callable[[Path], None]
 
 
-def photograph(path: Path, seed: int = 0) -> None:
+def photograph(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(path)
+    return path
 
 
 def mask(path: Path, values: np.ndarray | None = None, palette: Sequence[int] = ()) -> None:
@@ -54,10 +55,11 @@ def write(
     drawn: str = "masks/{}_mask.png",
     stems: Iterable[str] = STEMS,
     draw: Draw = mask,
-) -> None:
+) -> Path:
     for number, stem in enumerate(stems):
         photograph(root / image.format(stem), number)
         draw(root / drawn.format(stem))
+    return root
 
 
 def write_csv(root: Path, header: str, row: str, **files: Sequence[str]) -> None:
@@ -188,9 +190,9 @@ def test_nnunets_foreground_is_the_object_where_its_labels_ignore_nothing(tmp_pa
 @pytest.mark.parametrize(
     "lay",
     [
-        lambda root: [write(root / split, stems=stems) for split, stems in SPLITS],  # type: ignore[func-returns-value]
-        lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png", stems) for s, stems in SPLITS],  # type: ignore[func-returns-value]
-        lambda root: [write(root / split, "{}.jpg", "{}_mask.png", stems) for split, stems in SPLITS],  # type: ignore[func-returns-value]
+        lambda root: [write(root / split, stems=stems) for split, stems in SPLITS],
+        lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png", stems) for s, stems in SPLITS],
+        lambda root: [write(root / split, "{}.jpg", "{}_mask.png", stems) for split, stems in SPLITS],
         lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", **dict(SPLITS)),
         lambda root: write_csv(
             root, "", "a/{0}.jpg,b/{0}.png", **{f"{s}ing" if s != "val" else "valid": x for s, x in SPLITS}
@@ -227,10 +229,10 @@ def test_lists_split_a_folder(tmp_path: Path, names: tuple[str, ...], folder: st
     ("lay", "rule"),
     [
         (lambda root: write(root / "train"), "carved (seed 0, 2 test and 2 val"),
-        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "val"], "given test; val carved (seed 0"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "val"], "given test; val carved (seed 0"),
+        (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),
+        (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),
+        (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),
         (lambda root: write_column(root, "set", train="A", val="B", test="A"), "carved"),
     ],
 )
@@ -243,11 +245,11 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
     assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
 
 
-def _lay(root: Path, name: str, text: str, encoding: str = "utf-8") -> None:
+def _lay(root: Path, name: str, text: str, encoding: str = "utf-8") -> int:
     """Folders of images and masks, and a file."""
     write(root)
     (root / name).parent.mkdir(exist_ok=True)
-    (root / name).write_bytes(text.encode(encoding))
+    return (root / name).write_bytes(text.encode(encoding))
 
 
 def _table(root: Path, name: str, separator: str = ",", encoding: str = "utf-8") -> None:
@@ -312,19 +314,22 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "splits.json is named as a split": lambda root: _lay(root, "splits.json", "{}"),
     "split.yaml is named as a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
     "fold0.txt is named as a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
-    "test is named as a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],  # type: ignore[func-returns-value]
+    "test is named as a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],
     "images/test is named as a split": _unlabelled,
-    "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],  # type: ignore[func-returns-value]
-    "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],  # type: ignore[func-returns-value]
-    "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],  # type: ignore[func-returns-value]
-    "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],  # type: ignore[func-returns-value]
-    "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],  # type: ignore[func-returns-value]
-    "lists.txt is named as a split": lambda root: [write(root / s, stems=x) for s, x in SPLITS] and (root / "test_lists.txt").touch(),  # type: ignore[func-returns-value]
+    "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],
+    "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],
+    "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],
+    "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],
+    "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],
+    "lists.txt is named as a split": lambda root: (
+        [write(root / s, stems=x) for s, x in SPLITS],
+        (root / "test_lists.txt").write_text(""),
+    ),
     "in its column split than in its column fold": lambda root: write_column(
         root, "split,fold", train="train,train", val="val,test", test="test,test"
     ),
     "'A' in its column split, which is not a split": lambda root: write_column(root, train="A", val="B", test="C"),
-    "pairs.csv is not a readable list": lambda root: [write(root, "a/{}.jpg", "b/{}.png"), (root / "pairs.csv").write_bytes(b"\xe4,b")],  # type: ignore[func-returns-value]
+    "pairs.csv is not a readable list": lambda root: [write(root, "a/{}.jpg", "b/{}.png"), (root / "pairs.csv").write_bytes(b"\xe4,b")],
     "pairs.csv names images and masks": lambda root: write_csv(root, "", "x/{0}.jpg,y/{0}.png", pairs=STEMS),
 }  # fmt: skip
 """Word of the message -> a folder with something that looks like a split and cannot be used. The last two are no folders of classes."""
@@ -465,17 +470,17 @@ def _pages(root: Path) -> None:
     [
         (lambda root: None, "give a folder with images/ with masks/"),
         (lambda root: write(root, "images/{}.jpg", "masks/odd.png"), "no names pair"),
-        (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),  # type: ignore[func-returns-value]
-        (lambda root: [write(root), write(root / "train")], "and also"),  # type: ignore[func-returns-value]
-        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),  # type: ignore[func-returns-value]
+        (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),
+        (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),
+        (lambda root: [write(root), write(root / "train")], "and also"),
+        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:])), "and in test; take it out"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/x.png")), "missing"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/{0}.png")), "and in test; take it out"),
         (lambda root: _csv_with(root, _rows(STEMS, "a/{0}.jpg,b/site0_r0c0.png")), "is the mask of"),
         (lambda root: _csv_with(root, "a/gone.jpg,b/gone.png"), "missing"),
         (lambda root: _csv_with(root, _rows(STEMS) + "\na/x.jpg,"), "without image or label"),
-        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "missing"),  # type: ignore[func-returns-value]
+        (lambda root: (write(root), (root / "train.csv").write_text("filename,m\ni0.jpg,i0.png\n")), "missing"),
         (lambda root: write_column(root, val="later"), "'later' in its column split"),
         (lambda root: write_csv(root, "image,label", "a/{0}.jpg,b/{0}.png", one=STEMS[:9], two=STEMS[9:]), "call lists"),
         (

@@ -359,7 +359,7 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
     ],
 )
 def test_what_cannot_be_written_is_one_line(results, tmp_path, capsys, method, arguments, message):
-    sites = {"sites": "qkv,decoder"} if "decoder" in method else {}
+    sites: dict[str, Any] = {"sites": "qkv,decoder"} if "decoder" in method else {}
     run = finished(results, method.partition("[")[0], **sites)
     assert export.main(["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()

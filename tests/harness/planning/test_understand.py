@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_weights_and_images_of_a_finished_run_are_those_given_or_those_of_the_se
     )
     with pytest.raises(UsageError, match="started from random weights"):
         checkpoint_of(random, settings, given=Path("published"))
-    of = {"given": None, "results": tmp_path}
+    of: dict[str, Any] = {"given": None, "results": tmp_path}
     assert data_folder(run, settings, given=Path("mine"), results=tmp_path) == Path("mine")
     assert (data_folder(run, settings, **of), data_folder(run, None, **of)) == (Path("k"), None)
     assert data_folder(replace(run, benchmark="leaf"), settings, **of) == Path("all")
