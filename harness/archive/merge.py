@@ -89,8 +89,8 @@ FileOutcome = str
 
 
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
-    """Copy the records and cost records below ``source`` that are absent below ``destination``. A success also replaces a failure.
-    Nothing else is changed.
+    """Copy the records and cost records below ``source`` that are absent below ``destination``. A success also replaces a failure, and
+    a record replaces one of the same result that holds less about its tuning. Nothing else is changed.
 
     Returns:
         How many were copied; how many are there with the same result; and a line for each that was left out. Left out are
@@ -117,8 +117,10 @@ def _merge_record(path: Path, ours: RecordStore) -> FileOutcome:
         return f"not copied: {printable_line(str(path))}: {error}"
     if standing is not None:
         data = (record.run.data_fingerprint, standing.run.data_fingerprint)
-        if record.code != "OK" or standing.code == "OK":
-            if record.code != "OK" or (record.scores == standing.scores and data[0] == data[1]):
+        same_result = record.scores == standing.scores and data[0] == data[1]
+        knows_more = same_result and _tuning(record) > _tuning(standing)  # how its options were chosen
+        if not knows_more and (record.code != "OK" or standing.code == "OK"):
+            if same_result or record.code != "OK":
                 return "same"
             return f"conflict: {record.key} has other scores or other data in {path} and below {ours.root}"
     _copy(path, ours.path(record.key), record)
@@ -139,6 +141,10 @@ def _merge_cost(path: Path, target: Path) -> FileOutcome:
         )
     write_atomically(target, path.read_bytes())
     return "copied"
+
+
+def _tuning(record: Record) -> tuple[int, int]:
+    return len(record.run.tuning), record.run.trial_runs
 
 
 def _copy(path: Path, target: Path, record: Record) -> None:
