@@ -82,7 +82,9 @@ def without_room(x: Tensor) -> Tensor:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_run_that_finds_no_room_names_settings_that_take_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_finds_no_room_names_settings_that_take_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planted(monkeypatch, without_room)
     record = rehearse(small_job(tmp_path, "lora")).record
     assert record.code == "OOM"
