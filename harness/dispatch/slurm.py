@@ -6,6 +6,7 @@ lease. So a submitter may die at any point, and two may submit at once: that cos
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from harness.dispatch.sweeps import (
 from harness.dispatch.target import ClusterProfile, Shape, minutes
 from harness.planning.request import Job
 from harness.system.errors import UsageError, writing_to
+from harness.system.files import own_folder
 from harness.system.text import counted
 
 POLL_S = 2.0
@@ -120,7 +123,10 @@ class Slurm:
 
 def user_name() -> str:
     """The user that this process runs as, by SLURM's name."""
-    return pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may have no entry for its user
+        return str(os.geteuid())
 
 
 class SlurmExecutor:
@@ -141,7 +147,7 @@ class SlurmExecutor:
         refuses."""
         self._keys = [job.run.key for job in jobs]
         shapes = {job.run.key: self.profile.shape(job.run.backbone) for job in jobs}  # before anything is written
-        with writing_to(f"{self.results}", then=AGAIN):
+        with writing_to(f"{self.results}", then=AGAIN), self._alone():
             elsewhere = self._elsewhere({*shapes})
             jobs = [job for job in jobs if job.run.key not in elsewhere]
             if not jobs:
@@ -200,14 +206,15 @@ class SlurmExecutor:
     def cancel(self) -> list[str]:
         """Cancel the queued and running tasks of this user's sweeps of the same request; returns their names."""
         cancelled: list[str] = []
-        own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.request, user_name())]
-        queue = self._queue(own)
-        for sweep in own:
-            tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]
-            if active := [task.job for task in tasks if task and task.active]:
-                self.slurm.cancel(sorted({job.partition("_")[0] for job in active}))
-                replace(sweep, ended=CANCELLED).save()
-                cancelled += dict.fromkeys(active)
+        with self._alone():
+            own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.request, user_name())]
+            queue = self._queue(own)
+            for sweep in own:
+                tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]
+                if active := [task.job for task in tasks if task and task.active]:
+                    self.slurm.cancel(sorted({job.partition("_")[0] for job in active}))
+                    replace(sweep, ended=CANCELLED).save()
+                    cancelled += dict.fromkeys(active)
         return cancelled
 
     def _sweeps(self) -> list[Sweep]:
@@ -244,9 +251,11 @@ class SlurmExecutor:
         script.write_text(sbatch_script(sweep, number, self.profile, shape), encoding="utf-8")
         command = ["sbatch", "--parsable", str(script)]
         # Inside a job, sbatch would inherit that job's limits from the environment.
-        theirs = ("SLURM_", "SBATCH_")
+        kept = {"SLURM_CONF", *(f"SBATCH_{name.upper()}" for name in LEFT_TO_THE_SHELL if not getattr(shape, name))}
         environment = {
-            name: os.environ[name] for name in os.environ if name == "SLURM_CONF" or not name.startswith(theirs)
+            name: value
+            for name, value in os.environ.items()
+            if name in kept or not name.startswith(("SLURM_", "SBATCH_"))
         }
         deadline, impatient = time.monotonic() + self.profile.patience_seconds, Slurm(patience_s=0.0)
         while True:
@@ -258,6 +267,24 @@ class SlurmExecutor:
                 time.sleep(POLL_S)
                 if known := list(self.slurm.queue([sweep.names[number]]).values()):
                     return known[0].job.partition("_")[0]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One submitter at a time, where the file system has locks; two at once would only submit too much."""
+        path = own_folder(self.results / "sweeps") / ".lock"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664), "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("waiting for another submission", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                pass
+            yield
+
+
+LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
+"""Users of some clusters export these as SBATCH_*; that holds where the profile leaves them empty."""
 
 
 def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:

@@ -244,7 +244,7 @@ def test_a_warning_that_comes_before_the_worker_listens_is_a_requeue_too(cluster
     ("override", "said"),
     [
         ("cluster.partition=nowhere", "sinfo"),
-        ("cluster.time=30-00:00:00", "--set cluster.time"),
+        ("cluster.time=30-00:00:00", "--set cluster."),
         ("cluster.mem=4000G", "--set cluster."),
         ("cluster.gres=gpu:9", "--set cluster."),
     ],

@@ -210,13 +210,18 @@ def test_a_job_script_settles_its_step_and_requests_a_requeue(
         assert not marker.exists()
 
 
-def test_limits_of_the_job_that_submits_do_not_reach_another(tmp_path, idle_cluster, monkeypatch):
-    for name in ("SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
+@pytest.mark.parametrize(
+    ("profile", "reaches"), [({}, {"SLURM_CONF", "SBATCH_ACCOUNT"}), ({"account": "a"}, {"SLURM_CONF"})]
+)
+def test_sbatch_variables_of_the_shell_hold_only_where_the_profile_leaves_them_empty(
+    tmp_path, idle_cluster, monkeypatch, profile, reaches
+):
+    for name in ("SBATCH_ACCOUNT", "SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SLURM_MEM_PER_NODE", "SLURM_CONF"):
         monkeypatch.setenv(name, "mine")
     idle_cluster("sbatch", f"env > {tmp_path}/environment; echo 5")
-    slurm(tmp_path).submit([make_job(tmp_path)])
+    slurm(tmp_path, **profile).submit([make_job(tmp_path)])
     seen = (tmp_path / "environment").read_text().splitlines()
-    assert [line for line in seen if line.startswith(("SBATCH_", "SLURM_"))] == ["SLURM_CONF=mine"]
+    assert {line.partition("=")[0] for line in seen if line.startswith(("SBATCH_", "SLURM_"))} == reaches
 
 
 def test_waiting_ends_when_the_cluster_has_no_more_of_the_runs(tmp_path, idle_cluster, monkeypatch):
