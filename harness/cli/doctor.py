@@ -118,7 +118,7 @@ def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
         machine = Machine(
             device=require_gpu(),
             backbones=[resolve_backbone(arguments.backbone)] if arguments.backbone else ["vit_b", "vit_h"],
-            methods=[*names, *TUNERS] if arguments.methods == "all" else names,
+            methods=[*names, *TUNERS] if arguments.accept and arguments.methods == "all" else names,
             data=arguments.data,
             results=Path(folder),
             shared=out.with_suffix(".runs"),
