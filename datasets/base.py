@@ -77,6 +77,10 @@ class Splits:
     lists: Mapping[Path, str] = field(default_factory=dict)  # of pairs and of splits that were read -> how, in words
     generated: bool = False  # the images are generated
 
+    def __post_init__(self) -> None:
+        if taken := {"train", "val"} & self.test.keys():
+            raise DatasetError(f"a test split cannot be called {min(taken)}; give it another name")
+
     @property
     def parts(self) -> dict[str, tuple[Pair, ...]]:
         """The pairs by the name of their split."""

@@ -150,7 +150,8 @@ def accept(machine: Machine, out: Path, *, every_part: bool = True) -> Iterator[
         "code": code_digest(contents_of_command()),
         "asked": [[*machine.backbones], [*machine.methods], str(machine.data or "")],
     }
-    held, parts = dict[str, Any](), dict([*ACCEPTANCE_PARTS.items()][: None if every_part else 1])
+    held = dict[str, Any]()
+    parts = {number: part for number, part in ACCEPTANCE_PARTS.items() if every_part or number == "1"}
     with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(out.read_text(encoding="utf-8"))
         if {name: content[name] for name in identity} == identity:

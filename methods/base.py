@@ -192,11 +192,13 @@ class Method(ABC):
         """Freeze the segmenter, insert the method's modules, and mark what trains: those, and mask decoder and head.
 
         Args:
-            segmenter: an `Adaptable`; a method attaches once.
+            segmenter: an `Adaptable`.
 
         Raises:
-            MethodError: the placement does not fit the backbone.
+            MethodError: the placement does not fit the backbone, or the method is attached already.
         """
+        if hasattr(self, "segmenter"):
+            raise MethodError(f"{self.name} is attached already; construct a new one for another segmenter")
         adaptable = cast(Adaptable, segmenter)
         segmenter.requires_grad_(False)
         before = {id(buffer) for buffer in segmenter.buffers()}

@@ -91,6 +91,8 @@ def _opened(path: Path) -> Image.Image:
             return _tiff(path)
         reason = "it is empty" if not start else f"no {', '.join(FORMATS)}"
         raise DatasetError(f"{path} is unreadable ({reason}); restore it from the archive") from error
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"{path} is refused ({error}); scale it down") from error
     except Exception as error:
         raise _unreadable(path, error) from error
     _bound(path, *image.size)

@@ -63,7 +63,10 @@ def parser() -> CommandParser:
         "--cluster", metavar="NAME", help="with --accept: also send two runs through the queue of this cluster"
     )
     p.add_argument(
-        "--out", type=Path, metavar="FILE", help="with --device: the file for the results, as JSON (default: gpu.json)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="with --device: the file for the results, as JSON (default: gpu.json with --accept, gpu-step.json without)",
     )
     add_plugins(p)
     p.add_argument("--json", action="store_true", help="print a list of objects, one per method")
@@ -109,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
-    out = arguments.out or Path("gpu.json")
+    out = arguments.out or Path("gpu.json" if arguments.accept else "gpu-step.json")  # a step must not replace hours
     with stages() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
         report("loading torch")
         from harness.accept import Machine, accept, benchmark_below

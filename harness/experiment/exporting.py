@@ -29,6 +29,7 @@ from harness.models.sam2 import is_memory
 from harness.models.segmenter import SAMSegmenter, Segmenter
 from harness.planning.data import benchmark_of
 from harness.protocols.load import from_rules
+from harness.registry import METHODS
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import new_folder, replace_atomically, write_atomically
 from harness.training.feeding import normalise
@@ -209,6 +210,9 @@ def code_to_load(run: Run, form: Form, out: str) -> str:
     if form == "adapter":
         start = ', checkpoint="FILE"' if run.checkpoint else ""
         lines = ["from harness.experiment.trained import load_adapter  # pip install sam-peft-harness", ""]
+        if not METHODS.is_fixed(run.method):
+            lines[1:1] = ["from pathlib import Path", "from harness.registry import load_plugin"]
+            lines.append('load_plugin(Path("FILE.py"))')
         return "\n".join([*lines, f"segmenter, method = load_adapter({out!r}{start})"])
     if form == "onnx":
         return (

@@ -130,10 +130,9 @@ class Step:
             values = trial.label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}
             where = everywhere if self.tuning and self.tuning.on else trial.benchmarks
             for_all = {option: value for option, value in values.items() if is_rule(option)}
-            for name in (
-                {*where, *trial.benchmarks} if for_all else ()
-            ):  # the trials of the next step run under them too
-                rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
+            if for_all:  # the trials of the next step run under them too
+                for name in dict.fromkeys((*where, *trial.benchmarks)):
+                    rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
             if trial.row in self.request.rows:
                 row = _with(trial.row, trial.grid, tuple(values.values()))
                 row = replace(row, label=trial.row.name, benchmarks=where, models=(trial.model,), tuning=trial.label)

@@ -109,14 +109,16 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
 
     Args:
         matrix: M, (r, r).
-        offset: c, (r,), or None for zero, as for a layer without a bias.
+        offset: c, (r,), or None for zero. A layer without a bias gets one.
     """
     down, up = adapter.down.double(), adapter.up.double()
     rows = adapter.reached
     weight = base.weight[rows].double() + adapter.scale * (up @ matrix.to(up) @ down)
     base.weight[rows] = weight.to(base.weight.dtype)
-    if offset is None or base.bias is None:
+    if offset is None or (base.bias is None and not offset.any()):
         return
+    if base.bias is None:
+        base.bias = nn.Parameter(base.weight.new_zeros(base.out_features), requires_grad=False)
     bias = base.bias[rows].double() + adapter.scale * (up @ offset.to(up))
     base.bias[rows] = bias.to(base.bias.dtype)
 

@@ -326,3 +326,9 @@ def test_isic_lesions_are_never_on_two_sides(make: MakeBenchmark, seed: int) -> 
         stems = {pair.stem.removeprefix("ISIC_") for pair in part}
         assert all((first in stems) is (second in stems) for first, second in SAME_LESION.items())
     assert len(test["test"]) == 4
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_test_split_that_would_stand_in_for_another_is_refused(name: str) -> None:
+    with pytest.raises(DatasetError, match=f"cannot be called {name}"):
+        Splits(train=(), val=(), test={name: ()}, layout="l", rule="r")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.parts.lowrank import AdaptedLinear, LowRank
+from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
 
@@ -123,3 +124,10 @@ def test_down_projection_starts_within_the_bound_of_kaiming_uniform() -> None:
     bound = 64**-0.5
     assert down.abs().max() <= bound
     assert down.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_a_method_attaches_once() -> None:
+    segmenter, method = _attached(LoRAConfig())
+    with pytest.raises(MethodError, match="attached already"):
+        method.attach(build_segmenter("tiny", task="binary"))
+    assert method.segmenter is segmenter

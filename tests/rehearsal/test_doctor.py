@@ -45,10 +45,12 @@ def test_options_that_do_not_fit_are_refused(given: list[str], word: str, says: 
 
 @pytest.mark.parametrize("methods", ["zeroshot,convlora", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("few_images")
-def test_all_is_right_on_the_pretended_gpu(methods: str, tmp_path: Path) -> None:
+def test_all_is_right_on_the_pretended_gpu(methods: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pretended():
-        assert doctor.main([*ON_A_TINY_MODEL, "--methods", methods, "--out", str(tmp_path / "gpu.json")]) == 0
-    (part,) = json.loads((tmp_path / "gpu.json").read_text())["parts"].values()
+        assert doctor.main([*ON_A_TINY_MODEL, "--methods", methods]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-step.json"]  # gpu.json is that of --accept
+    (part,) = json.loads((tmp_path / "gpu-step.json").read_text())["parts"].values()
     found = part["found"]
     assert found["failures"] == []
     assert {step["where"] for step in found["steps"]} == {"fp32", "bf16", "fp16"}

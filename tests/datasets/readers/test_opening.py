@@ -232,3 +232,10 @@ def test_an_image_is_turned_whatever_else_its_exif_block_holds(tmp_path: Path) -
     assert read_image(tmp_path / "a.jpg").shape == (6, 4, 3)
     Image.new("RGB", (6, 4)).save(tmp_path / "b.jpg", exif=b"Exif\0\0XX*\0" + bytes(8))
     assert read_image(tmp_path / "b.jpg").shape == (4, 6, 3)
+
+
+def test_a_file_with_too_many_pixels_is_to_be_scaled_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "slide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DatasetError, match=r"is refused .*; scale it down"):
+        open_image(tmp_path / "slide.png")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from harness.methods.base import Method
 from harness.methods.lora import LowRankMethod
-from harness.methods.parts.merging import LeastSquares
+from harness.methods.parts.lowrank import LowRank
+from harness.methods.parts.merging import LeastSquares, add_update
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
@@ -223,3 +224,19 @@ def test_a_window_padded_before_its_norm_is_folded_only_where_the_cell_sees_its_
     report = _merge(method, "exact")
     assert len(report.left) == left
     assert report.relative_deviation < 1e-5
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_update_with_an_offset_is_whole_in_a_layer_without_a_bias_too(bias: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    base = nn.Linear(5, 4, bias=bias)
+    adapter = LowRank(down=drawn(2, 5), up=drawn(4, 2), scale=0.5)
+    matrix, offset, tokens = drawn(2, 2), drawn(2), drawn(6, 5)
+    with torch.no_grad():
+        expected = base(tokens) + 0.5 * (tokens @ adapter.down.T @ matrix.T + offset) @ adapter.up.T
+        add_update(base, adapter, matrix, offset)
+        torch.testing.assert_close(base(tokens), expected)
