@@ -129,23 +129,29 @@ def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
     assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1, 1]
 
 
+IMPORT_SECONDS = 1.2
+"""Processor time of ``import torch``, half more than where the bounds below were set (0.8). A host that gives its machines to others took
+5 to 14 seconds for it, and as many times longer for a plan."""
+
+
 def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cluster, tmp_path):
     profile = write_profile(tmp_path, extra={"hold": True})
     grid = ["--protocol", "demo", "--methods", "lora,naslora", "--datasets", "all", "--seeds", "56"]
     grid += ["--results", str(tmp_path / "runs")]
     for name in SEGMENTED:
         sample_writer(tmp_path / "runs")(name)
+    slow = max(1.0, timed(sys.executable, "-c", "import torch").seconds / IMPORT_SECONDS)
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
-    assert planned.seconds < 4.5  # 2.0, and what a plan may spend on importing torch
+    assert planned.seconds < 4.5 * slow  # 2.0, and what a plan may spend on importing torch
     submitted = timed(sys.executable, "-m", "harness.run", *grid, "--yes", "--cluster", str(profile))
     assert "1008 runs submitted" in submitted.text
-    assert submitted.wall_seconds < 30.0
+    assert submitted.wall_seconds < 30.0 * slow
     tasks = array_tasks(cluster, "PENDING")
     assert len({name for name, _, _ in tasks}) == 1
     assert len(tasks) == 1008
     status = timed(sys.executable, "-m", "harness", "status", "--results", str(tmp_path / "runs"))
     assert "1008 queued" in status.text
-    assert status.seconds < 1.0
+    assert status.seconds < 1.0 * slow
     print(
         f"1008 runs: plan {planned.seconds:.2f} s and status {status.seconds:.2f} s of processor time, "
         f"submission in {submitted.wall_seconds:.2f} s"
