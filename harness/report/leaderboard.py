@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from harness.archive.archive import MISSING
-from harness.comparison.grid import Grid
-from harness.comparison.leaderboard import Leaderboard, leaderboards
+from harness.comparison.leaderboard import Leaderboard
 from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.report.scores import footnotes, rules_in_words
 from harness.report.sentences import percent, sentence, short_number, with_interval
@@ -19,11 +18,10 @@ SPREADS = {"pooled": "pooled over rows, Dunnett", "shrunk": "each row's own, shr
 STATE = "State: submitted (nobody else ran it), rerun by CI (one replicate), or rerun by maintainers (every run)."
 
 
-def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
-    """A table of methods for each grid, best first."""
+def leaderboard_page(boards: Sequence[Leaderboard], study: Study) -> Page:
+    """A table of methods for each leaderboard, best first."""
     import pandas as pd
 
-    boards = leaderboards(tables, study)
     numbers = []
     for board in boards:
         tidy = board.grid.tidy()
@@ -32,7 +30,7 @@ def leaderboard_page(tables: Sequence[Grid], study: Study) -> Page:
         numbers.append(tidy[pd.Series(shown, index=tidy.index) & (tidy["code"] != MISSING)])
     drawn = [_table(board, study) for board in boards]
     return Page(
-        title=study.title, tables=drawn, foot=footnotes(drawn, [record for grid in tables for record in grid.records]),
+        title=study.title, tables=drawn, foot=footnotes(drawn, [record for board in boards for record in board.grid.records]),
         numbers=pd.concat(numbers, ignore_index=True), with_csv=True,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.archive.archive import Archive, Joined, frame_of_plan
 from harness.archive.schema import Run
+from harness.comparison.leaderboard import leaderboards
 from harness.comparison.papers import Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.submission import rows_of, with_own_rows
@@ -83,9 +84,9 @@ def page_of_study(
     if study.table.kind == "cost":
         return replace(cost_page(archive.costs, title=study.title, details=details), numbers=archive.frame("costs"))
     if study.table.kind == "leaderboard" and baseline_of(study):
-        tables = grids(archive, study=study, runs=runs)
-        if tables:
-            return leaderboard_page(tables, study)
+        boards = leaderboards(grids(archive, study=study, runs=runs), study)
+        if boards:
+            return leaderboard_page(boards, study)
     return score_page(archive, study=study, runs=runs, details=details)
 
 

@@ -225,6 +225,12 @@ def test_a_study_keeps_its_own_rows_and_gets_further_requested_ones(samples, tmp
 
 def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, tmp_path: Path, study: str) -> None:
     made = plan_of(tmp_path, "lora", samples=samples)
-    assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=None)[0]
-    assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=study)[0]
+    board = tmp_path / "board.yaml"
+    baseline = STUDY.replace("lora", "{label: LoRA, method: lora}")
+    board.write_text(baseline + "table: {kind: leaderboard, baseline: LoRA}\n")
+    for of_study in (None, study, str(board)):
+        assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=of_study)[0]
     assert not (tmp_path / "tables").exists()
+    finish(tmp_path, plan_of(tmp_path, "lora", samples=samples, seeds=(1,)))
+    for of_study in (None, study, str(board)):
+        assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=of_study)[0]
