@@ -63,10 +63,10 @@ def reference(running_cluster, tmp_path_factory):
     return only_record(results)
 
 
-def harness_run(results, *arguments, check=False, timeout=600, tree=REPOSITORY):
-    """``python -m harness.run`` in a process of its own, with the code of ``tree``."""
+def harness_run(results, *arguments, check=False, timeout=600):
+    """``python -m harness.run`` in a process of its own."""
     command = [sys.executable, "-m", "harness.run", "--results", str(results), *arguments]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +16,6 @@ from tests.harness.dispatch.helpers import make_job, use_standin
 from tests.slurm.conftest import (
     CLUSTER,
     REFERENCE,
-    REPOSITORY,
     attempts_of,
     harness_run,
     job_id,
@@ -86,15 +84,6 @@ def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monk
     assert only_record(tmp_path)["scores"] == here["scores"]
 
 
-def test_a_killed_slurmd_does_not_disturb_a_run(cluster, reference, tmp_path):
-    submit(tmp_path, *REFERENCE)
-    wait_until(lambda: started(tmp_path), "the run to train")
-    cluster.stop("slurmd", number=signal.SIGKILL)
-    cluster.start("slurmd")
-    wait_until(lambda: finished(tmp_path), "the run to finish")
-    assert numbers(only_record(tmp_path)) == numbers(reference)
-
-
 def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, reference, tmp_path):
     submit(tmp_path, *REFERENCE)
     wait_until(lambda: started(tmp_path), "the run to train")
@@ -108,18 +97,3 @@ def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, ref
     record = only_record(tmp_path)
     assert numbers(record) == numbers(reference)
     assert record["attempts"] == 2
-
-
-def test_editing_the_tree_does_not_change_a_queued_run(cluster, reference, tmp_path):
-    tree, results = tmp_path / "tree", tmp_path / "results"
-    for package in ("methods", "datasets", "harness", "slurm"):
-        shutil.copytree(REPOSITORY / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    blocker = occupy(cluster, seconds=100)
-    submit(results, *REFERENCE, tree=tree)
-    (tree / "harness" / "training" / "loop.py").write_text("raise RuntimeError('edited after submission')\n")
-    cluster.call("scancel", blocker)
-    wait_until(lambda: finished(results), "the run to finish")
-    record = only_record(results)
-    assert numbers(record) == numbers(reference)
-    (snapshot,) = results.glob("sweeps/*/code/*")
-    assert record["environment"]["snapshot"] == snapshot.name[:12]

@@ -33,11 +33,11 @@ def write_profile(folder, **changes):
     return path
 
 
-def executor(results, folder, *, request="", **changes):
+def executor(results, folder, **changes):
     from harness.dispatch.run_jobs import make_executor
 
     where = target_of("slurm", cluster=str(write_profile(folder, **changes)))
-    return make_executor(where, results=results, request=request)
+    return make_executor(where, results=results)
 
 
 def wait_for(slurm, jobs):
@@ -103,17 +103,6 @@ def test_memory_kills_are_recorded_as_oom_and_the_others_finish(cluster, tmp_pat
     assert states[torch_oom.run.key].state == "OOM"
     assert "memory" in states[hungry.run.key].message
     assert len(starts(tmp_path, hungry.run.key)) == 1
-
-
-def test_a_sweep_submitted_twice_at_once_trains_each_run_once(cluster, tmp_path):
-    profile = write_profile(tmp_path)
-    results = tmp_path / "results"
-    both = [submitter(results, profile, count=8, step_s=0.1) for _ in range(2)]
-    outputs = [process.communicate(timeout=100) for process in both]
-    assert all(process.returncode == 0 for process in both), outputs
-    wait_until(lambda: len(records(results)) == 8, "all runs to finish")
-    assert sorted(len(starts(results, key)) for key in records(results)) == [1] * 8
-    assert set(runs_submitted(cluster, results).values()) <= {1}
 
 
 def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
@@ -210,21 +199,6 @@ def undisturbed(results, profile):
     end = time.monotonic()
     process.communicate()
     return end - begin, end - written
-
-
-def test_cancel_takes_a_sweeps_jobs_and_no_others(cluster, tmp_path, monkeypatch):
-    use_standin(monkeypatch)
-    own, other = tmp_path / "mine", tmp_path / "other"
-    first, second = (executor(own, tmp_path, request=request, extra={"hold": True}) for request in ("first", "second"))
-    first.submit([make_job(own, seed=seed) for seed in range(3)])
-    second.submit([make_job(own, seed=seed) for seed in range(3, 5)])
-    executor(other, tmp_path, extra={"hold": True}).submit([make_job(other, seed=seed) for seed in range(2)])
-    assert len(first.cancel()) == 3
-    wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 4, "three jobs to go")
-    assert executor(own, tmp_path, request="neither").cancel() == []
-    assert len(array_tasks(cluster, "PENDING")) == 4
-    assert len(second.cancel()) == 2
-    wait_until(lambda: len(array_tasks(cluster, "PENDING")) == 2, "two more jobs to go")
 
 
 def test_a_warning_that_comes_before_the_worker_listens_is_a_requeue_too(cluster, tmp_path, monkeypatch):

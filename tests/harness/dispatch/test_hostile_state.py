@@ -130,6 +130,3 @@ def test_arrays_of_lines_that_are_not_there_are_counted_at_once(tmp_path: Path, 
     root = results_folder(tmp_path)
     changed(arrays=[lines])(sweep_of(root) / "sweep.json")
     assert show(root)[0] == 0
-
-
-# Anything at all in any of these files.

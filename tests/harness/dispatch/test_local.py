@@ -135,30 +135,6 @@ def test_a_worker_that_does_not_stop_in_time_is_killed_and_leaves_nothing(tmp_pa
     assert step(tmp_path, job.run.key) == reached
 
 
-@pytest.mark.slow
-def test_a_run_whose_process_dies_continues_from_its_checkpoint(tmp_path, standin):
-    undisturbed = make_job(tmp_path)
-    dying = [make_job(tmp_path, failure=failure, fail_at=3) for failure in ("sigkill", "segfault", "raise")]
-    states = run_all(tmp_path, [*dying, undisturbed])
-    assert {state.state for state in states.values()} == {"OK"}
-    assert [starts(tmp_path, job.run.key) for job in dying] == [[0, 2]] * 3
-    scores = record_of(tmp_path, undisturbed.run.key).scores
-    assert [record_of(tmp_path, job.run.key).scores for job in dying] == [scores] * 3
-
-
-@pytest.mark.slow
-def test_a_run_that_always_dies_is_given_up_the_others_finish_and_the_next_command_tries_anew(tmp_path, standin):
-    bad, good = make_job(tmp_path, failure="raise", always=True), make_job(tmp_path, seed=1)
-    states = run_all(tmp_path, [bad, good])
-    assert states[good.run.key].state == "OK"
-    assert states[bad.run.key].state == "ERROR"
-    assert (
-        "its process died 3 times: exit status 1: RuntimeError: a bug in the experiment" in states[bad.run.key].message
-    )
-    assert run_all(tmp_path, [bad])[bad.run.key].state == "ERROR"
-    assert len(starts(tmp_path, bad.run.key)) == 6
-
-
 def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     jobs = held_jobs(tmp_path)
     executor = make_executor(target_of("local", workers=2), results=tmp_path)
@@ -205,17 +181,6 @@ def test_workers_end_with_a_terminal_that_closes_and_with_a_command_that_is_kill
     process.kill() if number == signal.SIGKILL else os.killpg(process.pid, number)
     process.communicate(timeout=120)
     wait_until(lambda: all(attempts(state_folder(tmp_path, key))[-1].end == "interrupted" for key in keys))
-
-
-@pytest.mark.slow
-def test_a_run_that_another_process_holds_is_waited_for_and_not_trained_twice(tmp_path, standin):
-    jobs = [make_job(tmp_path, seed=seed, steps=10, step_s=0.03) for seed in range(2)]
-    executors = [make_executor(target_of("local", workers=1), results=tmp_path) for _ in range(2)]
-    for executor in executors:
-        executor.submit(jobs)
-    for executor in executors:
-        assert {state.state for state in executor.wait(on_change=lambda runs: None).values()} == {"OK"}
-    assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1]
 
 
 @pytest.mark.parametrize(

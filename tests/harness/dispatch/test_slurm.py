@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from harness.dispatch.target import load_profile, target_of
 from harness.run import main
 from harness.system.errors import UsageError
 from tests.harness.dispatch.helpers import make_job, submitted
+from tests.values import wait_until
 
 
 def slurm(results, **overrides):
@@ -85,6 +87,17 @@ def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tm
     executor = slurm(tmp_path)
     assert len(executor.submit(jobs)) == 5
     assert executor.submitted == ""
+
+
+def test_a_second_submission_waits_for_the_first(tmp_path, idle_cluster, capsys):
+    idle_cluster("sbatch", "echo 5")
+    second = threading.Thread(target=slurm(tmp_path).submit, args=([make_job(tmp_path)],))
+    with slurm(tmp_path)._alone():
+        second.start()
+        wait_until(lambda: "waiting for another submission" in capsys.readouterr().err)
+        assert sweeps(tmp_path) == []
+    second.join()
+    assert len(sweeps(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "COMPLETED", "NODE_FAIL"])
