@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from harness.methods.parts.placement import MethodError
@@ -20,8 +21,8 @@ from harness.training import device
 from harness.training.batches import draw_number
 from harness.training.checkpoint import BEST, LAST
 from harness.training.loop import planned_steps
-from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest
-from tests.harness.training.tiny import CPU, Run, protocol, scripted, summary
+from harness.training.outcome import Diverged, Selection
+from tests.harness.training.tiny import CPU, Run, protocol, scripted, stop_at
 
 
 def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
@@ -90,32 +91,21 @@ def test_an_epochs_loss_is_the_mean_over_its_own_updates(tmp_path: Path) -> None
         assert entry["updates"] == {"weights": 3}
 
 
-def test_weights_depend_on_the_seed_and_not_on_other_random_numbers(tmp_path: Path) -> None:
-    def draws(progress: dict[str, Any]) -> None:
-        torch.rand(3)
-
-    rules = protocol(epochs=2)
-    first, second, other = (
-        summary(Run(folder=tmp_path / str(k), method="convlora", seed=seed, report=report, rules=rules, images=4))
-        for k, (seed, report) in enumerate([(0, lambda progress: None), (0, draws), (1, draws)])
-    )
-    assert first == second
-    assert first["last"] != other["last"]
-
-
-def test_the_noise_of_every_step_is_its_own(tmp_path: Path) -> None:
-    run = Run(folder=tmp_path, method="convlora", images=4, seed=3, rules=protocol(epochs=2))
+def test_the_noise_of_every_pass_follows_from_seed_and_position(tmp_path: Path) -> None:
+    """Whatever other random numbers were drawn before."""
+    config = {"alternate": "both", "search_start_epoch": 0}
+    run = Run(folder=tmp_path, method="naslora", config=config, images=4, seed=3, rules=protocol(epochs=2))
     seeds: list[tuple[int, int]] = []
 
-    def look(progress: dict[str, Any]) -> None:
-        if progress["kind"] == "step":
+    def look(module: nn.Module, inputs: Any) -> None:
+        if module.training:
             seeds.append((run.attached.generator.initial_seed(), torch.initial_seed()))
 
-    run.report = look
+    run.segmenter.register_forward_pre_hook(look)
+    run.report = lambda progress: torch.manual_seed(0)
     run.train()
-    positions = [(3, epoch, step, 0) for epoch in range(2) for step in range(2)]
-    assert seeds == [(draw_number("method", *position), draw_number("torch", *position)) for position in positions]
-    assert len(set(seeds)) == 4
+    passes = [(3, epoch, step, 0, *role) for epoch in (0, 1) for step in (0, 1) for role in (("architecture",), ())]
+    assert seeds == [(draw_number("method", *position), draw_number("torch", *position)) for position in passes]
 
 
 def test_one_image_a_pass_makes_statistics_and_balance_those_of_one_image(tmp_path: Path) -> None:
@@ -139,14 +129,6 @@ def test_one_image_a_pass_makes_statistics_and_balance_those_of_one_image(tmp_pa
     assert windows["four"] == [4 * windows["one"][0]]
     single, four = (statistics.fmean(value for _, value in seen[name]) for name in ("one", "four"))
     assert single > 1.5 * four, "few maps cannot be shared out evenly among eight experts"
-
-
-def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
-    large = Run(folder=tmp_path / "large", images=8, rules=protocol(batch_size=4, epochs=2)).train()
-    small = Run(folder=tmp_path / "small", images=8, rules=protocol(batch_size=2, accumulate=2, epochs=2)).train()
-    for a, b in zip(large.history, small.history, strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
-        assert a["updates"] == b["updates"] == {"weights": 2}
 
 
 def test_the_last_image_of_an_epoch_counts_as_the_others_whatever_pass_it_is_in(tmp_path: Path) -> None:
@@ -176,12 +158,8 @@ def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> No
     assert result.best_epoch == 2
     assert [entry["val"]["iou"] for entry in result.history] == [0.1, 0.7, 0.7, 0.3]
     # The state of epoch 2 is the last state of a run that is stopped there.
-    stopped = Run(folder=tmp_path / "two", images=2, rules=rules, validate=scripted(0.1, 0.7), stop=StopRequest())
-    stop = stopped.stop
-    assert stop is not None
-    stopped.report = lambda progress: stop.request() if (progress["kind"], progress["epoch"]) == ("epoch", 2) else None
-    with pytest.raises(Interrupted):
-        stopped.train()
+    at = {"kind": "epoch", "epoch": 2}
+    stop_at(tmp_path / "two", at=at, images=2, rules=rules, validate=scripted(0.1, 0.7))
     best = load_file(tmp_path / "four" / BEST)
     kept = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["best"]
     assert all(torch.equal(best[name], kept[name]) for name in best)

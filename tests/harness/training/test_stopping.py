@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from harness.training.optimisers import update
 from harness.training.outcome import Interrupted, StopRequest
-from tests.harness.training.tiny import Run, protocol, scripted, summary
+from tests.harness.training.tiny import Run, protocol, scripted, stop_at, summary
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,7 @@ def finished(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> dict[str, An
 @pytest.mark.parametrize(("epoch", "step", "following"), [(2, 3, [(2, 4)]), (2, 4, [(3, 1)]), (3, 4, [])])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, epoch, step, following):
     """After the last update too, whose epoch was once neither validated nor in the history."""
-    stop = StopRequest()
-
-    def stop_there(progress: dict[str, Any]) -> None:
-        if progress["kind"] == "step" and (progress["epoch"], progress["step"]) == (epoch, step):
-            stop.request()
-
-    with pytest.raises(
-        Interrupted, match=f"stopped in epoch {epoch} after step {step}; repeat the command to continue"
-    ):
-        Run(folder=tmp_path / "stopped", stop=stop, report=stop_there).train()
+    stop_at(tmp_path / "stopped", at={"kind": "step", "epoch": epoch, "step": step})
     reported: list[dict[str, Any]] = []
     assert summary(Run(folder=tmp_path / "stopped", report=reported.append)) == whole[1]
     assert [note.get("text", "") for note in reported if note["kind"] == "note"] == [
@@ -57,14 +48,15 @@ class Killed(BaseException):
     """In place of a signal that ends the process: what is on the disk then is all that is left."""
 
 
-STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout"}
+STAGEWISE = {"search_start_epoch": 1, "alpha_data": "holdout", "alternate": "iteration"}
+BOTH = {"search_start_epoch": 1, "alternate": "both"}
 
 
 @pytest.mark.parametrize(
     ("method", "config", "minutes"),
     [
         pytest.param("naslora", STAGEWISE, 1e-9, id="naslora: batch norm, two optimisers, held-out part"),
-        pytest.param("naslora", STAGEWISE, 60.0, id="naslora, repeating steps since the epoch's end"),
+        pytest.param("naslora", BOTH, 60.0, id="naslora: two passes a step, steps repeated since the epoch's end"),
         pytest.param("convlora", {}, 1e-9, id="convlora: noise", marks=pytest.mark.slow),
     ],
 )
@@ -101,16 +93,8 @@ def test_a_finished_run_is_not_trained_again_and_writes_its_best_state(
 
 def test_a_checkpoint_that_other_code_or_machine_continues_says_so_in_the_result(tmp_path: Path) -> None:
     """A run begun under one schedule and finished under another was unmarked."""
-
-    def stopped(code: str, *, epoch: int) -> None:
-        stop = StopRequest()
-        heard = lambda reported: stop.request() if reported["kind"] == "step" and reported["epoch"] == epoch else None  # noqa: E731
-        with pytest.raises(Interrupted):
-            Run(folder=tmp_path, stop=stop, report=heard, code=code, machine=f"{code} GPU").train()
-
-    stopped("first", epoch=1)
-    stopped("first", epoch=1)
-    stopped("second", epoch=2)
+    for code, epoch in (("first", 1), ("first", 1), ("second", 2)):
+        stop_at(tmp_path, at={"kind": "step", "epoch": epoch}, code=code, machine=f"{code} GPU")
     result = Run(folder=tmp_path, code="third", machine="second GPU").train()
     assert result.codes[:-1] == ["first", "second"]
     assert result.machines[:-1] == ["first GPU"]
@@ -159,35 +143,18 @@ def test_another_runs_checkpoint_is_not_continued(tmp_path: Path) -> None:
 
 def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path) -> None:
     """Sums in another order differ in the last digits, whatever the machine of a later start has."""
-    stop, notes = StopRequest(), []
-    rules = protocol(epochs=1)
+    rules, notes = protocol(epochs=1), []
     torch.set_num_threads(2)
-    with pytest.raises(Interrupted):
-        Run(folder=tmp_path, images=4, rules=rules, stop=stop, report=lambda _: stop.request()).train()
+    stop_at(tmp_path, at={}, images=4, rules=rules)
     torch.set_num_threads(1)
     Run(folder=tmp_path, images=4, rules=rules, report=lambda progress: notes.append(progress.get("text", ""))).train()
     assert torch.get_num_threads() == 2
     assert any("uses 2 threads" in text for text in notes)
 
 
-def test_a_checkpoint_holds_the_best_state_next_to_the_latest(tmp_path: Path) -> None:
-    Run(folder=tmp_path, images=2, validate=scripted(0.1, 0.3, 0.2)).train()
-    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    best = load_file(tmp_path / "best.safetensors")
-    assert content["position"]["best_epoch"] == 2
-    assert all(torch.equal(tensor, content["best"][name]) for name, tensor in best.items())
-    assert not all(torch.equal(tensor, content["state"][name]) for name, tensor in best.items())
-
-
 def test_a_run_in_fp16_goes_on_with_the_scale_of_its_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rules, stop = protocol(precision="fp16", epochs=1), StopRequest()
-
-    def stop_there(progress: dict[str, Any]) -> None:
-        if progress["kind"] == "step" and progress["step"] == 2:
-            stop.request()
-
-    with pytest.raises(Interrupted):
-        Run(folder=tmp_path, rules=rules, stop=stop, report=stop_there).train()
+    rules = protocol(precision="fp16", epochs=1)
+    stop_at(tmp_path, at={"kind": "step", "step": 2}, rules=rules)
     file = tmp_path / "checkpoint.pt"
     content = torch.load(file, weights_only=True)
     content["scaler"]["scale"] = 32.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -22,7 +23,7 @@ from harness.training.cache import EmbeddingCache
 from harness.training.checkpoint import BEST, LAST, Position
 from harness.training.feeding import normalise
 from harness.training.loop import Training
-from harness.training.outcome import Selection, StopRequest
+from harness.training.outcome import Interrupted, Selection, StopRequest
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -107,6 +108,18 @@ class Run:
         predicted = probabilities(self.segmenter(batch), (SIZE, SIZE))
         marked = predicted > 0.5 if self.task == "binary" else predicted.argmax(dim=1) > 0
         return {"iou": float((marked & masks).sum() / (marked | masks).sum())}
+
+
+def stop_at(folder: Path, *, at: dict[str, Any], **run: Any) -> None:
+    """Train until the progress is ``at``, where a stop is requested and heard."""
+    stop = StopRequest()
+
+    def look(progress: dict[str, Any]) -> None:
+        if progress.items() >= at.items():
+            stop.request()
+
+    with pytest.raises(Interrupted, match="repeat the command to continue"):
+        Run(folder=folder, stop=stop, report=look, **run).train()
 
 
 def scripted(*values: float) -> Any:
