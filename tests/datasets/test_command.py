@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from harness.cli.data import main
 from harness.datasets import samples
 from harness.datasets.base import DatasetError
 from harness.registry import JOINT, SEGMENTED
-from tests.values import REPOSITORY
 
 
 @pytest.fixture
@@ -103,27 +100,6 @@ def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: 
     assert err.count("\n") == 1
     assert words in err
     assert not (tmp_path / "root").exists()
-
-
-def test_the_benchmark_of_the_documented_plugin_is_checked(tmp_path: Path) -> None:
-    """As a user does it: plug-in modules are importable in the process alone that loaded them."""
-    name, file, parts = "pets", "plugin", ("train", "val", "test")
-    generator = np.random.default_rng(0)
-    for part in parts:
-        for number in range(12):
-            pixels = generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)
-            for kind, values in (("images", pixels), ("masks", np.eye(24, dtype=np.uint8) * 255)):
-                path = tmp_path / name / part / kind / f"{part}{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(values).save(path)
-    code = "import sys; from harness.cli.data import main; sys.exit(main(sys.argv[1:]))"
-    plugin = str(REPOSITORY / "docs" / "examples" / f"{file}.py")
-    words = ["check", name, "--plugin", plugin, "--data", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"all {12 * len(parts)} pairs decode" in done.stdout
 
 
 SCENES = {

@@ -169,27 +169,3 @@ def test_a_path_that_no_file_of_a_sweep_could_name_is_refused_before_anything_is
     assert f"error: {option} " in (said := capsys.readouterr().err)
     assert "UTF-8" in said
     assert {path.name for path in tmp_path.iterdir()} == {bad.name}
-
-
-def test_in_a_folder_whose_name_is_no_text_paths_that_are_text_are_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bad = tmp_path / os.fsdecode(b"a\xff")
-    bad.mkdir()
-    monkeypatch.chdir(bad)
-    (bad / "card.yaml").write_text("{data: sample, backbone: tiny, image_size: 64}")
-    commands: list[str] = []
-
-    def kept_command(arguments: Any, settings: Any) -> int:
-        commands.append(arguments.command)
-        return 0
-
-    monkeypatch.setattr("harness.run.run", kept_command)
-    words = f"--methods lora --datasets kvasir --checkpoint none --protocol {bad}/card.yaml --results {tmp_path}/runs"
-    assert run(words.split()) == 0
-    (label,) = commands
-    assert f"{tmp_path}/a\\udcff/card.yaml" in label
-    assert label.encode(), "a sweep's file has it"
-    monkeypatch.undo()
-    monkeypatch.chdir(bad)
-    assert run([*words.split(), "--plan"]) == 0

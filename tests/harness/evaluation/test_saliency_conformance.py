@@ -42,15 +42,6 @@ def test_200_pairs_equal_pysodmetrics():
             assert scores[metric] == pytest.approx(expected[metric], abs=TOLERANCE), f"{name}: {metric}"
 
 
-def test_an_image_of_the_size_of_roads_equals_pysodmetrics():
-    side, rng = 1500, np.random.default_rng(1500)
-    small = blob(rng, 128, 128)
-    mask = np.kron(small, np.ones((-(-side // 128),) * 2, dtype=np.uint8))[:side, :side]
-    prediction = soft(rng, mask)
-    expected, scores = reference(prediction, mask), ours(prediction / 255, mask)
-    assert scores == {metric: pytest.approx(expected[metric], abs=TOLERANCE) for metric in SALIENCY}
-
-
 def test_weighted_f_takes_ignored_pixels_for_background_without_error():
     rng = np.random.default_rng(4)
     for name, prediction, mask in random_pairs(20, seed=4):

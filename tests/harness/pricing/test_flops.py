@@ -11,16 +11,9 @@ from harness.archive.schema import Record
 from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone_shape
 from harness.planning.data import Images
-from harness.pricing import (
-    decoder_flops,
-    encoder_flops,
-    forward_flops,
-    run_flops,
-    step_flops,
-)
+from harness.pricing import decoder_flops, encoder_flops, forward_flops, run_flops, step_flops
 from harness.registry import METHODS, method_config
 from tests.harness.report.sample import record
-from tests.values import REPOSITORY
 
 RULES = {"image_size": 128, "precision": "fp32", "batch_size": 4, "epochs": 10, "select_every": 1, "merge": []}
 IMAGES = Images(train=100, val=10, test=20)
@@ -73,21 +66,6 @@ def test_a_frozen_encoder_encodes_no_more_images_than_training_sees() -> None:
     )
     more = run_flops(six, shape, IMAGES) - run_flops(five, shape, IMAGES)
     assert more == pytest.approx(10 * (forward_flops(five, shape) - head + 3 * head))
-
-
-@pytest.mark.parametrize("name", ["vit_b", "vit_h"])
-def test_closed_form_flops_are_those_of_segment_anythings_encoder(name: str) -> None:
-    """Counted operation by operation on the meta device; what is left out (relative positions) is under a percent."""
-    import torch
-    from segment_anything import sam_model_registry
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"):
-        encoder = sam_model_registry[name]().image_encoder
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(torch.empty(1, 3, 1024, 1024, device="meta"))
-    ours = sum(encoder_flops(without_positions(name), image_size=1024))
-    assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 @pytest.mark.parametrize("method", ["lora", "decoder", "full"])
@@ -180,14 +158,6 @@ def test_a_step_needs_what_its_kernels_count(backbone: str, method: str) -> None
         segmenter.train()(torch.empty(1, 3, 1024, 1024)).masks.sum().backward()
     run = made(method=method, config={}, backbone=backbone, rules={"image_size": 1024}).run
     assert step_flops(run, backbone_shape(backbone)) == pytest.approx(counter.get_total_flops(), rel=0.01)
-
-
-@pytest.mark.parametrize(("backbone", "needed"), [("vit_b", 3.76e12), ("vit_h", 14.71e12)])
-def test_a_lora_step_needs_what_was_counted(backbone: str, needed: float) -> None:
-    """Per image at 1024 px, as the page says."""
-    run = made(backbone=backbone, rules={"image_size": 1024}).run
-    assert step_flops(run, backbone_shape(backbone)) == pytest.approx(needed, rel=0.002)
-    assert f"{needed / 1e12:.2f}" in (REPOSITORY / "docs" / "gpu.md").read_text(encoding="utf-8")
 
 
 def test_methods_with_gradients_of_whole_weights_cost_more() -> None:
