@@ -7,53 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from segment_anything.modeling.image_encoder import Attention as ReferenceAttention
-from segment_anything.modeling.image_encoder import Block as ReferenceBlock
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.methods.parts.placement import BlockShape
 from harness.models import attention as module
 from harness.models import attention_choice
 from harness.models.attention import RelativeAttention, plain_attention, widened_attention
 from harness.models.attention_choice import apply_choice, best, choose, in_words, remembered
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
-from harness.models.sam_encoder import TransformerBlock
-
-TOLERANCE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-4}
-
-
-def _filled(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.3, generator=generator)
-    return module
-
-
-def _gradients(module: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    x = x.clone().requires_grad_()
-    out = module(x)
-    out.mul(torch.linspace(-1, 1, out.numel()).reshape(out.shape)).sum().backward()
-    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    assert x.grad is not None
-    return out.detach(), {"x": x.grad, **gradients}
-
-
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 9), (11, 3), (1, 1)])
-def test_attention_equals_segment_anything(height: int, width: int, fused: bool) -> None:
-    """(8, 8) is the built size; the others interpolate the tables, as a non-square image does in a global block."""
-    reference = _filled(ReferenceAttention(32, num_heads=2, use_rel_pos=True, input_size=(8, 8)))
-    ours = RelativeAttention(dim=32, heads=2, side=8, fused=fused)
-    ours.load_state_dict(reference.state_dict(), strict=True)
-    x = torch.randn(3, height, width, 32, generator=torch.Generator().manual_seed(1))
-    expected, expected_gradients = _gradients(reference, x)
-    out, gradients = _gradients(ours, x)
-    torch.testing.assert_close(out, expected, **TOLERANCE)
-    assert gradients.keys() == expected_gradients.keys()
-    for name, gradient in expected_gradients.items():
-        torch.testing.assert_close(gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 700, 1 << 20])
@@ -82,51 +43,6 @@ def test_every_kernel_equals_the_plain_one(chunk: int, prefixes: int, dtype, mon
             else:
                 atol, rtol = (1e-12, 1e-10) if dtype == torch.float64 else (1e-5, 1e-4)
                 torch.testing.assert_close(got, want, atol=atol, rtol=rtol)
-
-
-@pytest.mark.parametrize("window", [0, 3, 4, 14])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10)])
-def test_a_block_equals_segment_anything(window: int, height: int, width: int) -> None:
-    """Maps that are no multiple of the window are padded; padded tokens take part as keys."""
-    shape = BlockShape(dim=32, heads=2, mlp_dim=64, window=window)
-    reference = _filled(
-        ReferenceBlock(
-            32, 2, mlp_ratio=2, norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6), use_rel_pos=True,
-            window_size=window, input_size=(8, 8),
-        )
-    )  # fmt: skip
-    ours = TransformerBlock(
-        shape, RelativeAttention(dim=shape.dim, heads=shape.heads, side=shape.window or 8, fused=True)
-    )
-    ours.load_state_dict(reference.state_dict(), strict=True)
-    x = torch.randn(2, height, width, 32, generator=torch.Generator().manual_seed(1))
-    expected, expected_gradients = _gradients(reference, x)
-    out, gradients = _gradients(ours, x)
-    torch.testing.assert_close(out, expected, **TOLERANCE)
-    for name, gradient in expected_gradients.items():
-        torch.testing.assert_close(gradients[name], gradient, atol=2e-4, rtol=1e-4, msg=name)
-
-
-@pytest.mark.parametrize("prefixes", [1, 3])
-def test_prefix_tokens_join_with_zero_bias_and_give_no_output(prefixes: int) -> None:
-    attention: Any = _filled(RelativeAttention(dim=32, heads=2, side=5, fused=True))
-    generator = torch.Generator().manual_seed(2)
-    x, prefix = torch.randn(3, 5, 4, 32, generator=generator), torch.randn(prefixes, 4, 32, generator=generator)[:1]
-    # Written out: scores among places with their bias, scores against prefixes without, softmax over both.
-    heads = attention._heads
-    q, k, v = heads(attention.qkv(x))
-    _, pk, pv = heads(attention.qkv(prefix.unsqueeze(2)))
-    rows, columns = attention._relative_scores(q, 5, 4)
-    among = q @ k.transpose(-2, -1) * attention.scale + (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
-    against = q @ pk.expand(3, -1, -1, -1).transpose(-2, -1) * attention.scale
-    weights = torch.cat([among, against], dim=-1).softmax(dim=-1)
-    mixed = weights @ torch.cat([v, pv.expand(3, -1, -1, -1)], dim=2)
-    expected = attention.proj(mixed.transpose(1, 2).reshape(3, 5, 4, 32))
-    torch.testing.assert_close(attention(x, prefix=prefix), expected, **TOLERANCE)
-    torch.testing.assert_close(attention(x, prefix=prefix.expand(3, -1, -1)), expected, **TOLERANCE)
-    attention.fused = False
-    torch.testing.assert_close(attention(x, prefix=prefix), expected, **TOLERANCE)
-    assert not torch.allclose(attention(x), expected, atol=1e-2)
 
 
 SIZES: dict[str, Any] = {"batch": 2, "image_size": 64, "precision": "fp32", "device": torch.device("cpu")}

@@ -54,21 +54,20 @@ def ours(segmenter: SAMSegmenter, predictor: SamPredictor, picture: np.ndarray, 
         return segmenter(predictor.model.preprocess(pixels.float()), prompts).masks
 
 
-@pytest.mark.parametrize("boxes", [BOXES[:1], BOXES], ids=["one box", "two boxes, merged"])
-def test_boxes_give_what_the_predictor_gives(pair, picture, boxes):
+@pytest.mark.parametrize(
+    ("given", "prompts"),
+    [
+        ([{"box": BOXES[0]}], BOXES[:1]),
+        ([{"box": box} for box in BOXES], BOXES),  # merged
+        ([{"point_coords": POINTS[0], "point_labels": np.ones(2)}], POINTS),
+    ],
+)
+def test_prompts_give_what_the_predictor_gives(pair, picture, given, prompts):
     segmenter, predictor = pair
     predictor.set_image(picture)
-    said = [predictor.predict(box=box, multimask_output=False)[2] for box in boxes]
-    masks = ours(segmenter, predictor, picture, together([boxes]))
+    said = [predictor.predict(**each, multimask_output=False)[2] for each in given]
+    masks = ours(segmenter, predictor, picture, together([prompts]))
     torch.testing.assert_close(masks[0], torch.from_numpy(np.max(said, axis=0)), atol=1e-9, rtol=1e-9)
-
-
-def test_points_of_one_object_give_what_the_predictor_gives(pair, picture):
-    segmenter, predictor = pair
-    predictor.set_image(picture)
-    _, _, said = predictor.predict(point_coords=POINTS[0], point_labels=np.ones(2), multimask_output=False)
-    masks = ours(segmenter, predictor, picture, together([POINTS]))
-    torch.testing.assert_close(masks[0], torch.from_numpy(said), atol=1e-9, rtol=1e-9)
 
 
 def test_each_image_has_its_own_prompts_and_one_without_is_decoded_without(pair, picture):

@@ -30,15 +30,6 @@ MEMORY = (
 """One name of each part of Meta's ``sam2.1_hiera_*.pt`` that an image does not pass."""
 
 
-def test_attention_without_the_fused_kernel_is_the_same() -> None:
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    fused, built = (
-        build_segmenter("tiny_sam2", task="binary", image_size=64, fused_attention=fused).double().encode(images)
-        for fused in (True, False)
-    )
-    torch.testing.assert_close(built, fused, atol=1e-12, rtol=1e-10)
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_closed_forms_and_names_are_those_of_the_published_sizes(size: str) -> None:
     """timm has the trunk under Meta's names but for the MLP's; its classifier is its own."""

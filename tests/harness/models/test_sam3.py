@@ -41,32 +41,10 @@ def test_with_four_scales_transformers_leaves_the_embedding_of_no_memory_out(tmp
     require_near(segmenter(images).masks, masks(theirs, given), "masks")
 
 
-def test_the_blocks_that_run_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The halves are for methods that act between them, and are the same."""
-    from transformers.models.sam3 import modeling_sam3 as theirs
-
-    seen: list[str] = []
-
-    def count(owner: Any, name: str, label: str) -> None:
-        own = getattr(owner, name)
-
-        def counted(*args: Any, **more: Any) -> Any:
-            seen.append(label)
-            return own(*args, **more)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    for kind in ("Sam3ViTRoPEAttention", "Sam3ViTRotaryEmbedding", "Sam3MLP", "Sam3FPNLayer"):
-        count(getattr(theirs, kind), "forward", kind)
-    count(theirs, "window_partition", "window_partition")  # which a block's own forward calls there
-    segmenter: Any = build_segmenter("tiny_sam3", task="binary").eval()
-    encoder = segmenter.encoder
+def test_the_halves_between_which_a_method_acts_are_the_block() -> None:
+    encoder: Any = build_segmenter("tiny_sam3", task="binary").eval().encoder
     with torch.no_grad():
         tokens = encoder.embed(images_of(128))
-        encoder.finish(encoder.run_blocks(tokens))
-        assert {name: seen.count(name) for name in seen} == {
-            "Sam3ViTRoPEAttention": 4, "Sam3ViTRotaryEmbedding": 4, "Sam3MLP": 4, "Sam3FPNLayer": 3, "window_partition": 2
-        }  # fmt: skip
         for block in encoder.blocks:
             attention_half, mlp_half = halves(block)
             torch.testing.assert_close(mlp_half(attention_half(tokens)), block(tokens), atol=1e-6, rtol=0)

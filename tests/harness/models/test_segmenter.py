@@ -35,35 +35,36 @@ def _per_image_masks(sam: Any, embedding: Tensor) -> Tensor:
     return torch.cat(masks)
 
 
-@pytest.mark.parametrize(("fused", "height", "width"), [(True, 8, 8), (False, 8, 8), (True, 5, 10)])
-def test_encoder_and_decoder_equal_segment_anything_with_resized_positions(
-    fused: bool, height: int, width: int
-) -> None:
+@pytest.mark.parametrize(
+    ("fused", "height", "width"), [(True, 8, 8), (False, 8, 8), (True, 5, 10), (False, 11, 2), (True, 1, 1)]
+)
+def test_embeddings_masks_and_gradients_equal_segment_anything(fused: bool, height: int, width: int) -> None:
+    """(8, 8) is the built size; the others interpolate positions and their tables. Windows of 3 are padded."""
     segmenter = build_segmenter("tiny", task="binary", head_seed=1, fused_attention=fused)
-    sam = plain_sam("tiny")
-    sam.load_state_dict(sam_state_dict(segmenter), strict=True)
-    positions = sam.image_encoder.pos_embed.detach()
-    sam.image_encoder.pos_embed = torch.nn.Parameter(resize_positions(positions, height, width))
-    images = random_images(3, 16 * height, 16 * width)
-    with torch.no_grad():
-        embedding = sam.image_encoder(images)
-        torch.testing.assert_close(segmenter.encode(images), embedding, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(segmenter(images).masks, _per_image_masks(sam, embedding), atol=1e-5, rtol=1e-4)
-    assert (segmenter.encoder.grid.height, segmenter.encoder.grid.width) == (height, width)
-
-
-def test_gradients_equal_segment_anything() -> None:
-    segmenter = build_segmenter("tiny", task="binary", head_seed=1)
     assert isinstance(segmenter, SAMSegmenter)
     sam = plain_sam("tiny")
+    with torch.no_grad():
+        for name, parameter in segmenter.encoder.named_parameters():
+            if "pos" in name:  # which start at zero
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
     sam.load_state_dict(sam_state_dict(segmenter), strict=True)
-    images = random_images(2, 128)
-    segmenter(images).masks.square().mean().backward()
-    _per_image_masks(sam, sam.image_encoder(images)).square().mean().backward()
+    positions = sam.image_encoder.pos_embed.detach()
+    resized = torch.nn.Parameter(resize_positions(positions, height, width))
+    sam.image_encoder.pos_embed = resized
+    images = random_images(2, 16 * height, 16 * width)
+    embedding = sam.image_encoder(images)
+    torch.testing.assert_close(segmenter.encode(images), embedding, atol=1e-5, rtol=1e-4)
+    outputs = [segmenter(images).masks, _per_image_masks(sam, embedding)]
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+    assert (segmenter.encoder.grid.height, segmenter.encoder.grid.width) == (height, width)
+    for output in outputs:
+        output.square().mean().backward()
     ours, theirs = dict(segmenter.encoder.named_parameters()), dict(sam.image_encoder.named_parameters())
     assert ours.keys() == theirs.keys()
     for name, parameter in theirs.items():
-        torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-7, rtol=1e-3, msg=name)
+        if ours[name].shape == parameter.shape:  # but for resized positions
+            scale = float(parameter.grad.abs().max())
+            torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-4 * scale, rtol=1e-3, msg=name)
     token = sam.mask_decoder.mask_tokens.weight.grad
     decoder: Any = segmenter.mask_decoder
     torch.testing.assert_close(decoder.mask_tokens.grad[0], token[0], atol=1e-7, rtol=1e-3)
