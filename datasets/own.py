@@ -17,17 +17,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from harness.datasets.base import IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
+from harness.datasets.base import BINARY, IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.readers import coco, decoding, own_layouts, splitting
 from harness.datasets.readers.coco import CocoLayout
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
-from harness.datasets.readers.hugging_face import plain_folder
 from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.readers.opening import open_image
 from harness.datasets.readers.pairing import image_files, name_key
 from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, split_by_lists
 
-BINARY = ("background", "foreground")
 _CLASSES = "classes.txt"
 MOST_CLASSES = 255
 _LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
@@ -305,13 +303,11 @@ def _checked(names: tuple[str, ...], where: Path) -> tuple[str, ...]:
 
 
 def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> tuple[type[Benchmark], Path]:
-    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels. ``hf:DIR`` is Parquet of the
-    Hugging Face Hub (`harness.datasets.readers.hugging_face`).
+    """The class and the root of the data set in ``folder``: with masks where it has any, else with labels.
 
     Raises:
         DatasetError: the folder holds no data set, or several, or its classes are wrong, or an option is not for such data.
     """
-    folder = plain_folder(folder)
     benchmark = own_benchmark(name, BINARY)(options)
     if not benchmark.inside(folder) and (labelled := OwnLabels().inside(folder)):
         root, layout, taken = _labelled_root(name, folder, labelled), own_layouts.ClassFolders.name, ""

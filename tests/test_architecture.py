@@ -67,7 +67,7 @@ def test_what_isinstance_is_asked_of_a_module_are_methods_alone() -> None:
 
 
 PACKAGES = ("harness", "methods", "datasets")
-OUT_OF_SIGHT = {"tensorboard", "pyarrow"}
+OUT_OF_SIGHT = {"tensorboard"}
 """Imported by torch's writer of it, and by name, since an extra may not be installed."""
 
 
