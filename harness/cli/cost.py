@@ -58,9 +58,6 @@ def parser() -> CommandParser:
         "--checkpoint", type=Path, metavar="FILE",
         help="pretrained weights ('published' downloads them); without it they are random, which costs the same",
     )  # fmt: skip
-    p.add_argument("--image-size", type=int, metavar="PX", help="side of the square input (default: the protocol's)")
-    p.add_argument("--batch", type=int, metavar="N", help="images per step (default: the protocol's)")
-    p.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the protocol's")
     p.add_argument(
         "--classes",
         type=int,
@@ -78,8 +75,9 @@ def parser() -> CommandParser:
     )
     p.add_argument("--shared", action="store_true", help="measure even if others use the device; the record is marked")
     p.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override: fused_attention=false, lora.rank=6"
-    )
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override a rule of the protocol or an option: image_size=1024, batch_size=4, precision=bf16, lora.rank=6",
+    )  # fmt: skip
     add_plugins(p)
     add_results(p)
     return p
@@ -119,8 +117,6 @@ def main(argv: list[str] | None = None) -> int:
 def _compared(arguments: argparse.Namespace) -> dict[str, Any]:
     """The rows of a session, and what they share."""
     general, by_method = split_overrides(parse_assignments(arguments.set))
-    from_options = {"image_size": arguments.image_size, "batch_size": arguments.batch, "precision": arguments.precision}
-    general |= {key: value for key, value in from_options.items() if value is not None}
     card = load_protocol(arguments.protocol, general)
     backbone = resolve_backbone(arguments.backbone or card.backbone)
     protocol = for_backbone(card, backbone)

@@ -228,7 +228,8 @@ def _print_check(report: Mapping[str, Any]) -> None:
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    from harness.datasets.own import BINARY, own_benchmark
+    from harness.datasets.base import BINARY
+    from harness.datasets.own import own_benchmark
     from harness.datasets.readers.folder_benchmark import FolderBenchmark
     from harness.evaluation.conventions import OF_TASK, Conventions
     from harness.evaluation.score_folders import score_folders

@@ -59,7 +59,6 @@ WORDS = {
 def parser() -> CommandParser:
     p = command("status", __doc__)
     add_results(p)
-    p.add_argument("--sweep", metavar="ID", help="only the runs of this sweep ('last' for the newest)")
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
     add_run(shown, option="--logs", help="print the log of the last start of a run")
@@ -73,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
-    seen = look(results, sweep=arguments.sweep)
+    seen = look(results)
     if arguments.logs:
         print_log(seen, arguments.logs)
         return 0
@@ -92,21 +91,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def look(results: Path, *, sweep: str | None = None) -> Survey:
-    """The state of every run in the folder, or of one sweep. Raises UsageError: no such sweep."""
+def look(results: Path) -> Survey:
+    """The state of every run in the folder."""
     seen = survey(results)
     if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
         queue, note = ask_cluster(seen)
-        seen = survey(results, queue=queue)._replace(note=note)
-    if sweep is None:
-        return seen
-    known = list(seen.sweeps)
-    sweep = known[-1] if sweep == "last" and known else sweep
-    if sweep not in known:
-        raise UsageError(f"no sweep {sweep!r} below {results}; there are: {', '.join(known[-5:]) or 'none'}")
-    keys = {run.key for run in seen.sweeps[sweep].runs}
-    runs = {key: run for key, run in seen.runs.items() if key in keys}
-    return seen._replace(runs=runs, sweeps={sweep: seen.sweeps[sweep]})
+        return survey(results, queue=queue)._replace(note=note)
+    return seen
 
 
 def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:

@@ -97,9 +97,6 @@ def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):
 def test_bad_input_is_one_line(tmp_path, capsys):
     assert status.main(["--results", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
-    made = sweep(tmp_path, [make_job(tmp_path)], executor="local")
-    assert status.main(["--results", str(tmp_path), "--sweep", "x"]) == 2
-    assert made.id in capsys.readouterr().err
 
 
 def run_state(**changes):

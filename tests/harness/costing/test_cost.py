@@ -148,7 +148,7 @@ def test_peaks_do_not_depend_on_which_other_methods_are_measured(methods) -> Non
     assert torch.get_num_threads() >= 1
 
 
-COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image-size", "64", "--shared"]
+COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--set", "image_size=64", "--shared"]
 
 
 @pytest.mark.usefixtures("nobody_else")

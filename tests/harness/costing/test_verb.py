@@ -13,7 +13,7 @@ from harness.cli import cost
 pytestmark = pytest.mark.usefixtures("nobody_else")
 
 COMMAND = [
-    "--methods", "lora,decoder", "--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--image-size", "64",
+    "--methods", "lora,decoder", "--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--set", "image_size=64",
 ]  # fmt: skip
 
 
@@ -44,10 +44,10 @@ def test_a_device_in_use_is_refused(tmp_path, says, monkeypatch) -> None:
         (["--methods", "lorra"], "did you mean 'lora'"),
         (["--methods", "lora", "--backbone", "vit_x"], "unknown backbone"),
         (["--methods", "lora", "--rounds", "0"], "--rounds 0: give at least 1"),
-        (["--methods", "lora", "--backbone", "tiny", "--image-size", "100"], "or 96 or 112"),
+        (["--methods", "lora", "--backbone", "tiny", "--set", "image_size=100"], "or 96 or 112"),
         (["--methods", "lora", "--threads", "-2"], "--threads -2"),
         (["--methods", "lora", "--classes", "-3"], "--classes -3"),
-        (["--methods", "lora", "--batch", "0"], "at least 1"),
+        (["--methods", "lora", "--set", "batch_size=0"], "at least 1"),
         (["--methods", "lora", "--backbone", "tiny", "--shared", "--results", "/proc/nope"], "cannot be written"),
         (["--methods", "lora", "--backbone=tiny", "--clock=processor", "--threads=2", "--shared"], "--threads 1"),
         (["--methods", "lora", "--device", "gpu"], "give cpu or cuda:N"),
