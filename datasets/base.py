@@ -188,3 +188,6 @@ class Benchmark(ABC):
         Raises:
             DatasetError: unreadable file, or a mask with a value that this benchmark does not have.
         """
+
+
+BINARY = Benchmark.class_names

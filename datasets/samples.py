@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -24,17 +25,8 @@ from PIL import Image
 from scipy import ndimage
 
 from harness.datasets.base import DatasetError
-from harness.datasets.camo import CAMO
-from harness.datasets.cvc612 import CVC612
-from harness.datasets.isic2017 import ISIC2017
-from harness.datasets.kvasir import Kvasir
-from harness.datasets.leaf import Leaf
-from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER, FolderBenchmark
+from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 from harness.datasets.readers.layouts import FolderLayout
-from harness.datasets.road import Road
-from harness.datasets.sbu import SBU
-from harness.datasets.trans10k_v1 import Trans10KV1
-from harness.datasets.trans10k_v2 import Trans10KV2
 
 Array = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -173,8 +165,10 @@ class Tree(NamedTuple):
     save_image: Encode = rgb
 
 
-def tree_of(benchmark: type[FolderBenchmark], layout: str = "original", **form: Any) -> Tree:
+def tree_of(name: str, layout: str = "original", **form: Any) -> Tree:
     """The tree of a benchmark's layout of folders, by the first name of each. ``form``: the other fields of `Tree`."""
+    of_module = vars(import_module(f"harness.datasets.{name}")).values()  # no other benchmark is imported
+    (benchmark,) = (each for each in of_module if isinstance(each, type) and getattr(each, "name", "") == name)
     (parts,) = (each.parts for each in benchmark().layouts() if isinstance(each, FolderLayout) and each.name == layout)
     folders = {name: tuple(re.sub(r"\|[^/]*", "", of) for of in (p.images, p.masks)) for name, p in parts.items()}
     return Tree(**{"folder": benchmark.folders[0], "parts": folders, **form})
@@ -182,11 +176,11 @@ def tree_of(benchmark: type[FolderBenchmark], layout: str = "original", **form: 
 
 class Recipe(NamedTuple):
     """How a benchmark's samples look: ``colours`` and ``lines`` as in `draw_scene`. ``stem``: (index, how many images in all) -> stem;
-    ``square``: all images are of one square size."""
+    ``form``: what `tree_of` is given; ``square``: all images are of one square size."""
 
     colours: tuple[Colour, ...]
     stem: Callable[[int, int], str]
-    tree: Tree
+    form: Mapping[str, Any]
     lines: bool = False
     square: bool = False
 
@@ -196,47 +190,50 @@ RECIPES: Mapping[str, Recipe] = {
     "kvasir": Recipe(
         POLYP,
         lambda index, count: "cju" + sha256(f"kvasir {index}".encode()).hexdigest()[:22],
-        tree_of(Kvasir, mask_names=(".jpg",), encode=(jpeg_noise,)),
+        {"mask_names": (".jpg",), "encode": (jpeg_noise,)},
     ),
     "cvc612": Recipe(
         POLYP,
         lambda index, count: str(1 + round(index * 611 / max(1, count - 1))),  # spread over the 29 sequences
-        tree_of(
-            CVC612, suffix=".tif", mask_names=(".tif",), encode=(grey, three_channels), save_image=mislabelled_tiff
-        ),
+        {
+            "suffix": ".tif",
+            "mask_names": (".tif",),
+            "encode": (grey, three_channels),
+            "save_image": mislabelled_tiff,
+        },
     ),
     "isic2017": Recipe(
         ((214, 170, 150), (96, 58, 48)),
         lambda index, count: f"ISIC_{index:07d}",
-        tree_of(ISIC2017, mask_names=("_segmentation.png", "_segmentation.png", "_Segmentation.PNG")),
+        {"mask_names": ("_segmentation.png", "_segmentation.png", "_Segmentation.PNG")},
     ),
     "camo": Recipe(
         ((92, 112, 70), (140, 120, 82)),
         lambda index, count: f"camourflage_{index:05d}",
-        tree_of(CAMO, encode=(grey, partial(grey, white=237))),  # white that only reaches 237
+        {"encode": (grey, partial(grey, white=237))},  # white that only reaches 237
     ),
-    "sbu": Recipe(((182, 178, 168), (72, 72, 84)), lambda index, count: f"lssd{index:04d}", tree_of(SBU)),
+    "sbu": Recipe(((182, 178, 168), (72, 72, 84)), lambda index, count: f"lssd{index:04d}", {}),
     "leaf": Recipe(
         ((70, 132, 58), (150, 104, 52)),
         lambda index, count: f"{index:05d}",
-        tree_of(Leaf, parts={"all": ("data/data/images", "data/data/masks")}, encode=(palette_png,)),
+        {"parts": {"all": ("data/data/images", "data/data/masks")}, "encode": (palette_png,)},
     ),
     "road": Recipe(
         ((96, 112, 84), (190, 188, 182)),
         lambda index, count: f"{10078660 + 15 * index}_15",
-        tree_of(Road, suffix=".tiff", mask_names=(".tif",), encode=(grey, three_channels)),
+        {"suffix": ".tiff", "mask_names": (".tif",), "encode": (grey, three_channels)},
         lines=True,
         square=True,
     ),
     "trans10k_v1": Recipe(
         ((120, 110, 100), (90, 160, 200), (190, 210, 120)),
         lambda index, count: str(index + 1),
-        tree_of(Trans10KV1, mask_names=("_mask.png",), encode=(channel_means,)),
+        {"mask_names": ("_mask.png",), "encode": (channel_means,)},
     ),
     "trans10k_v2": Recipe(
         ((110, 110, 110), *wheel(11)),
         lambda index, count: str(index + 1),
-        tree_of(Trans10KV2, mask_names=("_mask.png",), encode=(rgb,)),
+        {"mask_names": ("_mask.png",), "encode": (rgb,)},
     ),
 }
 
@@ -269,7 +266,7 @@ def write_samples(
     for what, value, least in (("images", images, 12), ("pixels a side", size, 32)):
         if value < least:
             raise DatasetError(f"a sample needs at least {least} {what}, not {value}")
-    called, tree = layout or ("original", RECIPES[name].tree)
+    called, tree = layout or ("original", tree_of(name, **RECIPES[name].form))
     folder, top = root / tree.folder, tree.folder.split("/", maxsplit=1)[0]
     marker = f"generated: {name}, layout {called}, {images} images of {size} px, seed 0, generator {GENERATOR}\n"
     if _is_there(root / top, folder, marker):
@@ -314,7 +311,7 @@ def _write_tree(name: str, folder: Path, *, tree: Tree, count: int, size: int) -
             pixels = np.array(Image.open(path))
             pixels[:, -pixels.shape[1] // 4 :] = 255
             Image.fromarray(pixels).save(path)
-    if tree is RECIPES["sbu"].tree:  # some training images have no mask
+    if name == "sbu" and tree == tree_of(name):  # some training images have no mask
         generator = np.random.default_rng([0, 99])
         for number in range(2):
             pixels = generator.integers(0, 255, size=(size, size, 3), dtype=np.uint8)

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from harness.datasets.base import IGNORE, Benchmark, DatasetError, Pair, Splits
-from harness.datasets.own import BINARY
+from harness.datasets.base import BINARY, IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
 from harness.datasets.preparing.unpacking import Progress
 from harness.datasets.readers.decoding import colours_of, listed, mixed_encodings, object_values

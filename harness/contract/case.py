@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from harness.contract.start import Violation
 from harness.methods.base import Method, MethodConfig
 from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.build import build_segmenter
@@ -20,16 +21,6 @@ from harness.models.decoders import LABELLING, Decoder
 from harness.models.segmenter import Segmenter, upsample
 from harness.protocols.card import Protocol
 from harness.training.losses import build_loss
-
-
-class Violation(AssertionError):
-    """A method breaks a clause; the message says which value was seen."""
-
-
-def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
-    """Raise `Violation` with ``message`` unless ``truth``."""
-    if not truth:
-        raise Violation(message)
 
 
 @contextmanager
@@ -206,10 +197,3 @@ def _plain(backbone: str, decoder: Decoder, *, recompute: bool) -> Segmenter:
 def grouped_parameters(method: Method) -> dict[str, nn.Parameter]:
     """Everything in the method's parameter groups, by full name."""
     return {name: parameter for group in method.parameter_groups() for name, parameter in group.named.items()}
-
-
-@torch.no_grad()
-def logits(segmenter: Segmenter, images: Tensor) -> Tensor:
-    """Mask logits in evaluation mode."""
-    segmenter.eval()
-    return segmenter(images).masks

@@ -17,11 +17,9 @@ from harness.contract.case import (
     ContractCase,
     first,
     grouped_parameters,
-    logits,
     must_refuse,
-    require,
 )
-from harness.contract.start import require_count, require_start
+from harness.contract.start import logits, require, require_count, require_start
 from harness.methods.base import MergeMode, MergeReport, Method
 from harness.methods.parts.placement import MethodError, parse_blocks
 from harness.models.catalog import trained_in_decoder

@@ -10,10 +10,27 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harness.contract.case import Violation, logits, require
 from harness.methods.base import Method
 from harness.methods.parts.placement import BackboneShape, MethodError
 from harness.models.segmenter import Segmenter
+
+
+class Violation(AssertionError):
+    """A method breaks a clause; the message says which value was seen."""
+
+
+def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
+    """Raise `Violation` with ``message`` unless ``truth``."""
+    if not truth:
+        raise Violation(message)
+
+
+@torch.no_grad()
+def logits(segmenter: Segmenter, images: Tensor) -> Tensor:
+    """Mask logits in evaluation mode."""
+    segmenter.eval()
+    return segmenter(images).masks
+
 
 TOLERANCE = 1e-3
 """Of a run's first image, relative to the largest logit: rounding stays a thousand times below, and a method that does not start where it

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore, finished_run
-from harness.datasets.own import BINARY
+from harness.datasets.base import BINARY
 from harness.experiment.building import attached_segmenter
 from harness.experiment.number_code import has_changed
 from harness.methods.base import Method

@@ -3,7 +3,6 @@ generated images of cards with ``data: sample``, and the images of finished runs
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,9 +13,7 @@ from typing import Any, NamedTuple
 
 from harness.archive.schema import CONTENT, Origin, Record, Run, TestImages, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
-from harness.datasets.own import any_folder
 from harness.datasets.preparing.checking import first_look, groups_apart
-from harness.datasets.readers.pairing import MASK_EXTENSIONS, image_files
 from harness.planning.request import Request
 from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules, resolve
@@ -57,6 +54,8 @@ def benchmark_of(name: str, rules: Protocol) -> Benchmark:
 
 def register_own(names: Iterable[str], folders: Mapping[str, Path], card: Protocol) -> dict[str, Path]:
     """Register the user's own data sets, and return where they are. The card's group pattern and category help to recognise a folder."""
+    from harness.datasets.own import any_folder
+
     found = {}
     for name in names:
         benchmark, found[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
@@ -86,38 +85,27 @@ def _every(splits: Splits) -> list[Pair]:
 
 def data_fingerprint(splits: Splits, *, folds: bool = False) -> str:
     """``content-``, a hash of the stems and contents of every image and mask, and one of stems and sizes in bytes, which is all that
-    older records know (`harness.archive.older.same_data` compares both). Contents are read once (`content_hashes`).
+    older records know (`harness.archive.older.same_data` compares both). Each file is read once (`file_hashes`).
 
     Args:
         folds: of all pairs together, whatever the split.
 
     Raises:
-        DatasetError: a file is gone.
+        DatasetError: a file is gone or cannot be read, or changes while it is read.
     """
     named = {"train": splits.train, "val": splits.val, **{f"test {name}": pairs for name, pairs in splits.test.items()}}
     if folds:
         named = {"all": tuple(_every(splits))}
-    digests = content_hashes(path for pairs in named.values() for pair in pairs for path in (pair.image, pair.mask))
+    paths = (path for pairs in named.values() for pair in pairs for path in (pair.image, pair.mask))
+    try:
+        digests = file_hashes(paths, what="images and masks")
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); unpack the data again") from error
     hashes = [
         content_hash({name: [[p.stem, of[p.image], of[p.mask]] for p in pairs] for name, pairs in named.items()})
         for of in (digests, {path: path.stat().st_size for path in digests})
     ]
     return f"{CONTENT}{'-'.join(hashes)}"
-
-
-def content_hashes(paths: Iterable[Path]) -> dict[Path, str]:
-    """SHA-256 of every file, and of a folder (a mask file per object) one over its files' names and hashes. Each file is read once
-    (`file_hashes`). Raises DatasetError: a file is gone or cannot be read, or changes while it is read."""
-    inside = {path: image_files(path, MASK_EXTENSIONS) if path.is_dir() else [path] for path in paths}
-    try:
-        digests = file_hashes((file for files in inside.values() for file in files), what="images and masks")
-    except OSError as error:
-        raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); unpack the data again") from error
-    hashes = {}
-    for path, files in inside.items():
-        names = json.dumps({file.name: digests[file] for file in files}, sort_keys=True)
-        hashes[path] = digests[path] if files == [path] else hashlib.sha256(names.encode()).hexdigest()
-    return hashes
 
 
 @dataclass(frozen=True, kw_only=True)

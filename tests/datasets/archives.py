@@ -10,11 +10,6 @@ import numpy as np
 from PIL import Image
 
 from harness.datasets import samples
-from harness.datasets.camo import CAMO
-from harness.datasets.cvc612 import CVC612
-from harness.datasets.kvasir import Kvasir
-from harness.datasets.leaf import Leaf
-from harness.datasets.road import Road
 from harness.datasets.samples import (
     DEFAULT_IMAGES,
     RECIPES,
@@ -43,26 +38,26 @@ def _lists(name: str, *, suffix: str, mask: str = ".png", encode: tuple[Encode, 
 
 OTHERS: Mapping[str, Mapping[str, Tree]] = {
     "kvasir": {
-        "pranet": tree_of(Kvasir, "pranet", folder="PraNet", suffix=".png", encode=MIXED),
+        "pranet": tree_of("kvasir", "pranet", folder="PraNet", suffix=".png", encode=MIXED),
         "autogluon": _lists("polyp", suffix=".png", encode=MIXED),
     },
     "cvc612": {
-        "kaggle": tree_of(CVC612, "kaggle", suffix=".png"),
-        "pranet": tree_of(CVC612, "pranet", folder="PraNet", suffix=".png", encode=MIXED),
+        "kaggle": tree_of("cvc612", "kaggle", suffix=".png"),
+        "pranet": tree_of("cvc612", "pranet", folder="PraNet", suffix=".png", encode=MIXED),
         "autogluon": _lists("polyp", suffix=".png", encode=MIXED),
     },
     "isic2017": {"autogluon": _lists("isic2017", suffix=".jpg", mask="_segmentation.png")},
     "camo": {
-        "sinet": tree_of(CAMO, "sinet", folder="SINet"),
+        "sinet": tree_of("camo", "sinet", folder="SINet"),
         "autogluon": _lists("camo_sem_seg", suffix=".jpg"),
     },
     "sbu": {"autogluon": _lists("SBU-shadow", suffix=".jpg")},
     "leaf": {
-        "flat": tree_of(Leaf, "flat", encode=(palette_png,)),
+        "flat": tree_of("leaf", "flat", encode=(palette_png,)),
         "autogluon": _lists("leaf_disease_segmentation", suffix=".jpg", encode=(palette_png,)),
     },
     "road": {
-        "kaggle": tree_of(Road, "kaggle", folder="massachusetts-roads-dataset", suffix=".tiff", mask_names=(".tif",)),
+        "kaggle": tree_of("road", "kaggle", folder="massachusetts-roads-dataset", suffix=".tiff", mask_names=(".tif",)),
         "autogluon": _lists("road_segmentation", suffix=".tiff", mask=".tif"),
     },
 }
@@ -83,7 +78,7 @@ def write_archive(
     name: str, root: Path, layout: str = "original", *, images: int = DEFAULT_IMAGES, size: int = 112
 ) -> Path:
     """A sample in one of `layouts`, as unpacked; returns the benchmark's folder."""
-    tree = RECIPES[name].tree if layout == "original" else OTHERS[name][layout]
+    tree = tree_of(name, **RECIPES[name].form) if layout == "original" else OTHERS[name][layout]
     given = None if layout == "original" else (layout, tree)
     folder = samples.write_samples(name, root, images=images, size=size, layout=given)
     for number in range(4 if (name, layout) in FOREIGN else 0):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, gelu, interpolate
 
-from harness.contract.case import ContractCase, logits
+from harness.contract.case import ContractCase
+from harness.contract.start import logits
 from harness.methods.convlora import ConvLoRA, ConvLoRAConfig, Mixture, expert_load, squared_variation
 from harness.planning.plan import configured
 from harness.planning.request import PlannedRow

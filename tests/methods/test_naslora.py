@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.case import ContractCase, logits
+from harness.contract.case import ContractCase
+from harness.contract.start import logits
 from harness.methods.base import ARCHITECTURE, WEIGHTS
 from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig, NASPCLoRA, NASPCLoRAConfig

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.case import ContractCase, Violation
+from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
+from harness.contract.start import Violation
 from harness.experiment.experiment import run_experiment
 from harness.methods.base import MergeReport, Method
 from harness.methods.bitfit import BitFit, BitFitConfig
