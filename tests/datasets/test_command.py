@@ -18,22 +18,9 @@ from harness.datasets.base import DatasetError
 from harness.registry import JOINT, SEGMENTED
 
 
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]):
-    """(arguments) -> (exit code, stdout, stderr)"""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-def test_list_names_every_benchmark_with_terms_source_and_what_is_found(said, tmp_path: Path) -> None:
+def test_list_names_every_benchmark_with_terms_source_and_what_is_found(says, tmp_path: Path) -> None:
     samples.write_samples("camo", tmp_path, images=12, size=48)
-    code, out, _ = said("list", "--data", tmp_path)
-    assert code == 0
+    out = says(main, "list", "--data", tmp_path)
     entries = {entry.split()[0]: entry for entry in re.split(r"\n(?=\S)", out)}
     assert set(entries) == {*SEGMENTED, *JOINT}
     assert {name for name, entry in entries.items() if "not found: nothing of it in " not in entry} == {"camo"}
@@ -47,37 +34,25 @@ def test_list_names_every_benchmark_with_terms_source_and_what_is_found(said, tm
     assert "sam-peft data prepare camo --from https://" in entries["camo"]
 
 
-def test_sample_prepare_check_in_a_row(said, tmp_path: Path) -> None:
-    code, out, _ = said(
-        "sample", "CVC-612".lower().replace("-", ""), "--data", tmp_path / "s", "--images", 24, "--size", 48
-    )
-    assert code == 0
-    assert "CVC-ClinicDB" in out
-    archive = shutil.make_archive(str(tmp_path / "cvc"), "zip", tmp_path / "s")
-    code, out, _ = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
-    assert code == 0
-    assert "prepared: " in out
-    code, out, _ = said("check", "cvc612", "--data", tmp_path / "data")
-    assert code == 0, out
-    code, _, error = said("prepare", "cvc612", "--from", archive, "--data", tmp_path / "data")
-    assert code == 2
-    assert "already there" in error
+def test_sample_prepare_check_in_a_row(says, tmp_path: Path) -> None:
+    made, root = tmp_path / "s", ("--data", tmp_path / "data")
+    assert "CVC-ClinicDB" in says(main, "sample", "CVC612", "--data", made, "--images", 24, "--size", 48)
+    archive = shutil.make_archive(str(tmp_path / "cvc"), "zip", made)
+    assert "prepared: " in says(main, "prepare", "cvc612", "--from", archive, *root)
+    says(main, "check", "cvc612", *root)
+    assert "already there" in says(main, "prepare", "cvc612", "--from", archive, *root, code=2)
 
 
-def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
+def test_failed_check_exits_1_and_json_says_why(says, tmp_path: Path) -> None:
     (samples.write_samples("cvc612", tmp_path, images=24, size=48) / "Original" / "1.tif").write_bytes(b"no image")
-    code, out, _ = said("check", "cvc612", "--data", tmp_path)
-    assert code == 1
+    words = ["check", "cvc612", "--data", tmp_path]
+    out = says(main, *words, code=1)
     assert "failed  readable" in out
     assert "\n            Original/1.tif\n" in out
-    code, out, _ = said("check", "cvc612", "--data", tmp_path, "--json")
-    assert code == 1
-    report = json.loads(out)
-    assert report["passed"] is False
-    assert report["benchmark"] == "cvc612"
+    report = json.loads(says(main, *words, "--json", code=1))
+    assert (report["passed"], report["benchmark"]) == (False, "cvc612")
     readable = next(verdict for verdict in report["verdicts"] if verdict["rule"] == "readable")
-    assert readable["status"] == "failed"
-    assert readable["files"] == ["Original/1.tif"]
+    assert (readable["status"], readable["files"]) == ("failed", ["Original/1.tif"])
 
 
 @pytest.mark.parametrize(
@@ -92,13 +67,8 @@ def test_failed_check_exits_1_and_json_says_why(said, tmp_path: Path) -> None:
         (["check", "kvasir"], "(--data DIR names another); get it: "),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(said, tmp_path: Path, arguments: list[str], words: str) -> None:
-    code, out, err = said(*arguments, "--data", tmp_path / "root")
-    assert code == 2
-    assert not out
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert words in err
+def test_bad_input_is_one_line_and_exit_code_2(says, tmp_path: Path, arguments: list[str], words: str) -> None:
+    assert words in says(main, *arguments, "--data", tmp_path / "root", code=2)
     assert not (tmp_path / "root").exists()
 
 

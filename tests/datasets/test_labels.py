@@ -80,16 +80,14 @@ def test_labels_are_never_read_from_a_cache_that_knows_files_alone(tmp_path: Pat
         assert np.array_equal(source.image(0), source.image(1))
 
 
-def test_check_counts_labels_and_finds_copies_and_empty_classes(tmp_path, capsys) -> None:
+def test_check_counts_labels_and_finds_copies_and_empty_classes(tmp_path, says) -> None:
     root = write_folders(tmp_path / "pets", splits=SPLITS)
-    assert main(["check", f"pets={root}"]) == 0
-    said = capsys.readouterr().out
+    said = says(main, "check", f"pets={root}")
     assert "passed  labels: cat: train 6, val 2, test 3; dog: train 6, val 2, test 3" in said
     assert "mask" not in said
     shutil.rmtree(root / "valid" / "dog")
     shutil.copy(root / "training" / "cat" / "00.png", root / "test" / "dog" / "00.png")
-    assert main(["check", f"pets={root}"]) == 1
-    said = capsys.readouterr().out
+    said = says(main, "check", f"pets={root}", code=1)
     assert "warned  labels: val has no image of dog" in said
     assert "failed  exact copies across splits" in said
 

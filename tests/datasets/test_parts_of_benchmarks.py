@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from harness.datasets import samples
-from harness.datasets.base import DatasetError, Splits
+from harness.datasets.base import DatasetError
 from harness.datasets.cvc612 import FIRST_FRAMES
 from harness.datasets.preparing.checking import check
-from harness.datasets.road import image_of_tile
 from tests.datasets.conftest import MakeBenchmark
 
 GREY, WHITE = (90, 90, 90), 255
@@ -25,36 +24,6 @@ def write_pair(image: Path, mask: Path, *, size: tuple[int, int] = (40, 30), ima
     drawn = np.zeros(size[::-1], np.uint8)
     drawn[5:15, 5:15] = WHITE
     Image.fromarray(drawn).save(mask)
-
-
-def write_tiles(root: Path, *, images: int, part: str = "train") -> Path:
-    folder = root / "massachusetts_roads_tiles"
-    for image in range(images):
-        for tile in range(1 + image % 3):
-            name = f"{10078660 + 15 * image}_15_r{tile}c2.png"
-            write_pair(folder / part / "sat" / name, folder / part / "map" / name, size=(32, 32))
-    return folder
-
-
-def sides(splits: Splits) -> dict[str, set[str | None]]:
-    parts = {"train": splits.train, "val": splits.val, **splits.test}
-    return {name: {image_of_tile(pair.stem) for pair in pairs} for name, pairs in parts.items()}
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_all_tiles_of_an_image_are_on_one_side(make: MakeBenchmark, tmp_path: Path, seed: int) -> None:
-    write_tiles(tmp_path, images=24)
-    road = make("road", split_seed=seed)
-    splits = road.splits(road.locate(tmp_path))
-    assert splits.layout == "tiles"
-    train, val, test = sides(splits).values()
-    assert None not in train | val | test
-    assert len(train | val | test) == len(train) + len(val) + len(test)
-    assert splits.note == "48 tiles of 24 images"
-    assert (
-        f"carved (seed {seed}, {len(splits.test['test'])} test and {len(splits.val)} val by whole images)"
-        == splits.rule
-    )
 
 
 @pytest.mark.parametrize(

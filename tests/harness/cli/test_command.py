@@ -61,9 +61,8 @@ def raising(error: Exception) -> Callable[[list[str] | None], int]:
     return main
 
 
-def test_an_unexpected_exception_is_one_line(capsys) -> None:
-    assert raising(ZeroDivisionError("by\nzero \x1b[2J"))([]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_an_unexpected_exception_is_one_line(says) -> None:
+    line = says(raising(ZeroDivisionError("by\nzero \x1b[2J")), code=2)
     assert line.startswith(r"error: ZeroDivisionError: by zero \x1b[2J; ")
 
 
@@ -82,9 +81,8 @@ def test_debug_raises_it() -> None:
         (errno.EACCES, "give you access"),
     ],
 )
-def test_what_the_disk_refuses_is_called_what_it_is(number: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert raising(OSError(number, os.strerror(number), "/there"))([]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_what_the_disk_refuses_is_called_what_it_is(number: int, said: str, says) -> None:
+    line = says(raising(OSError(number, os.strerror(number), "/there")), code=2)
     assert line.startswith("error: /there: ")
     assert said in line
 
@@ -98,9 +96,8 @@ def test_what_the_disk_refuses_is_called_what_it_is(number: int, said: str, caps
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
     ],
 )
-def test_want_of_memory_is_called_that(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    assert raising(error)([]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_want_of_memory_is_called_that(error: Exception, says) -> None:
+    line = says(raising(error), code=2)
     assert "ulimit -v" in line
     assert "traceback" not in line
     assert reason_code(error) == "OOM"
@@ -141,13 +138,10 @@ def test_every_signal_that_ends_a_verb_prints_what_ctrl_c_does(number: int, begu
     assert (process.returncode, error) == (128 + number, "interrupted\n")
 
 
-def test_a_results_folder_with_an_impossible_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tables(["--results", "x" * 300]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_a_results_folder_with_an_impossible_name_is_one_line(says) -> None:
+    line = says(tables, "--results", "x" * 300, code=2)
     assert re.fullmatch(r"error: x+/records: the name is too long", line)
-    assert tables(["--results", os.fsdecode(b"a\xff")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "UTF-8" in line
+    assert "UTF-8" in says(tables, "--results", os.fsdecode(b"a\xff"), code=2)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +154,7 @@ def test_a_results_folder_with_an_impossible_name_is_one_line(capsys: pytest.Cap
     ],
 )
 def test_a_path_that_no_file_of_a_sweep_could_name_is_refused_before_anything_is_submitted(
-    option: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
     bad = tmp_path / os.fsdecode(b"a\xff")

@@ -162,22 +162,20 @@ def test_files_are_read_as_those_of_a_data_set_are(capsys, tmp_path, kind):
 
 
 @pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
-def test_masks_of_0_and_1_are_refused_where_all_are_such(capsys, tmp_path, level, full, kind):
+def test_masks_of_0_and_1_are_refused_where_all_are_such(says, tmp_path, level, full, kind):
     mask = blob(np.random.default_rng(1), 30, 30)
     both = placed(tmp_path, dict.fromkeys(("g/a.png", "g/b.png"), mask * np.uint8(255)))
     placed(tmp_path, dict.fromkeys(("p/a.png", "p/b.png"), mask.astype(kind) * kind(level)))
-    words = ["score", str(both[0]), str(both[1])]
-    assert main(words) == 2
-    message = capsys.readouterr().err
+    words = ["score", *both]
+    message = says(main, *words, code=2)
     assert "in its place" in message
     assert str(full) in message
     placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
-    assert main(words) == 2
-    assert "a grey level of 1 (255 in 16 bits), and 1 hold more" in capsys.readouterr().err
+    assert "a grey level of 1 (255 in 16 bits), and 1 hold more" in says(main, *words, code=2)
     soft = mask.astype(kind) * kind(full)
     soft[0] = full // 3
     placed(tmp_path, {"p/b.png": soft})
-    assert main(words) == 0  # one map of probabilities may be dark
+    says(main, *words)  # one map of probabilities may be dark
 
 
 @pytest.mark.parametrize(
@@ -244,44 +242,29 @@ def saved(array):
         (["--benchmark", "kvazir"], "did you mean"),
     ],
 )
-def test_bad_input_is_one_line(capsys, folders, spoil, message):
+def test_bad_input_is_one_line(says, folders, spoil, message):
     """Folders that are spoilt, or wrong words after good ones."""
-    words = ["score", str(folders[0]), str(folders[1])]
     if callable(spoil):
         spoil(*folders)
-    else:
-        words += spoil
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    assert message in says(main, "score", *folders, *([] if callable(spoil) else spoil), code=2)
 
 
-def test_a_benchmark_that_reads_its_masks_by_itself_is_refused(capsys, folders, monkeypatch):
+def test_a_benchmark_that_reads_its_masks_by_itself_is_refused(says, folders, monkeypatch):
     """As a package's may: only it knows what of a file is the object."""
     monkeypatch.setattr("harness.cli.data._benchmark", lambda name: SimpleNamespace(name=name, task="binary"))
-    assert main(["score", *map(str, folders), "--benchmark", "pets"]) == 2
-    assert "leave --benchmark out" in capsys.readouterr().err
+    assert "leave --benchmark out" in says(main, "score", *folders, "--benchmark", "pets", code=2)
 
 
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
         ("p/a.npy", np.zeros((3, 60, 45)), "labels of several classes are images"),
-        (
-            "p/a.png",
-            np.full((60, 45), 256, np.uint16),
-            "labels must be integers from 0 to 2",
-        ),  # in a byte it would be 0
+        ("p/a.png", np.full((60, 45), 256, np.uint16), "must be integers from 0 to 2"),  # in a byte it would be 0
     ],
 )
-def test_bad_labels_of_several_classes_are_one_line(capsys, tmp_path, name, array, message):
+def test_bad_labels_of_several_classes_are_one_line(says, tmp_path, name, array, message):
     both = placed(tmp_path, {name: array, "g/a.png": np.eye(60, 45, dtype=np.uint8)})
-    assert main(["score", *map(str, both), "--num-classes", "3"]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in says(main, "score", *both, "--num-classes", "3", code=2)
 
 
 def test_after_a_bad_mask_no_other_is_read(folders, monkeypatch):

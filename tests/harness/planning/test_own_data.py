@@ -15,7 +15,6 @@ from harness.datasets.readers.folder_benchmark import SAMPLE_MARKER
 from harness.datasets.samples import write_samples
 from harness.dispatch.target import target_of
 from harness.experiment.building import open_data
-from harness.planning.request import Job
 from harness.planning.understand import understand
 from harness.pricing import plan_text
 from harness.protocols.load import from_rules
@@ -96,7 +95,6 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
     ("words", "message"),
     [
         (["tiles=/no/such/folder"], "no folder /no/such/folder for tiles"),
-        (["tiles="], "is not NAME=DIR"),
         (["tiles"], "unknown benchmark 'tiles'"),
         (["tiles=DIR", "--set", "group=("], "is not a regular expression"),
         (["kvasir", "--set", "group=x"], "kvasir has its own rule"),
@@ -104,12 +102,11 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
         (["tiles=DIR", "--set", "benchmarks.tiles.group=zzz"], "fits no part of the name"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, words: list[str], message: str) -> None:
+def test_bad_input_is_one_line(tmp_path, says, words: list[str], message: str) -> None:
     write_tiles(tmp_path / "DIR")
     words = [word.replace("=DIR", f"={tmp_path}/DIR") for word in words]
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--datasets"]
-    assert run.main([*base, *words]) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert message in says(run.main, *base, *words, code=2)
     assert not list((tmp_path / "runs").glob("records/*.json"))
 
 
@@ -162,7 +159,6 @@ def test_inverted_masks_are_trained_on_where_the_user_says_what_they_are(tmp_pat
         (job,) = planned_of(
             tmp_path, "--datasets", f"tiles={folder}", "--set", f"benchmarks.tiles.invert={invert}"
         ).jobs
-        assert isinstance(job, Job)
         assert job.run.rules["invert"] is (invert == "true")
         keys.add(job.run.key)
     assert len(keys) == 2
