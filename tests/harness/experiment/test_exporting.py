@@ -22,6 +22,7 @@ from harness.experiment import exporting
 from harness.experiment.trained import Trained, of_results
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
+from harness.models.catalog import backbone
 from harness.models.original_sam import sam_state_dict
 from harness.models.published import published_file
 from harness.planning.data import sample_writer
@@ -35,13 +36,13 @@ from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished, sam_masks
 
 
-@pytest.mark.parametrize(("method", "merge", "backbone"), [
+@pytest.mark.parametrize(("method", "merge", "name"), [
     ("lora", "exact", "tiny"), ("naslora", "calibrated", "tiny"), ("full", "exact", "tiny"), ("decoder", "exact", "tiny"),
     ("lora", "exact", "tiny_mobile_sam"),
 ])  # fmt: skip
 @torch.no_grad()
-def test_export_predicts_alike_under_segment_anything_itself(results, tmp_path, method, merge, backbone) -> None:
-    run, out = finished(results, method, backbone=backbone), tmp_path / "sam.pth"
+def test_export_predicts_alike_under_segment_anything_itself(results, tmp_path, method, merge, name) -> None:
+    run, out = finished(results, method, backbone=name), tmp_path / "sam.pth"
     data = results / "sample-data" / "kvasir"
     line, merged, images = exporting.export(of_results(results, run.key), out=out, merge=merge, data=data)
     assert ("validation images" in line) == bool(METHODS.get(method).merge_modes)
@@ -69,10 +70,15 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     run, out = finished(results, "lora", backbone="tiny_sam3"), tmp_path / "model.safetensors"
     _, merged, images = exporting.export(of_results(results, run.key), out=out)
     torch.testing.assert_close(sam_masks(run, out, images), merged(images).masks, rtol=1e-4, atol=1e-4)
-    names = load_file(out).keys()
-    assert {name.partition(".")[0] for name in names} == {"detector_model", "tracker_neck", "tracker_model"}
-    assert not [name for name in names if "lora" in name or ".qkv." in name]
-    assert "Sam3TrackerModel" in exporting.code_to_load(run, "sam", str(out))
+    written = load_file(out).keys()
+    assert {name.partition(".")[0] for name in written} == {"detector_model", "tracker_neck", "tracker_model"}
+    assert not [name for name in written if "lora" in name or ".qkv." in name]
+    code, _, loading = exporting.code_to_load(run, "sam", str(out)).partition("model = ")
+    assert loading.startswith("Sam3TrackerModel")
+    exec(code, names := {})
+    shape, side = backbone("tiny_sam3").shape, run.rules["image_size"]
+    sizes = [[side // shape.patch * k] * 2 for k in (4, 2, 1)]
+    assert str(names["config"].vision_config.backbone_feature_sizes) == str(sizes), "whole numbers"
     assert "InferenceSession('m.onnx')" in exporting.code_to_load(run, "onnx", "m.onnx")
     for method, needs_file in (("lora", False), ("mine", True)):
         code = exporting.code_to_load(replace(run, method=method), "adapter", "a")
@@ -94,30 +100,33 @@ def test_a_state_whose_class_head_is_one_number_is_refused(results: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "arguments", "message"),
+    ("method", "made", "arguments", "message"),
     [
         ("naslora", {}, ["--merge", "exact"], "use --merge calibrated or --adapter-only"),
         ("naslora", {"style": "linear"}, ["--merge", "conv"], "use --merge calibrated or --adapter-only"),
+        ("naslora", {}, ["--peft"], "use --merge calibrated or --adapter-only"),
         ("lora", {}, ["--merge", "conv"], "its modes are exact, calibrated"),
         ("adapter", {}, [], "use --adapter-only"),
+        ("lora", {"backbone": "tiny_timm"}, [], "use --adapter-only"),
+        ("lora", {"benchmark": "trans10k_v2"}, [], "use --adapter-only"),
+        ("lora", {"backbone": "tiny_mobile_sam"}, ["--peft"], "leave --peft out"),
+        ("lora", {"sites": "qkv,decoder"}, ["--peft"], "adapts the mask decoder too"),
+        ("ssf", {}, ["--peft"], "not a low-rank update of linear layers"),
+        ("dora", {}, ["--peft"], "not a low-rank update of linear layers"),
+        ("peft/miss", {"backbone": "tiny_sam3", "r": 4, "sites": "qkv"}, ["--peft"], "sites=q,k,v"),
+        ("lora", {}, ["--peft", "--out", "/nowhere/at/all"], "there is no folder /nowhere/at; make it first"),
+        ("lora", {}, ["--out", "/nowhere/sam.pth"], "there is no folder /nowhere; make it first"),
     ],
 )
-def test_a_model_that_keeps_parts_of_its_method_is_refused(
-    results, tmp_path, capsys, method, options, arguments, message
+def test_what_cannot_be_exported_is_one_line_with_the_way_that_works(
+    results, tmp_path, capsys, method, made, arguments, message
 ) -> None:
-    run, out = finished(results, method, **options), tmp_path / "sam.pth"
+    run = finished(results, method, **made)
+    out = tmp_path / ("adapter" if "--peft" in arguments else "sam.pth")
     assert export_to(results, run, out, *arguments) == 2
-    assert message in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_what_is_no_sam_is_refused_with_the_way_that_works(results: Path, tmp_path, capsys) -> None:
-    for run in (finished(results, "lora", backbone="tiny_timm"), finished(results, "lora", benchmark="trans10k_v2")):
-        assert export_to(results, run, tmp_path / "sam.pth") == 2
-        assert "use --adapter-only" in capsys.readouterr().err
-    run = finished(results, "lora", backbone="tiny_mobile_sam")
-    assert export_to(results, run, tmp_path / "peft", "--peft") == 2
-    assert "leave --peft out" in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_state_of_another_run_is_refused(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

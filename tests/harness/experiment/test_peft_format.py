@@ -148,12 +148,6 @@ def test_peft_loads_an_export_of_sam_3_into_its_tracker(results, tmp_path, metho
     assert "Sam3TrackerModel" in (out / "README.md").read_text()
 
 
-def test_a_tuner_of_sam_3s_fused_layer_is_refused_with_the_sites_that_work(results, tmp_path, capsys) -> None:
-    run = finished(results, "peft/miss", backbone="tiny_sam3", r=4, sites="qkv")
-    assert export_to(results, run, tmp_path / "adapter", "--peft") == 2
-    assert "sites=q,k,v" in capsys.readouterr().err
-
-
 def _trained_elsewhere(results: Path, folder: Path, config: Any) -> Any:
     """transformers' SAM with an adapter far from its start, saved as ``adapter`` in the folder, and its start as
     ``start.safetensors``."""
@@ -345,26 +339,6 @@ def test_an_adapter_that_was_trained_elsewhere_predicts_as_it_stands(
     given = np.stack([np.load(out / "probabilities" / f"{name}.npy") for name in "ab"])
     np.testing.assert_allclose(given, expected, atol=1e-4)
     assert 0 < (expected > 0.5).mean() < 1
-
-
-@pytest.mark.parametrize(
-    ("method", "arguments", "message"),
-    [
-        ("lora[decoder]", ["--peft"], "adapts the mask decoder too"),
-        ("ssf", ["--peft"], "not a low-rank update of linear layers"),
-        ("dora", ["--peft"], "not a low-rank update of linear layers"),
-        ("naslora", ["--peft"], "use --merge calibrated or --adapter-only"),
-        ("lora", ["--peft", "--out", "/nowhere/at/all"], "there is no folder /nowhere/at; make it first"),
-        ("lora", ["--out", "/nowhere/sam.pth"], "there is no folder /nowhere; make it first"),
-    ],
-)
-def test_what_cannot_be_written_is_one_line(results, tmp_path, capsys, method, arguments, message):
-    sites: dict[str, Any] = {"sites": "qkv,decoder"} if "decoder" in method else {}
-    run = finished(results, method.partition("[")[0], **sites)
-    assert export.main(["--results", str(results), "--run", run.key, "--out", str(tmp_path / "a"), *arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert list(tmp_path.iterdir()) == []
 
 
 @torch.no_grad()

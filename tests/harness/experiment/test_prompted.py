@@ -13,7 +13,6 @@ from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from harness import run
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
 from harness.cli import predict, tables
@@ -30,10 +29,8 @@ from harness.models.mask_decoder import plain_mask_decoder
 from harness.models.original_sam import plain_sam, prompt_encoder_of, sam_state_dict
 from harness.models.segmenter import Prompts, probabilities
 from harness.planning.request import Job
-from harness.planning.understand import understand
 from harness.protocols.keys import hashed_rules
 from harness.protocols.load import as_rules, from_rules, load_protocol
-from harness.settings import Settings
 from harness.studies import study_from_dict
 from harness.system.errors import UsageError
 from harness.training.feeding import normalise
@@ -104,13 +101,6 @@ def test_a_study_of_prompts_has_a_table_for_each(tmp_path: Path) -> None:
     assert [[record.key for record in grid.records] for grid in found] == [[record.key] for record in records[:2]]
     with pytest.raises(UsageError, match="under one prompt"):
         study_from_dict({**card, "entries": ["lora"], "choose": {"lr": [1e-3, 1e-2]}}, name="prompts-x")
-
-
-def test_the_study_prompts_asks_for_four_rows_of_three_seeds_with_a_box_and_without(tmp_path: Path) -> None:
-    words = ["--study", "prompts", "--results", str(tmp_path)]
-    request, *_ = understand(run.parser().parse_args(words), Settings())
-    assert [card.prompt for card in request.cards] == ["box", "none"]
-    assert (len(request.rows), len(request.seeds), request.backbones) == (4, 3, ("mobile_sam",))
 
 
 def test_training_passes_the_prompts_to_the_decoder(done: tuple[Job, Record], tmp_path: Path) -> None:
