@@ -26,6 +26,7 @@ from harness.experiment.number_code import _of_method
 from harness.run import main as run
 from harness.studies import Row, load_study
 from harness.system.errors import UsageError
+from tests.harness.report.sample import table_rows
 from tests.values import REPOSITORY, there
 
 STUDY = """
@@ -36,6 +37,7 @@ benchmarks: [kvasir]
 seeds: [0, 1]
 choose: {lr: [1.0e-3, 1.0e-2]}
 entries: [{label: LoRA, method: lora}]
+backbones: [tiny]
 data: {kvasir: FILES}
 weights: {tiny: ""}
 table: {kind: leaderboard, baseline: LoRA, metrics: [iou], scores: [last], splits: {kvasir: [test]}}
@@ -84,23 +86,35 @@ def mine(board: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(board / "mine" / "records", tmp_path / "mine" / "records")).parent
 
 
-def edit(mine: Path, change: Callable[[Record], Record], *, images: Callable[[str], str] = str) -> None:
-    """Write every record changed, whole and sealed, as somebody would who knows how."""
+@pytest.fixture(autouse=True)
+def _card() -> None:
+    """These records are held against the protocol demo as it is."""
+
+
+def edit(
+    mine: Path, change: Callable[[Record], Record], *, images: Callable[[str], str] = str, also: bool = False
+) -> None:
+    """Write every record changed, whole and sealed, as somebody would who knows how; ``also``: beside the record itself."""
     store = RecordStore(mine)
     texts = {old.key: read_sidecar(store.images_path(old.key), expected="").decode() for old in store}
     made = [(change(old), images(texts[old.key])) for old in store]
-    for path in store.folder.iterdir():
+    for path in [] if also else [*store.folder.iterdir()]:
         path.unlink()
     for new, text in made:
         store.write(replace(new, key=new.run.key, sidecars={}), text)
 
 
-def of_run(**fields: Any) -> Edit:
-    return lambda mine: edit(mine, lambda record: replace(record, run=replace(record.run, **fields)))
+def of_run(*, also: bool = False, **fields: Any) -> Edit:
+    return lambda mine: edit(mine, lambda record: replace(record, run=replace(record.run, **fields)), also=also)
 
 
-def changed_rule(mine: Path) -> None:
-    edit(mine, lambda record: replace(record, run=replace(record.run, rules={**record.run.rules, "epochs": 2})))
+def without_column(name: str) -> Callable[[str], str]:
+    def without(text: str) -> str:
+        lines = [line.split(",") for line in text.splitlines()]
+        at = lines[0].index(name)
+        return "".join(",".join(cells[:at] + cells[at + 1 :]) + "\n" for cells in lines)
+
+    return without
 
 
 def delete(which: Callable[[Record], bool]) -> Edit:
@@ -139,9 +153,18 @@ def seeds_of_names_swapped(mine: Path) -> None:
 
 
 WRONG: dict[str, tuple[Edit, str]] = {
-    "changed rule": (changed_rule, "rules: epochs 2 instead of"),
+    "changed rule": (
+        lambda mine: edit(mine, lambda r: replace(r, run=replace(r.run, rules={**r.run.rules, "epochs": 2}))),
+        "rules: epochs 2 instead of",
+    ),
+    "no records": (delete(lambda record: True), "rules: there are no records"),
+    "another protocol": (of_run(protocol="mini"), "rules: protocol mini instead of demo"),
+    "another backbone": (of_run(backbone="tiny_timm"), "rules: backbone tiny_timm instead of tiny"),
+    "another benchmark": (of_run(benchmark="leaf", also=True), "data: leaf is not a benchmark of the study"),
+    "a replicate more": (of_run(seed=7, also=True), "replicates: BitFit on kvasir: 7 not among"),
     "missing replicate": (delete(lambda record: record.run.seed == 1), "replicates: BitFit on kvasir lacks 1"),
     "score of an image": (one_point_more, "scores: "),
+    "no scores by image": (lambda mine: edit(mine, lambda r: r, images=without_column("iou")), "no iou by image"),
     "sidecar file": (one_byte_in_a_file, "scores: "),
     "split that ranks": (
         lambda mine: edit(mine, lambda r: replace(r, scores={**r.scores, "last": {"val": r.scores["last"]["val"]}})),
@@ -170,57 +193,46 @@ def wrong_lines(text: str) -> list[str]:
     return [line.removeprefix("wrong").strip() for line in text.splitlines() if line.startswith("wrong")]
 
 
-def test_a_right_submission_is_ready(board: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert records_verb(["check", str(mine), "--study", str(board / "two.yaml")]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_a_right_submission_is_ready(board: Path, mine: Path, says) -> None:
+    lines = says(records_verb, "check", mine, "--study", board / "two.yaml").splitlines()
     whats = ["rules", "data", "weights", "replicates", "rates", "scores", "code", "failed runs"]
     assert [line.partition(":")[0] for line in lines[:-1]] == [f"right  {what}" for what in whats]
     assert "ready" in lines[-1]
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_a_wrong_submission_is_refused_with_one_line(
-    fault: str, board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_submission_is_refused_with_one_line(fault: str, board: Path, mine: Path, says) -> None:
     spoil, line = WRONG[fault]
     spoil(mine)
-    assert records_verb(["check", str(mine), "--study", str(board / "two.yaml")]) == 1
-    wrong = [said for said in wrong_lines(capsys.readouterr().out) if not said.startswith("rates") or "rate" in fault]
-    assert len(wrong) == 1
-    assert wrong[0].startswith(line)
+    lines = wrong_lines(says(records_verb, "check", mine, "--study", board / "two.yaml", code=1))
+    (wrong,) = [said for said in lines if not said.startswith("rates") or "rate" in fault]
+    assert line in wrong
 
 
 def test_a_row_stands_among_the_committed_ones_with_its_state_and_nothing_is_written(
-    board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    board: Path, mine: Path, tmp_path: Path, says
 ) -> None:
     theirs = tmp_path / "theirs"
     shutil.copytree(board / "results" / "records", theirs / "records")
     (theirs / "submitted.csv").write_text("key,state\n", encoding="utf-8")
     before = sorted(theirs.rglob("*"))
-    words = ["--study", str(board / "two.yaml"), "--results", str(mine), "--with", str(theirs)]
-    assert tables_verb(words) == 0
-    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    rows = {line[0]: line for line in lines}
+    page = says(tables_verb, "--study", board / "two.yaml", "--results", mine, "--with", theirs)
+    rows = {line[0]: line for line in table_rows(page)}
     assert {name: row[-1] for name, row in rows.items()} == {
         "method": "state", "BitFit (yours)": "submitted", "LoRA": "rerun by maintainers",
     }  # fmt: skip
-    assert any(
-        "[" in cell for cell in rows["BitFit (yours)"]
-    )  # its difference to the committed baseline, with an interval
+    assert any("[" in cell for cell in rows["BitFit (yours)"])  # the difference to the baseline, with its interval
     assert "baseline" in rows["LoRA"]
     assert sorted(theirs.rglob("*")) == before
     assert [path.name for path in mine.iterdir()] == ["records"]
 
 
-def test_a_committed_row_with_runs_of_yours_says_so(
-    board: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_committed_row_with_runs_of_yours_says_so(board: Path, tmp_path: Path, says) -> None:
     for name, seed in (("mine", 0), ("results", 1)):
         shutil.copytree(board / "results" / "records", tmp_path / name / "records")
         delete(of_seed(seed))(tmp_path / name)
-    words = ["--study", str(board / "two.yaml"), "--results", str(tmp_path / "mine")]
-    assert tables_verb([*words, "--with", str(tmp_path / "results")]) == 0
-    assert "| LoRA (partly yours) |" in capsys.readouterr().out
+    words = ["--study", board / "two.yaml", "--results", tmp_path / "mine", "--with", tmp_path / "results"]
+    assert "| LoRA (partly yours) |" in says(tables_verb, *words)
 
 
 def test_the_state_of_a_row_is_that_of_its_least_confirmed_run(board: Path, mine: Path, tmp_path: Path) -> None:
@@ -259,13 +271,10 @@ def test_the_state_of_a_row_is_that_of_its_least_confirmed_run(board: Path, mine
         ({"checkpoint": "sha256-" + "0" * 64}, "other weights"),
     ],
 )
-def test_rows_of_other_inputs_stand_in_a_table_of_their_own(
-    fields: dict[str, Any], words: str, board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_of_other_inputs_stand_in_a_table_of_their_own(fields, words: str, board: Path, mine: Path, says) -> None:
     of_run(**fields)(mine)
-    study = ["--study", str(board / "two.yaml")]
-    assert tables_verb([*study, "--results", str(mine), "--with", str(board / "results")]) == 0
-    tables = capsys.readouterr().out.split("\n## ")[1:]
+    joined = ("--study", board / "two.yaml", "--results", mine, "--with", board / "results")
+    tables = says(tables_verb, *joined).split("\n## ")[1:]
     (own,) = (table for table in tables if "| BitFit" in table)
     assert words in own.splitlines()[0]
     assert [words in table for table in tables if "| LoRA |" in table] == [False]
@@ -320,14 +329,13 @@ def test_the_intake_refuses_a_method_that_breaks_the_contract(
     assert capsys.readouterr().out.splitlines()[-1].startswith("refused: contract: loose")
 
 
-def test_the_code_that_was_given_must_be_what_ran(
-    loose: Path, board: Path, mine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check = ["check", str(mine), "--study", str(board / "two.yaml")]
-    assert records_verb([*check, "--plugin", str(loose)]) == 0
+def test_the_code_that_was_given_must_be_what_ran(loose: Path, board: Path, mine: Path, says) -> None:
+    check = ["check", mine, "--study", board / "two.yaml", "--plugin", loose]
+    says(records_verb, *check)
     edit(mine, lambda record: replace(record, environment={**record.environment, "numbers_method": "0" * 12}))
-    assert records_verb([*check, "--plugin", str(loose)]) == 1
-    assert "not the code that ran" in wrong_lines(capsys.readouterr().out)[-1]
+    assert "not the code that ran" in wrong_lines(says(records_verb, *check, code=1))[-1]
+    edit(mine, lambda record: replace(record, environment={}))
+    assert "does not say which code ran" in wrong_lines(says(records_verb, *check, code=1))[-1]
 
 
 def test_a_rerun_finds_swapped_seeds_and_other_scores(board: Path, mine: Path, tmp_path: Path) -> None:
