@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from harness.archive.masks import KeptMask, chosen_images, encoded_masks, extremes, read_masks
 from harness.archive.merge import checked
@@ -56,42 +56,26 @@ def test_the_images_are_chosen_by_name_alone():
 
 def test_extremes_are_by_the_metrics_direction():
     scores = {("test", stem): score for stem, score in {"a": 0.2, "b": 0.9, "c": 0.5, "d": 0.6}.items()}
-    assert {word: stem for word, (_, stem) in extremes(scores, sign=1).items()} == {
-        "best": "b",
-        "median": "d",
-        "worst": "a",
-    }
-    assert {word: stem for word, (_, stem) in extremes(scores, sign=-1).items()} == {
-        "best": "a",
-        "median": "c",
-        "worst": "b",
-    }
+    for sign, stems in ((1, "bda"), (-1, "acb")):
+        expected = {word: ("test", stem) for word, stem in zip(("best", "median", "worst"), stems, strict=True)}
+        assert extremes(scores, sign=sign) == expected
     assert extremes({("test", "a"): 0.5}, sign=1) == {"best": ("test", "a")}
 
 
-@pytest.mark.parametrize("what", ["text", "plain", "short", "names", "deep"])
-def test_what_is_no_file_of_masks_is_refused(tmp_path: Path, what: str):
-    path, out = tmp_path / "x.masks.png", io.BytesIO()
-    image = Image.open(io.BytesIO(encoded_masks(_masks())))
-    if what == "plain":
-        Image.fromarray(np.zeros((4, 8), np.uint8)).save(out, format="PNG")
-    elif what == "short":
-        image.crop((0, 0, 16, 12)).save(out, format="PNG", pnginfo=_text('[["test", "a"], ["test", "b"]]'))
-    elif what == "names":
-        image.save(out, format="PNG", pnginfo=_text('[["test"], 3]'))
-    elif what == "deep":
-        image.save(out, format="PNG", pnginfo=_text("[" * 100_000))
-    path.write_bytes(out.getvalue() or b"no picture")
+@pytest.mark.parametrize(
+    ("height", "images"),
+    [(16, ""), (12, '[["test", "a"], ["test", "b"]]'), (16, '[["test"], 3]'), (16, "[" * 100_000), (0, "")],
+)
+def test_what_is_no_file_of_masks_is_refused(tmp_path: Path, height: int, images: str):
+    """Without the names of its images, too short for them, with other names, or no picture."""
+    path, info = tmp_path / "x.masks.png", PngInfo()
+    path.write_bytes(encoded_masks(_masks()) if height else b"no picture")
+    if images:
+        info.add_text("images", images)
+    if height:
+        Image.open(path).crop((0, 0, 16, height)).save(path, pnginfo=info)
     with pytest.raises(ValueError, match=r"x\.masks\.png holds no masks"):
         read_masks(path)
-
-
-def _text(images: str) -> object:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text("images", images)
-    return info
 
 
 def test_masks_are_a_sidecar_of_their_record(tmp_path: Path):

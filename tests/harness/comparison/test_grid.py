@@ -14,7 +14,7 @@ from harness.comparison.names import heading
 from harness.comparison.rows import is_row
 from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
-from tests.harness.report.sample import CARD, MadeUp, grid_of, record
+from tests.harness.report.sample import CARD, MadeUp, grid_of, record, three
 
 RULES = "harness.protocols.compare.card_rules"
 """Where tables find the harness's own cards."""
@@ -28,10 +28,6 @@ def texts(grid: Grid, index: int = 0) -> dict[str, str]:
         row: text_of(Score(cell=grid.cells[row, column])) + MARKS[grid.marks.get((row, column), "")]
         for row in grid.rows
     }
-
-
-def three(value: float, **changes: Any) -> list[Any]:
-    return [record(value + 0.01 * seed, seed=seed, benchmark="sbu", **changes) for seed in range(3)]
 
 
 def failed(code: str, seed: int, **changes: Any) -> Any:

@@ -49,11 +49,8 @@ def test_a_run_holds_what_tables_say_of_its_method(samples: Path, tmp_path: Path
     search = {"search_start_epoch": 2, "operations": "skip_connect,dil_conv_3x3"}
     rows = PlannedRow(method="convlora", options={"gate": "switch"}), PlannedRow(method="naslora", options=search)
     of = {job.run.method: job.run for job in planned(samples, tmp_path, rows=rows, overrides={"epochs": 2}).jobs}
-    assert (of["convlora"].label_note, of["convlora"].never_reached, of["convlora"].operations) == (
-        "Switch gate",
-        "",
-        [],
-    )
+    plain = of["convlora"]
+    assert (plain.label_note, plain.never_reached, plain.operations) == ("Switch gate", "", [])
     assert of["naslora"].operations == ["skip_connect", "dil_conv_3x3"]
     assert "T_B = 2 of 2 epochs" in str(of["naslora"].never_reached)
 

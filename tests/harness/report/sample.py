@@ -119,6 +119,11 @@ def record(
     return Record(run=run, key=run.key, code=code, scores=given if code == "OK" else {}, **rest)
 
 
+def three(value: float, **changes: Any) -> list[Record]:
+    """Three seeds on SBU, a point apart."""
+    return [record(value + 0.01 * seed, seed=seed, benchmark="sbu", **changes) for seed in range(3)]
+
+
 def store_of(root: Path, records: Iterable[Record]) -> RecordStore:
     """A folder of results with these records."""
     store = RecordStore(root)

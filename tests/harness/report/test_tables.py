@@ -22,17 +22,13 @@ from harness.registry import BENCHMARKS, SEGMENTED
 from harness.report.formats import Number, text_of
 from harness.report.pages import page_of_study
 from harness.studies import study_from_dict
-from tests.harness.report.sample import CARD, record, render, store_of, table_rows
+from tests.harness.report.sample import CARD, record, render, store_of, table_rows, three
 from tests.values import REPOSITORY
 
 
 def rows(page: str) -> dict[str, list[str]]:
     """Row -> cells of the only table of a markdown page; the heading row under ``method``."""
     return {row[0]: row[1:] for row in table_rows(page)}
-
-
-def three(value: float, **changes: Any) -> list[Any]:
-    return [record(value + 0.01 * seed, seed=seed, benchmark="sbu", **changes) for seed in range(3)]
 
 
 @pytest.mark.parametrize(

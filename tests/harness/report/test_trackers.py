@@ -14,23 +14,13 @@ import pandas as pd
 import pytest
 
 from harness.archive.masks import KeptMask, encoded_masks
-from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.cli import records
 from harness.protocols.load import card_rules
+from tests.harness.report.sample import record
 
 EPOCHS = ((1, 0.9, 0.25), (2, 0.5, 0.75))
 """Epoch, loss, validation."""
-
-
-def _run(seed: int, method: str = "naslora", **config: Any) -> Run:
-    return Run(
-        method=method, method_config=config, label=method, benchmark="kvasir", backbone="tiny", checkpoint="",
-        protocol="demo", protocol_hash="0" * 8, rules=card_rules("demo", "kvasir") or {}, seed=seed, manifest="m", split_rule="r",
-    )  # fmt: skip
-
-
-SEARCHED = _run(0, rank=3)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "history": [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS],
         "architecture": [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}],
     }
-    scores = {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}
-    for run in (SEARCHED, _run(1, rank=3)):
-        RecordStore(root).write(Record(run=run, key=run.key, code="OK", scores=scores, **fields), masks_png=masks)
-    failed = _run(2, "lora")
-    RecordStore(root).write(Record(run=failed, key=failed.key, code="OOM", **fields), masks_png=masks)
+    fields |= {"scores": {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}, "rules": card_rules("demo", "kvasir")}
+    for seed, code in enumerate(("OK", "OK", "OOM")):
+        made = record(method="naslora", seed=seed, code=code, protocol_hash="0" * 8, **fields)
+        RecordStore(root).write(made, masks_png=masks)
     return root
 
 
