@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,18 +80,3 @@ def test_a_run_that_meets_its_time_limit_twice_continues(cluster, tmp_path, monk
     standin.run_experiment(undisturbed)
     (here,) = records(tmp_path / "here").values()
     assert only_record(tmp_path)["scores"] == here["scores"]
-
-
-def test_a_node_that_loses_slurmd_and_all_its_processes_is_survived(cluster, reference, tmp_path):
-    submit(tmp_path, *REFERENCE)
-    wait_until(lambda: started(tmp_path), "the run to train")
-    cluster.stop("slurmd", number=signal.SIGKILL)
-    for pid in cluster._strays():
-        os.kill(pid, signal.SIGKILL)
-    cluster.start("slurmd")
-    wait_until(lambda: finished(tmp_path) or not cluster.call("squeue", "-h").strip(), "the run to finish or end")
-    if not finished(tmp_path):  # SLURM saw its job gone and did not requeue it: the same command resubmits it
-        harness_run(tmp_path, *REFERENCE, "--yes", *CLUSTER, "--wait", check=True)
-    record = only_record(tmp_path)
-    assert numbers(record) == numbers(reference)
-    assert record["attempts"] == 2

@@ -105,19 +105,6 @@ def test_memory_kills_are_recorded_as_oom_and_the_others_finish(cluster, tmp_pat
     assert len(starts(tmp_path, hungry.run.key)) == 1
 
 
-def test_two_jobs_for_one_run_train_it_once(cluster, tmp_path, monkeypatch):
-    """Even past the submission lock, as from two clusters on one file system: the lease on the run decides."""
-    use_standin(monkeypatch)
-    jobs = [make_job(tmp_path, seed=seed, step_s=0.5) for seed in range(3)]
-    for _ in range(2):
-        slurm = executor(tmp_path, tmp_path)
-        monkeypatch.setattr(slurm, "_elsewhere", lambda keys: {})
-        assert slurm.submit(jobs) == {}
-    wait_until(lambda: not cluster.call("squeue", "-h").strip(), "all six jobs to end")
-    assert sorted(records(tmp_path)) == sorted(job.run.key for job in jobs)
-    assert [len(starts(tmp_path, job.run.key)) for job in jobs] == [1, 1, 1]
-
-
 IMPORT_SECONDS = 1.2
 """Processor time of ``import torch``, half more than where the bounds below were set (0.8). A host that gives its machines to others took
 5 to 14 seconds for it, and as many times longer for a plan."""

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.methods.parts.sites import halves
 from harness.models import catalog
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
@@ -39,15 +38,6 @@ def test_with_four_scales_transformers_leaves_the_embedding_of_no_memory_out(tmp
     require_near(given[-1], unpacked(segmenter.encode(images))[0], "embedding")
     given[-1] = given[-1] + theirs.no_memory_embedding.view(1, -1, 1, 1)
     require_near(segmenter(images).masks, masks(theirs, given), "masks")
-
-
-def test_the_halves_between_which_a_method_acts_are_the_block() -> None:
-    encoder: Any = build_segmenter("tiny_sam3", task="binary").eval().encoder
-    with torch.no_grad():
-        tokens = encoder.embed(images_of(128))
-        for block in encoder.blocks:
-            attention_half, mlp_half = halves(block)
-            torch.testing.assert_close(mlp_half(attention_half(tokens)), block(tokens), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("fused", [True, False])

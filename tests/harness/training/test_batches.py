@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 from harness.training.augmentations import AUGMENTATIONS, augmented
 from harness.training.batches import UpdatePlan, draw_number, hold_out, load_one, shuffled, subset
@@ -224,6 +225,23 @@ def test_a_mask_moves_with_its_image_and_what_comes_in_is_ignored(name: str) -> 
         agree = ((image[0] > 127) == (mask == 1))[counted].float().mean()
         assert agree > 0.98  # but for the rim, which the image blends
         assert set(mask.unique().tolist()) <= {0, 1, 255}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "turn", "size", "strength", "hue"), [(0.0, -30, 0.75, 0.8, -0.05), (1.0, 30, 4 / 3, 1.2, 0.05)]
+)
+def test_the_least_and_the_most_that_is_drawn(
+    drawn: float, turn: int, size: float, strength: float, hue: float
+) -> None:
+    def changed(name: str) -> torch.Tensor:
+        return AUGMENTATIONS[name](IMAGE, MASK, lambda word: drawn)[0]
+
+    for name, angle, scale in (("rotate", turn, 1.0), ("scale", 0.0, size)):
+        moved = F.affine(IMAGE, angle, [0, 0], scale, [0.0, 0.0], F.InterpolationMode.BILINEAR, fill=[0.0])
+        assert torch.equal(changed(name), moved), name
+    jittered = F.adjust_contrast(F.adjust_brightness(IMAGE, strength), strength)
+    assert torch.equal(changed("colour-jitter"), F.adjust_hue(F.adjust_saturation(jittered, strength), hue))
+    assert torch.equal(changed("vertical-flip"), IMAGE if drawn else IMAGE.flip(-2))
 
 
 def test_a_label_stays() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from segment_anything.modeling.image_encoder import window_partition, window_unp
 from torch import nn
 
 from harness.methods.parts.placement import MethodError, parse_blocks, parse_sites
-from harness.methods.parts.sites import TokenGrid, TokenLayout, block_sites
+from harness.methods.parts.sites import TokenGrid, TokenLayout, block_sites, halves
 from harness.models.build import build_segmenter
 
 
@@ -103,6 +105,19 @@ def test_every_site_is_found_and_replaced_in_both_families(backbone: str) -> Non
     untouched = [block for index, block in enumerate(encoder.blocks) if index not in (0, 2)]
     sites = [block.get_submodule(name) for block in untouched for name in ("attn.qkv", "attn.proj")]
     assert not any(isinstance(site, nn.Identity) for site in sites)
+
+
+@pytest.mark.parametrize("backbone", ["tiny_timm", "tiny_dinov3", "tiny_sam3"])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_halves_between_which_a_method_acts_are_the_block(backbone: str, scaled: bool) -> None:
+    encoder: Any = build_segmenter(backbone, task="binary").eval().encoder
+    side = encoder.shape.image_size
+    tokens = encoder.embed(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    for block in encoder.blocks:
+        if hasattr(block, "gamma_1"):
+            block.gamma_1 = block.gamma_2 = nn.Parameter(torch.full((64,), 0.5)) if scaled else None
+        attention_half, mlp_half = halves(block)
+        torch.testing.assert_close(mlp_half(attention_half(tokens)), block(tokens), atol=1e-5, rtol=1e-5)
 
 
 def test_windows_exist_inside_the_attention_only() -> None:
