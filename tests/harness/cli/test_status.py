@@ -59,7 +59,7 @@ def test_a_resubmitted_failure_is_queued_until_it_ends(tmp_path):
     assert states(tmp_path, [job], tasks) == ["OOM"]
 
 
-def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
+def test_the_table_the_failures_and_the_log_are_printed(tmp_path, says):
     jobs = [make_job(tmp_path, benchmark=benchmark, seed=seed) for benchmark in ("kvasir", "leaf") for seed in range(2)]
     sweep(tmp_path, jobs, executor="local")
     for job in jobs[:3]:
@@ -67,36 +67,27 @@ def test_the_table_the_failures_and_the_log_are_printed(tmp_path, capsys):
     finish(tmp_path, jobs[3], "DIVERGED", "loss is not finite at step 7", attempts=1)
     Lease.acquire(state_folder(tmp_path, jobs[3].run.key), holder=Holder.here()).release("failed")
     log_path(state_folder(tmp_path, jobs[3].run.key), 1).write_text("step 7: nan\n")
-    assert status.main(["--results", str(tmp_path)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = says(status.main, "--results", tmp_path).splitlines()
     assert lines[3].split() == ["kvasir", "leaf"]
     assert lines[4].split() == ["lora", "2/2", "1/2,", "1", "DIVERGED"]
     assert "4 runs: 3 finished, 1 diverged (DIVERGED)" in lines
     (failed,) = [line for line in lines if line.startswith("1 failed: sam-peft status --failed says why")]
     assert failed.endswith("the same command restarts them, on a cluster with --retry")
-    assert status.main(["--results", str(tmp_path), "--failed"]) == 0
-    assert "loss is not finite at step 7" in capsys.readouterr().out
-    assert status.main(["--results", str(tmp_path), "--json"]) == 0
-    assert {json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()} == {"OK", "DIVERGED"}
+    assert "loss is not finite at step 7" in says(status.main, "--results", tmp_path, "--failed")
+    lines = says(status.main, "--results", tmp_path, "--json").splitlines()
+    assert {json.loads(line)["state"] for line in lines} == {"OK", "DIVERGED"}
 
 
-def test_a_log_is_found_by_the_beginning_of_a_key(tmp_path, capsys):
+def test_a_log_is_found_by_the_beginning_of_a_key_or_the_words_of_a_run(tmp_path, says):
     job = make_job(tmp_path)
     sweep(tmp_path, [job], executor="local")
     Lease.acquire(state_folder(tmp_path, job.run.key), holder=Holder.here()).release("killed", "signal SIGKILL")
     log_path(state_folder(tmp_path, job.run.key), 1).write_text("hello from the run\n")
-    assert status.main(["--results", str(tmp_path), "--logs", job.run.key[:6]]) == 0
-    assert "hello from the run" in capsys.readouterr().out
-    words = [job.run.method, job.run.benchmark, str(job.run.seed)]
-    assert status.main(["--results", str(tmp_path), "--logs", *words]) == 0
-    assert job.run.key in capsys.readouterr().out
-    assert status.main(["--results", str(tmp_path), "--logs", "zzz"]) == 2
-    assert "has the key 'zzz'" in capsys.readouterr().err
-
-
-def test_bad_input_is_one_line(tmp_path, capsys):
-    assert status.main(["--results", str(tmp_path / "nowhere")]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    words = ["--results", tmp_path, "--logs"]
+    assert "hello from the run" in says(status.main, *words, job.run.key[:6])
+    assert job.run.key in says(status.main, *words, job.run.method, job.run.benchmark, job.run.seed)
+    assert "has the key 'zzz'" in says(status.main, *words, "zzz", code=2)
+    assert "does not exist" in says(status.main, "--results", tmp_path / "nowhere", code=2)
 
 
 def run_state(**changes):

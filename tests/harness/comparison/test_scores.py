@@ -92,7 +92,9 @@ def test_the_order_of_image_scores_in_a_file_does_not_matter(tmp_path: Path) -> 
 
 def test_a_run_that_failed_hides_no_images(tmp_path: Path) -> None:
     records = with_images(tmp_path, {"lora": 0.0, "decoder": -0.02})
-    failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of another choice")
+    failed = replace(record(seed=1, method="decoder", code="ERROR"), key="of-another-choice")
+    of_seed, left = (RecordStore(tmp_path).images_path(key) for key in (records[4].key, failed.key))
+    left.write_text(of_seed.read_text().replace(",i", ",another"))  # of a start that did not come to its record
     assert against([*records, failed], root=tmp_path) == against(records, root=tmp_path)
 
 

@@ -21,6 +21,7 @@ from harness.protocols.load import from_rules
 from harness.report.runs import command_of
 from harness.settings import load_settings
 from harness.system.text import limited_to
+from tests.datasets.test_labels import write_folders
 from tests.harness.planning.tiles import planned_of, write_tiles
 
 
@@ -96,6 +97,7 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
     [
         (["tiles=/no/such/folder"], "no folder /no/such/folder for tiles"),
         (["tiles"], "unknown benchmark 'tiles'"),
+        (["pets=DIR/../PETS"], "pets has one label per image and no masks"),
         (["tiles=DIR", "--set", "group=("], "is not a regular expression"),
         (["kvasir", "--set", "group=x"], "kvasir has its own rule"),
         (["tiles=DIR", "--set", "own_classes=[a,b]"], "it cannot be set"),
@@ -104,6 +106,7 @@ def test_settings_name_folders_of_ones_own_and_all_leaves_them_out(tmp_path, mon
 )
 def test_bad_input_is_one_line(tmp_path, says, words: list[str], message: str) -> None:
     write_tiles(tmp_path / "DIR")
+    write_folders(tmp_path / "PETS")
     words = [word.replace("=DIR", f"={tmp_path}/DIR") for word in words]
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), "--datasets"]
     assert message in says(run.main, *base, *words, code=2)

@@ -19,7 +19,7 @@ from harness.models.known import IMAGENET
 from harness.planning.data import Images, limited, network_images, sample_writer
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Job, PlannedRow, Request
-from harness.planning.understand import with_options
+from harness.planning.understand import parse_row, with_options
 from harness.pricing import parameter_rows, plan_text, price
 from harness.protocols.compare import from_card
 from harness.protocols.load import as_rules, load_protocol, resolve
@@ -104,27 +104,24 @@ def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("row", "overrides", "said"),
     [
-        (PlannedRow(method="lora", options={"blocks": "9"}), {}, "blocks are 0-3"),
-        (PlannedRow(method="decoder", options={"blocks": "3"}), {}, "unknown key .blocks."),
-        (PlannedRow(method="decoder", options={"rnk": "3"}), {}, "unknown key .rnk."),
-        (PlannedRow(method="lora"), {"benchmarks.kvasirr.epochs": "2"}, "did you mean"),
-        (PlannedRow(method="lora"), {"methods.loraa.rank": "2"}, "did you mean"),
-        (PlannedRow(method="lora", options={"sites": "decoder"}), {"decoder_lr": "1e-4"}, "its decoder is frozen"),
-        (PlannedRow(method="lora"), {"decoder": "linear"}, "needs a plain ViT of timm, not tiny"),
-        (PlannedRow(method="lora"), {"task": "classification", "decoder": "mean-pool"}, "leaf|kvasir has masks"),
-        (PlannedRow(method="lora"), {"backbone": "tiny_timm", "decoder": "mean-pool"}, "learns labels"),
-        (PlannedRow(method="lora"), {"select_by": "accuracy"}, "is not one of its metrics"),
-        (PlannedRow(method="lora"), {"backbone": "tiny_timm", "decoder": "linear", "prompt": "box"}, "leave it out"),
-        (
-            PlannedRow(method="lora", options={"sites": "decoder"}),
-            {"backbone": "tiny_timm", "decoder": "linear"},
-            "only SAM's mask decoder",
-        ),
+        ("lora[blocks=9]", {}, "blocks are 0-3"),
+        ("decoder[blocks=3]", {}, "unknown key .blocks."),
+        ("decoder[rnk=3]", {}, "unknown key .rnk."),
+        ("lora", {"benchmarks.kvasirr.epochs": "2"}, "did you mean"),
+        ("lora", {"methods.loraa.rank": "2"}, "did you mean"),
+        ("lora[sites=decoder]", {"decoder_lr": "1e-4"}, "its decoder is frozen"),
+        ("lora", {"decoder": "linear"}, "needs a plain ViT of timm, not tiny"),
+        ("lora", {"task": "classification", "decoder": "mean-pool"}, "(leaf|kvasir) has masks"),
+        ("lora", {"backbone": "tiny_timm", "decoder": "mean-pool"}, "decoder=mean-pool learns labels"),
+        ("lora", {"select_by": "accuracy"}, "is not one of its metrics"),
+        ("lora", {"backbone": "tiny_timm", "decoder": "linear", "prompt": "box"}, "but not decoder=linear"),
+        ("lora", {"benchmarks": ("trans10k_v2",), "prompt": "box"}, "trans10k_v2 has several classes"),
+        ("lora[sites=decoder]", {"backbone": "tiny_timm", "decoder": "linear"}, "only SAM's mask decoder"),
     ],
 )
-def test_what_cannot_be_is_found_while_planning(row, overrides: Any, said: str, samples: Path, tmp_path: Path):
+def test_what_cannot_be_is_found_while_planning(row: str, overrides: Any, said: str, samples: Path, tmp_path: Path):
     with pytest.raises((MethodError, UsageError), match=said):
-        planned(samples, tmp_path, rows=(row,), overrides=overrides)
+        planned(samples, tmp_path, rows=(parse_row(row),), **overrides)
 
 
 def test_rows_that_do_not_fit_a_backbone_are_named_and_left_out_unless_someone_asked_for_them(
