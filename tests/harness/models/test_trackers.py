@@ -1,4 +1,4 @@
-"""SAM 2 and SAM 3 against transformers' models with equal weights: maps, masks, gradients, prompts, `predict`, and merged models."""
+"""SAM 2 and SAM 3 against transformers' models with equal weights: maps, masks, gradients, prompts and `predict`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from harness.cli import predict
-from harness.methods.lora import LoRA, LoRAConfig
 from harness.models.build import build_segmenter
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
@@ -116,18 +114,3 @@ def test_predict_without_a_run_gives_what_transformers_gives_at_the_images_size(
     assert predict.main(["--backbone", name, *words]) == 0
     found = torch.from_numpy(np.load(tmp_path / "out" / "probabilities" / "photo.npy")).logit()
     torch.testing.assert_close(found, expected[0, 0], atol=1e-4, rtol=0)
-
-
-@FAMILIES
-def test_a_merged_model_is_loaded_by_transformers_and_gives_the_same_masks(name: str, tmp_path: Path) -> None:
-    segmenter = build_segmenter(name, task="binary", image_size=64)
-    method = LoRA(LoRAConfig(sites="q,v,proj,mlp"))
-    method.attach(segmenter)
-    for adapter in method.adapters().values():
-        nn.init.normal_(adapter.up, std=0.1, generator=torch.Generator().manual_seed(0))
-    images = images_of(64)
-    with torch.no_grad():
-        trained = segmenter.eval()(images).masks
-        method.merge("exact")
-        theirs = oracle(name, sam_state_dict(segmenter), tmp_path, size=64)
-        torch.testing.assert_close(masks(theirs, embeddings(theirs, images)), trained, atol=1e-5, rtol=1e-5)
