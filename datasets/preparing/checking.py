@@ -11,14 +11,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from harness.datasets.base import BINARY, IGNORE, Benchmark, DatasetError, Pair, Splits
 from harness.datasets.preparing.fingerprints import Fingerprint, exact_groups, fingerprint_pair, near_pairs
-from harness.datasets.preparing.unpacking import Progress
 from harness.datasets.readers.decoding import colours_of, listed, mixed_encodings, object_values
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from harness.datasets.readers.pairing import name_key
+
+if TYPE_CHECKING:
+    from harness.datasets.preparing.unpacking import Progress
 
 Status = Literal["passed", "warned", "failed", "skipped"]
 

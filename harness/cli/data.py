@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.check import from_mapping, parse_assignments
 from harness.cli.command import PROGRAM, CommandParser, add_plugins, command, load_own_plugins, subcommand, verb
-from harness.datasets.base import Benchmark, DataOptions, DatasetError, NotFound
+from harness.datasets.base import BINARY, Benchmark, DataOptions, DatasetError, NotFound
 from harness.registry import BENCHMARKS, JOINT, dataset_name, is_own
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, did_you_mean, writing_to
@@ -228,7 +228,6 @@ def _print_check(report: Mapping[str, Any]) -> None:
 
 
 def run_score(arguments: argparse.Namespace) -> int:
-    from harness.datasets.base import BINARY
     from harness.datasets.own import own_benchmark
     from harness.datasets.readers.folder_benchmark import FolderBenchmark
     from harness.evaluation.conventions import OF_TASK, Conventions

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.archive.archive import Archive, Joined, weights_of
-from harness.archive.merge import checked
 from harness.archive.older import same_data
 from harness.archive.schema import Record, Run
-from harness.comparison.choices import ANSWERS
 from harness.comparison.names import benchmark_title
-from harness.comparison.rows import is_row, row_name
+from harness.comparison.rows import ANSWERS, is_row, row_name
 from harness.comparison.tables import has_rules_of
 from harness.protocols.compare import card, differing_in_words, from_card
 from harness.registry import METHODS, recorded_option
@@ -188,6 +186,8 @@ def _missing_rates(rows: Rows, study: Study) -> Iterator[str]:
 
 
 def _wrong_scores(archive: Archive, study: Study) -> Iterator[str]:
+    from harness.archive.merge import checked
+
     for path in archive.store.files():
         try:
             record = checked(path)

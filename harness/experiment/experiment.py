@@ -33,9 +33,8 @@ from harness.experiment.environment import (
     reason_code,
     unusable_gpu,
 )
-from harness.experiment.kept_masks import KeptMasks
 from harness.experiment.number_code import number_code
-from harness.experiment.scoring import EVALUATION_BATCH, Report, ScoresByImage, Scoring, Summary
+from harness.experiment.scoring import EVALUATION_BATCH, KeptMasks, Report, ScoresByImage, Scoring, Summary
 from harness.methods.base import Method
 from harness.models.attention_choice import Choice, apply_choice, in_words
 from harness.models.published import fingerprint

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.archive.masks import KeptMask, chosen_images, encoded_masks, extremes
 from harness.archive.schema import Run
 from harness.datasets.base import IGNORE
-from harness.evaluation.conventions import OF_TASK
+from harness.evaluation.conventions import OF_TASK, higher_is_better
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import LabelScorer, SplitScorer
 from harness.experiment.building import RunData, first_images
@@ -22,6 +26,7 @@ from harness.experiment.number_code import number_code
 from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
+from harness.planning.data import selects_by
 from harness.protocols.card import Protocol
 from harness.training.cache import EmbeddingCache, KnownEmbedding, Store, encoder_is_frozen, weights_fingerprint
 from harness.training.feeding import normalise, predicted
@@ -253,3 +258,51 @@ class _Items(Sequence[Item]):
         if prompts is not None and len(prompts) == 0:
             self.scoring.unprompted.add((self.split, stem))
         return stem, image, self.source.mask_native(index), prompts, known
+
+
+class KeptMasks:
+    """Sees every prediction of a test (`Seen`) and encodes those that the protocol keeps."""
+
+    def __init__(self, data: RunData, rules: Protocol, *, run: Run) -> None:
+        self._data, self._rules, self._run = data, rules, run
+        self._wanted = 0 if data.benchmark.task == "classification" else rules.keep_masks
+        self._seen: dict[tuple[str, str], tuple[bytes, tuple[int, ...]]] = {}
+
+    def __call__(self, split: str, stem: str, predicted: NDArray) -> None:
+        if not self._wanted:
+            return
+        if self._data.benchmark.task == "binary":  # (S, S) probabilities
+            predicted = predicted > self._rules.evaluation.threshold
+        elif predicted.ndim == 3:  # (C, S, S) class scores, else labels
+            predicted = predicted.argmax(axis=0)
+        # compressed, since any image may turn out to be the worst one
+        self._seen[split, stem] = zlib.compress(predicted.astype(np.uint8).tobytes(), 1), predicted.shape
+
+    def encoded(self, scores: ScoresByImage) -> bytes:
+        """`harness.archive.masks.encoded_masks` of images chosen by their names, and of the best, the median and the worst one.
+
+        Args:
+            scores: by image, of the model whose predictions were seen.
+        """
+        if not self._wanted:
+            return b""
+        positions = {
+            (split, source.stem(at)): (source, at)
+            for split, source in self._data.tests.items()
+            for at in range(len(source))
+        }
+        metric = selects_by(self._run)
+        finite = {
+            (split, stem): values[metric]
+            for split, stems in scores.items()
+            for stem, values in stems.items()
+            if math.isfinite(values.get(metric, math.nan))
+        }
+        chosen = chosen_images(positions, self._wanted)
+        chosen += extremes(finite, sign=1 if higher_is_better(metric) else -1).values()
+        masks = []
+        for split, stem in dict.fromkeys(chosen):
+            (content, shape), (source, at) = self._seen[split, stem], positions[split, stem]
+            predicted = np.frombuffer(zlib.decompress(content), np.uint8).reshape(shape)
+            masks.append(KeptMask(split=split, stem=stem, predicted=predicted, truth=source.mask_input(at)))
+        return encoded_masks(masks)

@@ -27,7 +27,6 @@ from harness.models.original_sam import DECODER, ENCODER, PROMPTS, prompt_encode
 from harness.models.sam2 import PlainSAM2Decoder, SAM2Encoder, SAM2MaskDecoder, is_memory
 from harness.models.sam_encoder import BlockEncoder, SAMEncoder, resize_state, sam_neck
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SAMSegmenter, Segmenter
-from harness.models.tiny_vit import TinyViTEncoder
 from harness.system.errors import UsageError
 
 _TOKEN_NOISE = 0.02
@@ -174,8 +173,12 @@ def _sam_parts(
 
 def _encoder_class(shape: BackboneShape) -> type[BlockEncoder]:
     """Raises UsageError: it is SAM 3's, which this transformers lacks."""
+    if shape.stem:
+        from harness.models.tiny_vit import TinyViTEncoder
+
+        return TinyViTEncoder
     if not shape.upscaled:
-        return TinyViTEncoder if shape.stem else SAM2Encoder if shape.pyramid else SAMEncoder
+        return SAM2Encoder if shape.pyramid else SAMEncoder
     try:
         from harness.models.sam3 import SAM3Encoder
     except ImportError as error:

@@ -15,9 +15,7 @@ from harness.comparison.papers import Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.submission import rows_of, with_own_rows
 from harness.comparison.tables import grids, has_rules_of
-from harness.report.costs import cost_page
 from harness.report.formats import SUFFIX, Format, Page, write
-from harness.report.leaderboard import leaderboard_page
 from harness.report.scores import score_page
 from harness.studies import Row, Study, load_study, study_names
 from harness.system.errors import UsageError, writing_to
@@ -82,10 +80,14 @@ def page_of_study(
 ) -> Page:
     """The page of the kind that a study asks for; ``runs`` and ``details`` as in `harness.report.scores.score_page`."""
     if study.table.kind == "cost":
+        from harness.report.costs import cost_page
+
         return replace(cost_page(archive.costs, title=study.title, details=details), numbers=archive.frame("costs"))
     if study.table.kind == "leaderboard" and baseline_of(study):
         boards = leaderboards(grids(archive, study=study, runs=runs), study)
         if boards:
+            from harness.report.leaderboard import leaderboard_page
+
             return leaderboard_page(boards, study)
     return score_page(archive, study=study, runs=runs, details=details)
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.archive.archive import frame
 from harness.archive.schema import Record
-from harness.comparison.choices import chosen_of
+from harness.comparison.rows import chosen_of
 from harness.planning.request import PlannedRow
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
