@@ -89,7 +89,7 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
 
 
 def test_a_single_operation_leaves_nothing_to_search() -> None:
-    _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0)
+    _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0, alpha_std=0.0)
     assert [group.role for group in method.parameter_groups()] == [WEIGHTS]
     assert method.architecture() == {}
     assert not method.decode()

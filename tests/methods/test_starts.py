@@ -20,6 +20,7 @@ STARTS: list[tuple[str, dict[str, Any], dict[str, tuple[float, float]]]] = [
     ("hira", {}, LOW_RANK),
     ("fact", {"rank": 8}, {r"factors\.down": (1 / 8, UNIFORM), r"factors\.up": ZERO,
                            r"(qkv|proj|lin1)\.own$": (8**-0.5, UNIFORM), r"lin2\.own$": (32**-0.5, UNIFORM)}),
+    ("convlora", {}, {r"\.experts\.\d\.(weight|bias)$": ((3 * 9) ** -0.5, UNIFORM)}),
     ("adapter", {"hidden": 16}, {r"\.adapter\..*weight$": (2e-2, CUT_NORMAL)}),
     ("vpt", {"tokens": 5}, {r"\.prompts$": ((6 / (3 * 16**2 + 64)) ** 0.5, UNIFORM)}),
     ("rein", {}, {r"\.(left|right)$": ((6 / (3 * 16**2 + (64 * 16) ** 0.5)) ** 0.5, UNIFORM), r"rein\.scale$": (1e-3, 0.0),

@@ -173,15 +173,16 @@ def test_an_interrupted_run_has_its_reason_as_far_as_it_is_known(tmp_path):
     assert state(tmp_path, job, sweep) == ("interrupted", "its process is gone")
 
 
-def test_a_run_whose_folder_cannot_be_read_is_named_and_the_others_are_shown(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("error", "said"), [(PermissionError(13, "not yours"), "not yours"), (OSError("odd"), "odd")])
+def test_a_run_whose_folder_cannot_be_read_is_named_and_the_others_are_shown(tmp_path, monkeypatch, error, said):
     def refused(folder):
-        raise PermissionError(13, "Permission denied")
+        raise error
 
     job = make_job(tmp_path)
     sweep_of(tmp_path, job, executor="local")
     monkeypatch.setattr(run_states, "attempts", refused)
     seen = survey(tmp_path)
-    assert seen.problems == {state_folder(tmp_path, job.run.key): "Permission denied"}
+    assert seen.problems == {state_folder(tmp_path, job.run.key): said}
     assert seen.runs[job.run.key].state == "interrupted"
 
 

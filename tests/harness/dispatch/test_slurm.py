@@ -70,6 +70,13 @@ def test_what_sbatch_refuses_is_one_line_with_what_to_do_and_leaves_nothing(tmp_
     assert sweeps(tmp_path) == []
 
 
+def test_results_that_cannot_be_written_say_what_to_do(tmp_path, idle_cluster):
+    idle_cluster("sbatch", "echo 1")
+    (blocked := tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"file cannot be written: .*{module.AGAIN}"):
+        slurm(blocked).submit([make_job(blocked)])
+
+
 def test_what_was_submitted_before_a_refusal_stays_known_and_the_rest_follows(tmp_path, idle_cluster):
     jobs = [make_job(tmp_path, seed=seed) for seed in range(5)]
     count = tmp_path / "count"
@@ -303,13 +310,13 @@ def test_cancel_takes_what_the_same_command_submitted_and_leaves_what_others_did
 def test_array_tasks_are_read_one_by_one_and_other_lines_passed_over(client):
     client(
         "squeue",
-        "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|a|None'; echo '7|1|PENDING|a|JobArrayTaskLimit';"
+        "echo 'CLUSTER: gpu'; echo; echo '7|0|RUNNING|a|None'; echo '7|1|PENDING|a|Job|Limit';"
         "echo 'slurm_load_jobs: warning';"
         "echo '8|0|COMPLETING|b|None'; echo '9|N/A|COMPLETED|b|None'",
     )
     queue = Slurm().queue(["a", "b"])
     assert {slot: task.active for slot, task in queue.items()} == {("a", 0): True, ("a", 1): True, ("b", 0): False}
-    assert (queue["a", 1].job, queue["a", 1].reason) == ("7_1", "JobArrayTaskLimit")
+    assert (queue["a", 1].job, queue["a", 1].reason) == ("7_1", "Job|Limit")
 
 
 @pytest.mark.parametrize("name", ["SQUEUE_FORMAT", "SQUEUE_ACCOUNT", "SLURM_CLUSTERS"])

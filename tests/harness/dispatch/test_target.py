@@ -64,6 +64,8 @@ def test_a_backbone_has_its_own_shape_and_the_command_line_overrides_both():
     assert gpu.shape("vit_h").time == "12:00:00"
     assert gpu.shape("vit_h").mem == "64G"
     assert gpu.shape("tiny").time == "8:00:00"
+    shown = [load_profile("gpu", {"time": time}).shape("tiny").in_words for time in ("90", "2h")]
+    assert [words.rpartition(", ")[2] for words in shown] == ["90 min", "2h"]
     assert load_profile("gpu", {"time": "2h"}).shape("vit_h").time == "2h"
     assert load_profile("gpu", {"cpus": "4"}).shape("vit_b").cpus == 4
     assert load_profile("gpu", {"runs_per_job": "4", "gpus_per_run": "1"}).shape("tiny").runs_per_job == 4

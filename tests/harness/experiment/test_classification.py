@@ -135,16 +135,3 @@ def test_predicted_labels_are_those_of_the_record(finished: Path, tmp_path, caps
             assert images.scores["accuracy"][at] == (row["label"] == name)
             assert images.scores["nll"][at] == pytest.approx(-math.log(chances[name]), abs=1e-4)
     assert f"labels of 3 images by run {record.key}" in capsys.readouterr().out
-    before = _rows(tmp_path / "cat")
-    assert predict.main([*words, "--images", str(pets / "cat" / "00.png"), "--out", str(tmp_path / "cat")]) == 2
-    assert "other images" in capsys.readouterr().err
-    assert _rows(tmp_path / "cat") == before
-    assert predict.main([*words, "--images", str(pets / "cat"), "--out", str(tmp_path / "cat")]) == 0
-    assert "3 were there already" in capsys.readouterr().out
-    assert [path.name for path in sorted((tmp_path / "cat").iterdir())] == ["labels.csv", "predictions.json"]
-    assert _rows(tmp_path / "cat") == before
-    assert (
-        predict.main([*words, "--images", str(pets), str(pets / "cat"), "--out", str(tmp_path / "x"), "--overlay"]) == 2
-    )
-    assert "--overlay and --probabilities are for masks" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,9 @@ from harness.experiment.building import RunData, open_data
 from harness.experiment.experiment import run_experiment
 from harness.experiment.predicting import overlay, palette
 from harness.experiment.trained import METADATA
+from harness.registry import add_own
+from tests.datasets.test_labels import write_folders
+from tests.harness.experiment.finished import finished
 from tests.harness.planned import job_of
 
 
@@ -103,9 +109,33 @@ def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
     assert palette()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]  # PASCAL VOC's
 
 
-def test_a_label_comes_with_the_probabilities_that_it_follows_from() -> None:
-    score = np.array([0.25, 0.5, 0.125], np.float32).reshape(3, 1, 1)
-    assert predicting._labelled(score, ("cat", "cow", "dog")) == ["cow", "0.25", "0.5", "0.125"]
+def test_labels_are_a_table_that_the_same_command_leaves_alone_and_no_other_changes(tmp_path: Path, capsys) -> None:
+    folder, out = write_folders(tmp_path / "pets"), tmp_path / "out"
+    add_own("pets", ("cat", "dog"), labels=True)
+    rules: dict[str, Any] = {
+        "dataset_roots": {"pets": folder},
+        "task": "classification",
+        "decoder": "mean-pool",
+        "image_size": 64,
+    }
+    run = finished(tmp_path, "lora", benchmark="pets", backbone="tiny_timm", rules=rules)
+    words = ["--run", run.key, "--results", str(tmp_path), "--out", str(out), "--images"]
+    assert predict.main([*words, str(folder / "cat")]) == 0
+    table = (out / "labels.csv").read_text()
+    head, *rows = csv.reader(io.StringIO(table))
+    assert (head, len(rows)) == (["image", "label", "cat", "dog"], 12)
+    for _, label, *chances in rows:
+        assert label == ("cat", "dog")[int(float(chances[0]) < float(chances[1]))]
+        assert sum(map(float, chances)) == pytest.approx(1.0, abs=1e-5)
+    for given, code, said in (
+        (["cat"], 0, "12 were there already"), (["cat/00.png"], 2, "other images"), (["cat", "--overlay"], 2, "are for masks"),
+        (["cat", "--probabilities"], 2, "are for masks"),
+    ):  # fmt: skip
+        assert predict.main([*words, str(folder / given[0]), *given[1:]]) == code
+        shown = capsys.readouterr()
+        assert said in shown.out + shown.err
+        assert [path.name for path in sorted(out.iterdir())] == ["labels.csv", "predictions.json"]
+        assert (out / "labels.csv").read_text() == table
 
 
 def test_an_exported_adapter_predicts_the_same_without_any_results_folder(binary: Finished, tmp_path, monkeypatch):

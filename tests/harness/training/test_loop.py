@@ -19,8 +19,8 @@ from harness.methods.parts.placement import MethodError
 from harness.protocols.card import Quirks
 from harness.training import device
 from harness.training.batches import draw_number
-from harness.training.checkpoint import BEST, LAST
-from harness.training.loop import planned_steps
+from harness.training.checkpoint import BEST, LAST, Position
+from harness.training.loop import WARMUP_STEPS, planned_steps
 from harness.training.outcome import Diverged, Selection
 from tests.harness.training.tiny import CPU, Run, protocol, scripted, stop_at
 
@@ -33,6 +33,8 @@ def test_the_result_holds_history_cost_and_states(tmp_path: Path) -> None:
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
     assert [entry["updates"] for entry in result.history] == [{"weights": 4}] * 3
     assert result.cost()["steps"] == 12
+    assert len(result.step_times["weights"]) == 12 - WARMUP_STEPS
+    assert Position().cost()["step_time_s"] == Position().cost()["data_wait_s"] == 0
     assert 0 < result.cost()["step_time_s"] < result.cost()["train_time_s"] < result.cost()["wall_time_s"]
     assert sum(entry["seconds"] for entry in result.history) == pytest.approx(result.cost()["train_time_s"])
     assert result.cost()["peak_memory_bytes"] > 50e6
