@@ -157,10 +157,3 @@ def test_masks_without_an_image_are_counted_by_the_rule_and_named_by_the_check(m
 
 def test_real_kvasir_originals_are_not_taken_for_a_copy(make: MakeBenchmark, real_data: Path) -> None:
     assert make("kvasir", split_rule="carved").splits(real_data / "kvasir_original_names").note == "5 of 1,000"
-
-
-def test_sizes_are_those_that_were_published(make: MakeBenchmark) -> None:
-    sizes = {"camo": (1000, 250), "cvc612": (612,), "isic2017": (2000, 150, 600), "kvasir": (1000,), "leaf": (588,)}
-    sizes |= {"road": (1108, 14, 49), "sbu": (4085, 638), "trans10k_v2": (5000, 1000, 4428)}
-    assert {name: tuple(make(name).published_sizes.values()) for name in sizes} == sizes
-    assert (make("road").native_size, make("cvc612").native_size) == ((1500, 1500), (384, 288))

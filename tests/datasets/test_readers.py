@@ -62,16 +62,6 @@ def test_layout_is_recognised_and_masks_decode_to_the_classes_drawn(make, sample
     assert seen == set(range(benchmark.num_classes)), "every class must occur, or its decoding is not shown"
 
 
-@pytest.mark.parametrize("name", ["camo", "sbu"])
-def test_validation_is_carved_from_train_and_never_from_test(make, sample_of, name: str) -> None:
-    splits = load(make(name), sample_of(name))
-    assert {pair.image.parent for pair in splits.val} == {splits.train[0].image.parent}
-    assert "val carved (seed 0" in splits.rule
-    other = load(make(name, split_seed=1), sample_of(name))
-    assert {pair.stem for pair in other.val} != {pair.stem for pair in splits.val}
-    assert other.test == splits.test
-
-
 def test_two_candidates_are_an_error_that_names_both(make, tmp_path: Path) -> None:
     first = samples.write_samples("kvasir", tmp_path, images=12, size=48)
     second = write_archive("kvasir", tmp_path, layout="autogluon", images=12, size=48)

@@ -18,18 +18,12 @@ from tests.harness.report.sample import grid_of, record
 from tests.values import there
 
 SETUP = Setup(backbone="tiny", checkpoint="", test_images={"kvasir": 8, "leaf": 8})
-CELL: dict[str, Any] = {
-    "paper": "demo",
-    "table": "1",
-    "method": "lora",
-    "benchmark": "kvasir",
-    "split": "test",
-    "metric": "s_measure",
-}
 
 
 def cell(**changes: Any) -> Published:
-    return Published(**{**CELL, "value": "91.2", "source": "PDF, Table 1", "mark": "P", **changes})
+    where = {"paper": "demo", "table": "1", "method": "lora", "benchmark": "kvasir", "split": "test"}
+    what = {"metric": "s_measure", "value": "91.2", "source": "PDF, Table 1", "mark": "P"}
+    return Published(**{**where, **what, **changes})
 
 
 def paired(cells: list[Published], records: list[Any], **changes: Any) -> list[tuple[str, str, float, list[str]]]:
@@ -39,12 +33,8 @@ def paired(cells: list[Published], records: list[Any], **changes: Any) -> list[t
 
 
 def test_a_published_number_is_paired_with_the_row_of_its_options_alone() -> None:
-    cells = [
-        cell(),
-        cell(options="rank=6", value="92"),
-        cell(options="rank=12", value="93"),
-        cell(metric="iou", value="1"),
-    ]
+    others = cell(options="rank=12", value="93"), cell(metric="iou", value="1")
+    cells = [cell(), cell(options="rank=6", value="92"), *others]
     six: dict[str, Any] = {"config": {"rank": 6}, "changed": {"rank": 6}}
     assert paired(cells, [record(0.9), record(0.93, **six), record(0.5, method="decoder")]) == [
         ("91.2", "LoRA", pytest.approx(-1.2), []), ("92", "LoRA (rank=6)", pytest.approx(1.0), []),

@@ -247,17 +247,9 @@ def test_costs_and_merges_are_those_of_one_session() -> None:
     )
     found = board(records, ["kvasir"], costs=[measured])
     assert there(found.ratio("Decoder alone", "time")).value == pytest.approx(0.5)
-    assert [found.merges(row) for row in ("LoRA", "Decoder alone", "BitFit", "Full fine-tuning")] == [
-        "calibrated",
-        "not needed",
-        "no",
-        "",
-    ]
+    rows = ("LoRA", "Decoder alone", "BitFit", "Full fine-tuning")
+    assert [found.merges(row) for row in rows] == ["calibrated", "not needed", "no", ""]
     assert found.parameters("LoRA") == 110_592
-    adapters = session(
-        comparability=here, methods=[measured.methods[0], replace(measured.methods[2], inference_parameters={})]
-    )
-    found = board(records, ["kvasir"], costs=[adapters])
-    assert [found.merges(row) for row in ("LoRA", "BitFit")] == ["calibrated", ""], (
-        "nothing plain was measured with them"
-    )
+    adapters = [measured.methods[0], replace(measured.methods[2], inference_parameters={})]
+    found = board(records, ["kvasir"], costs=[session(comparability=here, methods=adapters)])
+    assert [found.merges(row) for row in ("LoRA", "BitFit")] == ["calibrated", ""], "nothing plain was measured"

@@ -40,14 +40,6 @@ def test_scores_equal_those_of_images_scored_one_by_one(workers, batch_size):
     assert scores.summary() == expected.summary()
 
 
-def test_multiclass_scores_are_argmaxed():
-    mask = np.random.default_rng(0).integers(0, 3, (32, 32)).astype(np.uint8)
-    image = torch.from_numpy(np.stack([mask == label for label in range(3)]).astype(np.float32))
-    scorer = SplitScorer(["miou", "accuracy"], task="multiclass", num_classes=3)
-    evaluate_split(lambda images: images, [("a", image, mask)], scorer)
-    assert scorer.summary() == {"miou": 1.0, "accuracy": 1.0}
-
-
 @pytest.mark.parametrize("resolution", ["native", "input"])
 def test_a_gpu_sends_labels_of_one_byte_a_pixel_that_score_as_class_scores_do(resolution: Any, monkeypatch) -> None:
     generator, sent = np.random.default_rng(4), list[torch.Tensor]()

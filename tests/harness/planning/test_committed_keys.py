@@ -73,16 +73,8 @@ def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.Monk
         monkeypatch.setattr(planning, "files_of", lambda *_, files=files: files)
         monkeypatch.setattr(planning, "pretrained", lambda *_, weights=weights: weights)
         card = load_protocol(request.pop("protocol"), request.pop("overrides"))
-        rows = {json.dumps(row(run)): row(run) for run in held}.values()
-        seeds = tuple({run.seed: None for run in held})
-        planned = plan(
-            Request(
-                **request,
-                protocol=card,
-                rows=tuple(PlannedRow(**each) for each in rows),
-                seeds=seeds,
-                results=Path("none"),
-            )
-        )
+        rows = tuple(PlannedRow(**each) for each in {json.dumps(row(run)): row(run) for run in held}.values())
+        seeds = tuple(dict.fromkeys(run.seed for run in held))
+        planned = plan(Request(**request, protocol=card, rows=rows, seeds=seeds, results=Path("none")))
         found |= {job.run.key for job in planned.jobs}
     assert {run.key for run in runs} - found == set()

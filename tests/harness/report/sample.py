@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.archive.archive import Archive, Shares, frame_of_plan
+from harness.archive.archive import Archive, Shares
 from harness.archive.measured import Comparability, CostRecord
 from harness.archive.older import filled, with_plans
 from harness.archive.schema import Record, Run
@@ -59,18 +59,13 @@ def render(
     *,
     root: Path = Path("nowhere"),
     study: Study | None = None,
-    runs: Iterable[Run] | None = None,
     style: Format = "markdown",
     width: int = 100,
     details: bool = False,
 ) -> str:
     """The page of scores of these records, written; per-image scores lie below ``root``."""
     archive = MadeUp(records, root=root)
-    content: dict[str, Any] = {
-        "runs": None if runs is None else frame_of_plan(archive, runs),
-        "details": details,
-    }
-    page = page_of_study(archive, study, **content) if study else score_page(archive, **content)
+    page = page_of_study(archive, study, details=details) if study else score_page(archive, details=details)
     return write(page, style=style, width=width)
 
 

@@ -77,12 +77,8 @@ def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:
 
 
 def test_names_are_enumerated_and_many_are_counted() -> None:
-    assert [enumerated("ABCD"[:count], most=3) for count in range(1, 5)] == [
-        "A",
-        "A and B",
-        "A, B and C",
-        "A, B, C and 1 more",
-    ]
+    said = [enumerated("ABCD"[:count], most=3) for count in range(1, 5)]
+    assert said == ["A", "A and B", "A, B and C", "A, B, C and 1 more"]
 
 
 def test_a_count_is_three_digits_and_its_unit() -> None:

@@ -126,14 +126,8 @@ def test_latex_escapes_and_marks() -> None:
 
 
 def study(**changes: Any) -> Any:
-    data = {
-        "title": "t",
-        "protocol": "demo",
-        "benchmarks": ["kvasir", "sbu"],
-        "entries": ["lora", "decoder"],
-        "seeds": 3,
-    }
-    return study_from_dict({**data, "table": {"baseline": "lora"}, **changes}, name="mine")
+    data = {"title": "t", "protocol": "demo", "benchmarks": ["kvasir", "sbu"], "entries": ["lora", "decoder"]}
+    return study_from_dict({**data, "seeds": 3, "table": {"baseline": "lora"}, **changes}, name="mine")
 
 
 def test_a_study_shows_differences_to_its_baseline_and_their_mean() -> None:

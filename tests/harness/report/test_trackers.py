@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +48,12 @@ def _export(archive: Path, target: str, out: Path) -> None:
     assert "2 runs" in done.stdout
 
 
-def _require(*packages: str) -> None:
-    for package in packages:
-        if find_spec(package) is None:
-            pytest.skip(f"needs {package}")
-
-
 def test_tensorboard_reads_curves_alphas_scores_rules_and_pictures(archive: Path, tmp_path: Path) -> None:
-    _require("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _export(archive, "tensorboard", tmp_path / "tb")
     folders = sorted((tmp_path / "tb").iterdir())
     assert [len(folder.name.rpartition("-")[2]) for folder in folders] == [8, 8]  # of the key
-    read = EventAccumulator(str(folders[0]))
+    read = events.EventAccumulator(str(folders[0]))
     read.Reload()
     assert [(point.step, pytest.approx(point.value)) for point in read.Scalars("train/loss")] == [(1, 0.9), (2, 0.5)]
     assert [point.value for point in read.Scalars("val/s_measure")] == [0.25, 0.75]
