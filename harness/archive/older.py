@@ -17,7 +17,6 @@ from pydantic import AliasChoices, Field
 
 from harness.archive.schema import CONTENT, SCHEMA_VERSION, Origin, Record, Run, TestImages, counted_updates
 from harness.methods import default_options
-from harness.methods.parts.operations import parse_operations
 from harness.methods.parts.placement import MethodError
 from harness.protocols.keys import FIRST_OPTIONS, first_names, gone_options
 
@@ -74,6 +73,8 @@ def _split(rule: str) -> TestImages:
 
 def _of_method(run: Run) -> dict[str, Any]:
     """What the method of a built-in run would say of it today."""
+    from harness.methods.parts.operations import parse_operations
+
     options, epochs = {**default_options(run.method), **run.method_config}, int(run.rules.get("epochs") or 0)
     operations = list[str]()
     with suppress(KeyError, MethodError):

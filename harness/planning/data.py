@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from harness.archive.schema import CONTENT, Origin, Record, Run, TestImages, content_hash
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
 from harness.datasets.preparing.checking import first_look, groups_apart
@@ -218,9 +221,6 @@ def network_images(
         DatasetError: no folder of ``data`` holds the images of a run.
         UsageError: the settings name a benchmark that is not known.
     """
-    import numpy as np
-    from PIL import Image
-
     settings = load_settings()
     folders = {} if data else named_table(settings, "datasets", dataset_name)
 

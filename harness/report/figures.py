@@ -16,9 +16,9 @@ from harness.archive.schema import Record
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import metric_title
 from harness.report import masks
-from harness.report.flags import alpha_codes
 from harness.report.masks import Pictures
 from harness.report.runs import HUGE
+from harness.report.scores import alpha_codes
 from harness.report.sentences import caption, named
 from harness.report.style import (
     BASELINE,

@@ -13,7 +13,6 @@ from harness.archive.schema import Run
 from harness.comparison.leaderboard import leaderboards
 from harness.comparison.papers import Papers
 from harness.comparison.rows import baseline_of
-from harness.comparison.submission import rows_of, with_own_rows
 from harness.comparison.tables import grids, has_rules_of
 from harness.report.formats import SUFFIX, Format, Page, write
 from harness.report.scores import score_page
@@ -59,6 +58,8 @@ def pages_below(
             f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
         )
     if study is not None and isinstance(archive, Joined):
+        from harness.comparison.submission import with_own_rows
+
         study = with_own_rows(study, archive)
     if study is not None:
         return {study.name: partial(page_of_study, archive, study, details=details)}, archive.problems
@@ -94,6 +95,8 @@ def page_of_study(
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     """The study with the seeds, benchmarks, backbones, methods and protocol of ``runs``, which the command line may have replaced."""
+    from harness.comparison.submission import rows_of
+
     entries: dict[str, Row] = {}
     for run in runs:
         for entry in rows_of(run, runs, study):

@@ -15,7 +15,7 @@ from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.protocols.compare import RuleDifference, card, differing_in_words, from_card
 from harness.registry import BENCHMARKS, METHODS
-from harness.report.flags import MEANINGS, alpha_code
+from harness.report.scores import ALPHA_MEANINGS, alpha_code
 
 WIDTH = 78
 BARS = "▁▂▃▄▅▆▇█"
@@ -151,7 +151,7 @@ def _mixture(record: Record) -> Iterator[str]:
         mean = math.fsum(shares) / len(shares)
         yield f"{name:<14} mean share {mean:.3f} ({min(shares):.3f} to {max(shares):.3f} over {len(sites)} sites)"
     if code := alpha_code(record, last):
-        yield MEANINGS[code]
+        yield ALPHA_MEANINGS[code]
 
 
 def _cost(record: Record) -> Iterator[str]:

@@ -7,10 +7,10 @@ import pytest
 
 from harness.archive.archive import Archive
 from harness.archive.older import filled
-from harness.report.flags import alpha_code, alpha_codes
 from harness.report.formats import write
 from harness.report.pages import pages_below
 from harness.report.runs import search_start
+from harness.report.scores import alpha_code, alpha_codes
 from tests.harness.report.sample import record, store_of
 from tests.values import there
 
