@@ -56,16 +56,6 @@ def test_what_code_cites_and_pages_link_is_in_the_repository() -> None:
     assert missing == []
 
 
-def test_what_isinstance_is_asked_of_a_module_are_methods_alone() -> None:
-    """Since Python 3.12 a runtime protocol looks at attributes without ``__getattr__``, by which a module has its parts."""
-    for package in ("methods", "datasets", "harness"):
-        for path in (REPOSITORY / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ClassDef) and "runtime_checkable" in map(ast.unparse, node.decorator_list):
-                    fields = [ast.unparse(field) for field in node.body if isinstance(field, ast.AnnAssign)]
-                    assert not fields, f"{path.name}: {node.name} has {fields}"
-
-
 PACKAGES = ("harness", "methods", "datasets")
 OUT_OF_SIGHT = {"tensorboard"}
 """Imported by torch's writer of it, and by name, since an extra may not be installed."""

@@ -105,10 +105,7 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "two colours and neither is black": [(lambda disc: palette(disc, (68, 1, 84), (253, 231, 37)), {})],
     "0, 128, 255": [(lambda disc: Image.fromarray(np.tile(np.array([0, 128, 255], np.uint8), (20, 30))), {})],
     "0, 210, 255": [
-        (
-            lambda disc: Image.fromarray(np.repeat(np.repeat([0, 255, 210], [15, 4, 1])[None], 20, 0).astype(np.uint8)),
-            {},
-        )
+        (lambda disc: Image.fromarray(np.tile(np.array([0, 210, *[255] * 4, *[0] * 14], np.uint8), (20, 1))), {})
     ],
     "0, 38": [(lambda disc: Image.fromarray(disc * np.uint8(38)), {})],
     "256 values": [(lambda disc: Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (40, 1))), {})],

@@ -161,13 +161,13 @@ def test_a_sidecar_file_that_is_gone_or_anothers_is_found(tmp_path: Path, says) 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"rounds": 8}, "seal does not fit"), ({"comparability": {}}, "comparability")]
+    ("of", "name", "said"), [("", "rounds", "seal does not fit"), ("comparability", "batch", "comparability")]
 )
-def test_an_edited_cost_record_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_an_edited_cost_record_is_refused(tmp_path: Path, of: str, name: str, said: str) -> None:
     path = CostStore(folder(tmp_path / "a", record())).write(session())
     content = json.loads(path.read_text(encoding="utf-8"))
-    batch = {**content["comparability"], "batch": 9}
-    path.write_text(json.dumps({**content, **(change if "rounds" in change else {"comparability": batch})}))
+    content.get(of, content)[name] = 8
+    path.write_text(json.dumps(content))
     (reason,) = CostStore(tmp_path / "a").sessions()[1].values()
     assert said in reason
     (line,) = merge(tmp_path / "a", tmp_path / "b")[2]

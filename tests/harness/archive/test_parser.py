@@ -66,10 +66,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a size of 0": (lambda c: c["run"]["rules"].update(image_size=0), "run.rules.image_size: must be greater"),
     "a field of the run that is unknown": (lambda c: c["run"].update(more=1), "run.more"),
     "a field that is missing": (lambda c: c["run"].pop("manifest"), "run.manifest: is missing"),
-    "an epoch's updates that are a list": (
-        lambda c: c.update(history=[{"epoch": 1, "updates": []}]),
-        "history.0.updates: must be",
-    ),
+    "an epoch's updates in a list": (lambda c: c.update(history=[{"epoch": 1, "updates": []}]), "0.updates: must be"),
     "a choice without its trials": (lambda c: c["run"].update(tuning={"chosen": {"lr": 1}}), "edge, grid, hours"),
     "a trial without a score": (lambda c: c["run"].update(tuning={"trials": [{"options": {}}]}), "trials.0.score: is"),
     "an epoch without its number": (lambda c: c.update(history=[{"loss": 1.0}]), "history.0.epoch: is missing"),

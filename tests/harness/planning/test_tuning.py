@@ -352,25 +352,16 @@ def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"],
-            "--set decoder_lr and --tune decoder_lr contradict each other; give only one of them",
-        ),
+        (["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"], "--tune decoder_lr contradict each other"),
         (["--set", "lr=5e-4", *GRID], "--set lr and --tune lr contradict each other"),
         (["--set", "lora.lr=5e-4", "--tune", "lora.lr=1e-4,1e-3"], "or each has it set in brackets or by --set"),
         ([*GRID, "--tune-on", "kvasir", "--tune-on", "camo"], "--tune-on is given twice"),
         ([*GRID, *GRID], "--tune lr is given twice"),
         (["--tune", "lr=1e-3,0.001"], "is not FIELD=A,B,… with different values"),
         ([*GRID, "--set", "bitfit.bogus=1"], "unknown key 'bogus'"),
-        (
-            ("--tune", "rank=2,3", "--tune", "rnk=1,2"),
-            "(did you mean 'rank'?)",
-        ),
+        (("--tune", "rank=2,3", "--tune", "rnk=1,2"), "(did you mean 'rank'?)"),
         (("--tune", "lora.ranks=2,3"), "did you mean"),
-        (
-            ("--tune", "lr=1e-3,1e-2", "--tune", "ssf.lr=1e-3,1e-2"),
-            "--tune ssf.lr: it is not a rule that can be tuned, and no row that is compared is trained by this field",
-        ),
+        ((*GRID, "--tune", "ssf.lr=1e-3,1e-2"), "--tune ssf.lr: it is not a rule that can be tuned, and no row that"),
         (("--tune", "lr=fast,slow"), "lr='fast'"),
         (("--tune-on", "kvasir"), "need a grid to tune"),
         (("--tune", "split_seed=0,1"), "not a rule that can be tuned"),  # it changes the images
