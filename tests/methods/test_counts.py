@@ -90,6 +90,21 @@ def test_full_counts_every_encoder_of_the_catalogue(backbone: str) -> None:
     assert method_config_class("full")().encoder_parameters(backbone_shape(backbone)) == encoder_parameters(backbone)
 
 
+@pytest.mark.parametrize("method", ["layernorm", "bitfit"])
+def test_a_plain_vit_with_a_norm_before_its_blocks_and_no_bias_of_patches_is_counted_so(method: str) -> None:
+    name, config = "timm/vit_base_patch16_clip_224", method_config_class(method)()
+    shape = backbone_shape(name)
+    assert (shape.pre_norm, shape.patch_bias) == (True, False)
+    with torch.device("meta"):
+        segmenter: Any = build_segmenter(name, task="binary", image_size=224)
+        METHODS.get(method)(config, seed=0).attach(segmenter)
+    around = {id(parameter) for _, parameter in segmenter.decoder_parameters()}
+    trained = [
+        parameter for parameter in segmenter.parameters() if parameter.requires_grad and id(parameter) not in around
+    ]
+    assert config.encoder_parameters(shape) == sum(parameter.numel() for parameter in trained)
+
+
 def test_every_site_is_counted() -> None:
     """Six linear maps a block have one cell each: q, k, v, proj and both of the MLP."""
     shape = backbone_shape("vit_b")

@@ -26,6 +26,7 @@ from harness.experiment import building
 from harness.experiment.building import UNTRAINED, RunData, attached_segmenter, attention_of, open_data
 from harness.experiment.environment import STAGES, Stages, one_line
 from harness.experiment.experiment import Experiment, run_experiment
+from harness.experiment.scoring import Scoring
 from harness.models.original_sam import plain_sam
 from harness.protocols.card import Protocol
 from harness.registry import BENCHMARKS
@@ -336,6 +337,30 @@ def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
     assert run_experiment(job_of(tmp_path, benchmarks=(benchmark,))).code == "ERROR"
     assert given["selection"].improves(better, first)
     assert not given["selection"].improves(first, better)
+
+
+@pytest.mark.parametrize(("quirk", "scored"), [("intended", ["val"]), ("released", ["test"])])
+def test_an_epoch_is_scored_on_validation_images_unless_the_card_is_as_released(tmp_path, monkeypatch, quirk, scored):
+    seen: list[list[str]] = []
+
+    def scores(self: Scoring, segmenter: Any, splits: dict[str, Any], **_: Any) -> None:
+        seen.append([*splits])
+        raise ArithmeticError("as far as this test goes")
+
+    monkeypatch.setattr(Scoring, "scores", scores)
+    monkeypatch.setattr("harness.experiment.experiment.Training", lambda *, validate, **_: validate())
+    assert run_experiment(job_of(tmp_path, **{"quirks.selection": quirk})).code == "ERROR"
+    assert seen == [scored]
+
+
+def test_folds_of_a_seed_are_opened_as_planned(tmp_path: Path) -> None:
+    first, second = (job_of(tmp_path, seeds=(seed,), split_follows_seed=True) for seed in (0, 1))
+    tested = [
+        {pair.stem for pair in open_data(job.run, Path(job.dataset_root)).tests["test"].pairs}
+        for job in (first, second)
+    ]
+    assert tested[0] != tested[1]
+    assert first.run.manifest == second.run.manifest
 
 
 def test_the_head_starts_from_a_number_of_31_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

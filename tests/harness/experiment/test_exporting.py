@@ -173,7 +173,11 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "sam.pth").exists()
 
 
-def test_the_registrys_names_and_size_are_segment_anythings_own() -> None:
+def test_the_registrys_names_and_size_are_segment_anythings_own(results: Path) -> None:
+    run = replace(finished(results, "lora"), backbone="vit_b")
+    for side, used in ((1024, True), (512, False)):
+        code = exporting.code_to_load(replace(run, rules={**run.rules, "image_size": side}), "sam", "sam.pth")
+        assert ("sam_model_registry" in code, f"image_size={side}" in code) == (used, not used)
     assert set(exporting.REGISTRY) == sam_model_registry.keys() - {"default"}
     with torch.device("meta"):
         sam = sam_model_registry["vit_b"]()

@@ -21,7 +21,6 @@ from harness.models.catalog import (
 from harness.models.decoders import LABELLING, Task
 from harness.models.known import IMAGENET
 from harness.models.original_sam import plain_sam
-from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
 
 KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
@@ -80,21 +79,6 @@ def test_sams_normalisation_is_that_of_segment_anything(name: str) -> None:
     sam = plain_sam("tiny")
     for own, theirs in zip(backbone(name).pixels, (sam.pixel_mean, sam.pixel_std), strict=True):
         assert [255 * value for value in own] == pytest.approx(theirs.flatten().tolist(), abs=1e-3)
-
-
-@pytest.mark.parametrize("method", ["layernorm", "bitfit"])
-def test_a_plain_vit_with_a_norm_before_its_blocks_and_no_bias_of_patches_is_counted_so(method: str) -> None:
-    name, config = "timm/vit_base_patch16_clip_224", method_config_class(method)()
-    shape = backbone_shape(name)
-    assert (shape.pre_norm, shape.patch_bias) == (True, False)
-    with torch.device("meta"):
-        segmenter: Any = build_segmenter(name, task="binary", image_size=224)
-        METHODS.get(method)(config, seed=0).attach(segmenter)
-    around = {id(parameter) for _, parameter in segmenter.decoder_parameters()}
-    trained = [
-        parameter for parameter in segmenter.parameters() if parameter.requires_grad and id(parameter) not in around
-    ]
-    assert config.encoder_parameters(shape) == sum(parameter.numel() for parameter in trained)
 
 
 def test_models_of_timm_bring_their_own() -> None:
