@@ -42,7 +42,6 @@ def test_outputs_gradients_counts_and_merges_equal_those_of_peft(sites: str) -> 
             pairs += [(adapter.down, other.hira_A["default"]), (adapter.up, other.hira_B["default"])]
     trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (segmenter.encoder, theirs)]
     assert trained[0] == trained[1] == method.config.encoder_parameters(backbone_shape("tiny_timm", 64))
-    assert method.state().keys() == {name for name, p in segmenter.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for ours, other in pairs:
             other.copy_(ours.add_(0.1 * torch.randn(ours.shape, generator=generator)))
