@@ -71,14 +71,8 @@ class _DropsState(_Added):
 class _LaxState(_Added):
     def load_state(self, state: Any) -> None:
         known = self.state()
-        super().load_state(
-            {
-                name: state[name] if state.get(name, known[name]).shape == known[name].shape else known[name]
-                for name in known
-                if name in state
-            }
-            | {name: known[name] for name in known if name not in state}
-        )
+        fits = {name: own for name, own in state.items() if name in known and own.shape == known[name].shape}
+        super().load_state({**known, **fits})
 
 
 class _DrawsGlobally(_Added):

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +27,6 @@ from harness.training.outcome import Interrupted
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import assigned, make_job, record_of, starts
 
-REQUESTS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
-
 
 @pytest.fixture
 def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
@@ -43,15 +41,12 @@ def experiment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def stopping() -> Iterator[StopSignals]:
+def stopping() -> StopSignals:
     """A request to stop, in a process that remembers further ones, as a worker does."""
-    before = {number: signal.getsignal(number) for number in REQUESTS}
     stop = StopSignals()
     stop.install()
     stop.append(signal.SIGTERM)
-    yield stop
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return stop
 
 
 def started(job, *, stop: StopSignals | None = None, **changes) -> str:

@@ -29,8 +29,7 @@ from harness.models.mask_decoder import plain_mask_decoder
 from harness.models.original_sam import plain_sam, prompt_encoder_of, sam_state_dict
 from harness.models.segmenter import Prompts, probabilities
 from harness.planning.request import Job
-from harness.protocols.keys import hashed_rules
-from harness.protocols.load import as_rules, from_rules, load_protocol
+from harness.protocols.load import from_rules
 from harness.studies import study_from_dict
 from harness.system.errors import UsageError
 from harness.training.feeding import normalise
@@ -47,13 +46,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
     record = run_experiment(job)
     assert record.code == "OK", record.message
     return job, record
-
-
-def test_rules_without_prompts_keep_their_keys() -> None:
-    rules = as_rules(load_protocol("demo"))
-    assert rules["prompt"] == "none"
-    assert not {"prompt", "prompt_jitter", "prompt_points"} & hashed_rules(rules).keys()
-    assert hashed_rules({**rules, "prompt": "box"}) == {**hashed_rules(rules), "prompt": "box"}
 
 
 def test_its_table_is_apart_from_others_and_says_what_was_given(done: tuple[Job, Record], capsys) -> None:

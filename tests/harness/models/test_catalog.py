@@ -26,11 +26,6 @@ from harness.system.errors import UsageError
 KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_reg4_dinov2"]
 
 
-def test_blocks_of_the_toy_see_windows_and_all_of_the_image_by_turns() -> None:
-    assert [block.window for block in backbone("tiny").shape.blocks] == [3, 0, 3, 0]
-    assert {backbone(name).shape.image_size for name in ("tiny", "tiny_sam2")} == {128}
-
-
 @pytest.mark.parametrize(("name", "published"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)])
 def test_totals_equal_segment_anything(name: str, published: int) -> None:
     from segment_anything import sam_model_registry
