@@ -288,7 +288,7 @@ def _print_table(step: Step, arguments: argparse.Namespace, *, failed: bool) -> 
     style: Literal["json", "text", "markdown"] = "json" if arguments.json else "text" if width else "markdown"
     with stages() as report:
         report("writing the tables")
-        table, page = finished_table(runs, step.request.results, study=arguments.study, style=style, width=width)
+        table, page = finished_table(runs, step.request.results, study=step.request.study, style=style, width=width)
     print(table, end="", flush=True)
     if page is not None:
         say(f"as markdown: {page}")

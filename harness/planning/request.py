@@ -14,7 +14,7 @@ from harness.archive.schema import Run
 from harness.protocols.card import Protocol
 from harness.registry import METHODS
 from harness.settings import CACHE_GIB
-from harness.studies import Row
+from harness.studies import Row, Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Request:
         rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
         backbones: override the card's, if given.
         seeds: one run per seed.
+        study: what the command names, whose table is shown at its end.
         data_root: folder that holds the benchmarks' folders, None if none was given.
         dataset_roots: benchmark -> its own folder.
         checkpoints: backbone -> its pretrained weights; the key "" serves every backbone, the path ``none`` means random weights.
@@ -69,6 +70,7 @@ class Request:
     rules: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    study: Study | None = None
     data_root: Path | None = None
     dataset_roots: Mapping[str, Path] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)

@@ -168,6 +168,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
         cards=cards[1:],
         backbones=(arguments.backbone,) if arguments.backbone else study.backbones if study else (),
         seeds=seeds,
+        study=study,
         checkpoints=checkpoints,
         leave_out_unfit=not named_one_by_one,
         **_places(arguments, settings, folders, cards[0]),

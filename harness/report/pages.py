@@ -116,7 +116,7 @@ def narrowed(study: Study, runs: Sequence[Run]) -> Study:
 
 
 def finished_table(
-    runs: Sequence[Run], results: Path, *, study: str | None, style: Format = "markdown", width: int = 0
+    runs: Sequence[Run], results: Path, *, study: Study | None, style: Format = "markdown", width: int = 0
 ) -> tuple[str, Path | None]:
     """The table of the runs that one command planned. Pages of all records of the folder are written below ``results/tables``.
 
@@ -126,20 +126,19 @@ def finished_table(
     Returns:
         The table, and the path of the page that also has it; None where there is no page yet.
     """
-    planned = load_study(study) if study else None
     archive = Archive(results)
-    of_command, own = frame_of_plan(archive, runs), narrowed(planned, runs) if planned and runs else None
+    of_command, own = frame_of_plan(archive, runs), narrowed(study, runs) if study and runs else None
     page = page_of_study(archive, own, runs=of_command) if own else score_page(archive, runs=of_command)
     text = write(page, style=style, width=width)
     if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
         return text, None
     makers, skipped = pages_below(archive)
     say_skipped(skipped)
-    if planned and not any(has_rules_of(run, planned) for run in runs):
-        planned = None  # a page of the study would not show runs under other rules
-    if planned:
-        makers = {**makers, **pages_below(archive, study=planned)[0]}
+    if study and not any(has_rules_of(run, study) for run in runs):
+        study = None  # a page of the study would not show runs under other rules
+    if study:
+        makers = {**makers, **pages_below(archive, study=study)[0]}
     for path, page_text in rendered_files({name: make() for name, make in makers.items()}, results).items():
         with writing_to(f"table {path}", then="; regenerate it with sam-peft tables"):
             write_atomically(path, page_text)
-    return text, results / "tables" / f"{planned.name if planned else runs[0].protocol}{SUFFIX['markdown']}"
+    return text, results / "tables" / f"{study.name if study else runs[0].protocol}{SUFFIX['markdown']}"

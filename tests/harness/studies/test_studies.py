@@ -161,7 +161,7 @@ def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of
                 run=job.run, key=job.run.key, code="OK", scores={"best": {"test": {"iou": 1.0}}, "last": last}
             )
             RecordStore(tmp_path).write(record)
-        text, _ = finished_table(runs_of(planned), tmp_path, study=by_study[1])
+        text, _ = finished_table(runs_of(planned), tmp_path, study=load_study(by_study[1]))
         return [line for line in text.splitlines() if line.startswith("| ")][1:]
 
     assert [line.split(" | ")[1].split()[0] for line in table(made)] == ["15.0", "15.0", "15.0", "**90.0", "15.0"]
@@ -191,7 +191,7 @@ def study(tmp_path: Path) -> str:
 def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str) -> None:
     made = plan_of(tmp_path, "decoder", "lora", samples=samples, benchmarks=("kvasir", "leaf"))
     finish(tmp_path, made)
-    text, page = finished_table(runs_of(made), tmp_path, study=study)
+    text, page = finished_table(runs_of(made), tmp_path, study=load_study(study))
     assert there(page).read_text().startswith("# ")
     assert "MISSING" not in text
     assert "Seeds: 0" in text
@@ -202,7 +202,7 @@ def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, st
 def test_a_study_with_part_of_its_grid_under_another_protocol_shows_that_part(samples: Path, tmp_path: Path) -> None:
     made = plan_of(tmp_path, "lora", samples=samples)
     finish(tmp_path, made)
-    text, page = finished_table(runs_of(made), tmp_path, study="main")
+    text, page = finished_table(runs_of(made), tmp_path, study=load_study("main"))
     assert there(page).name == "demo.md", "the study's own page does not show them"
     assert "| LoRA |" in text
     assert "| LoRA |" in there(page).read_text()
@@ -228,9 +228,9 @@ def test_runs_that_were_all_interrupted_are_missing_and_no_error(samples: Path, 
     board = tmp_path / "board.yaml"
     baseline = STUDY.replace("lora", "{label: LoRA, method: lora}")
     board.write_text(baseline + "table: {kind: leaderboard, baseline: LoRA}\n")
-    for of_study in (None, study, str(board)):
+    for of_study in (None, load_study(study), load_study(str(board))):
         assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=of_study)[0]
     assert not (tmp_path / "tables").exists()
     finish(tmp_path, plan_of(tmp_path, "lora", samples=samples, seeds=(1,)))
-    for of_study in (None, study, str(board)):
+    for of_study in (None, load_study(study), load_study(str(board))):
         assert "MISSING (0/1)" in finished_table(runs_of(made), tmp_path, study=of_study)[0]
