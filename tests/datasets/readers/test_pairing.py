@@ -78,6 +78,7 @@ def test_an_unprintable_name_is_refused_in_one_line(tmp_path: Path, name: bytes)
     with pytest.raises(DatasetError, match="rename it") as error:
         image_files(folder)
     assert str(error.value).isprintable()
+    assert "/a\\" in str(error.value), "what cannot be printed is escaped"
     with pytest.raises(DatasetError, match="rename it"):
         Pair(stem=f"class/{Path(os.fsdecode(name)).stem}", image=folder / "b.png", mask=folder / "b.png")
 

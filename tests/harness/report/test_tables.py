@@ -241,7 +241,7 @@ def test_check_finds_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     assert "no record belongs to this table" in says(main, *words, "--check", code=1)
 
 
-def test_details_and_json_are_printed_and_not_written(tmp_path: Path, says) -> None:
+def test_details_json_and_joined_folders_are_printed_and_not_written(tmp_path: Path, says) -> None:
     store, words = RecordStore(tmp_path), ["--results", tmp_path]
     store.write(record(scores={"best": {"test": {"s_measure": 0.9, "iou": 0.7, "dice": 0.8}}}))
     store.write(record(benchmark="trans10k_v2", scores={"best": {"test": {"miou": 2 / 3}}}))
@@ -255,6 +255,9 @@ def test_details_and_json_are_printed_and_not_written(tmp_path: Path, says) -> N
     study.write_text(text + "table: {metrics: [dice]}\n")
     assert "80.0 (1)" in says(main, *words, "--study", study)
     assert (tmp_path / "tables" / "mine.md").is_file()
+    store_of(tmp_path / "more", [record(method="decoder")])
+    joined = says(main, "--results", tmp_path / "more", "--with", tmp_path, "--study", study)
+    assert [row[0] for row in table_rows(joined)[1:]] == ["Decoder alone (yours)", "LoRA"]
 
 
 def test_tables_import_no_large_library_and_help_is_quick() -> None:
