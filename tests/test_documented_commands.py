@@ -46,13 +46,8 @@ FILLED = {
     "tiles": "kvasir",
 }
 FILES = (
-    "WEIGHTS",
-    "lora.safetensors",
-    "mobile_sam.pt",
-    "mobile_sam.safetensors",
-    "vit_small_patch14_dinov2.safetensors",
-    "sam_vit_h_4b8939.pth",
-    "sam_vit_b_01ec64.pth",
+    *("WEIGHTS", "lora.safetensors", "mobile_sam.pt", "mobile_sam.safetensors"),
+    *("vit_small_patch14_dinov2.safetensors", "sam_vit_h_4b8939.pth", "sam_vit_b_01ec64.pth"),
 )
 NAMES = (["cost"], ["data"], ["export"], ["metrics"], ["run"], ["VERB"])
 """Not commands but the names of verbs, in a sentence."""

@@ -292,5 +292,4 @@ def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_take
     ],
 )
 def test_limits_count_as_a_run_takes_them(rules: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    train, val, test = expected
-    assert limited(Images(train=10, val=8, test=6), rules) == Images(train=train, val=val, test=test)
+    assert limited(Images(train=10, val=8, test=6), rules) == expected
