@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_the_state_of_another_run_is_refused(results: Path, tmp_path: Path, caps
     assert export_to(results, run, tmp_path / "sam.pth") == 0
 
 
-def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(results: Path, tmp_path: Path, says: Callable[..., str]) -> None:
     run = finished(results, "lora")
     failed = finished(results, "lora", code="OOM", rank=5)
     stateless = finished(results, "lora", rank=7)
@@ -165,10 +166,7 @@ def test_bad_input_is_one_line(results: Path, tmp_path: Path, capsys: pytest.Cap
         "exists; choose another name": [*base, "--run", run.key, "--out", str(there)],
     }
     for message, arguments in cases.items():
-        assert export.main(arguments) == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
+        assert message in says(export.main, *arguments, code=2)
     assert there.read_text() == "kept"
     assert not (tmp_path / "sam.pth").exists()
 

@@ -117,14 +117,6 @@ def photo(folder: Path, name: str = "photo.png", *, width: int = 160, height: in
     return path
 
 
-def refusal(words: list[Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that ends with 2."""
-    capsys.readouterr()
-    assert predict.main(list(map(str, words))) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
 BOXED = {"box": [0, 0, 80, 50]}
 DOTTED = {"points": [[16, 10], [80, 50, 0]]}
 SCALED = [
@@ -254,7 +246,7 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     ('[{"image": "photo.png", "box": "1199"}]', "object 1: a box is"),
     ('[{"image": "photo.png", "box": null}]', "neither box nor points"),
 ])  # fmt: skip
-def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(done, tmp_path, capsys, given, reason):
+def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(done, tmp_path, says, given, reason):
     job, _ = done
     (folder := tmp_path / "two").mkdir()
     photo(folder, "a.png"), photo(folder, "b.png")
@@ -264,24 +256,24 @@ def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(
         given = ["--prompts", file]
     given = [folder if word == "FOLDER" else word for word in given]
     words = ["--run", job.run.key, "--results", job.results, "--out", tmp_path / "out", "--images", photo(tmp_path)]
-    assert reason in refusal([*words, *given], capsys)
+    assert reason in says(predict.main, *words, *given, code=2)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_several_classes_takes_no_prompts_and_an_image_takes_so_many(
-    done, tmp_path, capsys, monkeypatch
+    done, tmp_path, says, monkeypatch
 ) -> None:
     run = finished(tmp_path, "lora", benchmark="trans10k_v2")
     words = ["--run", run.key, "--results", tmp_path, "--out", tmp_path / "out", "--images", photo(tmp_path)]
-    assert "one foreground" in refusal([*words, "--box", "1,1,9,9"], capsys)
+    assert "one foreground" in says(predict.main, *words, "--box", "1,1,9,9", code=2)
     monkeypatch.setattr("harness.experiment.pointed._MOST", 1)
     words[1:4] = [done[0].run.key, "--results", done[0].results]
-    assert "give at most 1" in refusal([*words, "--box", "1,1,9,9", "--box", "2,2,9,9"], capsys)
+    assert "give at most 1" in says(predict.main, *words, "--box", "1,1,9,9", "--box", "2,2,9,9", code=2)
     monkeypatch.setattr(predicting.Framing, "scores", lambda self, output: output.masks[:, 0] * torch.nan)
-    assert "not finite" in refusal([*words, "--box", "1,1,9,9"], capsys)
+    assert "not finite" in says(predict.main, *words, "--box", "1,1,9,9", code=2)
 
 
-def test_a_sam_without_a_run_says_what_it_needs(tmp_path, capsys) -> None:
+def test_a_sam_without_a_run_says_what_it_needs(tmp_path, says) -> None:
     torch.save({}, tmp_path / "sam.pth")
     words = ["--images", photo(tmp_path), "--out", tmp_path / "out"]
     box = ["--box", "1,1,9,9"]
@@ -291,5 +283,5 @@ def test_a_sam_without_a_run_says_what_it_needs(tmp_path, capsys) -> None:
         (["--backbone", "tiny", "--checkpoint", tmp_path / "sam.pth"], "--box, --point or --prompts"),
         (["--backbone", "tiny_timm", "--checkpoint", tmp_path / "sam.pth", *box], "no mask decoder"),
     ):
-        assert reason in refusal([*words, *more], capsys)
+        assert reason in says(predict.main, *words, *more, code=2)
     assert not (tmp_path / "out").exists()
