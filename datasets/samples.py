@@ -167,8 +167,8 @@ class Tree(NamedTuple):
 
 def tree_of(name: str, layout: str = "original", **form: Any) -> Tree:
     """The tree of a benchmark's layout of folders, by the first name of each. ``form``: the other fields of `Tree`."""
-    of_module = vars(import_module(f"harness.datasets.{name}")).values()  # no other benchmark is imported
-    (benchmark,) = (each for each in of_module if isinstance(each, type) and getattr(each, "name", "") == name)
+    module = import_module(f"harness.datasets.{name}")  # no other benchmark is imported
+    benchmark: Any = next(each for each in vars(module).values() if getattr(each, "name", "") == name)
     (parts,) = (each.parts for each in benchmark().layouts() if isinstance(each, FolderLayout) and each.name == layout)
     folders = {name: tuple(re.sub(r"\|[^/]*", "", of) for of in (p.images, p.masks)) for name, p in parts.items()}
     return Tree(**{"folder": benchmark.folders[0], "parts": folders, **form})

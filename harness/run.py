@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command, load_own_plugins, require_effect, verb
 from harness.registry import METHODS
@@ -32,6 +32,25 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.tuning import Step
 
 OTHER_PROTOCOLS = "--protocol demo needs no files; sam-peft protocols list names the others"
+
+
+class How(NamedTuple):
+    """How the planned runs are carried out or shown.
+
+    Args:
+        where: the target that executes the runs.
+        command: the command line, which the sweep's file records.
+        plan, json, wait, retry, cancel, yes: the options of these names.
+    """
+
+    where: Target
+    command: str
+    plan: bool
+    json: bool
+    wait: bool
+    retry: str | None
+    cancel: bool
+    yes: bool
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,6 +216,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     where = target_of(
         arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=overrides
     )
+    how = How(where=where, **{name: getattr(arguments, name) for name in How._fields if name != "where"})
 
     def planned(instead: Path | None) -> tuple[Found, list[Step]]:
         found = find(request, also_on=tuning.on if tuning else (), instead=instead)
@@ -204,22 +224,22 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
     # Planned into a temporary folder first: `--plan`, or a command that is refused, leaves no generated images in the results.
     with TemporaryDirectory(prefix="harness-plan-") as folder:
-        if not arguments.plan:
+        if not how.plan:
             require_writable(request.results)
-        foresee = arguments.plan or (tuning is not None and not arguments.cancel)
+        foresee = how.plan or (tuning is not None and not how.cancel)
         found, steps = planned(Path(folder) if foresee else None)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
-        if arguments.plan:
-            return show(steps, arguments, where)
+        if how.plan:
+            return show(steps, how)
         if foresee and (missing := dict.fromkeys(line for step in steps for line in step.planned.missing)):
             raise UsageError(_missing(list(missing)))
         if foresee and any(files.origin == "generated" for files in found.files.values()):
             found, steps = planned(None)
-        return carry_out_steps(steps, found, arguments, where)
+        return carry_out_steps(steps, found, how)
 
 
-def show(steps: Sequence[Step], arguments: argparse.Namespace, where: Target) -> int:
+def show(steps: Sequence[Step], how: How) -> int:
     """Print the plan and price of every step; a run is listed only in its first step. Returns 1 if something is missing, else
     0."""
     from harness.dispatch.run_jobs import not_restarted, to_start
@@ -231,26 +251,26 @@ def show(steps: Sequence[Step], arguments: argparse.Namespace, where: Target) ->
         planned, heading = step.planned, step.heading if len(steps) > 1 else ""
         for line in planned.problems:
             say(line)
-        started = to_start(planned, where, retry=arguments.retry)
+        started = to_start(planned, how.where, retry=how.retry)
         if line := not_restarted(planned, started)[1]:
             say(line)
         jobs = tuple(job for job in started if job.run.key not in priced)
         planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in priced))
-        prices = price(replace(planned, jobs=jobs), step.request.results, where=where) if jobs else ()
+        prices = price(replace(planned, jobs=jobs), step.request.results, where=how.where) if jobs else ()
         priced |= {each.run.key: each.hours for each in prices}
-        if arguments.json:
+        if how.json:
             print(json.dumps({"step": heading, **plan_data(planned, prices)}))
         elif priced and not planned.jobs:
             show_text(f"{heading}: they are among the trials")
         else:
-            text = plan_text(planned, prices, where=where)
+            text = plan_text(planned, prices, where=how.where)
             show_text(f"{heading}: {text}\n" if heading else text)
-    if len(steps) > 1 and priced and not arguments.json:
+    if len(steps) > 1 and priced and not how.json:
         show_text(f"trials and runs: {counted(len(priced), 'run')}, {sum(priced.values()):,.1f} device-hours")
     return int(any(step.planned.missing for step in shown))
 
 
-def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespace, where: Target) -> int:
+def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
     from harness.planning.tuning import label_finished, label_trials, plan_steps
@@ -260,12 +280,12 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
         step, *steps = steps
         tunings.pop(0)
         if trials := step.left:
-            if not arguments.cancel:
+            if not how.cancel:
                 say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
             after = {job.run.key for later in steps for job in later.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
-            failed = start(step.planned, step.request, arguments, where, later=more)
-            if arguments.cancel:
+            failed = start(step.planned, step.request, how, later=more)
+            if how.cancel:
                 return 0
             step = step.again()
             if step.left:
@@ -277,15 +297,15 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
             steps = plan_steps(step.chosen(), tunings, found)
     (last,) = steps
     label_finished(last.planned, RecordStore(last.request.results))
-    failed = start(last.planned, last.request, arguments, where)
-    return 0 if failed is None else _print_table(last, arguments, failed=bool(failed))
+    failed = start(last.planned, last.request, how)
+    return 0 if failed is None else _print_table(last, how, failed=bool(failed))
 
 
-def _print_table(step: Step, arguments: argparse.Namespace, *, failed: bool) -> int:
+def _print_table(step: Step, how: How, *, failed: bool) -> int:
     from harness.report.pages import finished_table
 
     runs, width = [job.run for job in step.planned.jobs], terminal_width(sys.stdout)
-    style: Literal["json", "text", "markdown"] = "json" if arguments.json else "text" if width else "markdown"
+    style: Literal["json", "text", "markdown"] = "json" if how.json else "text" if width else "markdown"
     with stages() as report:
         report("writing the tables")
         table, page = finished_table(runs, step.request.results, study=step.request.study, style=style, width=width)
@@ -316,9 +336,7 @@ def _of_edited_plugins(step: Step) -> list[str]:
     ]
 
 
-def start(
-    planned: Plan, request: Request, arguments: argparse.Namespace, where: Target, *, later: int = 0
-) -> dict[str, str] | None:
+def start(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[str, str] | None:
     """Run what is pending, and return what `harness.dispatch.run_jobs.run_jobs` returns.
 
     Args:
@@ -332,20 +350,20 @@ def start(
 
     for line in planned.problems:
         say(line)
-    if not arguments.cancel:
+    if not how.cancel:
         if planned.missing:
             raise UsageError(_missing(planned.missing))
-        if not arguments.yes and (doubt := hesitation(planned, request.results, where=where)):
+        if not how.yes and (doubt := hesitation(planned, request.results, where=how.where)):
             raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
     return run_jobs(
         planned,
-        where,
+        how.where,
         results=request.results,
         later=later,
-        command=arguments.command,
-        wait=arguments.wait,
-        retry=arguments.retry,
-        cancel=arguments.cancel,
+        command=how.command,
+        wait=how.wait,
+        retry=how.retry,
+        cancel=how.cancel,
     )
 
 
