@@ -57,11 +57,10 @@ UNFIT: list[
 
 
 @pytest.mark.parametrize(("name", "change", "message"), UNFIT)
-def test_bad_checkpoint_is_one_line_and_nothing_starts(name, change, message, state, tmp_path, capsys):
+def test_bad_checkpoint_is_one_line_and_nothing_starts(name, change, message, state, tmp_path, says):
     _save(change(state), tmp_path / name)
     results = tmp_path / "runs"
-    assert main([*GRID, "--checkpoint", str(tmp_path / name), "--results", str(results)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = says(main, *GRID, "--checkpoint", tmp_path / name, "--results", results, code=2)
     assert line.startswith(f"error: checkpoint {tmp_path / name} ")
     assert message in line
     assert not (results / "records").exists()
@@ -106,7 +105,7 @@ def test_damaged_record_is_reported_kept_and_remade(tmp_path: Path, capsys: pyte
     assert f"skipped: {stranger}: truncated or not JSON" in shown.err
 
 
-def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, says: Callable[..., str]) -> None:
     first, second = (write_samples("kvasir", tmp_path / name) for name in ("a", "b"))
     image = sorted(second.rglob("images/*.jpg"))[0]
     image.write_bytes(image.read_bytes() + b"\0")
@@ -117,13 +116,11 @@ def test_changed_data_do_not_get_the_scores_of_the_old(tmp_path: Path, capsys: p
     path = RecordStore(results).write(Record(run=run, key=run.key, code="OK"))
     for words in ([], ["--plan"]):
         there = ["--results", str(results), *words, *ROOT]
-        assert main([*there, f"kvasir={second}"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        line = says(main, *there, f"kvasir={second}", code=2)
         assert line.startswith(f"error: kvasir: the files below {second} differ from those of finished records")
         assert str(path) in line
         assert "--results" in line
         assert main([*there, f"kvasir={first}"]) == 0
-        capsys.readouterr()
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

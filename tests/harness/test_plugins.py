@@ -154,26 +154,25 @@ HEAD = (
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_plugin_without_a_usable_configuration_is_refused(fault, tmp_path, capsys):
+def test_plugin_without_a_usable_configuration_is_refused(fault, tmp_path, says):
     code, message = BROKEN[fault]
     broken = tmp_path / f"{fault}.py"
     broken.write_text(HEAD + code + "class Fine(Method):\n    name = 'fine'\n    config_class = DecoderOnlyConfig\n")
     grid = ["--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path / "runs"), "--plan"]
-    assert run([*grid, "--plugin", str(broken), "--methods", "lora"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = says(run, *grid, "--plugin", broken, "--methods", "lora", code=2)
     assert line.startswith(f"error: --plugin {broken}")
     assert message in line
     assert not {"broken", "fine"} & set(METHODS.names())
 
 
 @pytest.mark.parametrize("method", FAILING)
-def test_what_a_plugins_configuration_raises_is_one_line(method, tmp_path, capsys):
+def test_what_a_plugins_configuration_raises_is_one_line(method, tmp_path, says):
     code, message = FAILING[method]
     plugin = tmp_path / "plugin.py"
     plugin.write_text(f"{HEAD}{OPTIONS}{code}class Mine(Method):\n    name = '{method}'\n    config_class = Options\n")
     grid = ["--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path / "runs"), "--plan"]
-    assert run([*grid, "--plugin", str(plugin), "--methods", f"{method}[rank=2]"]) == 2
-    assert f"error: method {method}: its {message}" in capsys.readouterr().err.splitlines()[-1]
+    line = says(run, *grid, "--plugin", plugin, "--methods", f"{method}[rank=2]", code=2)
+    assert line.startswith(f"error: method {method}: its {message}")
     METHODS._loaded.pop(method)
 
 

@@ -120,13 +120,12 @@ def test_a_state_whose_class_head_is_one_number_is_refused(results: Path) -> Non
     ],
 )
 def test_what_cannot_be_exported_is_one_line_with_the_way_that_works(
-    results, tmp_path, capsys, method, made, arguments, message
+    results, tmp_path, says, method, made, arguments, message
 ) -> None:
     run = finished(results, method, **made)
     out = tmp_path / ("adapter" if "--peft" in arguments else "sam.pth")
-    assert export_to(results, run, out, *arguments) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert message in line
+    words = ["--results", results, "--run", run.key, "--out", out, *arguments]
+    assert message in says(export.main, *words, code=2)
     assert list(tmp_path.iterdir()) == []
 
 
