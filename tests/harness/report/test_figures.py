@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness.archive.archive import Archive
 from harness.archive.files import images_csv
@@ -16,6 +20,7 @@ from harness.comparison import grids, leaderboards
 from harness.report import masks
 from harness.report.figures import alpha, cost, differences, draw
 from harness.report.sentences import enumerated, short_number
+from harness.report.site import site
 from harness.report.style import encoded_figure, inline, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
@@ -114,14 +119,14 @@ def test_each_row_shows_its_own_extremes_of_all_test_images(tmp_path: Path) -> N
 def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp_path: Path) -> None:
     board = made(tmp_path)
     store = board.grid.archive.store
-    square = np.zeros((8, 8), np.uint8)
+    square = np.zeros((240, 240), np.uint8)
     square[2:6, 2:6] = 1
     kept = encoded_masks([KeptMask(split="test", stem=stem, predicted=square, truth=square) for stem in "abc"])
     for row, seeds in (("LoRA", (0, 1)), ("Full fine-tuning", (1,))):
         for run in board.grid.records_of(row):
             if run.run.seed in seeds:
                 store.masks_path(run.key).write_bytes(kept)
-    photograph = np.full((8, 8, 3), 100, np.uint8)
+    photograph = np.full((240, 240, 3), 100, np.uint8)
     found = masks.tiles(board, "kvasir", lambda *_: photograph)
     assert [tile.name for tile in next(iter(found.values()))] == ["image", "truth", "LoRA", "Full fine-tuning"]
     assert len(found) == 3
@@ -129,6 +134,9 @@ def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp
     assert next(iter(masks.tiles(board, "kvasir", None).values()))[0].name == "truth"
     (caption,) = (caption for name, _, caption in draw(board) if name == "masks-kvasir")
     assert caption.startswith("Masks of test images on Kvasir-SEG by the best checkpoint on validation")
+    page = site([board], title="t", photographs=lambda *_: photograph, withheld="")["kvasir.html"]
+    shown = [base64.b64decode(each) for each in re.findall(r"data:image/webp;base64,([\w+/=]+)", page)]
+    assert [Image.open(io.BytesIO(each)).size for each in shown] == [(192, 192)] * sum(map(len, found.values()))
 
 
 def test_the_panels_of_cost_draw_time_and_memory() -> None:
