@@ -90,7 +90,7 @@ class LocalExecutor:
         before = signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
         try:
             for line in range(len(self.sweep.runs)):
-                supervise(Assignment(sweep=self.sweep, line=line, holder=holder, gpus=gpus), stop=stop, here="here")
+                supervise(Assignment(sweep=self.sweep, line=line, holder=holder, gpus=gpus), stop=stop, in_child=False)
                 on_change(self.states())
                 if stop:
                     raise KeyboardInterrupt

@@ -151,9 +151,9 @@ INTERRUPTED_STATUS = 75
 _TICK_S = 0.02
 
 
-def supervise(assigned: Assignment, *, stop: StopSignals, here: Literal["here", ""] = "") -> Outcome:
-    """Attempt the run once, under its lease; returns when that has ended. ``here``: in this process, for debugging, where whatever it
-    raises comes through; else in a child."""
+def supervise(assigned: Assignment, *, stop: StopSignals, in_child: bool = True) -> Outcome:
+    """Attempt the run once, under its lease; returns when that has ended. Without ``in_child`` in this process, for debugging, where
+    whatever it raises comes through."""
     if assigned.settled() is not None:
         return "finished"
     try:
@@ -171,7 +171,7 @@ def supervise(assigned: Assignment, *, stop: StopSignals, here: Literal["here", 
     if assigned.settled() is not None:  # written while a dead holder was watched
         lease.release("finished")
         return "finished"
-    if here:
+    if not in_child:
         return _in_this_process(assigned, lease, stop=stop)
     oom_before = oom_kills()
     child = fork_child(assigned, log=log_path(assigned.folder, lease.attempt.number), stop=stop)
