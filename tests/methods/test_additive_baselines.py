@@ -211,6 +211,7 @@ def test_rung_mixes_the_blocks_output_and_the_side_by_its_gate() -> None:
     rung = segmenter.encoder.get_submodule("ladder.rungs.1")
     assert isinstance(rung, Rung)
     segmenter.encoder.grid.height = segmenter.encoder.grid.width = IMAGE_SIZE // 16
+    assert {module.eps for module in rung.modules() if isinstance(module, nn.LayerNorm)} == {1e-6}  # as SAM's
     generator = torch.Generator().manual_seed(0)
     side, frozen = torch.randn(1, 4, 4, 8, generator=generator), torch.randn(1, 4, 4, 64, generator=generator)
     torch.testing.assert_close(rung(side, frozen), rung.block((rung.down(frozen) + side) / 2))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.dispatch import run_jobs as module
-from harness.dispatch.attempts import Holder, Lease, attempts, state_folder
+from harness.dispatch.attempts import Holder, Lease, _ticks, attempts, state_folder
 from harness.dispatch.run_jobs import LocalExecutor, make_executor
 from harness.dispatch.target import target_of
 from harness.system.errors import UsageError
@@ -141,7 +141,9 @@ def test_a_killed_worker_process_loses_no_run(tmp_path, standin):
     executor.submit(jobs)
     folder = state_folder(tmp_path, jobs[0].run.key)
     wait_until(lambda: step(tmp_path, jobs[0].run.key) >= 10)
+    child = int((folder / "starts.log").read_text().split()[1])
     os.kill(attempts(folder)[0].holder.pid, signal.SIGKILL)
+    wait_until(lambda: not _ticks(child), "the run's own process to die with its worker")
     let_go(tmp_path)
     states = executor.wait(on_change=lambda runs: None)
     assert {state.state for state in states.values()} == {"OK"}

@@ -208,12 +208,12 @@ def test_a_run_at_work_has_a_stage_in_words_and_its_share_of_epochs(tmp_path, re
     progress = ProgressFile(state_folder(tmp_path, job.run.key))
     for content in reported:
         progress(content)
-    run = survey(tmp_path).runs[job.run.key]
-    assert (run.done, run.stage) == (done, stage)
     path = state_folder(tmp_path, job.run.key) / "progress.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "at": since - 1.0}))  # of the attempt before
-    run = survey(tmp_path).runs[job.run.key]
-    assert (run.done, run.stage) == (0.0, "starting")
+    written = json.loads(path.read_text())
+    for at, expected in ((written["at"], (done, stage)), (since, (done, stage)), (since - 1.0, (0.0, "starting"))):
+        path.write_text(json.dumps({**written, "at": at}))  # the last is of the attempt before
+        run = survey(tmp_path).runs[job.run.key]
+        assert (run.done, run.stage) == expected
 
 
 def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def test_shapes_become_arrays_below_the_clusters_limit_whose_options_submitit_wr
         ["--array=0-2%2"], ["--array=0-0%1"], ["--array=0-0%1"]
     ]  # fmt: skip
     assert [[word for word in given if "--time" in word] for given in words[:2]] == [["--time=60"]] * 2
-    assert f"exec bash -l '{sweep.folder}/job-2.sh'" in files[2].read_text()
+    assert f"exec bash -l '{sweep.folder}/job-2.sh'" in files[2].read_text().splitlines()
     assert {
         "--gres=gpu:1", "--mem=64G", "--ntasks-per-node=1", "--cpus-per-task=4", "--time=120", "--exclusive",
         "--mail-type=FAIL", "--requeue", "--signal=USR2@120", f"--comment={results}",
@@ -297,6 +297,8 @@ def test_cancel_takes_what_the_same_command_submitted_and_leaves_what_others_did
     assert run(monkeypatch, results, "lora,naslora") == 0
     assert "not resubmitted" in capsys.readouterr().err
     queue(idle_cluster, results)
+    assert run(monkeypatch, results, "lora") == 0
+    assert "nothing to submit: every run is finished, queued or running" in capsys.readouterr().out
     assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
     assert cancelled.read_text().split() == ["2"]
     assert "cancelled 1 job" in capsys.readouterr().out

@@ -107,7 +107,8 @@ def test_an_overlay_colours_the_edge_of_a_region_and_nothing_else() -> None:
     assert dark.sum() == 6 * 6 - 4 * 4
     assert (drawn[~(edge | dark)] == 90).all()
     assert edge[5:7, 5:15].all()
-    assert palette()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]  # PASCAL VOC's
+    colours = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0], [224, 224, 192]]
+    assert palette()[[0, 1, 2, 3, 8, 255]].tolist() == colours  # PASCAL VOC's
 
 
 def test_labels_are_a_table_that_the_same_command_leaves_alone_and_no_other_changes(tmp_path: Path, capsys) -> None:

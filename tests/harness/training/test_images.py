@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,7 +146,17 @@ def test_an_unreadable_or_missing_image_is_the_benchmarks_error_with_and_without
             images.image(0)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", None])
+class Code:
+    def __reduce__(self):
+        return pytest.fail, ("code of an entry ran",)
+
+
+def pickled():
+    np.save(content := io.BytesIO(), np.array([Code()], dtype=object), allow_pickle=True)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", pickled(), None], ids=["empty", "head", "code", "cut"])
 def test_a_damaged_entry_is_decoded_and_written_anew(pairs, cache, damage):
     plain = everything(source(pairs, cache))
     for path in cache.rglob("*.npy"):
