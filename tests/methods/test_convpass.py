@@ -56,8 +56,9 @@ def test_a_block_and_its_gradients_equal_the_published_ones(backbone: str, index
     plain: Any = case.plain().encoder.blocks[index]
     assert isinstance(block, BypassedBlock)
     dim = case.shape.blocks[index].dim
+    maps = torch.randn(1, HIDDEN, 5, 5)
+    bypass: Any
     for bypass in block.bypasses.values():
-        maps = torch.randn(1, HIDDEN, 5, 5)
         torch.testing.assert_close(bypass.convolution(maps), maps)  # which starts as the identity
     torch.manual_seed(1)
     published = {half: Published(dim) for half in sites.split(",")}

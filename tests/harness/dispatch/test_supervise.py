@@ -192,6 +192,12 @@ def test_how_a_child_died_is_written_with_its_attempt(tmp_path, experiment, monk
     assert (last(job).end, last(job).detail) == (end, detail)
 
 
+@pytest.mark.parametrize(("counters", "kills"), [("nr_free_pages 5\noom_kill 7\nswap_ra 1\n", 7), ("oom 3\n", 0)])
+def test_kills_for_memory_are_those_that_the_kernel_counts(monkeypatch, counters: str, kills: int) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: counters * (path == Path("/proc/vmstat")))
+    assert module.oom_kills() == kills
+
+
 @pytest.mark.parametrize(
     ("ends", "limit", "code"),
     [(("killed",) * 3, 5, "ERROR"), (("OOM",), 5, "OOM"), (("interrupted",) * 2, 2, "TIMEOUT")],

@@ -76,7 +76,8 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     assert not [name for name in written if "lora" in name or ".qkv." in name]
     code, _, loading = exporting.code_to_load(run, "sam", str(out)).partition("model = ")
     assert loading.startswith("Sam3TrackerModel")
-    exec(code, names := {})
+    names: dict[str, Any] = {}
+    exec(code, names)
     shape, side = backbone("tiny_sam3").shape, run.rules["image_size"]
     sizes = [[side // shape.patch * k] * 2 for k in (4, 2, 1)]
     assert str(names["config"].vision_config.backbone_feature_sizes) == str(sizes), "whole numbers"
