@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.archive.archive import Archive, Shares
+from harness.archive.archive import Archive
 from harness.archive.measured import Comparability, CostRecord
 from harness.archive.older import filled, with_plans
 from harness.archive.schema import Record, Run
@@ -29,18 +29,13 @@ def known_card(protocol: str, benchmark: str) -> Any:
 
 
 class MadeUp(Archive):
-    """An archive of records in memory, with sidecar content by key; images are below ``root``."""
+    """An archive of records in memory; sidecar files are below ``root``."""
 
     def __init__(
-        self,
-        records: Iterable[Record] = (),
-        *,
-        root: Path = Path("nowhere"),
-        costs: Iterable[CostRecord] = (),
-        mixtures: Mapping[str, Shares] | None = None,
+        self, records: Iterable[Record] = (), *, root: Path = Path("nowhere"), costs: Iterable[CostRecord] = ()
     ) -> None:
         super().__init__(root)
-        self._given, self._costs, self._mixtures = with_plans(list(map(filled, records))), list(costs), mixtures
+        self._given, self._costs = with_plans(list(map(filled, records))), list(costs)
 
     @property
     def records(self) -> list[Record]:
@@ -50,21 +45,17 @@ class MadeUp(Archive):
     def costs(self) -> list[CostRecord]:
         return self._costs
 
-    def mixture(self, record: Record) -> Shares | None:
-        return (self._mixtures or {}).get(record.key)
-
 
 def render(
     records: Iterable[Record],
     *,
-    root: Path = Path("nowhere"),
     study: Study | None = None,
     style: Format = "markdown",
     width: int = 100,
     details: bool = False,
 ) -> str:
-    """The page of scores of these records, written; per-image scores lie below ``root``."""
-    archive = MadeUp(records, root=root)
+    """The page of scores of these records, written."""
+    archive = MadeUp(records)
     page = page_of_study(archive, study, details=details) if study else score_page(archive, details=details)
     return write(page, style=style, width=width)
 
