@@ -16,6 +16,7 @@ from harness.archive.merge import merge
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.samples import write_samples
+from harness.planning import plan as planning
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
 from harness.planning.understand import understand
@@ -166,11 +167,13 @@ def test_two_studies_that_tune_a_row_each_show_their_own_choice(tuned: Any, tmp_
 
     for name, on in (("one", "[kvasir]"), ("two", "[kvasir, leaf]")):
         (tmp_path / f"{name}.yaml").write_text(
-            f"title: t\nprotocol: demo\nbackbones: tiny_timm\nbenchmarks: kvasir\nentries: [lora]\nseeds: 3\n"
+            f"title: t\nprotocol: demo\nbackbones: tiny_timm\nbenchmarks: kvasir\nseeds: 3\n"
+            "entries: [{label: mine, method: lora}]\n"
             f"tune: {{lr: [1.0e-4, 1.0e-3]}}\ntune_on: {on}\n"
         )
     for name in order:
-        tuned(score, study=str(tmp_path / f"{name}.yaml"))
+        _, work = tuned(score, study=str(tmp_path / f"{name}.yaml"))
+        assert all(line.startswith("mine[lr=") for line in work.done[0] if line.endswith("seed 0")), "a trial"
     kept = RecordStore(tmp_path).summaries()[0]
     for name, shown in (("one", "| 10.1 "), ("two", "| 20.1 ")):
         page = render(kept, study=load_study(str(tmp_path / f"{name}.yaml")))
@@ -249,12 +252,15 @@ def test_trials_on_their_way_end_the_command_and_the_next_one_goes_on(tuned: Any
     assert [len(done) for done in work.done] == [3, 1]
 
 
-def test_a_plan_shows_runs_that_are_trials_once(tuned: Any, capsys: Any) -> None:
+def test_a_plan_shows_runs_that_are_trials_once_and_looks_for_files_once(tuned: Any, capsys: Any, monkeypatch) -> None:
+    looked, find = [], planning.find
+    monkeypatch.setattr(planning, "find", lambda *asked, **how: looked.append(asked) or find(*asked, **how))
     assert tuned(best_at(1e-3), *GRID, "--plan", methods="lora", seeds="1")[0] == 0
     shown = capsys.readouterr().out
     assert "they are among the trials" in shown
     assert "0 runs" not in shown
     assert "trials and runs: 3 runs, " in shown
+    assert len(looked) == 1
 
 
 def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, capsys: Any) -> None:

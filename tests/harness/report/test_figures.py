@@ -130,9 +130,12 @@ def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp
     found = masks.tiles(board, "kvasir", lambda *_: photograph)
     assert [tile.name for tile in next(iter(found.values()))] == ["image", "truth", "LoRA", "Full fine-tuning"]
     assert len(found) == 3
-    assert next(iter(found.values()))[1].picture[0, 0].tolist() == [100, 100, 100]
+    truth = next(iter(found.values()))[1].picture
+    assert truth[0, 0].tolist() == [100, 100, 100]
+    assert truth[3, 3].tolist() == [179, 179, 179]  # found foreground, 235, of an opacity of 150 in 255
     assert next(iter(masks.tiles(board, "kvasir", None).values()))[0].name == "truth"
-    (caption,) = (caption for name, _, caption in draw(board) if name == "masks-kvasir")
+    ((figure, caption),) = ((figure, caption) for name, figure, caption in draw(board) if name == "masks-kvasir")
+    assert {drawn.get_interpolation() for ax in figure.axes for drawn in ax.images} == {"nearest"}
     assert caption.startswith("Masks of test images on Kvasir-SEG by the best checkpoint on validation")
     page = site([board], title="t", photographs=lambda *_: photograph, withheld="")["kvasir.html"]
     shown = [base64.b64decode(each) for each in re.findall(r"data:image/webp;base64,([\w+/=]+)", page)]
