@@ -489,6 +489,7 @@ def _pages(root: Path) -> None:
         ),
         (lambda root: [photograph(root / f"{stem}.{end}") for stem in STEMS for end in ("jpg", "jpeg")], "give a folder with"),
         (lambda root: [photograph(root / f"{a}/{b}/{n}.png") for a in "pq" for b in "xy" for n in "12"], "several data sets"),
+        (lambda root: [photograph(root / f"imagesTr/{stem}_0000.png") for stem in STEMS], "give a folder with"),
         (_dummy, "further images that would not be read: outlines/ (24), radiographs/ (24)"),
         (_two_sets, "(24 pairs); give one, such as mine=FOLDER/many"),
         (_channels, "second channel"),
@@ -623,12 +624,18 @@ def test_check_explains_masks(tmp_path: Path, capsys, draw: Draw, classes: str, 
     assert ("several classes?" in output) == ("several" in word)
 
 
-def test_the_first_look_before_a_run_is_spread_over_a_split(tmp_path: Path) -> None:
-    """Of 120 masks the first ten are right, and the others inverted."""
-    stems = [f"{number:03}" for number in range(120)]
-    write(tmp_path, stems=stems[:10])
-    write(tmp_path, stems=stems[10:], draw=bands(255, 0))
+@pytest.mark.parametrize(
+    ("count", "first", "others", "word"),
+    [
+        (120, mask, bands(255, 0), r"inverted\?.*benchmarks.NAME.invert=true"),
+        (24, bands(0), bands(0), "every mask of the train split is background"),
+    ],
+)
+def test_the_first_look_before_a_run_is_spread_over_a_split(tmp_path: Path, count, first, others, word) -> None:
+    stems = [f"{number:03}" for number in range(count)]
+    write(tmp_path, stems=stems[: count // 12], draw=first)
+    write(tmp_path, stems=stems[count // 12 :], draw=others)
     benchmark, splits = opened(tmp_path)
     assert isinstance(benchmark, FolderBenchmark)
-    with pytest.raises(DatasetError, match=r"inverted\?.*benchmarks.NAME.invert=true"):
+    with pytest.raises(DatasetError, match=word):
         first_look(benchmark, splits, tmp_path)
