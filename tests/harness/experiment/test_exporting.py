@@ -83,8 +83,8 @@ def test_a_sam_3_is_written_as_transformers_reads_it(results: Path, tmp_path: Pa
     assert str(names["config"].vision_config.backbone_feature_sizes) == str(sizes), "whole numbers"
     assert "InferenceSession('m.onnx')" in exporting.code_to_load(run, "onnx", "m.onnx")
     for method, needs_file in (("lora", False), ("mine", True)):
-        code = exporting.code_to_load(replace(run, method=method), "adapter", "a")
-        assert ('load_plugin(Path("FILE.py"))' in code) == needs_file
+        code = exporting.code_to_load(replace(run, method=method, checkpoint="0" * needs_file), "adapter", "a")
+        assert ('load_plugin(Path("FILE.py"))' in code, 'checkpoint="FILE"' in code) == (needs_file, needs_file)
     with pytest.raises(UsageError, match="give their folder with --data"):
         exporting.export(of_results(results, run.key), out=tmp_path / "c", merge="calibrated")
     assert export_to(results, run, tmp_path / "sam3.pth") == 2

@@ -170,7 +170,7 @@ def logits_of(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> list[np.ndar
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 100), (75, 120), (90, 90)], ids=["wide", "high", "square"])
-def test_a_sam_without_a_run_gives_what_its_own_predictor_gives(tmp_path, monkeypatch, width, height) -> None:
+def test_a_sam_without_a_run_gives_what_its_own_predictor_gives(tmp_path, monkeypatch, width, height, capsys) -> None:
     state = sam_state_dict(build_segmenter("tiny", task="binary", head_seed=3))
     torch.save(state, tmp_path / "sam.pth")
     sam = plain_sam("tiny")
@@ -188,6 +188,7 @@ def test_a_sam_without_a_run_gives_what_its_own_predictor_gives(tmp_path, monkey
     words = ["--backbone", "tiny", "--checkpoint", str(tmp_path / "sam.pth"), "--images", str(image)]
     prompts = ["--prompts", str(tmp_path / "given.jsonl"), "--out", str(tmp_path / "out")]
     *found, _ = logits_of(monkeypatch, words + prompts)
+    assert "without prompts" not in capsys.readouterr().err, "a published SAM follows them"
     assert len(found) == len(objects)
     for number, (each, logits) in enumerate(zip(objects, found, strict=True), start=1):
         dots: Any = np.array(each.get("points", []), dtype=float)

@@ -239,4 +239,5 @@ def test_an_update_with_an_offset_is_whole_in_a_layer_without_a_bias_too(bias: b
     with torch.no_grad():
         expected = base(tokens) + 0.5 * (tokens @ adapter.down.T @ matrix.T + offset) @ adapter.up.T
         add_update(base, adapter, matrix, offset)
+        assert bias or not base.bias.requires_grad
         torch.testing.assert_close(base(tokens), expected)
