@@ -119,20 +119,20 @@ def test_each_row_shows_its_own_extremes_of_all_test_images(tmp_path: Path) -> N
 def test_tiles_are_of_the_seed_that_most_rows_kept_and_lie_on_the_photograph(tmp_path: Path) -> None:
     board = made(tmp_path)
     store = board.grid.archive.store
-    square = np.zeros((240, 240), np.uint8)
+    square = np.zeros((500, 500), np.uint8)
     square[2:6, 2:6] = 1
     kept = encoded_masks([KeptMask(split="test", stem=stem, predicted=square, truth=square) for stem in "abc"])
     for row, seeds in (("LoRA", (0, 1)), ("Full fine-tuning", (1,))):
         for run in board.grid.records_of(row):
             if run.run.seed in seeds:
                 store.masks_path(run.key).write_bytes(kept)
-    photograph = np.full((240, 240, 3), 100, np.uint8)
+    photograph = np.full((500, 500, 3), 100, np.uint8)
     found = masks.tiles(board, "kvasir", lambda *_: photograph)
     assert [tile.name for tile in next(iter(found.values()))] == ["image", "truth", "LoRA", "Full fine-tuning"]
     assert len(found) == 3
     truth = next(iter(found.values()))[1].picture
-    assert truth[0, 0].tolist() == [100, 100, 100]
-    assert truth[3, 3].tolist() == [179, 179, 179]  # found foreground, 235, of an opacity of 150 in 255
+    assert (truth.shape, truth[0, 0].tolist()) == ((250, 250, 3), [100, 100, 100])
+    assert truth[1, 1].tolist() == [179, 179, 179]  # found foreground, 235, of an opacity of 150 in 255
     assert next(iter(masks.tiles(board, "kvasir", None).values()))[0].name == "truth"
     ((figure, caption),) = ((figure, caption) for name, figure, caption in draw(board) if name == "masks-kvasir")
     assert {drawn.get_interpolation() for ax in figure.axes for drawn in ax.images} == {"nearest"}
