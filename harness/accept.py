@@ -36,7 +36,7 @@ from harness.dispatch.run_states import RUNNING, RunState
 from harness.dispatch.sweeps import code_digest, contents_of_command
 from harness.dispatch.target import target_of
 from harness.experiment.building import first_images, open_data
-from harness.experiment.environment import Stages, one_line
+from harness.experiment.environment import Stopwatch, one_line
 from harness.experiment.experiment import run_experiment
 from harness.experiment.exporting import export
 from harness.experiment.scoring import Scoring
@@ -330,7 +330,7 @@ def on_the_processor(machine: Machine, found: Measured) -> Iterator[str]:
     run, rules, record = job.run, from_rules(job.run.rules), _right(run_experiment(job))
     trained, data = of_results(Path(job.results), run.key), open_data(run, Path(job.dataset_root))
     unmerged, (split, source) = trained.segmenter(None)[0], next(iter(data.tests.items()))
-    scoring = Scoring(data, rules, device=processor, stages=Stages(), report=lambda _: None, run=run)
+    scoring = Scoring(data, rules, device=processor, stages=Stopwatch(), report=lambda _: None, run=run)
     there, here = record.scores["best"][split], scoring.test(unmerged, stage="test")[0][split]
     found |= {f"score {name}": abs(value - here[name]) for name, value in there.items() if not math.isnan(value)}
     file = Path(job.results) / "exported.pth"

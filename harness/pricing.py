@@ -23,7 +23,7 @@ from harness.dispatch.target import Shape, Target
 from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
-from harness.planning.data import Images, limited, limits_in_words
+from harness.planning.data import ImageCounts, limited, limits_in_words
 from harness.planning.memory import DECODER_DIM, configuration_of, decoder_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
 from harness.registry import BENCHMARKS
@@ -136,7 +136,7 @@ def forward_flops(run: Run, shape: BackboneShape) -> float:
     return encoder + decoder_flops(shape, image_size=size, decoder=name)
 
 
-def scored(run: Run, images: Images) -> int:
+def scored(run: Run, images: ImageCounts) -> int:
     """Images that a run scores: in every validation, and in the tests of the best, last, merged and decoded models."""
     rules, config = run.rules, configuration_of(run)
     if not config.trains:
@@ -146,14 +146,14 @@ def scored(run: Run, images: Images) -> int:
     return validations * images.val + models * images.test
 
 
-def _trained_images(run: Run, images: Images) -> float:
+def _trained_images(run: Run, images: ImageCounts) -> float:
     """Images of all training passes, including those for an architecture."""
     rules, config = run.rules, configuration_of(run)
     passes = config.passes(epochs=int(rules.get("epochs", 1)), of_updates=rules.get("budget") == "updates")
     return passes * int(rules.get("epochs", 1)) * (int(rules.get("epoch_images", 0)) or images.train)
 
 
-def _encoded_once(run: Run, images: Images) -> float:
+def _encoded_once(run: Run, images: ImageCounts) -> float:
     """Images, mirrored ones included, that pass a frozen encoder with cached embeddings; augmented ones each time. 0 without a cache."""
     config = configuration_of(run)
     if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
@@ -162,7 +162,7 @@ def _encoded_once(run: Run, images: Images) -> float:
     return (passes if run.rules.get("augment") else min(once, passes)) + images.val + images.test
 
 
-def run_flops(run: Run, shape: BackboneShape, images: Images) -> float:
+def run_flops(run: Run, shape: BackboneShape, images: ImageCounts) -> float:
     """Operations of a run: training, every validation and every test."""
     forward, trained, evaluations = forward_flops(run, shape), _trained_images(run, images), scored(run, images)
     if not (encoded := _encoded_once(run, images)):
@@ -300,7 +300,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
         seconds, is_whole = seconds_of(record.cost)
         seconds = max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if is_whole else seconds  # of all its GPUs
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
-        images = Images(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
+        images = ImageCounts(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
         with suppress(Exception):  # a record is data, and its backbone or its method may not be installed here
             work = run_flops(record.run, backbone_shape(record.run.backbone), images)
             for level in alike if work and seconds else ():
@@ -327,7 +327,7 @@ def step_seconds(run: Run, device: Device) -> float:
     return passes * max(UPDATE_SECONDS, computed)
 
 
-def _seconds(run: Run, images: Images, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
+def _seconds(run: Run, images: ImageCounts, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
     """Seconds of a run on one device, and their basis."""
     work = run_flops(run, backbone_shape(run.backbone), images)
     for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
@@ -345,19 +345,19 @@ def model_of(run: Run) -> str:
     return run.backbone + (f" + {decoder}" if (decoder := decoder_of(run)) != "sam" else "")
 
 
-def images_of(planned: Plan, run: Run) -> Images:
+def images_of(planned: Plan, run: Run) -> ImageCounts:
     """The images of a run: those on disk, else by the published sizes."""
     return limited(planned.images.get(run.benchmark) or published_images(run.benchmark), run.rules)
 
 
-def published_images(benchmark: str) -> Images:
+def published_images(benchmark: str) -> ImageCounts:
     """The images of a benchmark by its published sizes. Without splits nine tenths train; without a validation split it is a tenth of
     the training split."""
     sizes = dict(BENCHMARKS.get(benchmark).published_sizes)
     train = sizes.get("train", round(0.9 * sizes.get("all", 1000)))
     test = sizes.get("test", sizes.get("all", 1000) - train)
     val = sizes.get("val", round(0.1 * train))
-    return Images(train=train if "val" in sizes else train - val, val=val, test=test)
+    return ImageCounts(train=train if "val" in sizes else train - val, val=val, test=test)
 
 
 def hesitation(planned: Plan, results: Path, *, where: Target) -> str:

@@ -21,7 +21,7 @@ from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command
 from harness.registry import METHODS
 from harness.settings import Settings, load_settings
 from harness.system.errors import UsageError
-from harness.system.progress import stages
+from harness.system.progress import spinner
 from harness.system.streams import say, show_text, terminal_width
 from harness.system.text import counted
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.request import Request
     from harness.planning.tuning import Step
 
-OTHER_PROTOCOLS = "--protocol demo needs no files; sam-peft protocols list names the others"
+ADVICE = "--protocol demo needs no files; sam-peft protocols list names the others"
 
 
 class How(NamedTuple):
@@ -210,7 +210,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from harness.planning.tuning import plan_steps
     from harness.planning.understand import understand
 
-    with stages() as report:
+    with spinner() as report:
         report("reading settings and protocols")
         request, tuning, overrides = understand(arguments, settings)
     where = target_of(
@@ -273,7 +273,7 @@ def show(steps: Sequence[Step], how: How) -> int:
 def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
-    from harness.planning.tuning import label_finished, label_trials, plan_steps
+    from harness.planning.tuning import plan_steps, record_choice_of_finished, record_choices
 
     tunings = [step.tuning for step in steps if step.tuning is not None]
     while steps[0].tuning is not None:
@@ -292,11 +292,11 @@ def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
                 what = "are on their way" if failed is None else "have no result"
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
                 return 0 if failed is None else 1
-        label_trials(step)
+        record_choices(step)
         if trials:
             steps = plan_steps(step.chosen(), tunings, found)
     (last,) = steps
-    label_finished(last.planned, RecordStore(last.request.results))
+    record_choice_of_finished(last.planned, RecordStore(last.request.results))
     failed = start(last.planned, last.request, how)
     return 0 if failed is None else _print_table(last, how, failed=bool(failed))
 
@@ -306,7 +306,7 @@ def _print_table(step: Step, how: How, *, failed: bool) -> int:
 
     runs, width = [job.run for job in step.planned.jobs], terminal_width(sys.stdout)
     style: Literal["json", "text", "markdown"] = "json" if how.json else "text" if width else "markdown"
-    with stages() as report:
+    with spinner() as report:
         report("writing the tables")
         table, page = finished_table(runs, step.request.results, study=step.request.study, style=style, width=width)
     print(table, end="", flush=True)
@@ -370,10 +370,10 @@ def start(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[
 def _missing(lines: Sequence[str]) -> str:
     """One line about what is missing; several things are printed first, each on a line of its own."""
     if len(lines) == 1:
-        return f"{lines[0]}; {OTHER_PROTOCOLS}"
+        return f"{lines[0]}; {ADVICE}"
     for line in lines:
         say(f"missing: {line}")
-    return f"{len(lines)} things are missing, so nothing was started; {OTHER_PROTOCOLS}"
+    return f"{len(lines)} things are missing, so nothing was started; {ADVICE}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 them is in `harness.protocols.keys`.
 
 Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split. A row's label and
-the scored model of scores by image were called ``variant``. The first records of schema 3 do not say what a table must add to the
-method's name, what a run never comes to, and which operations its α weighs.
+the scored model of scores by image were called ``variant``. The first records of schema 3 lack ``label_note``,
+``never_reached`` and ``operations``.
 """
 
 from __future__ import annotations

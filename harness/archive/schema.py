@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from harness.evaluation.conventions import E_MEASURES
 from harness.models.known import RENAMED
 from harness.protocols.keys import content_hash as content_hash
 from harness.protocols.keys import first_backbone as first_backbone
@@ -33,7 +34,7 @@ reduced to its strongest operation (older records have none). Splits: ``val`` an
 """
 
 
-LABELS = (
+NOT_IN_KEY = (
     "label", "protocol", "protocol_hash", "origin", "split", "split_rule", "data_note", "data_fingerprint", "tuning", "changed",
     "planned_seeds", "planned_benchmarks", "benchmark_title", "benchmark_metrics", "label_note", "never_reached", "operations",
 )  # fmt: skip
@@ -47,6 +48,8 @@ of sizes alone."""
 
 Origin = Literal["files", "generated", "generated-files"]
 """Of images: files; what the harness wrote for a card with ``data: sample``; or such images in a folder that was given."""
+UNTRAINED = "untrained"
+"""The test split of images of the training part that nothing is trained on (``test_given_first``)."""
 TestImages = Literal["", "published", "given", "carved"]
 """Which images are tested: those that others published, those that the data or a list give, or some carved out; empty if unknown."""
 
@@ -127,9 +130,9 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Content hash of what determines the result, without labels (`LABELS`). Data are identified by their stems;
+        """Content hash of what determines the result, without labels (`NOT_IN_KEY`). Data are identified by their stems;
         ``data_fingerprint`` finds other files of the same names. Computed once, so a changed run is made with `dataclasses.replace`."""
-        content = {name: value for name, value in vars(self).items() if name not in LABELS}
+        content = {name: value for name, value in vars(self).items() if name not in NOT_IN_KEY}
         content["backbone"] = first_backbone(self.backbone)
         content["rules"] = hashed_rules(self.rules)
         content["method_config"] = hashed_options(self.method, self.method_config)
@@ -222,8 +225,6 @@ class Record:
         }
 
 
-E_MEASURES = ("e_mean", "e_max", "e_adaptive")
-OVERLAP = ("iou", "dice", "jaccard")
 LARGEST_NLL = 88.0
 """In nats: minus the logarithm of the smallest normal single float, rounded up."""
 
@@ -308,6 +309,7 @@ def _as_text(value: Any) -> str:
 
 
 _BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
+"""Stages of a run (`harness.experiment.environment.Stopwatch`); ``start`` is of older records."""
 
 
 def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:

@@ -133,7 +133,7 @@ def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:
 
 
 def add_run(parser: argparse._ActionsContainer, *, option: str = "--run", help: str = "a finished run") -> None:
-    """Add an option that takes a run by its key or by words (`harness.comparison.names`)."""
+    """Add an option that takes a run by its key or by words (`harness.cli.find`)."""
     parser.add_argument(
         option,
         action=_Words,

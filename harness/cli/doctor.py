@@ -20,7 +20,7 @@ from harness.planning.request import PlannedRow
 from harness.planning.understand import parse_row, split_words
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
-from harness.system.progress import stages
+from harness.system.progress import spinner
 from harness.system.streams import say
 
 
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     require_effect(arguments, "accept", "out", without="without --device cuda")
 
     known, rows = resolve_backbone(arguments.backbone or "vit_h"), []
-    with stages() as report:
+    with spinner() as report:
         report("loading torch")
         from harness.contract.matrix import examine, matrix_markdown
 
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
 def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
     out = arguments.out or Path("gpu.json" if arguments.accept else "gpu-step.json")  # a step must not replace hours
-    with stages() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
+    with spinner() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
         report("loading torch")
         from harness.accept import Machine, accept, benchmark_below
         from harness.contract.gpu import require_gpu

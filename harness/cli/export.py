@@ -28,7 +28,7 @@ from harness.registry import BENCHMARKS, add_own_of
 from harness.report.model_card import model_card
 from harness.settings import load_settings
 from harness.system.errors import UsageError
-from harness.system.progress import stages
+from harness.system.progress import spinner
 from harness.system.text import printable_line
 
 
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     assert record is not None
     add_own_of(run.benchmark, run.rules)
 
-    with stages() as report:
+    with spinner() as report:
         report("loading torch")
         from harness.experiment.exporting import base_model, code_to_load, export
         from harness.experiment.trained import of_results
@@ -130,7 +130,7 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
         raise UsageError(
             "--adopt folds an adapter into the weights that it was trained on; give them with --checkpoint FILE"
         )
-    with stages() as report:
+    with spinner() as report:
         report("loading torch and peft")
         from harness.experiment.adopting import write_merged
 

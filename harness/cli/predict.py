@@ -15,7 +15,7 @@ from harness.models.published import weights_file
 from harness.planning.understand import checkpoint_of
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError
-from harness.system.progress import bars, stages
+from harness.system.progress import bars, spinner
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.run is not None:
         arguments.run = find_run(results_of(arguments), arguments.run).key
 
-    with stages() as report:
+    with spinner() as report:
         report("loading torch and the run")
         from harness.experiment.environment import own_device
 

@@ -16,7 +16,7 @@ from harness.archive.archive import STATES
 from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Cell, Column, Grid
-from harness.comparison.names import BASELINES, UNTUNED
+from harness.comparison.names import BASELINES, NOT_ADAPTED
 from harness.comparison.rows import baseline_of
 from harness.statistics import Ratio, paired_ratio
 from harness.studies import Study
@@ -183,7 +183,7 @@ def leaderboards(tables: Iterable[Grid], study: Study | None = None, baseline: s
     boards, spread = [], study.table.spread if study else "pooled"
     for grid in tables:
         ran = [row for row in grid.rows if grid.records_of(row)]
-        methods = (*UNTUNED, *BASELINES) if grid.is_own else BASELINES
+        methods = (*NOT_ADAPTED, *BASELINES) if grid.is_own else BASELINES
         usual = [row for method in methods for row in ran if grid.rows[row].method == method]
         wanted = [baseline, baseline_of(study) if study else "", *usual, *ran]
         boards.append(Leaderboard(grid=grid, baseline=next(row for row in wanted if row in ran), spread=spread))

@@ -27,7 +27,10 @@ an empty mask scores 50 by Sα on thin objects."""
 SPLITS_APART = ("polyp",)
 """Benchmarks whose test splits are data sets of their own, a column each, and are not averaged."""
 
-UNTUNED = ("decoder", "zeroshot")
+TESTED_TOGETHER = ("trans10k_v1",)
+"""Benchmarks whose column is that of all test splits, also before anything is scored."""
+
+NOT_ADAPTED = ("decoder", "zeroshot")
 """Methods without an adapted encoder, the stronger one first."""
 
 BASELINES = ("lora", "decoder")

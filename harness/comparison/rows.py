@@ -1,8 +1,8 @@
 """The rows of tables: which runs share a method configuration, which of their chosen options count, and the name of their row.
 
-Everything here takes the frame of runs (``Archive(root).frame("runs")``, one line per run) and returns it with the columns ``table``,
-``row`` and ``model``; pandas' groupby does the rest. A choice within a seed (``choose`` of a study) is part of a replicate: intervals
-over seeds hold its noise, which tuning on one seed leaves out.
+`rows` and `rows_of_study` take the frame of runs (``Archive(root).frame("runs")``, one line per run) and return it with the columns
+``row`` and ``model``, the first also with ``table``; pandas' groupby does the rest. A choice within a seed (``choose`` of a study) is
+part of a replicate: intervals over seeds hold its noise, which tuning on one seed leaves out.
 """
 
 from __future__ import annotations

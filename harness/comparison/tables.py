@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import MISSING, Archive, weights_of
 from harness.archive.older import fullest_fingerprints, same_data
-from harness.archive.schema import Record, Run, content_hash
+from harness.archive.schema import UNTRAINED, Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
-from harness.comparison.names import SPLITS_APART, benchmark_rank, benchmark_title, shown_metrics
+from harness.comparison.names import SPLITS_APART, TESTED_TOGETHER, benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
 from harness.protocols.compare import HEADED, card, from_card, headed, overrides_in_words, shared
 from harness.protocols.keys import hashed_rules, with_later
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.studies import Study
-
-
-_UNTRAINED = "untrained"
-"""The test split of images of the training part on which nothing trained (a card's ``test_given_first``)."""
 
 
 def grids(
@@ -57,7 +53,7 @@ def grids(
     else:
         runs = rows_of_study(runs if given else where(runs, partial(has_rules_of, study=study)), study)
         apart = {rule: [with_later(run.rules)[rule] for run in runs["run"]] for rule in ("decoder", "prompt")}
-        hashes = [run.protocol_hash if given or _card_of(study, run) is None else "" for run in runs["run"]]
+        hashes = [run.protocol_hash if given or _card(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
         _grid(copy, archive, study=study)
@@ -71,7 +67,7 @@ def grids(
     return tables
 
 
-def _card_of(study: Study, run: Run) -> Mapping[str, Any] | None:
+def _card(study: Study, run: Run) -> Mapping[str, Any] | None:
     return card(study.card or study.protocol, run.benchmark)
 
 
@@ -93,7 +89,7 @@ def has_rules_of(run: Run, study: Study) -> bool:
     }
     of_study |= {"decoder": decoder, **study.decoders[decoder]} if study.decoders else {}
     of_study |= {"prompt": prompt} if study.prompts else {}
-    of_card = _card_of(study, run)
+    of_card = _card(study, run)
     wanted = {**(run.rules if of_card is None else of_card), **of_study}
     free = {"budget", *(name for name in study.tune if "." not in name)}
     return not from_card(run.rules, wanted).keys() - free
@@ -229,10 +225,10 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
     parts: Mapping[str, str] = {"test": ""}
     if study is not None and benchmark in study.table.splits:
         splits = study.table.splits[benchmark]
-    elif _UNTRAINED in scored:
-        splits = (ALL, *sorted(scored.keys() - {ALL, _UNTRAINED}))
+    elif UNTRAINED in scored:
+        splits = (ALL, *sorted(scored.keys() - {ALL, UNTRAINED}))
         parts = {"test": "official"}
-    elif benchmark not in SPLITS_APART and (ALL in scored or (not scored and benchmark == "trans10k_v1")):
+    elif benchmark not in SPLITS_APART and (ALL in scored or (not scored and benchmark in TESTED_TOGETHER)):
         splits = (ALL,)
     else:
         splits = tuple(sorted(scored.keys() - {ALL})) or ("test",)

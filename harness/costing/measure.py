@@ -20,7 +20,7 @@ from harness.archive.schema import Run, content_hash
 from harness.costing.instruments import LiveBytes, clock_of, storage_bytes, synchronise
 from harness.costing.session import PARTS, Roster, Session, StepKind, Subject, release, why
 from harness.experiment.building import attached_segmenter
-from harness.experiment.environment import environment, now
+from harness.experiment.environment import environment
 from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.attention_choice import apply_choice, in_words
@@ -28,6 +28,7 @@ from harness.models.segmenter import count_parameters
 from harness.planning.plan import ConfiguredRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
+from harness.system.machine import now
 from harness.training.device import autocast, reset_peak
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from harness.planning.plan import Plan
 from harness.planning.request import Job
 from harness.system.errors import UsageError, did_you_mean, writing_to
 from harness.system.machine import thread_variables
-from harness.system.progress import stages
+from harness.system.progress import spinner
 from harness.system.streams import say
 from harness.system.text import counted, first_of
 
@@ -52,7 +52,9 @@ class LocalExecutor:
                 self.results,
                 jobs,
                 executor=self.target.executor,
-                allowed=sys.maxsize >> 1 if is_inline else LOCAL_ATTEMPTS,
+                allowed=sys.maxsize >> 1
+                if is_inline
+                else LOCAL_ATTEMPTS,  # a debugger may start a run any number of times
                 command=command,
                 later=later,
                 frozen=not is_inline,
@@ -235,7 +237,7 @@ def run_jobs(
     if not pending:
         return left_out
     say(target.in_words)
-    with stages() as report:
+    with spinner() as report:
         report("freezing the code and handing over the runs")
         elsewhere = chosen.submit(pending, command=command, later=later)
     if elsewhere:

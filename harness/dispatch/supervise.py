@@ -40,6 +40,7 @@ from harness.dispatch.sweeps import PlannedRun, Sweep, settles
 from harness.planning.request import Job
 from harness.system.errors import device_fault, out_of_memory
 from harness.system.files import create_anew, end_of
+from harness.system.machine import now
 
 
 class StopSignals(list[int]):
@@ -136,16 +137,15 @@ class Assignment:
         if (standing := self.settled()) is not None:  # an attempt that was taken for dead may live
             return standing
         (end, detail), run = verdict, self.job.run
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         code = _CODES.get(end, "ERROR")
-        record = self.complete(Record(run=run, key=run.key, code=code, message=detail, finished=now))
+        record = self.complete(Record(run=run, key=run.key, code=code, message=detail, finished=now()))
         RecordStore(self.sweep.results).write(record)
         return record
 
 
 Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
-"""``finished`` and ``failed``: there is a record. ``interrupted``: stopped on request; continues from its checkpoint.
-``elsewhere``: another process works on it. ``crashed``: the child died; the run may be restarted."""
+"""``finished`` and ``failed``: there is a record, that of a failure by this attempt alone. ``interrupted``: stopped on request; continues
+from its checkpoint. ``elsewhere``: another process works on it. ``crashed``: the child died; the run may be restarted."""
 
 INTERRUPTED_STATUS = 75
 _TICK_S = 0.02
@@ -195,7 +195,7 @@ def _in_this_process(assigned: Assignment, lease: Lease, *, stop: StopSignals) -
         with contextlib.suppress(OSError):  # on a full disk there is no room for that either
             lease.release("killed", f"{type(error).__name__}: {error}")
         raise
-    return _conclude(assigned, lease, status << 8, oom_killed=False)
+    return _conclude(assigned, lease, status << 8, oom_killed=False)  # as os.waitpid reports a status
 
 
 def fork_child(assigned: Assignment, *, log: Path, stop: StopSignals) -> int:

@@ -264,7 +264,8 @@ def read_sweeps(results: Path, problems: dict[Path, str], *, sweep: str = "*") -
     for path in sorted((results / "sweeps").glob(f"{sweep}/sweep.json")):
         try:
             read = read_sweep(path.parent)
-            sweeps += [read] if read.runs is not None else []
+            assert read.runs is not None  # read here, so that damaged runs are a problem of this sweep
+            sweeps.append(read)
         except UsageError as error:
             problems[path] = str(error.__cause__)
     return sweeps

@@ -166,12 +166,14 @@ Executor = Literal["inline", "local", "slurm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where runs go. Args:
-    executor: ``inline``, ``local`` or ``slurm``.
-    devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
-    workers: runs at the same time.
-    threads: of one worker.
-    profile: of the cluster; None for this machine.
+    """Where runs go.
+
+    Args:
+        executor: ``inline``, ``local`` or ``slurm``.
+        devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
+        workers: runs at the same time.
+        threads: of one worker.
+        profile: of the cluster; None for this machine.
     """
 
     executor: Executor

@@ -14,9 +14,13 @@ OVERLAP = ("iou", "dice", "jaccard")
 CLASSES = ("miou", "accuracy")
 METRICS = (*SALIENCY, *MEAN_OVERLAP, *OVERLAP, "ber", *CLASSES)
 """Metrics of masks."""
-LABELS = ("accuracy", "nll", "ece")
+LABEL_METRICS = ("accuracy", "nll", "ece")
 """Metrics of images with one label each."""
-OF_TASK = {"binary": (*SALIENCY, *MEAN_OVERLAP, *OVERLAP, "ber"), "multiclass": CLASSES, "classification": LABELS}
+OF_TASK = {
+    "binary": (*SALIENCY, *MEAN_OVERLAP, *OVERLAP, "ber"),
+    "multiclass": CLASSES,
+    "classification": LABEL_METRICS,
+}
 """What a test and ``sam-peft data score`` compute."""
 
 

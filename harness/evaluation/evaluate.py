@@ -102,7 +102,7 @@ def _ahead(items: Sequence[Item], pool: ThreadPoolExecutor, count: int) -> Itera
 
 
 Scored = Callable[[], Iterable[tuple[NDArray, NDArray]]]
-"""Waits for a batch, and gives of each image what is scored and what is shown."""
+"""Waits for a batch; gives, for each image, what is scored and what `seen` gets."""
 
 
 def _predictions(

@@ -17,7 +17,7 @@ from harness.datasets.base import IGNORE
 from harness.evaluation.conventions import (
     CLASSES,
     E_MEASURES,
-    LABELS,
+    LABEL_METRICS,
     MEAN_OVERLAP,
     METRICS,
     OVERLAP,
@@ -325,7 +325,7 @@ class LabelScorer(SplitScorer):
     (`summary`), not their mean.
     """
 
-    known = LABELS
+    known = LABEL_METRICS
 
     def measure(self, scores: NDArray, mask: NDArray[np.uint8]) -> ImageScore:
         """Score one image without keeping it.

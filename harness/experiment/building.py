@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.archive.older import same_data
-from harness.archive.schema import Run
+from harness.archive.schema import UNTRAINED, Run
 from harness.check import from_mapping
 from harness.contract.start import attach_checked
 from harness.datasets.base import Benchmark, DatasetError, Pair
@@ -87,10 +87,6 @@ def attention_of(backbone: str, rules: Protocol, device: torch.device) -> Choice
         backbone_shape(backbone), rules.attention, batch=rules.batch_size, image_size=rules.image_size,
         precision=rules.precision, device=device,
     )  # fmt: skip
-
-
-UNTRAINED = "untrained"
-"""The test split of training images that nothing is trained on (``test_given_first``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

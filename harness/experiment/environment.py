@@ -9,7 +9,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
@@ -45,11 +44,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "cuda": str(torch.version.cuda or ""),
         "cudnn": str(torch.backends.cudnn.version() or ""),
     }
-
-
-def now() -> str:
-    """The current time in UTC, as in records."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def own_device() -> torch.device:
@@ -95,7 +89,7 @@ def one_line(error: Exception) -> str:
 STAGES = ("loading", "training", "validating", "testing", "merging", "other")
 
 
-class Stages:
+class Stopwatch:
     """A stopwatch for stages that exclude each other: time in a nested stage counts for that one alone."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

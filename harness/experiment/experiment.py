@@ -24,10 +24,9 @@ from harness.datasets.base import AWAY
 from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData, attached_segmenter, attention_of, open_data
 from harness.experiment.environment import (
-    Stages,
+    Stopwatch,
     device_name,
     environment,
-    now,
     one_line,
     own_device,
     reason_code,
@@ -46,6 +45,7 @@ from harness.protocols.load import from_rules
 from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError, device_fault
 from harness.system.files import write_atomically
+from harness.system.machine import now
 from harness.training.cache import ArrayCache, weights_fingerprint
 from harness.training.checkpoint import BEST, CHECKPOINT, LAST, Position, read_state
 from harness.training.loop import Training
@@ -103,7 +103,7 @@ class Experiment:
 
     def __init__(self, job: Job, *, device: torch.device, report: Report) -> None:
         self.job, self.run, self.device, self.report = job, job.run, device, report
-        self.stages = Stages()
+        self.stages = Stopwatch()
         self.folder = Path(job.results) / "state" / job.run.key
         self.rules: Protocol = from_rules(job.run.rules)
         self.parameters: dict[str, int] = {}
@@ -201,7 +201,7 @@ class Experiment:
             scores[model], images[model] = self.scoring.test(
                 segmenter,
                 stage=f"test {model}",
-                blank=model != "best" or not method.config.trains or self.rules.select == "last",
+                must_find=model == "best" and method.config.trains and self.rules.select != "last",
                 seen=kept if model == "best" else None,
             )
             scores[model] = {**validated.get(epoch, {}), **scores[model]}
@@ -263,10 +263,12 @@ class Experiment:
             parameters=self.parameters,
             counts=self.counts,
             available=self.available,
-            environment={
+            environment={  # without attention if the run failed before it chose: kernels are not timed for this
                 **environment(self.device),
                 **self._number_code(),
-                **({"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}),
+                **(
+                    {"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}
+                ),  # a run that failed before it chose does not time kernels now
                 **{package: version(package) for package in METHODS.get(self.run.method).packages},
             },
         )

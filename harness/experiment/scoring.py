@@ -21,7 +21,7 @@ from harness.evaluation.conventions import OF_TASK, higher_is_better
 from harness.evaluation.evaluate import Item, Stopped, evaluate_split
 from harness.evaluation.scorer import LabelScorer, SplitScorer
 from harness.experiment.building import RunData, first_images
-from harness.experiment.environment import Stages, device_name
+from harness.experiment.environment import Stopwatch, device_name
 from harness.experiment.number_code import number_code
 from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
@@ -72,7 +72,7 @@ class Scoring:
         rules: Protocol,
         *,
         device: torch.device,
-        stages: Stages,
+        stages: Stopwatch,
         report: Report,
         run: Run,
         cache: Store | None = None,
@@ -119,15 +119,16 @@ class Scoring:
         metrics: Sequence[str],
         stage: str = "validation",
         testing: bool = False,
-        blank: bool = True,
+        must_find: bool = False,
         seen: Seen | None = None,
     ) -> tuple[Summary, ScoresByImage]:
-        """Summary and per-image scores by split; ``all`` is every split together where there are several.
+        """Summary and per-image scores by split; ``all`` is every split together: always in validation, in tests where there are
+        several.
 
         Args:
             stage: as progress shows it.
             testing: test images, whose time is that of testing and whose foreground the record keeps; quirk 8 validates on them too.
-            blank: False raises `Blank` where every prediction is background alone.
+            must_find: raise `Blank` where every prediction is background alone.
             seen: gets every prediction.
 
         Raises:
@@ -148,7 +149,7 @@ class Scoring:
                     self.ignored[name] = len(ignored)
             together.merge(scorers[name])
         # Scores on generated images do not rank methods anyway.
-        if not (blank or self._run.is_generated) and together.is_blank():
+        if must_find and not self._run.is_generated and together.is_blank():
             rules = self._rules
             alone = self._data.benchmark.task == "multiclass" and rules.mask_tokens == 1 and rules.decoder == "sam"
             raise Blank(
@@ -176,12 +177,12 @@ class Scoring:
         return scorer
 
     def test(
-        self, segmenter: nn.Module, *, stage: str, blank: bool = True, seen: Seen | None = None
+        self, segmenter: nn.Module, *, stage: str, must_find: bool = False, seen: Seen | None = None
     ) -> tuple[Summary, ScoresByImage]:
         """`scores` of the run's test images by all metrics of its task."""
         metrics = OF_TASK[self._data.benchmark.task]
         tests = self._data.tests
-        return self.scores(segmenter, tests, metrics=metrics, stage=stage, testing=True, blank=blank, seen=seen)
+        return self.scores(segmenter, tests, metrics=metrics, stage=stage, testing=True, must_find=must_find, seen=seen)
 
     @property
     def exceptions(self) -> dict[str, int]:

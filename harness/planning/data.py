@@ -27,7 +27,7 @@ from harness.system.hashes import file_hashes
 from harness.system.text import limited_to
 
 
-class Images(NamedTuple):
+class ImageCounts(NamedTuple):
     """Numbers of images for training, validation and testing."""
 
     train: int
@@ -122,7 +122,7 @@ class Files:
     """
 
     absent: str = ""
-    images: Images | None = None
+    images: ImageCounts | None = None
     root: Path = Path()
     manifest: str = ""
     fingerprint: str = ""
@@ -155,7 +155,7 @@ def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Call
             raise
         return Files(absent=str(error))
     return Files(
-        images=Images(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
+        images=ImageCounts(train=len(splits.train), val=len(splits.val), test=sum(map(len, splits.test.values()))),
         root=root.absolute(),
         manifest=manifest_hash(splits, folds=folds),
         fingerprint=contents,
@@ -189,7 +189,7 @@ def own_rules(name: str, rules: Protocol) -> Protocol:
     return rules
 
 
-def limited(images: Images, rules: Mapping[str, object]) -> Images:
+def limited(images: ImageCounts, rules: Mapping[str, object]) -> ImageCounts:
     """The protocol's limits applied."""
 
     def least(count: int, limit: object) -> int:
@@ -197,10 +197,12 @@ def limited(images: Images, rules: Mapping[str, object]) -> Images:
 
     train = least(images.train, rules.get("train_limit"))
     test = images.test + (images.train - train if rules.get("test_untrained") else 0)
-    return Images(train=train, val=least(images.val, rules.get("val_limit")), test=least(test, rules.get("test_limit")))
+    return ImageCounts(
+        train=train, val=least(images.val, rules.get("val_limit")), test=least(test, rules.get("test_limit"))
+    )
 
 
-def limits_in_words(images: Images, rules: Mapping[str, object]) -> str:
+def limits_in_words(images: ImageCounts, rules: Mapping[str, object]) -> str:
     """``407 → 400 / 108 → 60 / 83 images``: of training, validation and tests, as the protocol limits them."""
     used = limited(images, rules)
     numbers = " / ".join(limited_to(getattr(images, part), getattr(used, part)) for part in ("train", "val", "test"))

@@ -75,7 +75,7 @@ def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = 
         along = side * block.scale
         tokens = (along**2 + shape.prefix_tokens) * block.dim
         padded = (-(-along // block.window) * block.window / along) ** 2 if block.window else 1.0
-        kind = attention_of(run, shape, block, kinds)
+        kind = _kind_of(run, shape, block, kinds)
         wider = widening(shape, block, side=along) if kind == "widened" else 1.0
         attention = padded * (4 * wider + (4 if full else 1))
         span = block.window**2 if block.window else along**2 + shape.prefix_tokens
@@ -95,7 +95,7 @@ def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = 
     return batch * (total + masks + upscaled)
 
 
-def attention_of(run: Run, shape: BackboneShape, block: BlockShape, kinds: Mapping[str, str]) -> str:
+def _kind_of(run: Run, shape: BackboneShape, block: BlockShape, kinds: Mapping[str, str]) -> str:
     """How a block of the run attends: *widened* without relative positions by axes, where no head is wider."""
     if shape.relative_positions != "axes":
         return "widened"

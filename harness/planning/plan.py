@@ -20,14 +20,14 @@ from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.decoders import LABELLING
 from harness.models.published import fingerprint, is_word, published_file
-from harness.planning.data import Files, Images, files_of, own_rules, sample_writer, without_untrained
+from harness.planning.data import Files, ImageCounts, files_of, own_rules, sample_writer, without_untrained
 from harness.planning.memory import trained_in_encoder
 from harness.planning.request import Job, PlannedRow, Request
 from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash, resolve, with_rules
 from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, option_names
 from harness.system.errors import UsageError
-from harness.system.progress import stages
+from harness.system.progress import spinner
 from harness.system.text import first_of
 
 
@@ -122,7 +122,7 @@ class Plan:
     failed: Mapping[str, str]
     missing: tuple[str, ...]
     protocol: Protocol
-    images: Mapping[str, Images] = field(default_factory=dict)
+    images: Mapping[str, ImageCounts] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     request: str = ""
     keys: Keys = field(default_factory=dict)
@@ -163,7 +163,7 @@ def find(
         for name in named:
             registry.resolve(name)
     backbones = dict.fromkeys(resolve_backbone(name) for name in request.backbones or (protocol.backbone,))
-    with stages() as report:
+    with spinner() as report:
         if any(str(path) != "none" for path in request.checkpoints.values()):
             report("loading torch to look into checkpoints")
         checkpoints = {backbone: pretrained(request, backbone) for backbone in backbones}
@@ -189,7 +189,7 @@ def plan(request: Request, *, found: Found | None = None, prepare_samples: Calla
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
     found = found or find(request, prepare_samples=prepare_samples)
-    with stages() as report:
+    with spinner() as report:
         report("planning")
         rows = [configured(row, request.protocol) for row in request.rows]
         unfit, left_out = _unfit(rows, found.pretrained, request, report)
@@ -302,7 +302,7 @@ def expand(
         problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
         for card, backbone, digest in cards:
             of_card = for_backbone(without_untrained(own_rules(name, resolve(card, name)), name, files), backbone)
-            plain, model = as_rules(of_card), (backbone, of_card.decoder)  # runs share the rules, and so does pricing
+            plain, model = as_rules(of_card), (backbone, of_card.decoder)  # once a card, since asdict is slow
             for number, row in enumerate(rows):
                 elsewhere = (row.benchmarks and name not in row.benchmarks) or (row.models and model not in row.models)
                 if elsewhere or (number, backbone) in unfit:

@@ -24,12 +24,12 @@ from harness.registry import option_names
 from harness.studies import RULES_BY, Study, grid_of, is_rule, with_methods
 from harness.system.errors import UsageError, did_you_mean
 
-RULES = (
+TUNABLE_RULES = (
     "decoder_lr", "weight_decay", "eps", "warmup", "clip", "schedule", "flip", "batch_size", "accumulate", "epochs",
 )  # fmt: skip
 """Rules of the protocol that can be tuned: none that changes which images are there, or how they are scored."""
 
-LOST = ("DIVERGED", "BLANK")
+NO_VALUE = ("DIVERGED", "BLANK")
 """Failures that count as a result: such a value is not chosen, and its trial does not restart."""
 
 
@@ -39,7 +39,7 @@ class Tuning:
 
     Args:
         grids: field of a method's configuration -> values to try. ``lr`` is for every method that is compared,
-            ``naslora.lr`` for one, in place of ``lr``. Or a rule of the protocol (`RULES`), such as ``decoder_lr``: the
+            ``naslora.lr`` for one, in place of ``lr``. Or a rule of the protocol (`TUNABLE_RULES`), such as ``decoder_lr``: the
             decoder alone tries it, and the choice holds for every row.
         seeds: of the trials; a value's score is the mean over them.
         on: benchmarks whose validation chooses one value for all benchmarks; empty where each benchmark chooses its own.
@@ -68,7 +68,7 @@ class Tuning:
         return {name: values for name, values in grid.items() if (name in self.grids if is_rule(name) else not rules)}
 
 
-class Trials(NamedTuple):
+class TrialGroup(NamedTuple):
     """The trials of one row under one model, on the benchmarks that choose together.
 
     Args:
@@ -76,7 +76,7 @@ class Trials(NamedTuple):
         benchmarks: whose validation chooses.
         model: backbone and decoder.
         runs: values -> the keys of its runs.
-        label: what a run records about its tuning (`harness.archive.schema.Run`): the choice, or the grid alone until all trials ended.
+        recorded: what a run records about its tuning (`harness.archive.schema.Run`): the choice, or the grid alone until all trials ended.
     """
 
     row: PlannedRow
@@ -84,7 +84,7 @@ class Trials(NamedTuple):
     benchmarks: tuple[str, ...]
     model: tuple[str, str]
     runs: Mapping[tuple[Any, ...], Sequence[str]]
-    label: Mapping[str, Any]
+    recorded: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +93,14 @@ class Step:
 
     Args:
         request: with what earlier steps chose; the first value of a grid stands in for a choice that is still open.
-        planned: its runs; a trial that failed for a reason in `LOST` counts as finished.
+        planned: its runs; a trial that failed for a reason in `NO_VALUE` counts as finished.
         trials: of ``tuning``.
     """
 
     request: Request
     planned: Plan
     tuning: Tuning | None = None
-    trials: tuple[Trials, ...] = ()
+    trials: tuple[TrialGroup, ...] = ()
 
     @property
     def heading(self) -> str:
@@ -118,25 +118,25 @@ class Step:
         assert self.tuning is not None
         results = self.request.results
         finished, failed, _ = earlier(results, {job.run.key: job for job in self.planned.jobs})
-        planned = _without_lost(replace(self.planned, finished=finished, failed=failed))
-        return replace(self, planned=planned, trials=_labelled(self.trials, self.tuning, planned, results))
+        planned = _ended_without_value(replace(self.planned, finished=finished, failed=failed))
+        return replace(self, planned=planned, trials=_with_choices(self.trials, self.tuning, planned, results))
 
     def chosen(self) -> Request:
         """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. Where trials have
         not all ended, the first value of a grid stands in, so that the runs after them can be priced."""
         everywhere, rules = benchmarks_of(self.request), dict(self.request.rules)
         rows: list[list[PlannedRow]] = [[] for _ in self.request.rows]
-        for trial in self.trials:
-            values = trial.label.get("chosen") or {name: values[0] for name, values in trial.grid.items()}
-            where = everywhere if self.tuning and self.tuning.on else trial.benchmarks
+        for group in self.trials:
+            values = group.recorded.get("chosen") or {name: values[0] for name, values in group.grid.items()}
+            where = everywhere if self.tuning and self.tuning.on else group.benchmarks
             for_all = {option: value for option, value in values.items() if is_rule(option)}
             if for_all:  # the trials of the next step run under them too
-                for name in dict.fromkeys((*where, *trial.benchmarks)):
-                    rules[name, *trial.model] = {**rules.get((name, *trial.model), {}), **for_all}
-            if trial.row in self.request.rows:
-                row = _with(trial.row, trial.grid, tuple(values.values()))
-                row = replace(row, label=trial.row.name, benchmarks=where, models=(trial.model,), tuning=trial.label)
-                rows[self.request.rows.index(trial.row)].append(row)
+                for name in dict.fromkeys((*where, *group.benchmarks)):
+                    rules[name, *group.model] = {**rules.get((name, *group.model), {}), **for_all}
+            if group.row in self.request.rows:
+                row = _with(group.row, group.grid, tuple(values.values()))
+                row = replace(row, label=group.row.name, benchmarks=where, models=(group.model,), tuning=group.recorded)
+                rows[self.request.rows.index(group.row)].append(row)
         tuned = tuple(each for row, own in zip(self.request.rows, rows, strict=True) for each in own or [row])
         return replace(self.request, rows=tuned, rules=rules)
 
@@ -216,9 +216,9 @@ def _fitting(
         for word in (name, f"{row.method}.{name}")
     }
     for name in grids if required else ():
-        if name not in used or (is_rule(name) and name not in RULES):
+        if name not in used or (is_rule(name) and name not in TUNABLE_RULES):
             options = {option for row in rows for option in option_names(row.method)}
-            near = did_you_mean(name, (*options, *RULES)) if is_rule(name) else ""
+            near = did_you_mean(name, (*options, *TUNABLE_RULES)) if is_rule(name) else ""
             raise UsageError(
                 f"--tune {name}: it is not a rule that can be tuned, and no row that is compared is trained by this field, or each has it "
                 f"set in brackets or by --set{near}"
@@ -250,7 +250,7 @@ def _as_number(text: str) -> float | str:
         return text
 
 
-def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, tuple[Trials, ...]]:
+def plan_trials(request: Request, tuning: Tuning, found: Found | None = None) -> tuple[Plan, tuple[TrialGroup, ...]]:
     """The runs of every row with every value of its grids; a row without any of these fields has no trials. Raises UsageError: a
     value that the field does not take, or none of a row's has a score; see also `harness.planning.plan.plan`."""
     compared = request.rows
@@ -261,7 +261,7 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, tup
     benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
     tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
     here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
-    planned = _without_lost(plan(here, **how))
+    planned = _ended_without_value(plan(here, found=found))
     metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
     if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
         named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
@@ -273,35 +273,35 @@ def plan_trials(request: Request, tuning: Tuning, **how: Any) -> tuple[Plan, tup
     trials = []
     for row, grid in rows:
         own = {values: number for number, (of, _, values) in enumerate(tried) if of == row}
-        for group, model in itertools.product([benchmarks] if tuning.on else [(name,) for name in benchmarks], models):
+        for on, model in itertools.product([benchmarks] if tuning.on else [(name,) for name in benchmarks], models):
             runs = {
-                values: [key for name in group for key in planned.keys.get((number, name, *model), ())]
+                values: [key for name in on for key in planned.keys.get((number, name, *model), ())]
                 for values, number in own.items()
             }
             if any(runs.values()):  # none of a benchmark that is left out
-                trials.append(Trials(row=row, grid=grid, benchmarks=group, model=model, runs=runs, label={}))
-    return planned, _labelled(trials, tuning, planned, request.results)
+                trials.append(TrialGroup(row=row, grid=grid, benchmarks=on, model=model, runs=runs, recorded={}))
+    return planned, _with_choices(trials, tuning, planned, request.results)
 
 
-def _labelled(trials: Iterable[Trials], tuning: Tuning, planned: Plan, results: Path) -> tuple[Trials, ...]:
+def _with_choices(trials: Iterable[TrialGroup], tuning: Tuning, planned: Plan, results: Path) -> tuple[TrialGroup, ...]:
     """The trials, each with the choice of its row where all have ended. Raises UsageError: no value of one has a score."""
     store, left = RecordStore(results), {job.run.key for job in planned.pending}
     is_open = [any(key in left for keys in each.runs.values() for key in keys) for each in trials]
     return tuple(
-        each._replace(label={"grid": dict(each.grid)} if still else _choice(each, tuning, store))
+        each._replace(recorded={"grid": dict(each.grid)} if still else _choice(each, tuning, store))
         for each, still in zip(trials, is_open, strict=True)
     )
 
 
-def _without_lost(planned: Plan) -> Plan:
-    """The plan where a trial that failed for a reason in `LOST` is finished: that is its result, and it does not restart."""
-    lost = {key for key, code in planned.failed.items() if code in LOST}
+def _ended_without_value(planned: Plan) -> Plan:
+    """The plan where a trial that failed for a reason in `NO_VALUE` is finished: that is its result, and it does not restart."""
+    lost = {key for key, code in planned.failed.items() if code in NO_VALUE}
     failed = {key: code for key, code in planned.failed.items() if key not in lost}
     return replace(planned, finished=planned.finished | lost, failed=failed)
 
 
-def label_finished(planned: Plan, store: RecordStore) -> None:
-    """Give finished runs this choice as their label, unless their label is a choice among more runs, such as of a study's wider grid."""
+def record_choice_of_finished(planned: Plan, store: RecordStore) -> None:
+    """Write this choice to the records of finished runs, unless theirs is a choice among more runs, such as of a study's wider grid."""
     for job in planned.jobs:
         if job.run.tuning and job.run.key in planned.finished:
             record = store.find(job.run.key)
@@ -322,37 +322,37 @@ def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[A
     )
 
 
-def _choice(trial: Trials, tuning: Tuning, store: RecordStore) -> dict[str, Any]:
+def _choice(group: TrialGroup, tuning: Tuning, store: RecordStore) -> dict[str, Any]:
     """What a run records about its tuning; see `harness.archive.schema.Run`."""
     tried: list[dict[str, Any]] = []
     metric = ""
     codes: dict[str, None] = {}
-    for values, keys in trial.runs.items():
+    for values, keys in group.runs.items():
         records = [record for key in keys if (record := store.find(key)) is not None]
         codes |= dict.fromkeys(record.code for record in records)
         metric = selects_by(records[0].run) if records else metric
         scores = [score for record in records if (score := _validated(record)) is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
         hours = sum(record.cost.get("wall_time_s", 0.0) for record in records) / 3600
-        names = dict(zip(trial.grid, values, strict=True))
+        names = dict(zip(group.grid, values, strict=True))
         tried.append({"options": names, "score": score, "keys": list(keys), "hours": round(hours, 5)})
     known = [outcome for outcome in tried if outcome["score"] is not None]
     if not known:
-        where = ", ".join(trial.benchmarks)
-        grids = ", ".join(f"{name}={','.join(map(str, values))}" for name, values in trial.grid.items())
+        where = ", ".join(group.benchmarks)
+        grids = ", ".join(f"{name}={','.join(map(str, values))}" for name, values in group.grid.items())
         raise UsageError(
-            f"{trial.row.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune other values"
+            f"{group.row.name} on {where}: no value of {grids} has a score ({', '.join(codes)}); --tune other values"
         )
     sign = 1 if higher_is_better(metric) else -1
     best = max(known, key=lambda outcome: sign * outcome["score"])  # ties go to the value named first
-    edge = [name for name, value in best["options"].items() if _at_edge(value, trial.grid[name])]
+    edge = [name for name, value in best["options"].items() if _at_edge(value, group.grid[name])]
     return {
-        "grid": {name: list(values) for name, values in trial.grid.items()},
+        "grid": {name: list(values) for name, values in group.grid.items()},
         "chosen": best["options"],
         "edge": edge,
         "trials": tried,
         "metric": metric,
-        "on": list(trial.benchmarks),
+        "on": list(group.benchmarks),
         "seeds": list(tuning.seeds),
         "hours": round(sum(outcome["hours"] for outcome in tried), 5),
     }
@@ -372,24 +372,24 @@ def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
     return float(value) in (min(numbers), max(numbers))
 
 
-def label_trials(step: Step) -> None:
-    """Write the choice to the trials' own records as their label: the chosen ones are results, the others are not."""
+def record_choices(step: Step) -> None:
+    """Write the choice to the trials' own records: the chosen ones are results, the others are not."""
     store = RecordStore(step.request.results)
-    for trial, values, key in [
+    for group, values, key in [
         (t, values, key) for t in step.trials for values, keys in t.runs.items() for key in keys
     ]:
-        chosen = dict(zip(trial.grid, values, strict=True)) == trial.label["chosen"]
-        tuning = trial.label if chosen else {"grid": trial.label["grid"]}
+        chosen = dict(zip(group.grid, values, strict=True)) == group.recorded["chosen"]
+        tuning = group.recorded if chosen else {"grid": group.recorded["grid"]}
         record = store.find(key)
         if record is None or record.code != "OK" or record.run.tuning == tuning:
             continue
-        run = replace(record.run, tuning=dict(tuning), label=trial.row.name if chosen else record.run.label)
-        if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, trial.label):
+        run = replace(record.run, tuning=dict(tuning), label=group.row.name if chosen else record.run.label)
+        if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, group.recorded):
             store.write(replace(record, run=run), keep=SIDECARS)
 
 
-def _may_leave_tables(run: Run, label: Mapping[str, Any]) -> bool:
+def _may_leave_tables(run: Run, recorded: Mapping[str, Any]) -> bool:
     """Whether a run that was not chosen is only a trial. A row's plain run, which has no label, is not a trial. Neither is a
     run that another grid or other benchmarks chose.
     """
-    return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(label, run.tuning))
+    return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(recorded, run.tuning))

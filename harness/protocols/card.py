@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.evaluation.conventions import LABELS, METRICS, Conventions
+from harness.evaluation.conventions import LABEL_METRICS, METRICS, Conventions
 from harness.models.decoders import Decoder
 from harness.models.known import RGB
 from harness.system.errors import did_you_mean, shortened
@@ -67,12 +67,13 @@ class Quirks:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Frozen rules of one comparison.
+    """Frozen rules of one comparison: a card, or a card resolved for one benchmark, which variables call *rules*.
 
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
         backbone: name in the backbone catalogue; ``--backbone`` overrides it.
-        task: ``segmentation``, one class per pixel, or ``classification``, one class per image; decoder and benchmark must fit it.
+        task: ``segmentation``, one class per pixel, or ``classification``, one class per image; decoder and benchmark
+            must fit it (a `Benchmark.task` also says how many classes masks have).
         decoder: ``sam``; or on a plain ViT of timm ``linear`` | ``mask-transformer`` (Segmenter's, 2105.05633) or
             ``mask2former`` (transformers', 2112.01527); for labels one linear layer on the ``class-token`` or on the mean
             of the patches (``mean-pool``).
@@ -128,7 +129,8 @@ class Protocol:
         quirks: see `Quirks`.
         methods: method name -> configuration overrides of this card.
         benchmarks: benchmark name -> field overrides of this card.
-        tune: field of a method's configuration -> the values that ``--tune card`` tries; changes no number by itself.
+        tune: field of the methods' configurations, or a rule (`harness.planning.tuning.TUNABLE_RULES`) -> the values that ``--tune card``
+            tries; changes no number by itself.
     """
 
     name: str
@@ -210,7 +212,7 @@ class Protocol:
                 f"prompt_noise={self.prompt_noise} moves boxes, and prompt is {self.prompt}; set prompt=box"
             )
         _check_pattern(self.group)
-        if self.select_by and self.select_by not in (known := (*METRICS, *LABELS)):
+        if self.select_by and self.select_by not in (known := (*METRICS, *LABEL_METRICS)):
             raise ValueError(
                 f"select_by={shortened(self.select_by)} is not a metric{did_you_mean(self.select_by, known)}"
             )

@@ -18,7 +18,7 @@ PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimiz
 
 
 def card(protocol: str, benchmark: str) -> Rules | None:
-    """The rules that the harness's own card of this name has for a benchmark; None where there is no such card."""
+    """The rules that a card, one of the harness's or a file, has for a benchmark; None where there is no such card."""
     return card_rules(protocol, benchmark)
 
 

@@ -100,8 +100,8 @@ def score_table(grid: Grid, *, details: bool = False) -> Table:
         scores = [Score(cell=grid.cells[row, c], mark=grid.marks.get((row, c), "")) for c in grid.columns]
         lines.append([name, *scores, *(values[row] for values in further.values())])
     titles = [_heading(column, grid.columns) for column in grid.columns]
-    own = grid.first_columns.values() if grid.is_own and not grid.is_generated else ()
-    gains = [gain(grid, column) for column in own]  # from tuning on the user's own images
+    judged = grid.first_columns.values() if grid.is_own and not grid.is_generated else ()
+    gains = [gain(grid, column) for column in judged]
     return Table(
         heading=grid.title, above=rules_in_words(grid), columns=heads("method", *titles, *further, words=["rate"]), rows=lines,
         below=[*filter(None, gains), *_notes(grid, codes, details=details)],

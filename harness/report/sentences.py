@@ -8,7 +8,7 @@ from typing import Any
 from harness.comparison.differences import Difference
 from harness.comparison.grid import Column, Grid
 from harness.comparison.leaderboard import Leaderboard
-from harness.comparison.names import TITLES, UNTUNED
+from harness.comparison.names import NOT_ADAPTED, TITLES
 from harness.comparison.names import heading as heading
 from harness.comparison.names import metric_title as metric_title
 from harness.system.text import counted
@@ -85,14 +85,14 @@ LEAST_SEEDS, LEAST_IMAGES = 3, 30
 
 
 def gain(grid: Grid, column: Column) -> str:
-    """Whether tuning helps on one's own images, on a leading column: the best row against the decoder alone, else against zero-shot. Empty
-    where neither has a score."""
+    """Whether adapting the encoder helps on one's own images, on a leading column: the best row against the decoder alone, else against
+    zero-shot. Empty where neither has a score."""
     complete = {row: cell for row in grid.rows if (cell := grid.cells[row, column]).complete}
     if complete and all(cell.empty for cell in complete.values()):
         return f"{column.name}: the masks of every row are almost empty, so nothing is ranked."
     cells = {row: cell for row, cell in complete.items() if not cell.empty}
     best = max(cells, key=lambda row: column.sign * cells[row].mean, default="")
-    plain = [row for method in UNTUNED for row in complete if grid.rows[row].method == method]
+    plain = [row for method in NOT_ADAPTED for row in complete if grid.rows[row].method == method]
     tuned = sorted(cells.keys() - set(plain), key=lambda row: -column.sign * cells[row].mean)
     other = next((row for row in [*plain, *tuned] if row != best), "")
     if not best or not plain or not other:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictInt
 from pydantic import Field as Bound
 
 from harness.check import from_mapping
-from harness.evaluation.conventions import LABELS, METRICS
+from harness.evaluation.conventions import LABEL_METRICS, METRICS
 from harness.models.known import KNOWN, TIMM
 from harness.registry import BENCHMARKS, METHODS, option_names, trains
 from harness.system.errors import UsageError, did_you_mean
@@ -48,8 +48,8 @@ def _as_metrics(value: Any) -> Any:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError("must be paper, or a list of metrics' names")
     for name in () if value == "paper" else names:
-        if name not in (*METRICS, *LABELS):
-            raise ValueError(f"unknown metric {name!r}{did_you_mean(name, (*METRICS, *LABELS))}")
+        if name not in (*METRICS, *LABEL_METRICS):
+            raise ValueError(f"unknown metric {name!r}{did_you_mean(name, (*METRICS, *LABEL_METRICS))}")
     return value if value == "paper" else tuple(names)
 
 
@@ -156,8 +156,8 @@ class Study:
         entries: the rows, in order.
         seeds: every run is made once per seed.
         budget: the card's field of this name, overridden; empty for the card's own.
-        tune: field of the methods' configurations -> values to try first, as ``--tune`` takes them (``lr``, ``naslora.lr``); every row
-            then has what validation chose.
+        tune: field of the methods' configurations, or a rule -> values to try first, as ``--tune`` takes them (``lr``, ``naslora.lr``);
+            every row then has what validation chose.
         tune_seeds: seeds of the trials.
         tune_on: benchmarks that choose for all; empty where each chooses its own.
         choose: field of the methods' configurations -> values. Every value runs under every seed; when tables are made, each seed counts

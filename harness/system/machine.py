@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def cores(root: Path = Path("/")) -> int:
     """The cores that this process may use: those of its affinity, fewer where its control group has a quota. ``root``: that of the file
     system with control groups."""
     return max(1, min([affinity(), *(math.ceil(share) for share in _quotas(root))]))
+
+
+def now() -> str:
+    """The current time in UTC, as in records."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def affinity() -> int:

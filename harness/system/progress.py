@@ -31,14 +31,14 @@ def bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
+def spinner() -> Iterator[Callable[[str], None]]:
     """Gives a function to call with each stage as it begins, such as ``merging``. The last one has a spinner on stderr, where that is a
     terminal."""
-    current, spinner = [""], Spinner("dots")
+    current, drawn = [""], Spinner("dots")
 
     def render() -> Spinner:
-        spinner.text = Text(f"{current[0]} …")
-        return spinner
+        drawn.text = Text(f"{current[0]} …")
+        return drawn
 
     console = Console(stderr=True, highlight=False)
     live = Live(get_renderable=render, console=console, transient=True, redirect_stdout=False)

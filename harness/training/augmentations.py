@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from harness.datasets.base import IGNORE
 from harness.training.batches import draw_number
-from harness.training.losses import IGNORE
 
 Uniform = Callable[[str], float]
 """A random number in [0, 1), by a word."""

@@ -74,7 +74,7 @@ class Position:
     codes: list[str] = field(default_factory=list)
     machines: list[str] = field(default_factory=list)
 
-    def count_update(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool, made: bool) -> None:
+    def count_pass(self, role: str, *, loss: float, seconds: float, waited: float, timed: bool, made: bool) -> None:
         """One more step of ``role`` is done, an update where it was ``made`` and not skipped by fp16's scaler; its time enters
         the medians where ``timed``."""
         self.losses.append(loss)

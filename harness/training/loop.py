@@ -1,5 +1,8 @@
 """The training loop: epochs of updates, validation, selection, checkpoints, and exact resume.
 
+A *step* trains on one batch of images, in ``accumulate`` forward passes of the network. It has one *pass* for each set of roles that it
+updates: two where weights and α alternate. An *update of the weights* is a pass whose roles hold them; the budget counts those.
+
 Everything random is a function of (seed, epoch, step), the learning rate is one of the update's index, and checkpoints are written
 between updates. So a restarted process repeats the updates since its last checkpoint with the same numbers. On a CPU it ends with
 bit-identical weights and metrics, for the same number of threads. On a GPU results agree but for rounding: attention, pooling and
@@ -244,7 +247,7 @@ class Training:
             position.alpha_lr_sum += done.rates[done.roles.index(ARCHITECTURE)]
         now = time.monotonic()
         position.peak = max(position.peak, peak_bytes(self.device))
-        position.count_update(
+        position.count_pass(
             "+".join(done.roles),
             loss=self._loss_read,
             seconds=now - self._mark,
@@ -301,10 +304,10 @@ class Training:
         rates = [set_learning_rate(self._step.optimisers[role], factor) for role in roles]
         if roles != (ARCHITECTURE,):
             position.lr = rates[0]
-        loss = norm = self._step.gradients(roles, batches, predict=self._feeder.predict)
+        loss = self._step.gradients(roles, batches, predict=self._feeder.predict)
         # The host does not wait for a GPU here: if its loss is not finite, this update is the run's last and is saved nowhere.
-        if self.device.type != "cpu" or math.isfinite(float(loss)):
-            norm = self._step.update(roles)
+        goes_on = self.device.type != "cpu" or math.isfinite(float(loss))
+        norm = self._step.update(roles) if goes_on else loss  # which is not finite, and ends the run
         return _Pass(
             numbers=to_host(torch.stack([loss.double(), norm.to(loss.device).double()])),
             roles=roles,

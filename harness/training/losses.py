@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.datasets.base import IGNORE
 from harness.models.decoders import LABELLING, Task
 from harness.models.segmenter import SegmenterOutput, upsample
 from harness.models.transfer import to_device, to_host
 from harness.protocols.card import Protocol, Quirk
 from harness.system.errors import UsageError
-
-IGNORE = 255
-
 
 Loss = Callable[[SegmenterOutput, Tensor], Tensor]
 """Of a prediction and a target (B, S, S) uint8: a scalar with gradient, in fp32 whatever the precision of the prediction."""

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from harness.datasets.base import IGNORE
 from harness.models.segmenter import Prompts
 from harness.models.transfer import to_device
 from harness.protocols.card import Protocol
 from harness.training.batches import draw_number
-from harness.training.losses import IGNORE
 
 MOST_OBJECTS = 16
 """Only so many of an image's largest objects get a prompt, as each costs a pass of the decoder."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.archive.older import filled, with_label
-from harness.archive.schema import LABELS, Record, Run, chosen_from, is_from_more, share_cap
+from harness.archive.schema import NOT_IN_KEY, Record, Run, chosen_from, is_from_more, share_cap
 from harness.archive.store import RecordStore
 from harness.datasets.base import Pair, Splits
 from harness.methods import BUILTIN
@@ -176,15 +176,15 @@ CHANGES: dict[str, Any] = {
 
 
 def test_every_field_of_a_run_is_in_its_key_or_a_label() -> None:
-    assert {field.name for field in fields(Run)} == CHANGES.keys() | set(LABELS)
+    assert {field.name for field in fields(Run)} == CHANGES.keys() | set(NOT_IN_KEY)
 
 
-@pytest.mark.parametrize("name", [*CHANGES, *LABELS])
+@pytest.mark.parametrize("name", [*CHANGES, *NOT_IN_KEY])
 def test_what_determines_a_result_changes_the_key_and_a_label_does_not(name: str) -> None:
     run = record().run
     label: Any = {"x": 1} if isinstance(getattr(run, name), dict) else "another"
     other = replace(run, **{name: CHANGES.get(name, label)})
-    assert (other.key == run.key) == (name in LABELS)
+    assert (other.key == run.key) == (name in NOT_IN_KEY)
     shown = {"benchmark_title", "benchmark_metrics", "label_note", "never_reached", "operations"}
     assert (other == run) == (name in {"planned_seeds", "planned_benchmarks", *shown})
 

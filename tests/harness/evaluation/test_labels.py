@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from harness.evaluation.conventions import LABELS, higher_is_better
+from harness.evaluation.conventions import LABEL_METRICS, higher_is_better
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import LabelScorer, SplitScorer, calibration_error
 from harness.system.errors import UsageError
@@ -28,7 +28,7 @@ def _drawn(images: int, classes: int, *, seed: int, sharpness: float) -> tuple[t
 
 
 def _scored(logits: torch.Tensor, labels: torch.Tensor, *, order: list[int] | None = None) -> LabelScorer:
-    scorer = LabelScorer(LABELS, task="classification", num_classes=logits.shape[1])
+    scorer = LabelScorer(LABEL_METRICS, task="classification", num_classes=logits.shape[1])
     probabilities = logits.softmax(dim=1).numpy()
     for index in order or range(len(logits)):
         target = np.array([[int(labels[index])]], dtype=np.uint8)
@@ -67,7 +67,7 @@ def test_order_and_parts_change_nothing() -> None:
 
 
 def test_a_hopeless_and_a_certain_prediction_have_finite_scores() -> None:
-    scorer = LabelScorer(LABELS, task="classification", num_classes=2)
+    scorer = LabelScorer(LABEL_METRICS, task="classification", num_classes=2)
     certain = np.array([1.0, 0.0], dtype=np.float32)[:, None, None]
     right = scorer.measure(certain, np.zeros((1, 1), np.uint8)).values
     wrong = scorer.measure(certain, np.ones((1, 1), np.uint8)).values
@@ -91,7 +91,7 @@ def test_a_confidence_of_one_is_in_the_last_bin_and_a_bound_in_the_bin_above() -
     ],
 )
 def test_an_invalid_distribution_over_the_classes_is_refused(scores: list[float], label: int, why: str) -> None:
-    scorer = LabelScorer(LABELS, task="classification", num_classes=2)
+    scorer = LabelScorer(LABEL_METRICS, task="classification", num_classes=2)
     with pytest.raises(ValueError, match=why):
         scorer.measure(np.array(scores)[:, None, None], np.full((1, 1), label, np.uint8))
 
@@ -101,12 +101,12 @@ def test_metrics_of_masks_and_of_labels_are_kept_apart() -> None:
         LabelScorer(["iou"], task="classification")
     with pytest.raises(UsageError, match="unknown metric 'ece'"):
         SplitScorer(["ece"])
-    assert [metric for metric in LABELS if not higher_is_better(metric)] == ["nll", "ece"]
+    assert [metric for metric in LABEL_METRICS if not higher_is_better(metric)] == ["nll", "ece"]
 
 
 def test_a_split_is_evaluated_as_one_of_masks_is() -> None:
     logits, labels = _drawn(10, 3, seed=4, sharpness=1.0)
     items = [(f"{n}", logits[n], np.full((1, 1), int(labels[n]), np.uint8)) for n in range(10)]
-    scorer = LabelScorer(LABELS, task="classification", num_classes=3)
+    scorer = LabelScorer(LABEL_METRICS, task="classification", num_classes=3)
     scores = evaluate_split(lambda x: x.softmax(dim=1)[..., None, None], items, scorer, batch_size=4)
     assert scores.summary() == _scored(logits, labels).summary()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.comparison import names
-from harness.evaluation.conventions import CLASSES, LABELS, METRICS, Conventions, higher_is_better
+from harness.evaluation.conventions import CLASSES, LABEL_METRICS, METRICS, Conventions, higher_is_better
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.scorer import SplitScorer
 from harness.system.errors import UsageError
@@ -34,7 +34,7 @@ def test_only_mae_and_ber_are_better_lower():
     assert [metric for metric in METRICS if not higher_is_better(metric)] == ["mae", "ber"]
 
 
-@pytest.mark.parametrize("name", [*METRICS, *LABELS])
+@pytest.mark.parametrize("name", [*METRICS, *LABEL_METRICS])
 def test_tables_rank_by_the_direction_that_chooses_epochs_and_rates(name):
     assert (names.sign(name) > 0) is higher_is_better(name)
 

@@ -18,13 +18,13 @@ from PIL import Image
 
 from harness.archive.masks import KeptMask, read_masks
 from harness.archive.merge import merge
-from harness.archive.schema import Record
+from harness.archive.schema import UNTRAINED, Record
 from harness.archive.store import RecordStore
 from harness.cli import records, tables
 from harness.datasets.base import Pair
 from harness.experiment import building
-from harness.experiment.building import UNTRAINED, RunData, attached_segmenter, attention_of, open_data
-from harness.experiment.environment import STAGES, Stages, one_line
+from harness.experiment.building import RunData, attached_segmenter, attention_of, open_data
+from harness.experiment.environment import STAGES, Stopwatch, one_line
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.original_sam import plain_sam
@@ -260,7 +260,7 @@ def test_kept_masks_are_those_that_were_scored_and_of_the_same_images(tmp_path: 
 
 def test_stages_exclude_each_other_and_add_up() -> None:
     times = iter([100.0, 100.0, 110.0, 113.0, 117.0, 117.5])
-    stages = Stages(clock=lambda: next(times))
+    stages = Stopwatch(clock=lambda: next(times))
     with stages.during("training"), stages.during("validating"):
         pass
     cost = stages.cost()

@@ -11,11 +11,11 @@ import torch
 from harness import run
 from harness.archive.schema import Record
 from harness.experiment.building import attached_segmenter, open_data
-from harness.experiment.environment import Stages
+from harness.experiment.environment import Stopwatch
 from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.catalog import backbone_shape
-from harness.planning.data import Images, sample_writer
+from harness.planning.data import ImageCounts
 from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.tuning import Tuning, plan_trials
 from harness.planning.understand import all_methods
@@ -40,7 +40,7 @@ def test_its_scores_are_those_of_the_segmenter_as_it_is(done: tuple[Job, Record]
     rules = from_rules(job.run.rules)
     data = open_data(job.run, Path(job.dataset_root))
     plain, method = attached_segmenter(job.run, task=BENCHMARKS.get("kvasir").task, num_classes=2, checkpoint=None)
-    given: Any = {"device": torch.device("cpu"), "stages": Stages(), "report": lambda _: None, "cache": InMemory()}
+    given: Any = {"device": torch.device("cpu"), "stages": Stopwatch(), "report": lambda _: None, "cache": InMemory()}
     scoring = Scoring(data, rules, run=job.run, **given)
     scoring.remember_frozen(plain, method)  # images go through the encoder one by one, as in the run
     summary, _ = scoring.test(plain, stage="test")
@@ -55,7 +55,7 @@ def test_it_makes_no_update_and_costs_nothing(done: tuple[Job, Record]) -> None:
     assert (record.history, record.selected_epoch) == ([], None)
     assert {record.cost[name] for name in ("steps", "step_time_s", "train_time_s", "peak_memory_bytes")} == {0.0}
     shape = backbone_shape("tiny", 128)
-    assert run_flops(job.run, shape, Images(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
+    assert run_flops(job.run, shape, ImageCounts(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
@@ -87,5 +87,5 @@ def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: p
     assert "nothing" in capsys.readouterr().err
     rows = (PlannedRow(method="zeroshot"), PlannedRow(method="decoder"))
     requested = Request(rows=rows, benchmarks=("kvasir",), protocol=load_protocol("demo"), results=tmp_path)
-    _, trials = plan_trials(requested, Tuning(grids={"lr": [1e-3, 1e-4]}), prepare_samples=sample_writer(tmp_path))
+    _, trials = plan_trials(requested, Tuning(grids={"lr": [1e-3, 1e-4]}))
     assert [trial.row.method for trial in trials] == ["decoder"]

@@ -12,7 +12,7 @@ import pytest
 from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.planning import plan as planning
-from harness.planning.data import Files, Images
+from harness.planning.data import Files, ImageCounts
 from harness.planning.plan import Pretrained, plan
 from harness.planning.request import PlannedRow, Request
 from harness.protocols.compare import NOT_THERE, from_card
@@ -68,7 +68,7 @@ def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.Monk
     found = set[str]()
     for text, held in alike.items():
         request = json.loads(text)
-        files = Files(images=Images(train=1, val=1, test=1), manifest=request.pop("manifest"))
+        files = Files(images=ImageCounts(train=1, val=1, test=1), manifest=request.pop("manifest"))
         weights = Pretrained(fingerprint=request.pop("checkpoint"))
         monkeypatch.setattr(planning, "files_of", lambda *_, files=files: files)
         monkeypatch.setattr(planning, "pretrained", lambda *_, weights=weights: weights)

@@ -16,7 +16,7 @@ from harness.dispatch.target import target_of
 from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
-from harness.planning.data import Images, limited, network_images, sample_writer
+from harness.planning.data import ImageCounts, limited, network_images, sample_writer
 from harness.planning.plan import Plan, plan
 from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.understand import parse_row, with_options
@@ -292,4 +292,4 @@ def test_of_several_folders_of_images_the_one_with_the_splits_of_the_run_is_take
     ],
 )
 def test_limits_count_as_a_run_takes_them(rules: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    assert limited(Images(train=10, val=8, test=6), rules) == expected
+    assert limited(ImageCounts(train=10, val=8, test=6), rules) == expected

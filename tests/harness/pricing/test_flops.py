@@ -10,13 +10,13 @@ import pytest
 from harness.archive.schema import Record
 from harness.methods.parts.placement import BackboneShape
 from harness.models.catalog import backbone_shape
-from harness.planning.data import Images
+from harness.planning.data import ImageCounts
 from harness.pricing import decoder_flops, encoder_flops, forward_flops, run_flops, step_flops
 from harness.registry import METHODS, method_config
 from tests.harness.report.sample import record
 
 RULES = {"image_size": 128, "precision": "fp32", "batch_size": 4, "epochs": 10, "select_every": 1, "merge": []}
-IMAGES = Images(train=100, val=10, test=20)
+IMAGES = ImageCounts(train=100, val=10, test=20)
 
 
 def without_positions(backbone: str) -> BackboneShape:

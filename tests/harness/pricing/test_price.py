@@ -16,7 +16,7 @@ from harness.datasets import samples
 from harness.dispatch.target import Target, target_of
 from harness.models import attention_choice
 from harness.models.catalog import backbone_shape
-from harness.planning.data import Images, limited
+from harness.planning.data import ImageCounts, limited
 from harness.planning.plan import Plan, plan
 from harness.planning.request import PlannedRow, Request
 from harness.pricing import (
@@ -67,7 +67,7 @@ def write(
 
 def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_published_sizes(data, tmp_path) -> None:
     there, elsewhere = planned(tmp_path, dataset_roots={"kvasir": data}), planned(tmp_path)
-    assert (there.images, elsewhere.images) == ({"kvasir": Images(train=28, val=4, test=4)}, {})
+    assert (there.images, elsewhere.images) == ({"kvasir": ImageCounts(train=28, val=4, test=4)}, {})
     for made, images in ((there, there.images["kvasir"]), (elsewhere, published_images("kvasir"))):
         run = made.jobs[0].run
         shape, images = backbone_shape("vit_b"), limited(images, run.rules)
