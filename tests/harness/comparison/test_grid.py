@@ -71,6 +71,11 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
         + three(0.12, method="decoder")[:2],
         {"LoRA": "17.0 ± 11.3 (3) *", "Decoder alone": "12.5 ± 0.7 (2)"},
     ),
+    "rows without a common seed are ordered by their means": (
+        [record(base + 0.01 * seed, seed=seed, method=name, benchmark="leaf")
+         for name, base, seeds in (("decoder", 0.8, (0, 1)), ("lora", 0.9, (2, 3))) for seed in seeds],
+        {"LoRA": "92.5 ± 0.7 (2) *", "Decoder alone": "80.5 ± 0.7 (2) ≈"},
+    ),
     "no mean is taken over a gap, whose row is never best, nor is another where it leads": (
         three(0.10) + three(0.20, method="bitfit") + three(0.05, method="decoder")[:2]
         + [failed("OOM", 2, method="decoder"), failed("TIMEOUT", 1, method="full", planned_seeds=[0, 1, 2])],
@@ -234,6 +239,13 @@ def test_the_choice_from_more_trials_is_the_row_and_of_as_many_one(trials: int) 
     assert sorted(seeds.values()) == [[0, 1], [2]]
     if trials != 4:
         assert (few, many) == ([2], [0, 1])
+
+
+def test_a_study_that_tunes_each_benchmark_shows_its_own_choice_and_not_one_from_more_trials() -> None:
+    own, other = tuned(1e-3), tuned(1e-2, trials=9, value=0.5)
+    other.run.tuning["grid"] = {"lr": [1e-3, 1e-2, 1e-1]}
+    mine = study(benchmarks=["kvasir"], entries=["lora"], tune={"lr": [1e-3, 1e-2]})
+    assert texts(grid_of([own, other], study=mine)) == {"LoRA": "90.0 (1)"}
 
 
 def test_trials_of_tuning_are_in_a_frame_only_on_request() -> None:
