@@ -189,6 +189,10 @@ def test_a_right_submission_is_ready(board: Path, mine: Path, says) -> None:
     whats = ["rules", "data", "weights", "replicates", "rates", "scores", "code", "failed runs"]
     assert [line.partition(":")[0] for line in lines[:-1]] == [f"right  {what}" for what in whats]
     assert "ready" in lines[-1]
+    named = (board / "two.yaml").read_text(encoding="utf-8").splitlines()
+    bare = mine.with_name("bare.yaml")
+    bare.write_text("\n".join(line for line in named if not line.startswith(("data:", "weights:"))), encoding="utf-8")
+    assert says(records_verb, "check", mine, "--study", bare).count("none is named") == 2
 
 
 @pytest.mark.parametrize("fault", WRONG)

@@ -111,7 +111,9 @@ def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, 
     ]
     made = record(history=history)
     store_of(tmp_path, [made])
-    assert "train/loss" in says(main, made.key, "--results", tmp_path)
+    shown = says(main, made.key, "--results", tmp_path)
+    assert "train/loss" in shown
+    assert "best checkpoint" not in shown, "none was selected"
     (board,) = leaderboards(grids(Archive(tmp_path)))
     assert curves(board, "kvasir")
 
