@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import os
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -215,13 +214,16 @@ def test_attention_without_fused_kernels_has_no_choice() -> None:
     assert attention_of("tiny", replace(rules, fused_attention=False), torch.device("cpu")) == {}
 
 
-def test_a_file_server_that_is_away_leaves_no_record(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ESTALE, "Stale file handle"), RuntimeError("CUDA error: unspecified launch failure")]
+)
+def test_a_file_server_or_gpu_that_is_away_leaves_no_record(results: Path, monkeypatch, error: Exception) -> None:
     def away(source: ImageSource, index: int) -> np.ndarray:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(source.pairs[index].image))
+        raise error
 
     monkeypatch.setattr(ImageSource, "image", away)
     job = job_of(results, "decoder", **SMALL)
-    with pytest.raises(OSError, match="Stale file handle"):
+    with pytest.raises(type(error), match=r"Stale file handle|launch failure"):
         run_experiment(job)
     assert RecordStore(results).read(job.run.key) is None
 
