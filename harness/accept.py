@@ -331,7 +331,7 @@ def on_the_processor(machine: Machine, found: Measured) -> Iterator[str]:
     trained, data = of_results(Path(job.results), run.key), open_data(run, Path(job.dataset_root))
     unmerged, (split, source) = trained.segmenter(None)[0], next(iter(data.tests.items()))
     scoring = Scoring(data, rules, device=processor, stages=Stopwatch(), report=lambda _: None, run=run)
-    there, here = record.scores["best"][split], scoring.test(unmerged, stage="test")[0][split]
+    there, here = record.scores["best"][split], scoring.test(unmerged, model="unmerged")[0][split]
     found |= {f"score {name}": abs(value - here[name]) for name, value in there.items() if not math.isnan(value)}
     file = Path(job.results) / "exported.pth"
     _, merged, _ = export(trained, out=file)

@@ -206,7 +206,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Plan and carry out one grid of runs: trials that tune rates, then the runs, then the table."""
     from harness.archive.store import require_writable
     from harness.dispatch.target import target_of
-    from harness.planning.plan import find
+    from harness.planning.plan import find, sample_writer
     from harness.planning.tuning import plan_steps
     from harness.planning.understand import understand
 
@@ -219,7 +219,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     how = How(where=where, **{name: getattr(arguments, name) for name in How._fields if name != "where"})
 
     def planned(instead: Path | None) -> tuple[Found, list[Step]]:
-        found = find(request, also_on=tuning.on if tuning else (), instead=instead)
+        samples = sample_writer(request.results, instead=instead)
+        found = find(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
         return found, plan_steps(request, tuning.steps if tuning else (), found)
 
     # Planned into a temporary folder first: `--plan`, or a command that is refused, leaves no generated images in the results.

@@ -72,7 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     results = results_of(arguments).absolute()
     if not results.is_dir():
         raise UsageError(f"results folder {results} does not exist; give the one of your runs with --results DIR")
-    seen = look(results)
+    seen = survey(results)
+    if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
+        queue, note = ask_cluster(seen)
+        seen = survey(results, queue=queue)._replace(note=note)
     if arguments.logs:
         print_log(seen, arguments.logs)
         return 0
@@ -89,15 +92,6 @@ def main(argv: list[str] | None = None) -> int:
         print(printable(in_words(seen, width=terminal_width(sys.stdout))), flush=True)
     say_skipped(seen.problems)
     return 0
-
-
-def look(results: Path) -> Survey:
-    """The state of every run in the folder."""
-    seen = survey(results)
-    if any(run.unsettled and seen.sweeps[run.sweep].executor == "slurm" for run in seen.runs.values() if run.sweep):
-        queue, note = ask_cluster(seen)
-        return survey(results, queue=queue)._replace(note=note)
-    return seen
 
 
 def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:

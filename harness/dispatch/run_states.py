@@ -307,15 +307,21 @@ class ProgressFile:
                 self._pace = (now - self._first[0]) / (self._done - self._first[1])
         loss = f", loss {content['loss']:.3f}" if content.get("loss") is not None else ""
         words = {"training": f"training {self._epoch}{loss}", "validation": f"validating {self._epoch}"}
-        done = 1.0 if name.startswith(("test", "merging")) else self._done  # both come after the last epoch
+        done = 1.0 if name in ("test", "merging") else self._done  # both come after the last epoch
         text = {
-            "stage": words.get(name, name.replace("test ", "testing ")),
+            "stage": words.get(name, stage_in_words(content)),
             "done": done,
             "at": time.time(),
             "pace": self._pace,
         }
         with contextlib.suppress(OSError):  # a full disk must not end a run for its progress display
             write_atomically(self._path, json.dumps(text), durable=False)
+
+
+def stage_in_words(content: Mapping[str, Any]) -> str:
+    """``testing best``, ``merging (exact)``; other stages as they are called (`harness.experiment.scoring.Report`)."""
+    stage = str(content.get("stage"))
+    return {"test": f"testing {content.get('model')}", "merging": f"merging ({content.get('mode')})"}.get(stage, stage)
 
 
 def time_left(runs: Collection[RunState]) -> str:

@@ -35,7 +35,7 @@ from harness.dispatch.attempts import (
     log_path,
     state_folder,
 )
-from harness.dispatch.run_states import ProgressFile
+from harness.dispatch.run_states import ProgressFile, stage_in_words
 from harness.dispatch.sweeps import PlannedRun, Sweep, settles
 from harness.planning.request import Job
 from harness.system.errors import device_fault, out_of_memory
@@ -335,11 +335,12 @@ def _redirect(log: Path) -> None:
 
 def log_line(content: dict[str, Any]) -> str:
     """The line for what a run reports (`harness.experiment.scoring.Report`); empty for single updates."""
-    if content.get("stage") != "training":
-        words = " on ".join(str(content[name]) for name in ("stage", "split") if content.get(name))
-        return words + (f", {content['images']} images" if content.get("images") else "")
     if content.get("kind") == "note":
         return str(content["text"])
+    if content.get("stage") != "training":
+        return stage_in_words(content) + (
+            f" on {content['split']}, {content['images']} images" if "split" in content else ""
+        )
     if content.get("kind") != "epoch":
         return ""
     scores = [f"validation {name} {value:.4f}" for name, value in content.get("metrics", {}).items()]

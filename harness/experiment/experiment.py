@@ -179,7 +179,7 @@ class Experiment:
         self.counts = {name: len(source) for name, source in sources.items()}
         self.available = self.data.available
         if self.device.type == "cpu" and (warning := unusable_gpu()):
-            self.report({"stage": warning})
+            self.report({"stage": "opening data", "kind": "note", "text": warning})
         self.report({"stage": "building the model"})
 
     def test(self, record: Record, trained: Position) -> tuple[Record, str, bytes]:
@@ -200,7 +200,7 @@ class Experiment:
             method.load_state(self._state(model))
             scores[model], images[model] = self.scoring.test(
                 segmenter,
-                stage=f"test {model}",
+                model=model,
                 must_find=model == "best" and method.config.trains and self.rules.select != "last",
                 seen=kept if model == "best" else None,
             )
@@ -209,7 +209,7 @@ class Experiment:
         if trained.architecture:
             method.load_state(self._state("best"))
             if method.decode():
-                scores["decoded"], images["decoded"] = self.scoring.test(segmenter, stage="test decoded")
+                scores["decoded"], images["decoded"] = self.scoring.test(segmenter, model="decoded")
         begun = {"begun_by": ", ".join(trained.codes[:-1]), "begun_on": "; ".join(trained.machines[:-1])}
         record = replace(
             record,
@@ -238,7 +238,7 @@ class Experiment:
             merged, merging = self._attached()
             merging.load_state(self._state("best"))
             merged.eval()
-            self.report({"stage": f"merging ({mode})"})
+            self.report({"stage": "merging", "mode": mode})
             with self.stages.during("merging"):
                 report = merging.merge(
                     mode,
@@ -249,7 +249,7 @@ class Experiment:
             model = f"merged-{mode}"
             equal = model if report.left else folded.setdefault(weights_fingerprint(merged), model)
             if equal == model:
-                scores[model], images[model] = self.scoring.test(merged, stage=f"test {model}")
+                scores[model], images[model] = self.scoring.test(merged, model=model)
             else:
                 scores[model], images[model] = scores[equal], images[equal]
         return merges

@@ -37,7 +37,9 @@ from harness.training.prompts import Coordinates, prompts_of, together
 EVALUATION_BATCH = 4
 
 Report = Callable[[dict[str, Any]], None]
-"""Called with ``stage`` (``training``, ``test best`` …) and, as far as they apply, ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``."""
+"""Called with ``stage`` (``opening data``, ``building the model``, ``training``, ``validation``, ``test``, ``merging``); in training with
+``kind`` (``step``, ``epoch``, ``note``), ``epoch``, ``epochs``, ``step``, ``steps``, ``loss``; in tests with ``model``, ``split``,
+``images``, in a merge with ``mode``; a note of any stage has ``text``."""
 
 Summary = dict[str, dict[str, float]]
 """split -> metric -> score."""
@@ -117,8 +119,7 @@ class Scoring:
         sets: Mapping[str, ImageSource],
         *,
         metrics: Sequence[str],
-        stage: str = "validation",
-        testing: bool = False,
+        model: str = "",
         must_find: bool = False,
         seen: Seen | None = None,
     ) -> tuple[Summary, ScoresByImage]:
@@ -126,8 +127,8 @@ class Scoring:
         several.
 
         Args:
-            stage: as progress shows it.
-            testing: test images, whose time is that of testing and whose foreground the record keeps; quirk 8 validates on them too.
+            model: the tested one, whose images' time is that of testing and whose foreground the record keeps; empty in validation, which
+                quirk 8 does on test images too.
             must_find: raise `Blank` where every prediction is background alone.
             seen: gets every prediction.
 
@@ -138,10 +139,11 @@ class Scoring:
         scorers: dict[str, SplitScorer] = {}
         together = self._scorer(metrics)
         for name, source in sets.items():
-            self._report({"stage": stage, "split": name, "images": len(source)})
-            with self._stages.during("testing" if testing else "validating"):
+            stage = "test" if model else "validation"
+            self._report({"stage": stage, "model": model, "split": name, "images": len(source)})
+            with self._stages.during("testing" if model else "validating"):
                 scorers[name] = self._scored(segmenter, source, name, metrics=metrics, seen=seen)
-            if testing:
+            if model:
                 share, ignored = scorers[name].foreground(), scorers[name].ignored()
                 if share is not None:
                     self.foreground.setdefault(name, share)  # the best checkpoint is tested first
@@ -157,7 +159,7 @@ class Scoring:
                 + ("take more mask tokens (--set mask_tokens=10), " if alone else "")
                 + "train longer (--set epochs=N), or take another rate (--tune lr=1e-4,1e-3)"
             )
-        if len(scorers) > 1 or not testing:
+        if len(scorers) > 1 or not model:
             scorers["all"] = together
         summaries = {name: scorer.summary() for name, scorer in scorers.items()}
         return summaries, {name: scorer.images() for name, scorer in scorers.items() if name != "all"}
@@ -177,12 +179,12 @@ class Scoring:
         return scorer
 
     def test(
-        self, segmenter: nn.Module, *, stage: str, must_find: bool = False, seen: Seen | None = None
+        self, segmenter: nn.Module, *, model: str, must_find: bool = False, seen: Seen | None = None
     ) -> tuple[Summary, ScoresByImage]:
         """`scores` of the run's test images by all metrics of its task."""
         metrics = OF_TASK[self._data.benchmark.task]
         tests = self._data.tests
-        return self.scores(segmenter, tests, metrics=metrics, stage=stage, testing=True, must_find=must_find, seen=seen)
+        return self.scores(segmenter, tests, metrics=metrics, model=model, must_find=must_find, seen=seen)
 
     @property
     def exceptions(self) -> dict[str, int]:

@@ -143,14 +143,12 @@ def find(
     request: Request,
     *,
     also_on: Sequence[str] = (),
-    instead: Path | None = None,
     prepare_samples: Callable[[str], Path] | None = None,
 ) -> Found:
     """The checkpoints and the data of a request.
 
     Args:
         also_on: further benchmarks, on which something is tuned.
-        instead: folder for generated images that are not there yet, where nothing may be written to the results.
         prepare_samples: writes the generated stand-in of a benchmark and returns its folder, for cards with ``data: sample``;
             `sample_writer`'s if None.
 
@@ -172,7 +170,7 @@ def find(
             writes = rules.data == "sample" and name not in request.dataset_roots
             doing = f"writing the {rules.name}'s images" if writes else "looking through images"
             report(f"{doing}: {name} ({number}/{len(names)})")
-            prepare = prepare_samples or sample_writer(request.results, instead=instead)
+            prepare = prepare_samples or sample_writer(request.results)
             files[name] = files_of(name, rules, request, prepare)
     return Found(checkpoints, files)
 

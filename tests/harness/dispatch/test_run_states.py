@@ -196,8 +196,8 @@ EPOCH = {"epoch": 3, "epochs": 4, "step": 5, "steps": 10}
         ([{"stage": "training", **EPOCH, "loss": 0.25}], 0.625, "training epoch 3/4, loss 0.250"),
         ([{"stage": "training", **EPOCH, "loss": float("nan")}], 0.625, "training epoch 3/4, loss nan"),
         ([{"stage": "validation", **EPOCH, "epoch": 4, "step": 10}], 1.0, "validating epoch 4/4"),
-        ([{"stage": "training", **EPOCH}, {"stage": "test best", "split": "test"}], 1.0, "testing best"),
-        ([{"stage": "merging (exact)"}], 1.0, "merging (exact)"),
+        ([{"stage": "training", **EPOCH}, {"stage": "test", "model": "best", "split": "test"}], 1.0, "testing best"),
+        ([{"stage": "merging", "mode": "exact"}], 1.0, "merging (exact)"),
         ([{"stage": "reading data"}], 0.0, "reading data"),
     ],
 )

@@ -253,7 +253,7 @@ def test_a_run_that_does_not_stop_in_time_is_interrupted_unless_its_record_was_w
 
 def test_all_output_of_a_child_is_in_its_log_and_nothing_of_ours(tmp_path, experiment, monkeypatch):
     def prints(job, *, progress, **_) -> None:
-        progress({"stage": "merging (exact)"})
+        progress({"stage": "merging", "mode": "exact"})
         print("printed")
         print("printed too", file=sys.stderr)
         os.write(1, b"written below python\n")
@@ -334,8 +334,8 @@ EPOCH = {
     ("content", "line"),
     [
         ({"stage": "training", "kind": "step", "epoch": 1, "loss": 0.5}, ""),
-        ({"stage": "test best", "split": "test", "images": 8}, "test best on test, 8 images"),
-        ({"stage": "merging (exact)"}, "merging (exact)"),
+        ({"stage": "test", "model": "best", "split": "test", "images": 8}, "testing best on test, 8 images"),
+        ({"stage": "merging", "mode": "exact"}, "merging (exact)"),
         ({"stage": "training", "kind": "note", "text": "continues in epoch 2"}, "continues in epoch 2"),
         (EPOCH, "epoch 1/2: loss 0.2500, rate 0.000123, 1.2 s"),
         ({**EPOCH, "metrics": {"dice": 0.5}}, "epoch 1/2: loss 0.2500, validation dice 0.5000, rate 0.000123, 1.2 s"),

@@ -177,9 +177,9 @@ def test_a_gpu_that_torch_cannot_use_is_reported(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    notes: list[str] = []
-    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda reported: notes.append(reported["stage"]))
-    assert any(f"GPU {given} is there, but torch" in note for note in notes) == said
+    notes: list[str | None] = []
+    run_experiment(job_of(results, "zeroshot", **SMALL), progress=lambda reported: notes.append(reported.get("text")))
+    assert any(f"GPU {given} is there, but torch" in note for note in notes if note) == said
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     record = run_experiment(job_of(results, "zeroshot", seeds=(1,), **SMALL))
     assert record.code == ("ERROR" if said else "OK")
@@ -271,8 +271,10 @@ def test_stages_exclude_each_other_and_add_up() -> None:
     assert sum(cost.values()) == 117.5 - 100.0
 
 
-@pytest.mark.parametrize("stage", ["validation", "test best", "test merged-exact"])
-def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("stage", [("validation", ""), ("test", "best"), ("test", "merged-exact")])
+def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(
+    tmp_path: Path, stage: tuple[str, str]
+) -> None:
     rules: dict[str, Any] = {"image_size": 64, "epochs": 1, "train_limit": 4, "val_limit": 9, "test_limit": 9}
     job = job_of(tmp_path / "stopped", **rules)
     whole = run_experiment(job_of(tmp_path / "whole", **rules))
@@ -280,7 +282,7 @@ def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(tmp_pa
 
     def progress(news: dict[str, Any]) -> None:
         reported[news["stage"]] += 1
-        if news["stage"] == stage:
+        if (news["stage"], news.get("model")) == stage:
             stop.request()
 
     with pytest.raises(Interrupted, match="was scored"):

@@ -43,7 +43,7 @@ def test_its_scores_are_those_of_the_segmenter_as_it_is(done: tuple[Job, Record]
     given: Any = {"device": torch.device("cpu"), "stages": Stopwatch(), "report": lambda _: None, "cache": InMemory()}
     scoring = Scoring(data, rules, run=job.run, **given)
     scoring.remember_frozen(plain, method)  # images go through the encoder one by one, as in the run
-    summary, _ = scoring.test(plain, stage="test")
+    summary, _ = scoring.test(plain, model="plain")
     assert record.scores["best"]["test"] == summary["test"]
     assert record.scores["last"] == record.scores["best"]
 
