@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from harness.cli.command import PROGRAM, CommandParser, add_results, add_run, command, results_of, verb
 from harness.cli.find import find_key
