@@ -443,6 +443,12 @@ def _dummy(root: Path) -> None:
     write(root, "radiographs/{}.png", "outlines/{}.png")
 
 
+def _beside(root: Path) -> None:
+    write(root / "read", stems=STEMS[:2])
+    for stem in STEMS:
+        photograph(root / "a" / f"{stem}.jpg")
+
+
 def _two_sets(root: Path) -> None:
     write(root / "few", stems=STEMS[:2])
     write(root / "many")
@@ -491,6 +497,7 @@ def _pages(root: Path) -> None:
         (lambda root: [photograph(root / f"{a}/{b}/{n}.png") for a in "pq" for b in "xy" for n in "12"], "several data sets"),
         (lambda root: [photograph(root / f"imagesTr/{stem}_0000.png") for stem in STEMS], "give a folder with"),
         (_dummy, "further images that would not be read: outlines/ (24), radiographs/ (24)"),
+        (_beside, "further images that would not be read: a/ (24)"),
         (_two_sets, "(24 pairs); give one, such as mine=FOLDER/many"),
         (_channels, "second channel"),
         (_label_missing, "1 images of mine have no mask, first"),

@@ -179,6 +179,15 @@ def board(records: list[Any], benchmarks: list[str], *, spread: str = "pooled", 
     return made
 
 
+@pytest.mark.parametrize(
+    ("rules", "baseline"), [({}, "LoRA"), ({"own_classes": ["background", "tile"]}, "Decoder alone")]
+)
+def test_one_s_own_images_are_compared_with_a_model_that_is_not_adapted(rules: dict[str, Any], baseline: str) -> None:
+    records = [record(method=name, rules={**CARD, **rules}) for name in ("bitfit", "lora", "decoder")]
+    (made,) = leaderboards(grids(MadeUp(records)))
+    assert made.baseline == baseline
+
+
 def noisy(name: str, value: float, benchmark: str = "kvasir") -> list[Any]:
     shifts = {"lora": (0.0, 0.01, -0.01), "decoder": (0.01, 0.0, -0.01), "bitfit": (-0.01, 0.01, 0.0)}[name]
     return [record(value + shift, method=name, seed=seed, benchmark=benchmark) for seed, shift in enumerate(shifts)]

@@ -30,6 +30,9 @@ def history(epochs: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+CODE = "-".join("abcdefghij" * 3)  # too long for the rest of its line
+
+
 def searched() -> Record:
     """Of NAS-LoRA under the protocol demo with another number of epochs."""
     return record(
@@ -38,7 +41,7 @@ def searched() -> Record:
         architecture=[{"a": [0.5, 0.5], "b": [0.5, 0.5]}] * 3 + [{"a": [0.9, 0.1], "b": [0.7, 0.3]}],
         cost={"step_time_s": 0.25, "peak_memory_bytes": 2.0**31, "train_time_s": 30.0, "wall_time_s": 12345.0,
         "stage_training_s": 30.0, "stage_testing_s": 10.0},
-        environment={"begun_by": "a b", "begun_on": "torch 2.1"},
+        environment={"begun_by": CODE, "begun_on": "torch 2.1"},
     )  # fmt: skip
 
 
@@ -67,12 +70,14 @@ def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, s
     words = " ".join(shown.split())
     for said in (
         f"epochs 7 instead of {epochs}", "best checkpoint in epoch 4", "α learns after epoch 2 (T_B)",
-        "1 start, begun by other code a b, begun on torch 2.1",
+        f"1 start, begun by other code {CODE}, begun on torch 2.1",
         "train/loss █▃▂▁ 1 to 0.25", "mean share 0.800 (0.700 to 0.900 over 2 sites)", "best test: s_measure 90.00",
         "0.25 s a pass (median), 30 s in updates, 12345 s of training in all, 2.00 GiB at most",
         "40 s in its last start: testing 25 %, training 75 %",
     ):  # fmt: skip
         assert said in words
+    assert max(map(len, shown.partition("files")[0].splitlines())) <= 80
+    assert not [line for line in shown.splitlines() if line.endswith("-")], "a word with a hyphen stays whole"
     for name in (f"records/{made.key}.json", f"records/{made.key}.images.csv", f"state/{made.key}/attempt.1.log"):
         assert f"  {results / name}\n" in shown
     failed = says(main, record(seed=5, code="OOM").key[:8], "--results", results)
