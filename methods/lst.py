@@ -84,7 +84,7 @@ class SideBlock(nn.Module):
         return tokens + self.mlp_out(F.gelu(self.mlp_in(self.norm2(tokens))))
 
     def _attend(self, tokens: Tensor) -> Tensor:
-        if not self.layout.window or self.layout.kind == "sequence":
+        if not self.layout.window:
             return self._attention(tokens.flatten(1, -2)).reshape(tokens.shape)
         windows = self.layout.to_windows(tokens.permute(0, 3, 1, 2))
         attended = self._attention(windows.flatten(1, 2)).reshape(windows.shape)

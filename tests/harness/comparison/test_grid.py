@@ -289,6 +289,21 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
     assert texts(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
 
 
+def test_a_row_without_a_tuned_option_does_not_show_what_another_study_tuned() -> None:
+    both = {"rank": 6, "lr": 1e-3}
+    elsewhere = tuned(1e-3, value=0.5, benchmark="sbu")
+    elsewhere = replace(elsewhere, run=replace(elsewhere.run, method_config=both, changed=both))
+    mine = study(ranks=[6])
+    assert texts(grid_of([record(0.2, benchmark="sbu", **SIX), elsewhere], study=mine)) == {"r=6": "20.0 (1)"}
+    assert texts(grid_of([elsewhere], study=mine)) == {"r=6": "50.0 (1)"}
+
+
+def test_a_mean_difference_needs_both_rows_on_every_benchmark() -> None:
+    records = [record(method=name, benchmark=on) for name in ("lora", "decoder") for on in ("kvasir", "sbu")]
+    assert grid_of(records).mean_difference("Decoder alone", "LoRA") is not None
+    assert grid_of(records[:3]).mean_difference("Decoder alone", "LoRA") is None
+
+
 def test_a_row_that_names_a_rate_also_shows_runs_that_were_trials() -> None:
     plain = record(0.9, seed=1, config={"lr": 1e-3}, changed={"lr": 1e-3})
     records = [tuned(1e-3, value=0.8), plain, tuned(1e-2, value=0.5, chosen=False)]
