@@ -64,26 +64,25 @@ def overlaps(counts: Counts, *, empty: float) -> tuple[float, float]:
 def ber(counts: Counts) -> float:
     """Balanced error rate in [0, 1]: the mean of the error rates inside and outside the shadow.
 
-    A class that the mask does not have has no error rate and drops out of the mean; without either it is 0.
+    A class that the mask does not have has no error rate and drops out of the mean.
     """
     (rejections, false_alarms), (misses, hits) = counts.tolist()
     of_classes = (misses, hits), (false_alarms, rejections)
     rates = [wrong / (wrong + right) for wrong, right in of_classes if wrong + right]
-    return sum(rates) / len(rates) if rates else 0.0
+    return sum(rates) / len(rates)
 
 
 def miou(counts: Counts) -> float:
-    """Mean of hits / union over the classes in mask or prediction, background included; 0 where there is none."""
+    """Mean of hits / union over the classes in mask or prediction, background included."""
     hits = np.diagonal(counts)
     union = counts.sum(axis=0) + counts.sum(axis=1) - hits
     seen = union > 0
-    return float(np.mean(hits[seen] / union[seen])) if seen.any() else 0.0
+    return float(np.mean(hits[seen] / union[seen]))
 
 
 def accuracy(counts: Counts) -> float:
-    """Share of pixels with the right class; 0 where there is no pixel."""
-    total = int(counts.sum())
-    return int(np.trace(counts)) / total if total else 0.0
+    """Share of pixels with the right class."""
+    return int(np.trace(counts)) / int(counts.sum())
 
 
 Task = Literal["binary", "multiclass", "classification"]
