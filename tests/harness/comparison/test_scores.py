@@ -135,6 +135,8 @@ def test_one_image_or_one_sequence_leaves_the_interval_over_seeds() -> None:
             for row, values in scores.items()
         }  # fmt: skip
         assert simultaneous([column], "x")["y"][0].over == "seeds"
+        column["y"] = replace(column["y"], test_share=0.25)  # one row of runs that split the images anew is enough
+        assert simultaneous([column], "x")["y"][0].over == "splits"
 
 
 def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:

@@ -43,6 +43,7 @@ def test_runs_with_scores_and_curves_give_their_figures(tmp_path: Path) -> None:
     drawn = {name: caption for name, _, caption in draw(made(tmp_path))}
     assert drawn.keys() == {"differences-kvasir", "curves-kvasir"}
     assert all("hash aaaa0000aaaa0000" in caption for caption in drawn.values())
+    assert "Grey" not in drawn["curves-kvasir"], "every row has a colour"
 
 
 def test_rows_with_a_collapsed_run_have_an_open_mark_and_rows_like_the_baseline_a_shade(tmp_path: Path) -> None:

@@ -120,11 +120,11 @@ def test_the_sentence_says_what_differs_from_the_baseline(tmp_path: Path, record
 
 def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_marks(tmp_path: Path) -> None:
     records = [*runs("lora"), *runs("full", shift=0.1), *runs("bitfit", shift=0.05), *runs("decoder", (0.5, 0.52, 0.1))]
-    board = board_of(tmp_path, [*records, record(method="zeroshot", code="OOM")])
+    board = board_of(tmp_path, [*records, record(method="zeroshot", code="OOM", parameters={})])
     start, end = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "\n<!-- /leaderboard -->"
     (page := tmp_path / "page.md").write_text(f"before\n{start}old{end}\nafter\n")
     for _ in range(2):
-        write_between_marks(page, summary(board, most=1, whole="all.md"))
+        write_between_marks(page, summary(board, most=1, named=["Zero-shot"], whole="all.md"))
     (before, block), (_, after) = page.read_text().split(start), page.read_text().split(end)
     assert (before, after) == ("before\n", "\nafter\n")
     table, _, below = block.removesuffix(end + after).partition("\n\n")
@@ -133,7 +133,7 @@ def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_mark
         "| *and 1 more* |  | better | | | | | | |",
         "| LoRA | baseline |  | 71.0 ± 1.0 | 111k | 3.62M | 1× | 1× | – |",
         "| Decoder alone | -33.7 | no interval | 37.3 ± 23.7 (collapsed) | 111k | 3.62M | – | – | – |",
-        "| *and 1 more* |  |  | | | | | | |",
+        "| Zero-shot | – | no interval | OOM | – | – | – | – | – |",
     ]
     assert "Full fine-tuning and BitFit beat LoRA.** Kvasir-SEG Sα has 4 of 5 rows so far." in below
 
