@@ -91,3 +91,15 @@ def test_a_gate_that_sorts_is_written_once_it_is_folded(results: Path, tmp_path,
     assert ways in said.err
     assert len(said.out) < 1000  # torch prints the graph that it cannot write
     assert (tmp_path / "m.onnx").exists() != bool(ways)
+
+
+def test_a_deviation_is_in_shares_of_the_largest_logit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Session:
+        def __init__(self, *file: object, **providers: object) -> None: ...
+
+        def run(self, names: object, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.full((len(given["images"]), 1), value, dtype=np.float32) for value in (11.0, 0.5)]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    expected = torch.full((2, 1), 10.0), torch.full((2, 1), 0.5)
+    assert exporting_onnx._difference(Path("model.onnx"), torch.zeros(2, 1), expected) == pytest.approx(0.1)
