@@ -121,10 +121,10 @@ def test_selection_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         splits: list[str] = []
 
         def watched(
-            self: Any, segmenter: Any, sets: Any, *, testing: bool = False, into: list[str] = splits, **more: Any
+            self: Any, segmenter: Any, sets: Any, *, model: str = "", into: list[str] = splits, **more: Any
         ) -> Any:
-            into.extend([] if testing else sets)
-            return original(self, segmenter, sets, testing=testing, **more)
+            into.extend([] if model else sets)
+            return original(self, segmenter, sets, model=model, **more)
 
         monkeypatch.setattr(Scoring, "scores", watched)
         limits = {"train_limit": 4, "val_limit": 2, "test_limit": 2, "quirks.selection": quirk}
