@@ -317,6 +317,7 @@ def loose(mine: Path) -> Iterator[Path]:
     del sys.modules["loose_method"]
 
 
+@pytest.mark.slow
 def test_the_intake_refuses_a_method_that_breaks_the_contract(
     loose: Path, board: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
