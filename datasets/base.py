@@ -191,3 +191,4 @@ class Benchmark(ABC):
 
 
 BINARY = Benchmark.class_names
+"""The classes of binary masks."""

@@ -53,7 +53,7 @@ def grids(
     else:
         runs = rows_of_study(runs if given else where(runs, partial(has_rules_of, study=study)), study)
         apart = {rule: [with_later(run.rules)[rule] for run in runs["run"]] for rule in ("decoder", "prompt")}
-        hashes = [run.protocol_hash if given or _card(study, run) is None else "" for run in runs["run"]]
+        hashes = [run.protocol_hash if given or _card_of(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
         _grid(copy, archive, study=study)
@@ -67,7 +67,7 @@ def grids(
     return tables
 
 
-def _card(study: Study, run: Run) -> Mapping[str, Any] | None:
+def _card_of(study: Study, run: Run) -> Mapping[str, Any] | None:
     return card(study.card or study.protocol, run.benchmark)
 
 
@@ -89,7 +89,7 @@ def has_rules_of(run: Run, study: Study) -> bool:
     }
     of_study |= {"decoder": decoder, **study.decoders[decoder]} if study.decoders else {}
     of_study |= {"prompt": prompt} if study.prompts else {}
-    of_card = _card(study, run)
+    of_card = _card_of(study, run)
     wanted = {**(run.rules if of_card is None else of_card), **of_study}
     free = {"budget", *(name for name in study.tune if "." not in name)}
     return not from_card(run.rules, wanted).keys() - free

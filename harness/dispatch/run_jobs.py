@@ -47,14 +47,12 @@ class LocalExecutor:
     def submit(self, jobs: Sequence[Job], *, command: str = "", later: int = 0) -> dict[str, str]:
         is_inline = self.target.executor == "inline"
         settings = {"workers": self.target.workers, "devices": list(self.target.devices)}
-        with writing_to(f"{self.results}", then=AGAIN):
+        with writing_to(f"{self.results}", then=AGAIN):  # inline, a debugger may start a run any number of times
             self.sweep = create_sweep(
                 self.results,
                 jobs,
                 executor=self.target.executor,
-                allowed=sys.maxsize >> 1
-                if is_inline
-                else LOCAL_ATTEMPTS,  # a debugger may start a run any number of times
+                allowed=sys.maxsize >> 1 if is_inline else LOCAL_ATTEMPTS,
                 command=command,
                 later=later,
                 frozen=not is_inline,

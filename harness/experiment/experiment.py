@@ -266,9 +266,7 @@ class Experiment:
             environment={  # without attention if the run failed before it chose: kernels are not timed for this
                 **environment(self.device),
                 **self._number_code(),
-                **(
-                    {"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}
-                ),  # a run that failed before it chose does not time kernels now
+                **({"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}),
                 **{package: version(package) for package in METHODS.get(self.run.method).packages},
             },
         )
