@@ -85,7 +85,7 @@ def python(code: str, *, cwd: Path, path: Path | None = None) -> subprocess.Comp
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("place", ["clone", "elsewhere"])
+@pytest.mark.parametrize("place", ["clone", pytest.param("elsewhere", marks=pytest.mark.slow)])
 def test_another_package_named_datasets_is_what_that_name_finds(tmp_path: Path, place: str) -> None:
     """Behind the clone's root on the path, too: a folder without ``__init__.py`` gives way to a package."""
     theirs = tmp_path / "site" / "datasets"

@@ -90,7 +90,7 @@ def _clauses(
     ("name", "options", "backbone", "decoder", "check"),
     [
         *_clauses(_on("tiny")),
-        *_clauses(_on("tiny_timm"), backbone="tiny_timm", fast=TRAINED),
+        *_clauses(_on("tiny_timm"), backbone="tiny_timm", fast=("gradient",)),
         *_clauses(OPTIONS, checks=UNSCHEDULED, fast=TRAINED),
         *_clauses(_on("tiny_dinov3"), backbone="tiny_dinov3", checks=OF_TRUNK, fast=("gradient",)),
         *_clauses(_on("tiny_mobile_sam"), backbone="tiny_mobile_sam", checks=UNSCHEDULED, fast=TRAINED),

@@ -27,6 +27,8 @@ from harness.system.errors import UsageError
 KINDS = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 QUICK = ("lora", "oft", "vera", "adalora", "ia3", "lokr")
 """One of each mechanism: a low-rank sum, a rotation of sequences, shared matrices, pruned ranks, scales, one that draws when it trains."""
+FAST = {"tiny": tuple(CHECKS), "tiny_mobile_sam": ("gradient", "merge")}
+"""What `make test` asks of these, by backbone."""
 BACKBONES = ("tiny", "tiny_timm", "tiny_mobile_sam", "tiny_sam2")
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse invariant checks"
@@ -71,7 +73,7 @@ def test_options_are_pefts_with_its_defaults(name: str) -> None:
 def _cases() -> list[Any]:
     return [
         pytest.param(name, backbone, check, id=f"{name}-{backbone}-{check}",
-                     marks=[] if name in QUICK and backbone in ("tiny", "tiny_mobile_sam") else [pytest.mark.slow])
+                     marks=[] if name in QUICK and check in FAST.get(backbone, ()) else [pytest.mark.slow])
         for name, entry in TUNERS.items() for backbone in BACKBONES for check in CHECKS
         if check != "schedule" and not (entry.one_width and backbone in BACKBONES[2:])
         and (check not in entry.lacks or backbone == "tiny")  # elsewhere it may be too small to see
@@ -166,7 +168,9 @@ def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(
 
 
 @pytest.mark.parametrize(("name", "options"), [*STARTS, *DEVIATE])
-@pytest.mark.parametrize("check", ["identity", "count", "state", "merge"])
+@pytest.mark.parametrize(
+    "check", ["identity", "state", *(pytest.param(each, marks=pytest.mark.slow) for each in ("count", "merge"))]
+)
 def test_another_start_is_the_identity_or_declared_and_follows_from_the_state(
     name: str, options: dict[str, Any], check: str
 ) -> None:

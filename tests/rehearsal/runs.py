@@ -103,7 +103,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "labels": {**PLAIN, "benchmarks": ("pets",), "task": "classification", "decoder": "mean-pool"},
 }
 METHOD_NAMES = METHODS.names()
-FIRST = dict.fromkeys(FAMILIES, ()) | {"sam": ("lora", "naslora"), "box": ("lora",)}
+FIRST = dict.fromkeys(FAMILIES, ()) | {"sam": ("lora", "naslora")}
 """What runs at every change; the other methods of a family are slow."""
 HIERARCHICAL = ("mobile sam", "sam 2")
 REFUSED = {

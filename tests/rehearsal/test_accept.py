@@ -173,7 +173,7 @@ TOKENS = 36
 """Of an image in tiny's padded windows at 64 px."""
 
 
-@pytest.mark.parametrize(("room", "ends"), [(8, "OK"), (1, "OOM")])
+@pytest.mark.parametrize(("room", "ends"), [pytest.param(8, "OK", marks=pytest.mark.slow), (1, "OOM")])
 def test_after_too_large_a_batch_a_small_one_runs(room, ends, machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_room_for_few(x: Tensor) -> Tensor:
         if x[..., 0].numel() > room * TOKENS:

@@ -56,7 +56,10 @@ def test_what_fails_on_a_gpu_fails_with_its_line(tmp_path: Path, monkeypatch: py
     assert line in record.message
 
 
-@pytest.mark.parametrize("fault", [read_as_a_number, picked_by_a_mask, made_of_a_list])
+@pytest.mark.parametrize(
+    "fault",
+    [read_as_a_number, *(pytest.param(each, marks=pytest.mark.slow) for each in (picked_by_a_mask, made_of_a_list))],
+)
 def test_what_waits_exceeds_the_budget_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:

@@ -152,7 +152,7 @@ COMMAND = ["--backbone", "tiny", "--protocol", "demo", "--rounds", "1", "--set",
 
 
 @pytest.mark.usefixtures("nobody_else")
-@pytest.mark.parametrize("stage", ["build", "sizes", "training", "inference"])
+@pytest.mark.parametrize("stage", ["build", "sizes", "training", pytest.param("inference", marks=pytest.mark.slow)])
 def test_a_method_that_runs_out_of_memory_is_left_out_and_the_rest_is_written(stage, monkeypatch, tmp_path, says):
     def failing(function, sick):
         def called(*arguments, **options):

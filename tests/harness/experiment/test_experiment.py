@@ -271,7 +271,10 @@ def test_stages_exclude_each_other_and_add_up() -> None:
     assert sum(cost.values()) == 117.5 - 100.0
 
 
-@pytest.mark.parametrize("stage", [("validation", ""), ("test", "best"), ("test", "merged-exact")])
+@pytest.mark.parametrize(
+    "stage",
+    [("validation", ""), *(pytest.param(("test", of), marks=pytest.mark.slow) for of in ("best", "merged-exact"))],
+)
 def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(
     tmp_path: Path, stage: tuple[str, str]
 ) -> None:

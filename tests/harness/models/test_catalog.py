@@ -118,6 +118,7 @@ def test_the_catalogue_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_a_backbone_does_not_use_is_not_imported() -> None:
     """timm and the matching of several classes take as long to import as a tenth of torch."""
     program = (

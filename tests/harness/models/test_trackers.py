@@ -33,7 +33,8 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 
 # The published size of SAM 2 takes seconds: it is what the toy stands for.
 @pytest.mark.parametrize(("name", "size", "dtype", "fused"), [
-    ("tiny_sam2", 64, DOUBLE, True), ("tiny_sam2", 160, DOUBLE, False), ("sam2_hiera_tiny", 128, DOUBLE, True),
+    ("tiny_sam2", 64, DOUBLE, True), ("tiny_sam2", 160, DOUBLE, False),
+    pytest.param("sam2_hiera_tiny", 128, DOUBLE, True, marks=pytest.mark.slow),
     ("tiny_sam3", 64, SINGLE, True), ("tiny_sam3", 64, DOUBLE, True),
     ("tiny_sam3", 128, SINGLE, False), ("tiny_sam3", 128, DOUBLE, False),
 ])  # fmt: skip
