@@ -84,7 +84,7 @@ class Mask2FormerLoss:
             for image, labels in enumerate(present)
         ]
         tokens_at, regions_at = zip(*_matched(costs), strict=True)
-        labels_at = torch.full(classes.shape[:2], self.num_classes, dtype=torch.long)
+        labels_at = torch.full(classes.shape[:2], self.num_classes)
         for image, (tokens, regions) in enumerate(zip(tokens_at, regions_at, strict=True)):
             labels_at[image, tokens] = torch.tensor([present[image][at] for at in regions], dtype=torch.long)
         chosen = [region[image][at] for image, regions in enumerate(regions_at) for at in regions]
@@ -120,7 +120,7 @@ class Mask2FormerLoss:
         size = (int(mask.shape[-2]), int(mask.shape[-1]))
         logits = upsample(torch.cat(logits_of)[:, None].float(), size)[:, 0]
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-        bce = (bce * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+        bce = (bce * known).sum((1, 2)) / known.sum((1, 2))
         probability = logits.sigmoid() * known
         dice = 1 - (2 * (probability * mask).sum((1, 2)) + 1) / (probability.sum((1, 2)) + mask.sum((1, 2)) + 1)
         return self.weights.mask * bce.sum() + self.weights.dice * dice.sum()
@@ -152,14 +152,14 @@ class Mask2FormerLoss:
         weight = F.adaptive_avg_pool2d(valid[None], size).flatten(1)
         logits = masks.float().flatten(1)
         positive, negative = F.softplus(-logits), F.softplus(logits)
-        bce = (positive @ inside.T + negative @ (weight - inside).T) / weight.sum().clamp(min=1e-6)
+        bce = (positive @ inside.T + negative @ (weight - inside).T) / weight.sum()
         probability = logits.sigmoid() * weight
         dice = 1 - (2 * probability @ inside.T + 1) / (probability.sum(1)[:, None] + inside.sum(1) + 1)
         shares, by = classes.softmax(-1), self.matching
         of_class = torch.stack([shares[:, label] for label in present], dim=1)
         cost = by.mask * bce + by.dice * dice - by.classes * of_class
         # A prediction that is not finite fails later with its own error; the assignment only has to survive it.
-        return cost.nan_to_num(0.0, 1e9, -1e9)
+        return cost.nan_to_num()
 
 
 def _matched(costs: list[Tensor]) -> list[tuple[list[int], list[int]]]:

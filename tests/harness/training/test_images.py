@@ -151,12 +151,21 @@ class Code:
         return pytest.fail, ("code of an entry ran",)
 
 
-def pickled():
-    np.save(content := io.BytesIO(), np.array([Code()], dtype=object), allow_pickle=True)
+def saved(array):
+    np.save(content := io.BytesIO(), array, allow_pickle=True)
     return content.getvalue()
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", pickled(), None], ids=["empty", "head", "code", "cut"])
+DAMAGED = {
+    "empty": b"",
+    "head": b"\x93NUMPY",
+    "code": saved(np.array([Code()], dtype=object)),
+    "type": saved(np.ones(9)),
+    "cut": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_entry_is_decoded_and_written_anew(pairs, cache, damage):
     plain = everything(source(pairs, cache))
     for path in cache.rglob("*.npy"):

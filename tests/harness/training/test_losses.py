@@ -259,6 +259,7 @@ def test_degenerate_targets_give_finite_loss_and_gradient(loss: Loss, case: Any,
     gradient: Any = output.masks.grad
     assert torch.isfinite(total)
     assert gradient.isfinite().all()
+    assert value != IGNORE or not gradient.any()
 
 
 @pytest.mark.parametrize(("loss", "case"), LOSSES)
@@ -268,6 +269,7 @@ def test_half_precision_predictions_are_scored_in_fp32(loss: Loss, case: Any) ->
     value = loss(half, target)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(output, target), rtol=0.02, atol=0.02)
+    assert loss(half, torch.full_like(target, IGNORE)).dtype == torch.float32
 
 
 def built(task: Any, **fields: Any) -> Any:
@@ -289,6 +291,8 @@ def test_a_loss_that_does_not_fit_is_refused() -> None:
     for name in ("mask2former", "structure"):
         with pytest.raises(UsageError, match="under decoder=linear; set loss to auto or to cross-entropy"):
             built("multiclass", decoder="linear", loss=name)
+    with pytest.raises(UsageError, match="a binary benchmark; set loss"):
+        built("binary", loss="mask2former")
 
 
 def test_cross_entropy_is_pytorchs_mean_over_the_pixels_that_count() -> None:
@@ -298,6 +302,9 @@ def test_cross_entropy_is_pytorchs_mean_over_the_pixels_that_count() -> None:
     full = F.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
     expected = torch.nn.CrossEntropyLoss(ignore_index=IGNORE)(full, target.long())
     torch.testing.assert_close(cross_entropy(Output(logits), target, num_classes=4), expected)
+    label = torch.tensor([[[2]]], dtype=torch.uint8)  # of a whole image
+    expected = F.cross_entropy(logits[:1, :, 0, 0], torch.tensor([2]))
+    torch.testing.assert_close(cross_entropy(Output(logits[:1, :, :1, :1]), label, num_classes=4), expected)
     with pytest.raises(ValueError, match="a mask holds class 3, but there are 3 classes"):
         cross_entropy(Output(logits[:, :3]), target, num_classes=3)
 
