@@ -63,6 +63,8 @@ def test_two_keys_never_share_a_table() -> None:
     blocks = write(page_of([session(), session(device="cpu")], details=False)).split("\n## ")[1:]
     assert len({line for block in blocks for line in block.splitlines() if "Comparability key" in line}) == 2
     assert all(("NVIDIA H100" in block) != ("cpu ·" in block) for block in blocks)
+    assert "Options: fused_attention=True" in blocks[0]
+    assert "Options" not in write(page_of([session(comparability=measured_on())]))
 
 
 DETAILED = {

@@ -18,10 +18,10 @@ from harness.archive.files import images_csv
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.comparison import grids, leaderboards
 from harness.report import masks
-from harness.report.figures import alpha, cost, differences, draw
+from harness.report.figures import alpha, cost, curves, differences, draw
 from harness.report.sentences import enumerated, short_number
 from harness.report.site import site
-from harness.report.style import encoded_figure, inline, styled
+from harness.report.style import BASELINE, BETTER, GREY, INK, WORSE, encoded_figure, inline, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
 from tests.values import there
@@ -39,11 +39,23 @@ def made(root: Path, **changes: Any) -> Any:
     return leaderboards(grids(Archive(root)))[0]
 
 
+def lines_of(ax: Any) -> list[tuple[str, float, list[float], list[float]]]:
+    """Colour, width, x and y of every line."""
+    return [
+        (line.get_color(), line.get_linewidth(), *np.round(np.array(line.get_data(), float), 2).tolist())
+        for line in ax.lines
+    ]
+
+
 def test_runs_with_scores_and_curves_give_their_figures(tmp_path: Path) -> None:
     drawn = {name: caption for name, _, caption in draw(made(tmp_path))}
     assert drawn.keys() == {"differences-kvasir", "curves-kvasir"}
     assert all("hash aaaa0000aaaa0000" in caption for caption in drawn.values())
     assert "Grey" not in drawn["curves-kvasir"], "every row has a colour"
+    figure, caption = there(curves(made(tmp_path), "kvasir", coloured=2))
+    assert lines_of(figure.axes[0])[0] == (GREY, 0.5, [1.0, 2.0, 3.0], [51.0, 52.0, 53.0])
+    assert [line[0] for line in lines_of(figure.axes[0])] == [GREY, BASELINE, BETTER]
+    assert "Grey: the other 1 rows" in caption
 
 
 def test_rows_with_a_collapsed_run_have_an_open_mark_and_rows_like_the_baseline_a_shade(tmp_path: Path) -> None:
@@ -60,6 +72,11 @@ def test_rows_with_a_collapsed_run_have_an_open_mark_and_rows_like_the_baseline_
     ax = figure.axes[0]
     faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
     assert (faces.count("none"), len(faces), len(ax.patches)) == (1, 3, 1)
+    assert lines_of(ax)[:1] + lines_of(ax)[-2:] == [
+        (INK, 0.6, [0.0, 0.0], [0.0, 1.0]), (WORSE, 1.3, [-42.34, -37.66], [2.0, 2.0]), (WORSE, 1.2, [-40.0], [2.0]),
+    ]  # fmt: skip
+    assert [*ax.get_xlim(), *ax.get_ylim()] == pytest.approx([-45.916, 5.916, 2.6, -0.6], abs=1e-3)
+    assert figure.get_size_inches().tolist() == pytest.approx([3.35, 1.08])
     assert "Shaded" in caption
     assert "Open" in caption
     labels = [label.get_window_extent() for label in ax.get_yticklabels()]
@@ -74,6 +91,21 @@ def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) 
         )
         assert "currentColor" in inline(figure, name=name)
         assert "<metadata" not in inline(figure, name=name)
+
+
+def test_each_searched_row_has_a_panel_with_a_line_an_operation(tmp_path: Path) -> None:
+    shares = [{"q": [0.125] * 8}, {}, {"q": [0.4, *[0.1] * 6, 0.0], "v": [0.2, *[0.1] * 6, 0.2]}]
+    changes = [{"rank": rank} for rank in range(2, 9)]
+    searched = [
+        record(method="naslora", config={"operations": "all"} | c, changed=c, architecture=shares) for c in changes
+    ]
+    store_of(tmp_path, [*searched, record()])
+    figure, _ = there(alpha(leaderboards(grids(Archive(tmp_path)))[0], "kvasir"))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [f"NAS-LoRA (rank={rank})" for rank in range(2, 8)]
+    alike, first, *_ = lines_of(figure.axes[0])
+    assert (alike, first[0], first[2:]) == ((GREY, 0.7, [0.0, 1.0], [0.12, 0.12]), BETTER, ([1.0, 2.0], [0.12, 0.3]))
+    assert len({(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}) == 9
+    assert figure.get_size_inches().tolist() == pytest.approx([6.9, 3.8])
 
 
 def test_a_history_of_no_cells_draws_no_figure(tmp_path: Path) -> None:
@@ -155,3 +187,5 @@ def test_the_panels_of_cost_draw_time_and_memory() -> None:
     figure, _ = there(cost(leaderboards(grids(MadeUp(records, costs=[measured])))[0]))
     drawn = [[np.asarray(line.get_xdata())[0] for line in ax.lines if line.get_marker() == "o"] for ax in figure.axes]
     assert drawn == [[pytest.approx(0.5)], [pytest.approx(0.25)]]
+    assert [len(ax.lines) for ax in figure.axes] == [4, 3], "memory has no interval"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Decoder alone"]

@@ -16,6 +16,7 @@ from harness.cli.show import main
 from harness.comparison import grids, leaderboards
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report.figures import curves
+from harness.report.runs import command_of
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
 
@@ -121,6 +122,22 @@ def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, 
     assert "best checkpoint" not in shown, "none was selected"
     (board,) = leaderboards(grids(Archive(tmp_path)))
     assert curves(board, "kvasir")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "lora --datasets kvasir {} --data DIR"),
+        ({"rules": {"data": "sample"}}, "lora --datasets kvasir=DIR {}"),
+        ({"rules": {"data": "sample"}, "origin": "generated"}, "lora --datasets kvasir {}"),
+        ({"benchmark": "mine", "rules": {"own_classes": ["a"]}}, "lora --datasets mine=DIR {}"),
+        ({"benchmark": "mine", "label": "lora[r]"}, "'lora[r]' --datasets mine {} --plugin FILE.py --data DIR"),
+        ({"checkpoint": "a", "changed": {"on": True}}, "lora --datasets kvasir {} --set lora.on=true --checkpoint FILE --data DIR"),
+    ],
+)  # fmt: skip
+def test_the_command_of_a_run_has_the_readers_own_folders_and_files(changes: dict[str, Any], words: str) -> None:
+    common = "--protocol unknown --backbone tiny --seeds 0,"
+    assert command_of([record(protocol="unknown", **changes)]) == f"sam-peft run --methods {words.format(common)}"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,9 +116,18 @@ def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records() -> N
         assert len(pages) == 1
 
 
-def test_latex_escapes_and_marks() -> None:
+def test_latex_and_a_terminal_have_marks_and_escapes() -> None:
     six: dict[str, Any] = {"config": {"rank": "a_b&"}, "changed": {"rank": "a_b&"}}
-    page = render(three(0.10, **six) + three(0.05, method="decoder"), style="latex")
+    records = three(0.10, **six) + three(0.05, method="decoder")
+    text = render(records, style="text", width=40).splitlines()
+    assert text[:4] + text[10:14] == [
+        "demo", "====", "", "demo · tiny", "", "                         SBU BER ↓",
+        "Decoder alone      6.0 ± 1.0 (3) *", "LoRA (rank=a_b&)  11.0 ± 1.0 (3)",
+    ]  # fmt: skip
+    assert max(map(len, text)) <= 40
+    page = render(records, style="latex", details=True)
+    assert r"\begin{tabular}{lrrrrlr}" in page
+    assert re.findall(r"footnotesize (\w+)", page) == ["Protocol", "Backbone", "Seeds", "SBU", "Cells", "Bold"]
     assert r"LoRA (rank=a\_b\&)" in page
     assert r"\textbf{6.0 $\pm$ 1.0 (3)}" in page
     for brace in ("{", "}"):
