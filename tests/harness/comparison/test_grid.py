@@ -244,8 +244,12 @@ def test_the_choice_from_more_trials_is_the_row_and_of_as_many_one(trials: int) 
 def test_a_study_that_tunes_each_benchmark_shows_its_own_choice_and_not_one_from_more_trials() -> None:
     own, other = tuned(1e-3), tuned(1e-2, trials=9, value=0.5)
     other.run.tuning["grid"] = {"lr": [1e-3, 1e-2, 1e-1]}
-    mine = study(benchmarks=["kvasir"], entries=["lora"], tune={"lr": [1e-3, 1e-2]})
-    assert texts(grid_of([own, other], study=mine)) == {"LoRA": "90.0 (1)"}
+    mine = study(benchmarks=["kvasir", "leaf"], entries=["lora"], tune={"lr": [1e-3, 1e-2]})
+    leaf = tuned(1e-2, benchmark="leaf", trials=9)
+    leaf.run.tuning["on"] = ["leaf"]
+    grid = grid_of([own, other, leaf], study=mine)
+    assert texts(grid) == {"LoRA": "90.0 (1)"}
+    assert {column.benchmark for (_, column), cell in grid.cells.items() if cell.values} == {"kvasir", "leaf"}
 
 
 def test_trials_of_tuning_are_in_a_frame_only_on_request() -> None:
@@ -286,6 +290,8 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
     both = {"rank": 6, "alpha": 1.0}
     found = grid_of([base, six, record(0.3, benchmark="sbu", config=both, changed=both)], study=study())
     assert texts(found) == {"r=3": "10.0 (1)", "r=6": "20.0 (1)"}
+    prompted = record(0.2, benchmark="sbu", rules={**CARD, "prompt": "box"}, **SIX)
+    assert texts(grid_of([base, prompted], study=study()))["r=6"] == "MISSING (0/1)"
     assert texts(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
 
 

@@ -87,6 +87,7 @@ def test_a_claim_is_paired_with_the_difference_of_its_rows() -> None:
     records = [record(0.9 + 0.01 * s, seed=s) for s in range(3)] + [
         record(0.8, method="decoder", seed=s) for s in range(3)
     ]
+    assert str(cell(options="rank=4").settings["rank"]) == "4"
     papers = Papers(claims=[claim], published=[cell()], setups={"demo": SETUP})
     ((said, column, found),) = papers.paired_claims(grid_of(records))
     assert (said.text, column.benchmark, found.mean) == ("LoRA helps", "kvasir", pytest.approx(11.0))

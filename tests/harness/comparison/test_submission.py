@@ -188,6 +188,7 @@ def test_a_right_submission_is_ready(board: Path, mine: Path, says) -> None:
     lines = says(records_verb, "check", mine, "--study", board / "two.yaml").splitlines()
     whats = ["rules", "data", "weights", "replicates", "rates", "scores", "code", "failed runs"]
     assert [line.partition(":")[0] for line in lines[:-1]] == [f"right  {what}" for what in whats]
+    assert lines[6].endswith("code: built in")
     assert "ready" in lines[-1]
     named = (board / "two.yaml").read_text(encoding="utf-8").splitlines()
     bare = mine.with_name("bare.yaml")

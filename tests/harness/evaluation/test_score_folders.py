@@ -148,6 +148,7 @@ DARK_RED = Image.fromarray(DISC)
 DARK_RED.putpalette([0, 0, 0, 128, 0, 0])
 SCORED: dict[str, tuple[dict[str, Any], float]] = {
     "a coloured palette is foreground, and not a dark picture": ({"p/a.png": DARK_RED, "g/a.png": WHITE}, 1.0),
+    "an empty mask is not a dark picture": ({"p/a.png": WHITE, "p/b.png": 0 * WHITE, "g/a.png": WHITE, "g/b.png": WHITE}, 0.5),
     "masks may be GIFs": ({"p/a.png": WHITE, "g/a.gif": WHITE}, 1.0),
     "masks may be painted": ({"p/a.png": WHITE, "g/a.png": DISC[..., None] * np.array([128, 0, 0], np.uint8)}, 1.0),
     "masks of 0 and 1 ignore 255": ({"p/a.png": LINE * 255, "g/a.png": np.concatenate([LINE[:3] * 0 + 255, LINE[3:]])}, 1.0),

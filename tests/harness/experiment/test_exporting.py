@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from segment_anything import sam_model_registry
 
 from harness import run as run_verb
-from harness.archive.schema import Record, Run
+from harness.archive.schema import Record
 from harness.archive.store import RecordStore
 from harness.cli import export, predict
 from harness.experiment import exporting
@@ -30,7 +30,6 @@ from harness.planning.data import sample_writer
 from harness.planning.plan import plan
 from harness.planning.understand import understand
 from harness.registry import METHODS
-from harness.report.model_card import model_card
 from harness.report.runs import command_of
 from harness.settings import Settings
 from harness.system.errors import UsageError
@@ -185,32 +184,6 @@ def test_the_registrys_names_and_size_are_segment_anythings_own(results: Path) -
 SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val": {"s_measure": 1.0}}}
 
 
-def real(run: Run) -> Run:
-    """The same run, as if its images were photographs."""
-    return replace(run, origin="files")
-
-
-def test_the_hub_reads_base_model_data_set_and_scores(results: Path) -> None:
-    run = real(finished(results, "lora"))
-    record = Record(run=run, key=run.key, code="OK", scores=SCORES)
-    given: Any = {"base": None, "licence": None, "form": "it", "usage": "so", "merge": "", "source": "here"}
-    card: Any = ModelCard(model_card(record, **given, terms="free"))
-    own = model_card(record, **given, terms="your own", typed="sam-peft run --datasets 'my tiles=/data'")
-    for words in ("The data: your own.", "--datasets 'my tiles=/data'", "stretched to", "first mask token"):
-        assert words in own
-    assert ("here" in own, "here" in card.text) == (False, True)
-    assert card.data.base_model is None  # random weights
-    assert (card.data.license, card.data.datasets, card.data.metrics) == (
-        "apache-2.0",
-        ["kvasir"],
-        ["s_measure", "e_mean"],
-    )
-    assert "| test | Sα ↑ | 0.7500 |" in card.text
-    assert "model-index" not in card.content  # which the Hub no longer asks for
-    assert command_of([record]) in card.text
-    assert run.protocol_hash in card.text
-
-
 @pytest.mark.parametrize(
     ("arguments", "out", "where"),
     [
@@ -233,22 +206,6 @@ def test_a_demo_says_so_and_its_use_is_code_that_runs(results, tmp_path, monkeyp
     names: dict[str, Any] = {}
     exec(code, names)
     assert isinstance(names.get("segmenter", names.get("sam")), torch.nn.Module)
-
-
-@pytest.mark.parametrize(
-    ("merge", "scores", "reported"),
-    [
-        ("exact", {}, 0.75),
-        ("calibrated", {}, None),
-        ("calibrated", {"merged-calibrated": {"test": {"s_measure": 0.625}}}, 0.625),
-    ],
-)
-def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(results, merge, scores, reported):
-    run = real(finished(results, "naslora"))
-    record = Record(run=run, key=run.key, code="OK", scores=SCORES | scores)
-    text = model_card(record, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
-    assert ("before merging" in text) == (reported is None)
-    assert f"{reported or 0.75:.4f}" in text  # the table says whose scores it holds
 
 
 def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> None:

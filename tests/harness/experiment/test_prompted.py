@@ -238,12 +238,13 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     (["--box", "1,1,9,9", "--box", "2,2,9,9", "--point", "3,3"], "--prompts FILE"),
     (["--box", "1,1,9,9", "--prompts", "x.csv"], "leave out --box"),
     (["--images", "FOLDER", "--box", "1,1,9,9"], "pixels of one image"),
+    (["--images", "FOLDER", "--prompts", "EMPTY"], "and 1 more"),
     ("photo.png,1,1,9,9", "columns image"),
     ("image,x0,y0,x1,y1\nphoto.png,1,1,9", "object 1: a box is"),
     ("image,x0,y0,x1,y1\nphoto.png,1,1,9,9\nother.png,1,1,9,9", "object 2 is of other.png"),
     ("image,x0,y0,x1,y1\nelsewhere/photo.png,1,1,9,9", "--images does not name"),
     ("image,x0,y0,x1,y1\nphoto.png,,,,", "neither box nor points"),
-    ("image,x0,y0,x1,y1\n", "no object of"),
+    ("image,x0,y0,x1,y1\n", "photo.png; leave"),
     ('[{"image": "photo.png", "box": "1199"}]', "object 1: a box is"),
     ('[{"image": "photo.png", "box": null}]', "neither box nor points"),
 ])  # fmt: skip
@@ -255,7 +256,8 @@ def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(
         file = tmp_path / ("given.json" if given.startswith("[") else "given.csv")
         file.write_text(given)
         given = ["--prompts", file]
-    given = [folder if word == "FOLDER" else word for word in given]
+    (empty := tmp_path / "empty.csv").write_text("image,x0,y0,x1,y1\n")
+    given = [{"FOLDER": folder, "EMPTY": empty}.get(word, word) for word in given]
     words = ["--run", job.run.key, "--results", job.results, "--out", tmp_path / "out", "--images", photo(tmp_path)]
     assert reason in says(predict.main, *words, *given, code=2)
     assert not (tmp_path / "out").exists()

@@ -63,6 +63,7 @@ def test_two_keys_never_share_a_table() -> None:
     blocks = write(page_of([session(), session(device="cpu")], details=False)).split("\n## ")[1:]
     assert len({line for block in blocks for line in block.splitlines() if "Comparability key" in line}) == 2
     assert all(("NVIDIA H100" in block) != ("cpu ·" in block) for block in blocks)
+    assert page_of([]).tables[0].above, "how to measure"
     assert "Options: fused_attention=True" in blocks[0]
     assert "Options" not in write(page_of([session(comparability=measured_on())]))
 
@@ -184,6 +185,8 @@ def test_the_tables_verb_writes_and_checks_the_cost_page(tmp_path: Path, says) -
     says(main, *words, "--study", "cost")
     assert "NVIDIA H100" in (tmp_path / "tables" / "cost.md").read_text(encoding="utf-8")
     (tmp_path / "records").mkdir()
+    (tmp_path / "tables" / "cost.md").unlink()
+    says(main, *words)
     says(main, *words, "--check")
     store.write(replace(session(), session="fedcba98"))
     says(main, *words, "--check", code=1)

@@ -21,7 +21,7 @@ from harness.report import masks
 from harness.report.figures import alpha, cost, curves, differences, draw
 from harness.report.sentences import enumerated, short_number
 from harness.report.site import site
-from harness.report.style import BASELINE, BETTER, GREY, INK, WORSE, encoded_figure, inline, styled
+from harness.report.style import BASELINE, BETTER, GREY, INK, WORSE, encoded_figure, inline, limits, styled
 from tests.harness.report.sample import MadeUp, measured_on, record, store_of
 from tests.harness.report.test_costs import method, session
 from tests.values import there
@@ -79,6 +79,7 @@ def test_rows_with_a_collapsed_run_have_an_open_mark_and_rows_like_the_baseline_
     assert figure.get_size_inches().tolist() == pytest.approx([3.35, 1.08])
     assert "Shaded" in caption
     assert "Open" in caption
+    assert [limits([0.0, 1.0, 2.0, 3.0, 100.0][-count:])[1] > 100 for count in (4, 5)] == [True, False]
     labels = [label.get_window_extent() for label in ax.get_yticklabels()]
     assert all(above.y0 >= below.y1 - 1 for above, below in itertools.pairwise(labels)), "names touch nothing"
 
@@ -95,14 +96,16 @@ def test_equal_runs_give_equal_bytes_and_a_page_its_own_colours(tmp_path: Path) 
 
 def test_each_searched_row_has_a_panel_with_a_line_an_operation(tmp_path: Path) -> None:
     shares = [{"q": [0.125] * 8}, {}, {"q": [0.4, *[0.1] * 6, 0.0], "v": [0.2, *[0.1] * 6, 0.2]}]
-    changes = [{"rank": rank} for rank in range(2, 9)]
-    searched = [
-        record(method="naslora", config={"operations": "all"} | c, changed=c, architecture=shares) for c in changes
-    ]
-    store_of(tmp_path, [*searched, record()])
+
+    def searched(rank: int, **changes: Any) -> Any:
+        return record(method="naslora", config={"operations": "all", "rank": rank}, changed={"rank": rank}, **changes)
+
+    records = [searched(rank, architecture=shares) for rank in range(2, 9)]
+    store_of(tmp_path, [*records, searched(2, architecture=shares[2:], seed=1)])
     figure, _ = there(alpha(leaderboards(grids(Archive(tmp_path)))[0], "kvasir"))
     assert [ax.get_title(loc="left") for ax in figure.axes] == [f"NAS-LoRA (rank={rank})" for rank in range(2, 8)]
-    alike, first, *_ = lines_of(figure.axes[0])
+    assert lines_of(figure.axes[0])[1][2:] == ([1.0], [0.21]), "epochs that all seeds have"
+    alike, first, *_ = lines_of(figure.axes[1])
     assert (alike, first[0], first[2:]) == ((GREY, 0.7, [0.0, 1.0], [0.12, 0.12]), BETTER, ([1.0, 2.0], [0.12, 0.3]))
     assert len({(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}) == 9
     assert figure.get_size_inches().tolist() == pytest.approx([6.9, 3.8])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from harness.archive.archive import Archive
 from harness.archive.schema import Record
@@ -16,6 +17,7 @@ from harness.cli.show import main
 from harness.comparison import grids, leaderboards
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report.figures import curves
+from harness.report.model_card import model_card
 from harness.report.runs import command_of
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
@@ -147,3 +149,41 @@ def test_the_command_of_a_run_has_the_readers_own_folders_and_files(changes: dic
 def test_words_of_no_run_or_of_several_are_one_line(wanted: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         find_key(wanted, ["abc", "abd"], lambda: {"abc": record().run, "abd": record(seed=1).run})
+
+
+SCORES = {"best": {"test": {"s_measure": 0.75, "e_mean": 0.5, "iou": 0.25}, "val": {"s_measure": 1.0}}}
+
+
+def test_the_hub_reads_base_model_data_set_and_scores() -> None:
+    made = record(scores=SCORES, origin="files", rules={"image_size": 64})
+    given: Any = {"base": None, "licence": None, "form": "it", "usage": "so", "merge": "", "source": "here"}
+    card: Any = ModelCard(model_card(made, **given, terms="free"))
+    own = model_card(made, **given, terms="your own", typed="sam-peft run --datasets 'my tiles=/data'")
+    for words in ("The data: your own.", "--datasets 'my tiles=/data'", "stretched to", "first mask token"):
+        assert words in own
+    assert ("here" in own, "here" in card.text) == (False, True)
+    assert card.data.base_model is None  # random weights
+    assert (card.data.license, card.data.datasets, card.data.metrics) == (
+        "apache-2.0",
+        ["kvasir"],
+        ["s_measure", "e_mean"],
+    )
+    assert "| test | Sα ↑ | 0.7500 |" in card.text
+    assert "model-index" not in card.content  # which the Hub no longer asks for
+    assert command_of([made]) in card.text
+    assert made.run.protocol_hash in card.text
+
+
+@pytest.mark.parametrize(
+    ("merge", "scores", "reported"),
+    [
+        ("exact", {}, 0.75),
+        ("calibrated", {}, None),
+        ("calibrated", {"merged-calibrated": {"test": {"s_measure": 0.625}}}, 0.625),
+    ],
+)
+def test_a_merge_that_changes_the_model_is_not_given_the_scores_of_the_unmerged(merge, scores, reported):
+    made = record(method="naslora", scores=SCORES | scores, origin="files")
+    text = model_card(made, base=None, licence=None, form="it", usage="so", merge=merge, terms="free", source="here")
+    assert ("before merging" in text) == (reported is None)
+    assert f"{reported or 0.75:.4f}" in text  # the table says whose scores it holds
