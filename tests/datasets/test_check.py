@@ -162,14 +162,15 @@ def test_never_seen_class_fails(tmp_path: Path) -> None:
 
 
 def test_flat_pictures_are_not_taken_for_copies(tmp_path: Path) -> None:
-    benchmark = benchmark_of("road")
+    benchmark = benchmark_of("leaf")
     prints = []
     for index, level in enumerate((120, 121)):
         image, mask = tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png"
         Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(image)
-        Image.fromarray(np.zeros((40, 40), np.uint8)).save(mask)
+        Image.fromarray(np.full((40, 40, 3), (3, 0, 0), np.uint8)).save(mask)
         prints.append(fingerprint_pair(benchmark, "train", Pair(stem=image.stem, image=image, mask=mask)))
     assert not near_pairs(prints)
+    assert prints[0].values == (1,)  # the mean of a coloured mask's channels
 
 
 @pytest.mark.slow

@@ -118,6 +118,15 @@ def test_method_fulfils_contract(name: str, options: dict[str, Any], backbone: s
     CHECKS[check](_case(METHODS.get(name), method_config_class(name)(**options), backbone, decoder))
 
 
+@pytest.mark.parametrize(("name", "constant"), [("lora", "rows"), ("hira", "rows"), ("naslora", "_columns")])
+def test_constants_of_a_method_are_no_part_of_its_state(name: str, constant: str) -> None:
+    segmenter = build_segmenter("tiny", task="binary", image_size=64, head_seed=0)
+    method = METHODS.get(name)(method_config_class(name)(sites="q,v"))
+    method.attach(segmenter)
+    assert any(each.endswith(f".{constant}") for each, _ in segmenter.named_buffers())
+    assert not any(each.endswith(f".{constant}") for each in method.state())
+
+
 @lru_cache(maxsize=1)
 def _case(method: type[Method], config: MethodConfig, backbone: str, decoder: Any) -> ContractCase:
     """The checks of a case, which run one after the other, look at one training."""

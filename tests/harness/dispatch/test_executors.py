@@ -142,7 +142,7 @@ def test_ctrl_c_too_late_to_stop_a_run_starts_no_other(tmp_path, inline):
     assert not state_folder(tmp_path, second.run.key).exists()
 
 
-def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
+def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline, capsys):
     job = make_job(tmp_path, steps=60, step_s=0.02)
 
     def interrupt():
@@ -152,6 +152,7 @@ def test_ctrl_c_in_the_debugging_executor_leaves_a_checkpoint(tmp_path, inline):
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt, match="1 run left: lora on kvasir, seed 0"):
         run(Plan(jobs=(job,)), tmp_path)
+    assert "stopping" not in capsys.readouterr().err  # there are no workers
     assert attempts(state_folder(tmp_path, job.run.key))[0].end == "interrupted"
     assert run(Plan(jobs=(job,)), tmp_path) == {}
     assert starts(tmp_path, job.run.key)[1] > 0

@@ -266,7 +266,8 @@ def test_a_waiting_command_looks_ever_more_rarely_and_gives_a_requeued_job_time(
 
     def survey(*_, **__):
         state = SimpleNamespace(state=next(words))
-        return SimpleNamespace(runs={"k": SimpleNamespace(state=state.state, unsettled=state.state == "running")})
+        at_work = SimpleNamespace(state=state.state, unsettled=state.state == "running")
+        return SimpleNamespace(runs={"k": at_work, "done": SimpleNamespace(state="OK", unsettled=False)})
 
     def sleep(seconds):
         naps.append(seconds)

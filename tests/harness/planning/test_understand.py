@@ -111,6 +111,35 @@ def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str, tmp_pat
     assert understand(parser().parse_args(words), load_settings({}))[0].protocol.name == "nas-lora"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("c.pth", {"": Path("c.pth")}), ("vit_b=b.pth", {"tiny": Path("none"), "vit_b": Path("b.pth")})],
+)
+def test_one_file_of_weights_beats_the_settings_and_one_of_a_backbone_joins_them(given: str, expected: Any) -> None:
+    words = ["--methods", "lora", "--datasets", "kvasir", "--checkpoint", given]
+    settings = Settings(checkpoints={"tiny": Path("none")}, results=Path("mine"))
+    request = understand(parser().parse_args(words), settings)[0]
+    assert (request.checkpoints, request.protocol.name, request.results) == (expected, "nas-lora", Path("mine"))
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [(PLAIN[4:], False), (["--methods", "lora,all", *PLAIN[6:]], True), (["--study", "main"], True)],
+)
+def test_rows_that_nobody_named_may_be_left_out(words: list[str], left_out: bool) -> None:
+    assert understand(parser().parse_args(words), Settings())[0].leave_out_unfit is left_out
+
+
+@pytest.mark.parametrize(
+    ("words", "root", "roots"),
+    [([], "set", {"kvasir": Path("k")}), (["--data", "given"], "given", {}), (["--protocol", "demo"], "set", {})],
+)
+def test_a_data_folder_given_or_generated_images_leave_out_the_folders_of_the_settings(words, root, roots) -> None:
+    settings = Settings(data=Path("set"), datasets={"kvasir": Path("k")})
+    request = understand(parser().parse_args([*PLAIN[4:], *words]), settings)[0]
+    assert (request.data_root, request.dataset_roots) == (Path(root), roots)
+
+
 def test_plug_ins_reach_the_request() -> None:
     words = ["--methods", "lora", "--datasets", "kvasir", "--protocol", "demo", "--plugin", "mine.py"]
     assert understand(parser().parse_args(words), Settings())[0].plugins == (str(Path("mine.py").absolute()),)

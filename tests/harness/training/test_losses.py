@@ -202,6 +202,21 @@ def test_matching_has_weights_of_its_own() -> None:
     assert loss(Terms(1, 9, 9)) < 0.01 < 5 < loss(Terms(99, 1, 1))
 
 
+def test_what_a_pair_costs_is_of_the_pixels_that_count_at_the_size_of_the_masks() -> None:
+    output, target = multiclass_case(batch=1)
+    masks, classes = output.masks[0].detach(), output.classes[0].detach()
+    valid = (torch.arange(32) >= 12).float().expand(32, 32)
+    region = (target == target[0, 0, -1]) * valid
+    inside, weight = (F.avg_pool2d(each, 4)[0] for each in (region, valid[None]))
+    chance = masks.sigmoid()
+    bce = F.binary_cross_entropy(chance, torch.ones_like(chance), reduction="none") * inside
+    bce += F.binary_cross_entropy(chance, torch.zeros_like(chance), reduction="none") * (weight - inside)
+    dice = 1 - (2 * (chance * inside).sum((1, 2)) + 1) / ((chance * weight).sum((1, 2)) + inside.sum() + 1)
+    expected = 5 * bce.sum((1, 2)) / weight.sum() + 4 * dice - 3 * classes.softmax(1)[:, 2]
+    loss = Mask2FormerLoss(num_classes=4, weights=Terms(1, 1, 1), matching=Terms(3, 5, 4))
+    torch.testing.assert_close(loss._costs(masks, classes, region, valid, [2])[:, 0], expected)
+
+
 def test_cards_give_the_weights_that_they_name() -> None:
     def named(card: str, **overrides: str) -> Any:
         return build_loss(load_protocol(card, overrides), task="multiclass", num_classes=4)

@@ -32,7 +32,7 @@ def test_boxes_move_in_training_alone_within_their_share_and_the_image() -> None
     moved = np.array([prompts_of(mask, card, seed, "a", moved=card.prompt_jitter)[0] for seed in range(50)])
     shift = moved - np.array([0, 10, 19, 29])
     assert moved.min() >= 0
-    assert np.abs(shift).max() <= 0.2 * 20
+    assert 0.2 * 19 < np.abs(shift).max() <= 0.2 * 20
     assert np.abs(shift[:, 1:]).max(axis=0).min() > 2  # each edge that can move does
     assert np.unique(moved[:, 1]).size > 40
     assert all((sign * shift[:, 1:] > 1).any(axis=0).all() for sign in (-1, 1))  # both ways
