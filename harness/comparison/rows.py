@@ -1,8 +1,8 @@
 """The rows of tables: which runs share a method configuration, which of their chosen options count, and the name of their row.
 
-`rows` and `rows_of_study` take the frame of runs (``Archive(root).frame("runs")``, one line per run) and return it with the columns
-``row`` and ``model``, the first also with ``table``; pandas' groupby does the rest. A choice within a seed (``choose`` of a study) is
-part of a replicate: intervals over seeds hold its noise, which tuning on one seed leaves out.
+`rows` and `rows_of_study` take the frame of runs (``Archive(root).frame("runs")``, one line per run) and return it with the column
+``row``, the first also with ``table``; pandas' groupby does the rest. A choice within a seed (``choose`` of a study) is part of a
+replicate: intervals over seeds hold its noise, which tuning on one seed leaves out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ WITHIN = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "bench
 
 
 def rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with ``table`` (equal for runs under the same rules), ``row`` (its name, unique within a table) and ``model`` (which model
-    is scored), in the order of the table.
+    """The runs with ``table`` (equal for runs under the same rules), and ``row`` (its name, unique within a table), in the order of the
+    table.
 
     A row is a method configuration, whatever label its sweeps gave it. Tuned options do not distinguish rows. Where a benchmark has runs of
     two choices of one row, the choice from more trials is the row (`from_most_trials`); the other has its options in its name.
@@ -49,7 +49,7 @@ def rows(runs: pd.DataFrame) -> pd.DataFrame:
         groups.append((table, identity if counts else hashed))
         names.append(row_name(run, tuned=run.tuning.get("grid", {}) if counts else ()))
     unique = _unique(groups, names, [bool(run.tuning) for run in own])
-    runs = runs.assign(table=tables, row=[unique[group] for group in groups], model="best")
+    runs = runs.assign(table=tables, row=[unique[group] for group in groups])
     order = ["table", "rank", "row", "key"]
     ranked = runs.assign(rank=runs["method"].map(method_rank)).sort_values(order, ignore_index=True)
     return ranked.drop(columns="rank")
@@ -71,7 +71,7 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
         else:  # an option that a row names is not tuned, even where another study has tuned it
             alone = here.loc[[run.changed.keys() <= entry.options.keys() for run in here["run"]]]
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
-        parts += [here.assign(row=row, model=model) for row, of, model in study_lines(study) if of is entry]
+        parts += [here.assign(row=row) for row, of, _ in study_lines(study) if of is entry]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -112,8 +112,8 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
     planned: Mapping[tuple[str, str], set[int]]
     if study is None:
         benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
-        names = runs.drop_duplicates("row")[["row", "run", "model"]].itertuples(index=False)
-        lines = [(name, Row(label=name, method=run.method, options=run.changed), model) for name, run, model in names]
+        names = runs.drop_duplicates("row")[["row", "run"]].itertuples(index=False)
+        lines = [(name, Row(label=name, method=run.method, options=run.changed), "best") for name, run in names]
         planned = _planned(runs)
     else:
         benchmarks, lines = list(study.benchmarks), study_lines(study)

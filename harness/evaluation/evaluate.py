@@ -64,7 +64,7 @@ def evaluate_split(
     """
     threads = cores() if workers is None else workers
     pending: deque[tuple[str, Future[ImageScore]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="evaluation") as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             ahead = _ahead(items, pool, threads + 2 * batch_size)
             for batch, wait in _predictions(predict, ahead, scorer, batch_size, stop=stop, shown=seen is not None):
