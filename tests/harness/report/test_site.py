@@ -13,7 +13,7 @@ from harness.cli.report import is_redistributable, main
 from harness.comparison import grids, leaderboards
 from harness.report.leaderboard import summary, write_between_marks
 from harness.report.sentences import sentence
-from harness.report.site import INDEX, LEADERBOARD, site
+from harness.report.site import INDEX, LEADERBOARD, file_names, site
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
 
@@ -154,6 +154,8 @@ def test_words_of_a_record_are_text_on_a_page(tmp_path: Path) -> None:
     for text in (text for name, text in pages.items() if name.endswith(".html")):
         assert "<script>alert" not in text
         assert "\u202e" not in text
+    odd = board_of(tmp_path / "odd", [record(benchmark=name) for name in ("x y", "x-y", "§", "Index")])
+    assert set(file_names([odd]).values()) == {"x-y.html", "x-y-2.html", "benchmark.html", "index-2.html"}
 
 
 @pytest.mark.parametrize(

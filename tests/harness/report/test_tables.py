@@ -159,7 +159,7 @@ def test_a_study_shows_differences_to_its_baseline_and_their_mean() -> None:
 BOARD: dict[str, Any] = {"table": {"kind": "leaderboard", "baseline": "lora"}}
 
 
-def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_not_run() -> None:
+def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_not_run(monkeypatch) -> None:
     board = study(entries=["lora", "decoder", "bitfit", "full"], **BOARD)
     collapsed = [record(value, seed=seed, method="decoder") for seed, value in enumerate((0.9, 0.91, 0.2))]
     failed = [record(seed=seed, method="full", code="DIVERGED") for seed in range(3)]
@@ -173,6 +173,10 @@ def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_no
     assert "Not run: BitFit." in page
     assert page.count("| method |") == 1
     assert page_of_study(Archive(Path("nowhere")), board).numbers is None
+    assert "State: " not in page
+    monkeypatch.setattr(Archive, "state_of", lambda *_: "submitted")
+    submitted = render(three(0.1), study=board)
+    assert (rows(submitted)["LoRA"][-1], "State: submitted" in submitted) == ("submitted", True)
 
 
 def test_a_leaderboard_has_a_mean_with_its_interval_once_all_rows_have_two_sets() -> None:
