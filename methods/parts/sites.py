@@ -206,7 +206,7 @@ class BlockSite:
 
     def replace(self, site: str, module: nn.Module) -> None:
         parent, _, leaf = self.path(site).rpartition(".")
-        setattr(self.block.get_submodule(parent) if parent else self.block, leaf, module)
+        setattr(self.block.get_submodule(parent), leaf, module)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,9 +190,12 @@ def test_two_files_of_one_part_and_a_file_beyond_bounds_are_refused(tmp_path: Pa
     with pytest.raises(DatasetError, match="are both COCO files of train"):
         opened(tmp_path)
     (tmp_path / "train" / "more.json").unlink()
-    monkeypatch.setattr("harness.datasets.readers.coco._MOST_BYTES", 99)
+    size = (tmp_path / "train" / "_annotations.coco.json").stat().st_size
+    monkeypatch.setattr("harness.datasets.readers.coco._MOST_BYTES", size - 1)
     with pytest.raises(DatasetError, match="are refused; split it"):
         opened(tmp_path, category="any")
+    monkeypatch.setattr("harness.datasets.readers.coco._MOST_BYTES", size)
+    assert opened(tmp_path, category="any")
 
 
 BAD = [

@@ -83,6 +83,15 @@ def test_folders_pipes_broken_links_and_broken_files_are_one_line(tmp_path: Path
     assert "is unreadable" in refused(tmp_path / ("x" * 300))
 
 
+def test_an_error_without_words_is_told_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wordless(*arguments: object, **options: object) -> None:
+        raise ValueError
+
+    Image.new("L", (40, 30)).save(path := tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", wordless)
+    assert "unreadable (ValueError)" in refused(path)
+
+
 def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("1", (13_000, 12_000)).save(path)  # Pillow itself would read so many

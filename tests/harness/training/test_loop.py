@@ -229,6 +229,8 @@ def test_a_method_that_never_updates_its_weights_is_refused_under_a_budget_of_up
     plan: Any = SimpleNamespace(updates_per_epoch=2)
     with pytest.raises(MethodError, match="idle gives its weights no 6 updates"):
         planned_steps(Idle(), plan, protocol(budget="updates"), images=4)  # type: ignore[arg-type]
+    Idle.config.trains = False
+    assert planned_steps(Idle(), plan, protocol(), images=4) == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("minutes", "written"), [(1e-9, 3), (60.0, 1)])

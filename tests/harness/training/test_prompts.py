@@ -53,7 +53,8 @@ def test_points_lie_on_their_object_and_depend_on_image_and_seed() -> None:
     assert prompts.shape == (2, 3, 2)
     for (left, top, right, bottom), points in zip([(20, 10, 40, 30), (2, 3, 12, 13)], prompts, strict=True):
         assert ((points >= [left, top]) & (points <= [right, bottom])).all()
-    assert np.array_equal(prompts, prompts_of(mask, card, 0, "a", moved=0))
+    # The numbers of a run are those of these points, also in a later version.
+    assert prompts.tolist() == [[[35, 16], [25, 11], [34, 27]], [[10, 8], [6, 11], [8, 5]]]
     for other in ((1, "a"), (0, "b")):
         assert not np.array_equal(prompts, prompts_of(mask, card, *other, moved=0))
 
