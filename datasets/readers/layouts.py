@@ -28,7 +28,10 @@ def subfolders(folder: Path) -> list[Path]:
     """Visible folders right below ``folder``, ordered by name; none where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:  # which knows folders from files without asking the disk for each
-            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__")))
+            visible = [entry for entry in entries if not entry.name.startswith((".", "__"))]
+            names = sorted(
+                each.name for each in visible if (Path(each).is_dir() if each.is_symlink() else each.is_dir())
+            )
     except OSError:
         return []
     return [folder / name for name in names]

@@ -34,7 +34,7 @@ WITHIN = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "bench
 
 
 def rows(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with ``table`` (equal for runs under the same rules), and ``row`` (its name, unique within a table), in the order of the
+    """The runs with ``table`` (equal for runs under the same rules) and ``row`` (its name, unique within a table), in the order of the
     table.
 
     A row is a method configuration, whatever label its sweeps gave it. Tuned options do not distinguish rows. Where a benchmark has runs of

@@ -28,7 +28,7 @@ KINDS = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 QUICK = ("lora", "oft", "vera", "adalora", "ia3", "lokr")
 """One of each mechanism: a low-rank sum, a rotation of sequences, shared matrices, pruned ranks, scales, one that draws when it trains."""
 FAST = {"tiny": tuple(CHECKS), "tiny_mobile_sam": ("gradient", "merge")}
-"""What `make test` asks of these, by backbone."""
+"""The clauses that `make test` checks of QUICK, by backbone."""
 BACKBONES = ("tiny", "tiny_timm", "tiny_mobile_sam", "tiny_sam2")
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Sparse invariant checks"

@@ -26,7 +26,7 @@ def items(count=13):
 
 def first_channel(images):
     assert not torch.is_grad_enabled()
-    return images[:, :1] if len(images) > 1 else images[:, 0]
+    return images[:, :1] if len(images) > 1 else images[:, 0]  # masks may have an axis of one channel, or none
 
 
 @pytest.mark.parametrize("workers", [1, 3])

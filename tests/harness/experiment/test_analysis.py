@@ -34,6 +34,17 @@ def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> 
         assert text in whole, "new records: python results/analysis/answer.py --docs docs"
 
 
+def test_the_page_of_prompts_has_the_numbers_of_its_table() -> None:
+    page = (REPOSITORY / "docs" / "backbones.md").read_text(encoding="utf-8")
+    box, none = (RESULTS / "tables" / "prompts.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    for name in ("Zero-shot", "Decoder alone", "LoRA", "NAS-LoRA"):
+        scores = [re.findall(rf"^\| {name} \| \**([\d.]+) ±", part, re.MULTILINE)[0] for part in (none, box)]
+        assert f"| {name} | {' | '.join(scores)} |" in page
+    for part, words in ((none, "{} points (95 %: {} to {})"), (box, "{} ({} to {})")):
+        numbers = re.findall(r"^\| LoRA \| \+(\S+) \[\+(\S+), \+(\S+)\]", part, re.MULTILINE)[0]
+        assert words.format(*(f"{float(number):.1f}" for number in numbers)) in page
+
+
 def test_intervals_hold_at_the_sizes_of_the_plan_and_the_first_draws_repeat() -> None:
     import interval_coverage as coverage
 

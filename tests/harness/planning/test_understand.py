@@ -117,9 +117,9 @@ def test_data_given_or_set_in_any_way_asks_for_the_papers_card(how: str, tmp_pat
 )
 def test_one_file_of_weights_beats_the_settings_and_one_of_a_backbone_joins_them(given: str, expected: Any) -> None:
     words = ["--methods", "lora", "--datasets", "kvasir", "--checkpoint", given]
-    settings = Settings(checkpoints={"tiny": Path("none")}, results=Path("mine"))
+    settings = Settings(checkpoints={"tiny": Path("none")}, results=Path("runs"))
     request = understand(parser().parse_args(words), settings)[0]
-    assert (request.checkpoints, request.protocol.name, request.results) == (expected, "nas-lora", Path("mine"))
+    assert (request.checkpoints, request.protocol.name, request.results) == (expected, "nas-lora", Path("runs"))
 
 
 @pytest.mark.parametrize(

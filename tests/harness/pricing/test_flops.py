@@ -130,11 +130,10 @@ def test_a_decoder_changes_the_price_of_a_run() -> None:
     assert work["mask-transformer"] - work["linear"] == pytest.approx(2 * 196 * 26 * 768**2 + 2 * 4 * 196**2 * 768)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("method", [pytest.param("lora", marks=SLOW), "naslora", pytest.param("full", marks=SLOW)])
-@pytest.mark.parametrize("backbone", ["vit_b", pytest.param("vit_h", marks=SLOW)])
+@pytest.mark.parametrize(
+    "method", ["naslora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "full"))]
+)
+@pytest.mark.parametrize("backbone", ["vit_b", pytest.param("vit_h", marks=pytest.mark.slow)])
 def test_a_step_needs_what_its_kernels_count(backbone: str, method: str) -> None:
     """Per image at 1024 px, with the heads that relative positions widen, on tensors without values."""
     import torch
