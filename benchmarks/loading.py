@@ -20,7 +20,7 @@ from tabulate import tabulate
 from torch import nn
 
 from harness.datasets.base import Pair
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS
 from harness.system.machine import affinity
 from harness.training.batches import UpdatePlan

@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD=A,B,…",
-        help="try these values, choose on validation, and run the seeds with the choice: lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; 'card' "
+        help="try these values, choose on validation, and run the seeds with the choice: lr=1e-4,3e-4,1e-3; naslora.alpha_lr=…; 'protocol' "
         "for the protocol's own grids. A rule (decoder_lr=…) is tuned on the decoder alone and holds for all rows",
     )
     tuned.add_argument("--tune-seeds", action=Once, metavar="N|A,B,…", help="seeds of the trials (default: 1)")

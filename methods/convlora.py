@@ -40,7 +40,7 @@ class ConvLoRAConfig(LoRAConfig):
         gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss
             alone; ``switch`` multiplies the expert's output by its share of the gate's softmax, which gives the gate a
             task gradient. That is Switch's idea (2101.03961), not Conv-LoRA's. ``intended`` is its name in older records.
-        expert_bias: of the experts' convolutions at the start: ``zero`` (code; the cards at the paper's scale) or
+        expert_bias: of the experts' convolutions at the start: ``zero`` (code; the protocols at the paper's scale) or
             ``uniform``, as PyTorch starts a convolution, which is that of the first records.
         scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
         balance: weight of the balance loss, 0.01 (code).

@@ -111,7 +111,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finished(weights: Path) -> Iterator[Record]:
-    """Records of the paper's card."""
+    """Records of the paper's protocol."""
     for method in ("lora", "naslora"):
         for seed in range(3):
             yield record(

@@ -47,7 +47,7 @@ of sizes alone."""
 
 
 Origin = Literal["files", "generated", "generated-files"]
-"""Of images: files; what the harness wrote for a card with ``data: sample``; or such images in a folder that was given."""
+"""Of images: files; what the harness wrote for a protocol with ``data: sample``; or such images in a folder that was given."""
 UNTRAINED = "untrained"
 """The test split of images of the training part that nothing is trained on (``test_given_first``)."""
 TestImages = Literal["", "published", "given", "carved"]
@@ -67,9 +67,9 @@ class Run:
         backbone: name in the backbone catalogue; old names are replaced by today's.
         checkpoint: hash of the checkpoint's bytes (``sha256-…``), empty for random weights; older records have 16 hex digits
             from its size, its first and its last MiB.
-        protocol: name of the card.
-        protocol_hash: hash of the whole card with overrides on the command line.
-        rules: the card resolved for this benchmark (per-benchmark overrides applied).
+        protocol: name of the protocol.
+        protocol_hash: hash of the whole protocol with overrides on the command line.
+        rules: the protocol resolved for this benchmark (per-benchmark overrides applied).
         seed: seed of data order, head and method.
         manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
         origin: of its images; its scores rank methods only if they are ``files``.

@@ -60,7 +60,7 @@ class CommandParser(argparse.ArgumentParser):
         """``--set`` for a field of a protocol, else the nearest option."""
         option, _, value = word.partition("=")
         if "--set" in self._option_string_actions:
-            from harness.protocols.card import Protocol  # imports numpy, which other errors need not wait for
+            from harness.protocols.protocol import Protocol  # imports numpy, which other errors need not wait for
 
             field = option.lstrip("-").replace("-", "_")
             if field in Protocol.__dataclass_fields__:

@@ -117,9 +117,9 @@ def main(argv: list[str] | None = None) -> int:
 def _compared(arguments: argparse.Namespace) -> dict[str, Any]:
     """The rows of a session, and what they share."""
     general, by_method = split_overrides(parse_assignments(arguments.set))
-    card = load_protocol(arguments.protocol, general)
-    backbone = resolve_backbone(arguments.backbone or card.backbone)
-    protocol = for_backbone(card, backbone)
+    protocol = load_protocol(arguments.protocol, general)
+    backbone = resolve_backbone(arguments.backbone or protocol.backbone)
+    protocol = for_backbone(protocol, backbone)
     shape = backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
     compared = [parse_row(word) for word in split_words(arguments.methods, all_methods())]

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from harness.cli.command import CommandParser, command, subcommand, verb
-from harness.protocols.load import as_rules, card_names, card_path, load_protocol, protocol_hash, read_card
+from harness.protocols.load import as_rules, load_protocol, protocol_hash, protocol_names, protocol_path, read_protocol
 from harness.system.text import printable_line
 
 
@@ -18,7 +18,7 @@ def parser() -> CommandParser:
     commands = p.add_subparsers(dest="command", required=True)
     listed = subcommand(commands, "list", "list the protocols that come with the harness")
     show = subcommand(commands, "show", "show every field of a protocol, and its files, which name sources")
-    show.add_argument("card", metavar="NAME", help="name of a protocol, or path of a .yaml file")
+    show.add_argument("protocol", metavar="NAME", help="name of a protocol, or path of a .yaml file")
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "list":
         data, lines = _listed()
     else:
-        data, lines = _shown(arguments.card)
+        data, lines = _shown(arguments.protocol)
     print(json.dumps(data, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
 
@@ -40,25 +40,26 @@ Answer = tuple[Any, list[str]]
 
 
 def _listed() -> Answer:
-    cards = [
-        {"card": name, "hash": protocol_hash(load_protocol(name)), "purpose": purpose(name)} for name in card_names()
+    listed = [
+        {"protocol": name, "hash": protocol_hash(load_protocol(name)), "purpose": purpose(name)}
+        for name in protocol_names()
     ]
-    return cards, [f"{card['card']:12} {card['hash']}  {card['purpose']}" for card in cards]
+    return listed, [f"{each['protocol']:12} {each['hash']}  {each['purpose']}" for each in listed]
 
 
-def purpose(card: str) -> str:
-    """The first sentence over a card."""
-    lines = card_path(card).read_text(encoding="utf-8").splitlines()
+def purpose(name: str) -> str:
+    """The first sentence over a protocol."""
+    lines = protocol_path(name).read_text(encoding="utf-8").splitlines()
     sentences = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
     return re.split(r"(?<=\.)\s", sentences)[0]
 
 
-def _shown(card: str) -> Answer:
-    protocol, (_, files) = load_protocol(card), read_card(card_path(card))
+def _shown(name: str) -> Answer:
+    protocol, (_, files) = load_protocol(name), read_protocol(protocol_path(name))
     digest = protocol_hash(protocol)
     rows = {key: value for key, value in opened(as_rules(protocol)).items() if key != "name"}
-    head = f"# {card}  hash {digest}  {', '.join(map(str, files))}"
-    return {"card": card, "hash": digest, "fields": rows}, [head, *(f"{k:36} {_text(v)}" for k, v in rows.items())]
+    head = f"# {name}  hash {digest}  {', '.join(map(str, files))}"
+    return {"protocol": name, "hash": digest, "fields": rows}, [head, *(f"{k:36} {_text(v)}" for k, v in rows.items())]
 
 
 def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:

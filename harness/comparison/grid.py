@@ -136,9 +136,9 @@ class Grid:
     """One table of scores.
 
     Args:
-        title: protocol, backbone, and how its rules differ from the card's and from those of other tables of the page.
+        title: protocol, backbone, and how its rules differ from the protocol's and from those of other tables of the page.
         protocol, protocol_hash, backbone, checkpoint: what its runs share; for a study the hash of most of them.
-        overrides: how its rules differ from the card's, in words; None where the card is not known.
+        overrides: how its rules differ from the protocol's, in words; None where the protocol is not known.
         rows: by name, in order; a row of a study may have no run.
         columns: in order.
         scores: a line for each seed of each cell, planned or run: the columns `TIDY`, and empty (`Cell`). ``model`` is the one
@@ -197,7 +197,7 @@ class Grid:
 
     @property
     def rules(self) -> Mapping[str, Any]:
-        """The rules of its first run. The runs of a table share them, except for rules that a card sets for one benchmark."""
+        """The rules of its first run. The runs of a table share them, except for rules that a protocol sets for one benchmark."""
         return self.records[0].run.rules if self.records else {}
 
     @cached_property

@@ -18,8 +18,7 @@ from harness.check import from_mapping
 from harness.comparison.differences import Difference
 from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.rows import is_row
-from harness.protocols.compare import card as card_of
-from harness.protocols.compare import from_card
+from harness.protocols.compare import from_protocol, rules_of
 from harness.registry import recorded_option
 from harness.studies import Row
 from harness.system.yaml_files import read_yaml
@@ -73,13 +72,13 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """The set-up of one paper's numbers apart from its card; ``test_images``: benchmark -> images in its test splits, where known."""
+    """The set-up of one paper's numbers apart from its protocol; ``test_images``: benchmark -> images in its test splits, where known."""
 
     backbone: str
     checkpoint: str
     test_images: dict[str, int] = field(default_factory=dict)
 
-    def departures(self, record: Record, *, card: str) -> list[str]:
+    def departures(self, record: Record, *, protocol: str) -> list[str]:
         """How a run differs from the published set-up: backbone, weights, test images, rules."""
         run, published = record.run, self.test_images.get(record.run.benchmark)
         is_published = run.split == "published" and not run.data_note
@@ -87,7 +86,7 @@ class Setup:
             "backbone": run.backbone == self.backbone,
             "weights": run.checkpoint == self.checkpoint,
             "test images": is_published and published is not None and sum(record.tested.values()) in (0, published),
-            "rules": not from_card(run.rules, card_of(card, run.benchmark) or {}),
+            "rules": not from_protocol(run.rules, rules_of(protocol, run.benchmark) or {}),
         }
         return [name for name, is_same in same.items() if not is_same]
 
@@ -113,7 +112,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Papers:
-    """Published values, claims, and set-ups; a paper's set-up has the name of its card."""
+    """Published values, claims, and set-ups; a paper's set-up has the name of its protocol."""
 
     published: Sequence[Published] = ()
     setups: Mapping[str, Setup] = field(default_factory=dict)
@@ -145,7 +144,7 @@ class Papers:
                 if not any(is_row(record.run, value.settings) for record in records):
                     continue
                 setup = self.setups[value.paper]
-                words = dict.fromkeys(word for r in records for word in setup.departures(r, card=value.paper))
+                words = dict.fromkeys(word for r in records for word in setup.departures(r, protocol=value.paper))
                 yield value, cell, value.against([100 * score for score in cell.by_seed]), list(words)
 
     def paired_claims(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:

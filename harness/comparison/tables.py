@@ -15,7 +15,7 @@ from harness.archive.schema import UNTRAINED, Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
 from harness.comparison.names import SPLITS_APART, TESTED_TOGETHER, benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
-from harness.protocols.compare import HEADED, card, from_card, headed, overrides_in_words, shared
+from harness.protocols.compare import HEADED, from_protocol, headed, overrides_in_words, rules_of, shared
 from harness.protocols.keys import hashed_rules, with_later
 from harness.studies import Row
 
@@ -37,7 +37,7 @@ def grids(
 
     Args:
         protocol: only tables of this protocol.
-        study: its rows, benchmarks and seeds, with or without records; of runs whose rules are those that the study sets and its card
+        study: its rows, benchmarks and seeds, with or without records; of runs whose rules are those that the study sets and its protocol
             has, whatever their protocol's hash.
         runs: only these, whatever their rules, in place of all that are not trials.
     """
@@ -53,7 +53,7 @@ def grids(
     else:
         runs = rows_of_study(runs if given else where(runs, partial(has_rules_of, study=study)), study)
         apart = {rule: [with_later(run.rules)[rule] for run in runs["run"]] for rule in ("decoder", "prompt")}
-        hashes = [run.protocol_hash if given or _card_of(study, run) is None else "" for run in runs["run"]]
+        hashes = [run.protocol_hash if given or _rules_of(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
         _grid(copy, archive, study=study)
@@ -67,13 +67,13 @@ def grids(
     return tables
 
 
-def _card_of(study: Study, run: Run) -> Mapping[str, Any] | None:
-    return card(study.card or study.protocol, run.benchmark)
+def _rules_of(study: Study, run: Run) -> Mapping[str, Any] | None:
+    return rules_of(study.protocol_file or study.protocol, run.benchmark)
 
 
 def has_rules_of(run: Run, study: Study) -> bool:
-    """Whether a run is of the study's protocol and backbones, and its rules are the card's with what the study sets there. Rules that the
-    study tunes are free. Where the card is not known, only what the study sets is compared."""
+    """Whether a run is of the study's protocol and backbones, and its rules are the protocol's with what the study sets there. Rules that
+    the study tunes are free. Where the protocol is not known, only what the study sets is compared."""
     if run.protocol != study.protocol or (
         study.backbones and run.backbone not in {*study.backbones, *study.by_backbone}
     ):
@@ -89,10 +89,10 @@ def has_rules_of(run: Run, study: Study) -> bool:
     }
     of_study |= {"decoder": decoder, **study.decoders[decoder]} if study.decoders else {}
     of_study |= {"prompt": prompt} if study.prompts else {}
-    of_card = _card_of(study, run)
-    wanted = {**(run.rules if of_card is None else of_card), **of_study}
+    of_protocol = _rules_of(study, run)
+    wanted = {**(run.rules if of_protocol is None else of_protocol), **of_study}
     free = {"budget", *(name for name in study.tune if "." not in name)}
-    return not from_card(run.rules, wanted).keys() - free
+    return not from_protocol(run.rules, wanted).keys() - free
 
 
 def _copies(runs: Sequence[Run]) -> list[int]:
@@ -105,7 +105,7 @@ def _copies(runs: Sequence[Run]) -> list[int]:
 
 
 def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
-    """The table of these runs, under a title that another may have too. A title names what differs from the card, and files and weights
+    """The table of these runs, under a title that another may have too. A title names what differs from the protocol, and files and weights
     other than the study's."""
     import pandas as pd
 
@@ -121,9 +121,9 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
     by_benchmark = {name: runs[runs["benchmark"] == name].drop_duplicates("key") for name in benchmarks}
     columns = tuple(column for name, here in by_benchmark.items() for column in _columns(name, here, study=study))
     firsts: list[Run] = list(runs.sort_values("key").drop_duplicates("benchmark")["run"])
-    cards = [card(run.protocol, run.benchmark) for run in firsts]
-    changed = {run.benchmark: from_card(run.rules, of_card or {}) for run, of_card in zip(firsts, cards, strict=True)}
-    is_known = None not in cards
+    known = [rules_of(run.protocol, run.benchmark) for run in firsts]
+    changed = {run.benchmark: from_protocol(run.rules, own or {}) for run, own in zip(firsts, known, strict=True)}
+    is_known = None not in known
     everywhere = shared(list(changed.values())) if is_known else {}
     words = headed([name for name in HEADED if name in everywhere], firsts[0].rules) if everywhere else ""
     same = {name: str(runs[name].mode().iloc[0]) for name in SAME_RULES}

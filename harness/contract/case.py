@@ -19,7 +19,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import LABELLING, Decoder
 from harness.models.segmenter import Segmenter, upsample
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.training.losses import build_loss
 
 

@@ -34,7 +34,7 @@ from harness.models.catalog import backbone as known
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, Task
 from harness.models.segmenter import probabilities
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_driver

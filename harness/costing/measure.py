@@ -260,7 +260,7 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
     protocol = session.protocol
     where = environment(session.device)
     multiclass = session.task == "multiclass"
-    # A binary head has one, whatever the card says.
+    # A binary head has one, whatever the protocol says.
     tokens = protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
     ours = {"num_classes": session.num_classes, "mask_tokens": tokens, "attention": in_words(session.attention)}
     further = {name: ours[name] if name in ours else getattr(protocol, name) for name in _FURTHER}

@@ -25,7 +25,7 @@ from harness.methods.base import WEIGHTS, Method, Role
 from harness.models.attention_choice import Choice
 from harness.models.decoders import Task
 from harness.planning.plan import ConfiguredRow
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError, out_of_memory
 from harness.training.batches import UpdatePlan, hold_out
 from harness.training.cache import EmbeddingCache, InMemory

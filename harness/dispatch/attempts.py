@@ -105,7 +105,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One start of a run.
+    """One attempt at a run.
 
     Args:
         number: 1 for the first.

@@ -22,9 +22,9 @@ from harness.models.catalog import backbone_shape
 from harness.models.decoders import Task
 from harness.models.segmenter import Segmenter
 from harness.planning.data import benchmark_of, data_fingerprint, manifest_hash
-from harness.protocols.card import Protocol
 from harness.protocols.keys import current_options
 from harness.protocols.load import from_rules
+from harness.protocols.protocol import Protocol
 from harness.registry import METHODS, add_own_of, method_config_class
 from harness.training.batches import draw_number, subset
 from harness.training.cache import ArrayCache

@@ -40,8 +40,8 @@ from harness.models.published import fingerprint
 from harness.models.segmenter import count_parameters
 from harness.planning.data import selects_by
 from harness.planning.request import Job
-from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, METHODS, load_plugin
 from harness.system.errors import UsageError, device_fault
 from harness.system.files import write_atomically

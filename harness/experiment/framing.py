@@ -19,7 +19,7 @@ from harness.datasets.base import Sample
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.scoring import class_scores
 from harness.models.segmenter import SegmenterOutput
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.training.feeding import normalise
 from harness.training.images import to_input
 

@@ -27,7 +27,7 @@ from harness.methods.base import Method
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.models.transfer import to_device
 from harness.planning.data import selects_by
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.training.cache import EmbeddingCache, KnownEmbedding, Store, encoder_is_frozen, weights_fingerprint
 from harness.training.feeding import normalise, predicted
 from harness.training.images import ImageSource

@@ -21,8 +21,8 @@ from harness.models.checkpoint import read_tensors
 from harness.models.decoders import Task
 from harness.models.published import fingerprint
 from harness.models.segmenter import Segmenter
-from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, METHODS, add_own, add_own_of, canonical_spelling
 from harness.system.errors import UsageError
 from harness.system.streams import say

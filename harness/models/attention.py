@@ -121,7 +121,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
 
 
 KERNELS = {"widened": widened_attention, "bias": biased_attention, "math": plain_attention}
-"""What a card's ``attention`` may name; all compute the same."""
+"""What a protocol's ``attention`` may name; all compute the same."""
 
 
 def _by_distance(table: Tensor, size: int) -> Tensor:

@@ -18,7 +18,7 @@ from harness.system.files import write_atomically
 from harness.system.machine import user_cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of autocast, by the names of cards; fp32 has none."""
+"""Of autocast, by the names of protocols; fp32 has none."""
 KINDS = tuple(KERNELS)
 GAIN = 0.95
 """Another kind than *widened* must be faster by this: it keeps the least memory, and a plan counts on it."""
@@ -48,12 +48,12 @@ def apply_choice(segmenter: nn.Module, choice: Mapping[str, str]) -> None:
 def choose(
     shape: BackboneShape, named: str, *, batch: int, image_size: int, precision: str, device: torch.device
 ) -> Choice:
-    """The choice for a run: what its card names, on a GPU `best` where that is ``auto``; nothing elsewhere.
+    """The choice for a run: what its protocol names, on a GPU `best` where that is ``auto``; nothing elsewhere.
 
     Args:
         shape: of the backbone.
         batch: images of a forward pass.
-        precision: of the forward pass, as cards name it.
+        precision: of the forward pass, as protocols name it.
     """
     if shape.relative_positions != "axes" or (named == "auto" and device.type != "cuda"):
         return {}

@@ -1,5 +1,5 @@
 """The data of a run: the options that its rules set, the pairs of its splits, and whether the files have changed. Also the
-generated images of cards with ``data: sample``, and the images of finished runs for pages that show masks."""
+generated images of protocols with ``data: sample``, and the images of finished runs for pages that show masks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.archive.schema import CONTENT, Origin, Record, Run, TestImages, con
 from harness.datasets.base import Benchmark, DataOptions, DatasetError, Pair, Splits
 from harness.datasets.preparing.checking import first_look, groups_apart
 from harness.planning.request import Request
-from harness.protocols.card import Protocol
 from harness.protocols.load import from_rules, resolve
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, add_own_of, dataset_name
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
@@ -55,13 +55,13 @@ def benchmark_of(name: str, rules: Protocol) -> Benchmark:
     return benchmark
 
 
-def register_own(names: Iterable[str], folders: Mapping[str, Path], card: Protocol) -> dict[str, Path]:
-    """Register the user's own data sets, and return where they are. The card's group pattern and category help to recognise a folder."""
+def register_own(names: Iterable[str], folders: Mapping[str, Path], protocol: Protocol) -> dict[str, Path]:
+    """Register the user's own data sets, and return where they are. The protocol's group pattern and category help to recognise one."""
     from harness.datasets.own import any_folder
 
     found = {}
     for name in names:
-        benchmark, found[name] = any_folder(name, folders[name], data_options(resolve(card, name), name))
+        benchmark, found[name] = any_folder(name, folders[name], data_options(resolve(protocol, name), name))
         BENCHMARKS.add(name, benchmark)
     return found
 
@@ -134,7 +134,7 @@ class Files:
 
 
 def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path]) -> Files:
-    """The files of a benchmark under the card's rules for it. Raises DatasetError: data of one's own that cannot be used."""
+    """The files of a benchmark under the protocol's rules for it. Raises DatasetError: data of one's own that cannot be used."""
     benchmark: Any = benchmark_of(name, rules)
     generated, folds = rules.data == "sample" and name not in request.dataset_roots, rules.split_follows_seed
     try:
@@ -234,7 +234,7 @@ def network_images(
         for folder in [results / "sample-data" / name] if generated else roots:
             if folder is None or not folder.is_dir():
                 continue
-            with suppress(DatasetError, UsageError):  # other data, or a plug-in or a card that are unknown here
+            with suppress(DatasetError, UsageError):  # other data, or a plug-in or a protocol that are unknown here
                 add_own_of(name, json.loads(rules))
                 resolved = from_rules(json.loads(rules))
                 benchmark = benchmark_of(name, resolved)

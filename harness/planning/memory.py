@@ -55,7 +55,7 @@ def _encoder_parameters(method: str, options: str, backbone: str, image_size: in
 def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = NONE) -> float:
     """Bytes of activations that one training step keeps for its backward pass.
 
-    ``kinds``: how ``global`` and ``window`` blocks attend where the card leaves it to the GPU, *widened* if unknown
+    ``kinds``: how ``global`` and ``window`` blocks attend where the protocol leaves it to the GPU, *widened* if unknown
     (`harness.models.attention_choice`).
 
     Of a block, per token and channel: two inputs of norms in fp32, the MLP's hidden layer (4), an adapter's input (1). Of

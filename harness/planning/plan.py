@@ -23,8 +23,8 @@ from harness.models.published import fingerprint, is_word, published_file
 from harness.planning.data import Files, ImageCounts, files_of, own_rules, sample_writer, without_untrained
 from harness.planning.memory import trained_in_encoder
 from harness.planning.request import Job, PlannedRow, Request
-from harness.protocols.card import Protocol
 from harness.protocols.load import as_rules, for_backbone, protocol_hash, resolve, with_rules
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, option_names
 from harness.system.errors import UsageError
 from harness.system.progress import spinner
@@ -76,7 +76,7 @@ class ConfiguredRow(PlannedRow):
 
     Args:
         config: the method's whole configuration.
-        changed: the fields of it that differ from the card's own.
+        changed: the fields of it that differ from the protocol's own.
     """
 
     config: Any
@@ -84,7 +84,7 @@ class ConfiguredRow(PlannedRow):
 
 
 def configured(row: PlannedRow, protocol: Protocol) -> ConfiguredRow:
-    """A row with its configuration: the card's switches and its table for the method, then the row's options. Raises UsageError: an
+    """A row with its configuration: the protocol's switches and its table for the method, then the row's options. Raises UsageError: an
     unknown field."""
     switches = {
         "gate": protocol.quirks.moe_gate,
@@ -149,7 +149,7 @@ def find(
 
     Args:
         also_on: further benchmarks, on which something is tuned.
-        prepare_samples: writes the generated stand-in of a benchmark and returns its folder, for cards with ``data: sample``;
+        prepare_samples: writes the generated stand-in of a benchmark and returns its folder, for protocols with ``data: sample``;
             `sample_writer`'s if None.
 
     Raises:
@@ -276,7 +276,7 @@ def benchmarks_of(request: Request, *further: str) -> tuple[str, ...]:
 def expand(
     rows: Sequence[ConfiguredRow], found: Found, request: Request, *, unfit: Collection[tuple[int, str]] = ()
 ) -> tuple[dict[str, Job], Keys, list[str]]:
-    """Every run of the request: benchmarks by cards by backbones by rows by seeds.
+    """Every run of the request: benchmarks by protocols by backbones by rows by seeds.
 
     Args:
         unfit: rows, by number, and backbones that are left out.
@@ -289,24 +289,25 @@ def expand(
     """
     jobs, keys = dict[str, Job](), dict[tuple[int, str, str, str], list[str]]()
     problems, left_out = list[str](), dict[str, None]()
-    cards = [
-        (card, backbone, protocol_hash(for_backbone(card, backbone)))
-        for card, backbone in itertools.product(request.cards or [request.protocol], found.pretrained)
+    protocols = [
+        (protocol, backbone, protocol_hash(for_backbone(protocol, backbone)))
+        for protocol, backbone in itertools.product(request.protocols or [request.protocol], found.pretrained)
     ]
     for name in benchmarks_of(request):
         files, task = found.files[name], BENCHMARKS.get(name).task
         if files.absent and request.skip_missing:
             continue
         problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
-        for card, backbone, digest in cards:
-            of_card = for_backbone(without_untrained(own_rules(name, resolve(card, name)), name, files), backbone)
-            plain, model = as_rules(of_card), (backbone, of_card.decoder)  # once a card, since asdict is slow
+        for protocol, backbone, digest in protocols:
+            resolved = without_untrained(own_rules(name, resolve(protocol, name)), name, files)
+            resolved = for_backbone(resolved, backbone)
+            plain, model = as_rules(resolved), (backbone, resolved.decoder)  # once, since asdict is slow
             for number, row in enumerate(rows):
                 elsewhere = (row.benchmarks and name not in row.benchmarks) or (row.models and model not in row.models)
                 if elsewhere or (number, backbone) in unfit:
                     continue
                 chosen = {**request.rules.get((name, *model), {}), **row.rules}
-                rules = with_rules(of_card, chosen) if chosen else of_card
+                rules = with_rules(resolved, chosen) if chosen else resolved
                 try:
                     _require_fit(row, name, task, backbone, rules, request)
                 except Untestable as error:
@@ -413,7 +414,7 @@ def _jobs(
 
     Args:
         rules: the protocol's, as a record holds them.
-        digest: hash of the card on this backbone.
+        digest: hash of the protocol on this backbone.
     """
     checkpoint, files = found.pretrained[backbone], found.files[name]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.archive.older import with_label
 from harness.archive.schema import Run
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.registry import METHODS
 from harness.settings import CACHE_GIB
 from harness.studies import Row, Study
@@ -48,10 +48,10 @@ class Request:
     Args:
         rows: methods with their options.
         benchmarks: names, canonical or aliases.
-        protocol: the card, with all overrides.
-        cards: the card under every decoder and every prompt, where there are several; the protocol alone if empty.
+        protocol: with all overrides.
+        protocols: it under every decoder and every prompt, where there are several; empty where it stands alone.
         rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
-        backbones: override the card's, if given.
+        backbones: override the protocol's, if given.
         seeds: one run per seed.
         study: what the command names, whose table is shown at its end.
         data_root: folder that holds the benchmarks' folders, None if none was given.
@@ -66,7 +66,7 @@ class Request:
     rows: tuple[PlannedRow, ...]
     benchmarks: tuple[str, ...]
     protocol: Protocol
-    cards: tuple[Protocol, ...] = ()
+    protocols: tuple[Protocol, ...] = ()
     rules: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)

@@ -173,16 +173,16 @@ def tuning_of(
         of_rows: keep only those of a study's grids that apply to a compared row.
 
     Raises:
-        UsageError: malformed grids, one of a method that is not compared, or the card has none.
+        UsageError: malformed grids, one of a method that is not compared, or the protocol has none.
     """
-    of_card = grids == ["card"]
-    given = (
-        with_methods(request.protocol.tune) if of_card else parse_tune(grids) if grids else study.tune if study else {}
-    )
-    tried = _fitting(given, request.rows, required=not (of_card or (of_rows and not grids)))
-    if of_card and not tried:
+    of_protocol = grids in (["protocol"], ["card"])
+    given: Mapping[str, Any] = study.tune if study else {}
+    if grids:
+        given = with_methods(request.protocol.tune) if of_protocol else parse_tune(grids)
+    tried = _fitting(given, request.rows, required=not (of_protocol or (of_rows and not grids)))
+    if of_protocol and not tried:
         raise UsageError(
-            f"--tune card: the protocol {request.protocol.name} has no grids for these methods; give some, such as --tune lr=1e-4,1e-3"
+            f"--tune protocol: the protocol {request.protocol.name} has no grids for these methods; give some, such as --tune lr=1e-4,1e-3"
         )
     if not tried:
         if seeds or on:
@@ -193,7 +193,7 @@ def tuning_of(
             f"--tune {options[0]}: the study {study.name} chooses options for each seed ('choose'); leave out --tune"
         )
     fixed = [name for name in tried if name in overrides]  # lr too: it is a rule, and an option of every method
-    if fixed and grids and not of_card:
+    if fixed and grids and not of_protocol:
         raise UsageError(f"--set {fixed[0]} and --tune {fixed[0]} contradict each other; give only one of them")
     decoder_lr = request.protocol.decoder_lr
     return Tuning(

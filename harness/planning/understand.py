@@ -19,8 +19,8 @@ from harness.models.published import checkpoint_paths, is_word, published_file
 from harness.planning.data import register_own
 from harness.planning.request import PlannedRow, Request
 from harness.planning.tuning import Tuning, tuning_of
-from harness.protocols.card import Protocol
 from harness.protocols.load import load_protocol
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, METHODS, dataset_name, is_own, option_names, trains
 from harness.settings import Settings, named_table
 from harness.studies import MOST_SEEDS, Study, choices_of, load_study
@@ -157,21 +157,21 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
     # A file for every backbone on the command line takes precedence over the settings.
     checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
     has_files = folders or any(str(path) != "none" for path in checkpoints.values())
-    card = arguments.protocol or (study.card or study.protocol if study else "")
-    card = card or _default_card(settings, has_files=bool(has_files or arguments.data))
-    cards = _cards(card, study, of_study, rules)
-    folders |= register_own(own, folders, cards[0])
+    name = arguments.protocol or (study.protocol_file or study.protocol if study else "")
+    name = name or _default_protocol(settings, has_files=bool(has_files or arguments.data))
+    protocols = _protocols(name, study, of_study, rules)
+    folders |= register_own(own, folders, protocols[0])
     request = Request(
         rows=rows,
         benchmarks=benchmarks,
-        protocol=cards[0],
-        cards=cards[1:],
+        protocol=protocols[0],
+        protocols=protocols[1:],
         backbones=(arguments.backbone,) if arguments.backbone else study.backbones if study else (),
         seeds=seeds,
         study=study,
         checkpoints=checkpoints,
         leave_out_unfit=not named_one_by_one,
-        **_places(arguments, settings, folders, cards[0]),
+        **_places(arguments, settings, folders, protocols[0]),
     )
     of_weights = [path for path in files.values() if str(path) != "none" and not is_word(path)]
     _require_texts(request, {"--datasets": folders.values(), "--checkpoint": of_weights})
@@ -180,28 +180,28 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
     return request, tuning, of_cluster
 
 
-def _cards(
+def _protocols(
     name: str, study: Study | None, of_study: Mapping[str, Any], rules: Mapping[str, Any]
 ) -> tuple[Protocol, ...]:
-    """The card under all overrides, then under every decoder and prompt that a study names and the command line does not set."""
+    """The protocol under all overrides, then under every decoder and prompt that a study names and the command line does not set."""
     overrides = {**of_study, **rules}
     decoders = study.decoders if study and "decoder" not in rules else {}
     prompts = study.prompts if study and "prompt" not in rules else ()
     by_decoder = [{**further, "decoder": decoder} for decoder, further in decoders.items()] or [{}]
     by_prompt = [{"prompt": prompt} for prompt in prompts] or [{}]
     several = itertools.product(by_decoder, by_prompt) if decoders or prompts else ()
-    cards = [{}, *({**of_decoder, **of_prompt} for of_decoder, of_prompt in several)]
-    return tuple(load_protocol(name, {**overrides, **further}) for further in cards)
+    changes = [{}, *({**of_decoder, **of_prompt} for of_decoder, of_prompt in several)]
+    return tuple(load_protocol(name, {**overrides, **further}) for further in changes)
 
 
 def _places(
-    arguments: argparse.Namespace, settings: Settings, folders: Mapping[str, Path], card: Protocol
+    arguments: argparse.Namespace, settings: Settings, folders: Mapping[str, Path], protocol: Protocol
 ) -> dict[str, Any]:
     """Where a request reads and writes. ``folders``: those of benchmarks that the command line names."""
-    generated = card.data == "sample"
+    generated = protocol.data == "sample"
     if generated and arguments.data:
         raise UsageError(
-            f"--data has no effect with the protocol {card.name}, whose images are generated; take another"
+            f"--data has no effect with the protocol {protocol.name}, whose images are generated; take another"
             " --protocol, or say which folders count with --datasets NAME=DIR"
         )
     of_settings = {} if arguments.data or generated else named_table(settings, "datasets", dataset_name)
@@ -300,7 +300,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     return tuple(names), folders, [name for name in folders if name not in known and not BENCHMARKS.is_fixed(name)]
 
 
-def _default_card(settings: Settings, *, has_files: bool) -> str:
+def _default_protocol(settings: Settings, *, has_files: bool) -> str:
     """The protocol where the command line names none; a line says which, unless the settings name it."""
     if settings.protocol:
         return settings.protocol

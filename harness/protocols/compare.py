@@ -1,4 +1,4 @@
-"""The rules of a run against those of its protocol's card or of another run, and in words."""
+"""The rules of a run against those of its protocol or of another run, and in words."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.protocols.keys import PIXELS, hashed_rules, with_later
-from harness.protocols.load import card_rules
+from harness.protocols.load import protocol_rules
 
 Rules = Mapping[str, Any]
 RuleDifference = Mapping[str, tuple[Any, Any]]
-"""dotted name -> (ours, the card's)"""
+"""dotted name -> (ours, the protocol's)"""
 
 NOT_THERE = "nothing"
 PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimizer", "precision")
 """Rules that are named first; others follow by name."""
 
 
-def card(protocol: str, benchmark: str) -> Rules | None:
-    """The rules that a card, one of the harness's or a file, has for a benchmark; None where there is no such card."""
-    return card_rules(protocol, benchmark)
+def rules_of(protocol: str, benchmark: str) -> Rules | None:
+    """The rules that a protocol, one of the harness's or a file, has for a benchmark; None where there is none of this name."""
+    return protocol_rules(protocol, benchmark)
 
 
 def flat(rules: Rules) -> dict[str, Any]:
@@ -47,19 +47,19 @@ def differing_rules(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def from_card(ours: Rules, of_card: Rules) -> dict[str, tuple[Any, Any]]:
-    """`differing_rules` of a run from its card.
+def from_protocol(ours: Rules, of_protocol: Rules) -> dict[str, tuple[Any, Any]]:
+    """`differing_rules` of a run from its protocol.
 
-    Some differences do not count. Planning gives a budget of epochs under a card with one of updates where both are the same run. A card
-    cannot hold the classes of one's own data, or a split's seed that is the run's. It may leave the normalisation to the backbone.
+    Some differences do not count. Planning gives a budget of epochs under a protocol with one of updates where both are the same run. A
+    protocol cannot hold the classes of one's own data, or a split's seed that is the run's. It may leave the normalisation to the backbone.
     """
     by_backbone = ours.get("normalisation") == "backbone"
     return {
         name: pair
-        for name, pair in differing_rules(ours, of_card).items()
+        for name, pair in differing_rules(ours, of_protocol).items()
         if name != "own_classes"
         and not (name == "split_seed" and ours.get("split_follows_seed"))
-        and not (name in PIXELS and by_backbone and of_card.get(name) is None)
+        and not (name in PIXELS and by_backbone and of_protocol.get(name) is None)
         and (name, *pair) != ("budget", "epochs", "updates")
     }
 

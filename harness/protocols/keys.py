@@ -1,8 +1,8 @@
-"""Which rules and options enter a run's key and a card's hash, so that no edit of their fields restarts a finished run.
+"""Which rules and options enter a run's key and a protocol's hash, so that no edit of their fields restarts a finished run.
 
 Two rules keep keys as they are:
 
-- A *new* field of a card, its quirks or a built-in method stays out of the hash at its default. A field is new if `FIRST_RULES`,
+- A *new* field of a protocol, its quirks or a built-in method stays out of the hash at its default. A field is new if `FIRST_RULES`,
   `FIRST_QUIRKS` or `FIRST_OPTIONS`, which are closed, do not name it. Its default never changes.
 - A *cut* field gets a line in `CUT_RULES` or `CUT_OPTIONS` with the value that it had in every run. If the closed lists name it, it
   stays in the hash as that constant; if it was new, it stays out.
@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.methods import default_options
 from harness.models.known import IMAGENET, RENAMED
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError, shortened
 
 EXECUTION_ONLY = ("checkpoint_minutes", "keep_masks", "tune", "normalisation")
@@ -109,7 +109,7 @@ OPTIONS_RENAMED = {("gate", "switch"): "intended"}
 """(option, value) -> the name of that value in the first records, which keys still use."""
 
 PIXELS = ("pixel_mean", "pixel_std")
-"""Rules that a card may leave to the backbone; in a run's they are numbers."""
+"""Rules that a protocol may leave to the backbone; in a run's they are numbers."""
 
 
 def content_hash(data: Any) -> str:
@@ -119,7 +119,7 @@ def content_hash(data: Any) -> str:
 
 
 def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules that can change a number, without the names of card and backbone, as hashes take them. A table of some rules
+    """The rules that can change a number, without the names of protocol and backbone, as hashes take them. A table of some rules
     gives those of them that are hashed, and what was cut."""
     named = {name: value for name, value in rules.items() if name not in _LEFT_OUT}
     kept = with_pixels(_hashed(named, first=FIRST_RULES, unchanged={**_defaults(), **CUT_RULES}, cut=CUT_RULES))
@@ -160,7 +160,7 @@ def _hashed(
 
 
 def with_pixels(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules with ImageNet's normalisation where they leave it to the backbone, so that older cards keep their hashes."""
+    """The rules with ImageNet's normalisation where they leave it to the backbone, so that older protocols keep their hashes."""
     left = {name: list(first) for name, first in zip(PIXELS, IMAGENET, strict=True) if rules.get(name, "") is None}
     return {**rules, **left}
 

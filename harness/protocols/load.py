@@ -1,4 +1,4 @@
-"""From a card's name to frozen rules: YAML with ``_base_`` inheritance, overrides, per-benchmark rules, hash.
+"""From a protocol's name to frozen rules: YAML with ``_base_`` inheritance, overrides, per-benchmark rules, hash.
 
 mmengine's `Config` merges the plain content of YAML files and never gets a file to execute.
 """
@@ -14,44 +14,44 @@ from typing import Any
 
 from harness.check import from_mapping
 from harness.models.catalog import backbone
-from harness.protocols.card import Protocol
 from harness.protocols.keys import content_hash, current_rules, hashed_rules
+from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError, did_you_mean
 from harness.system.yaml_files import read_yaml
 
-CARDS = Path(__file__).parent
+PROTOCOLS = Path(__file__).parent
 BASE, DELETE = "_base_", "_delete_"
-MOST_CARDS = 20
-"""Largest number of cards below one card."""
+MOST_BASES = 20
+"""Largest number of protocols below one protocol."""
 
 
-def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
-    """A card's fields merged into those of its bases, and the files of the bases and of the card.
+def read_protocol(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
+    """A protocol's fields merged into those of its bases, and the files of the bases and of the protocol.
 
-    ``_base_`` is a file in the card's folder or below it, or one of the harness's own (``standard.yaml``). A table with
+    ``_base_`` is a file in the protocol's folder or below it, or one of the harness's own (``standard.yaml``). A table with
     ``_delete_: true`` replaces the base's instead of adding to it.
 
     Args:
-        above: the cards that rest on this one.
+        above: the protocols that rest on this one.
 
     Raises:
         UsageError: it is not plain YAML or not a mapping of fields. A base is missing, elsewhere, or leads back to itself. A table
             stands where a base has a value.
     """
-    from mmengine.config import Config  # 0.3 s: only when a card is read
+    from mmengine.config import Config  # 0.3 s: only when a protocol is read
 
     if path in above:
         raise UsageError(f"protocol {above[0]}: its _base_ leads back to itself")
-    if len(above) > MOST_CARDS:
-        raise UsageError(f"protocol {above[0]}: it is based on more than {MOST_CARDS} cards")
+    if len(above) > MOST_BASES:
+        raise UsageError(f"protocol {above[0]}: it is based on more than {MOST_BASES} protocols")
     content = read_yaml(path, what="protocol")
     if not isinstance(content, dict):
         raise UsageError(f"protocol {path} is not a mapping of fields, such as epochs: 3")
     _check_keys(content, path)
     base = content.pop(BASE, None)
     if not isinstance(base, str | None):
-        raise UsageError(f"protocol {path}: _base_ is the name of one card's file")
-    below, files = read_card(_base_path(path, base), above=(*above, path)) if base else ({}, [])
+        raise UsageError(f"protocol {path}: _base_ is the name of one protocol's file")
+    below, files = read_protocol(_base_path(path, base), above=(*above, path)) if base else ({}, [])
     merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
     merged.merge_from_dict(below, allow_list_keys=False)
     try:
@@ -61,21 +61,21 @@ def read_card(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
     return _without_marks(merged.to_dict()), [*files, path]
 
 
-def _base_path(card: Path, word: str) -> Path:
-    """The file that an entry of ``_base_`` names. Paths are compared by name, so links to folders of cards are followed."""
-    path = Path(os.path.normpath(card.parent / word))
-    absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(card.parent))
+def _base_path(file: Path, word: str) -> Path:
+    """The file that an entry of ``_base_`` names. Paths are compared by name, so links to folders of protocols are followed."""
+    path = Path(os.path.normpath(file.parent / word))
+    absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(file.parent))
     if not word.endswith((".yaml", ".yml")) or "::" in word:
         raise UsageError(
-            f"protocol {card}: _base_ {word!r} is not a YAML file; give the file of a protocol, such as demo.yaml"
+            f"protocol {file}: _base_ {word!r} is not a YAML file; give the file of a protocol, such as demo.yaml"
         )
-    if not (absolute.is_relative_to(folder) or absolute.is_relative_to(CARDS)):
-        raise UsageError(f"protocol {card}: _base_ {word!r} is outside its folder; copy that protocol next to this one")
+    if not (absolute.is_relative_to(folder) or absolute.is_relative_to(PROTOCOLS)):
+        raise UsageError(f"protocol {file}: _base_ {word!r} is outside its folder; copy that protocol next to this one")
     if path.is_file():
         return path
-    if (CARDS / word).is_file():
-        return CARDS / word
-    raise UsageError(f"protocol {card}: its _base_ {path} does not exist")
+    if (PROTOCOLS / word).is_file():
+        return PROTOCOLS / word
+    raise UsageError(f"protocol {file}: its _base_ {path} does not exist")
 
 
 def _check_keys(values: Mapping[Any, Any], path: Path, *, top: bool = True) -> None:
@@ -96,35 +96,35 @@ def _without_marks(values: Any) -> Any:
     return values
 
 
-def card_names() -> list[str]:
-    return sorted(path.stem for path in CARDS.glob("*.yaml"))
+def protocol_names() -> list[str]:
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
 
 
-def card_path(name: str) -> Path:
+def protocol_path(name: str) -> Path:
     """The file of a protocol's name, or a path to a user's own YAML. Raises UsageError: neither exists."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"protocol file {path} does not exist")
         return path
-    path = CARDS / f"{name.strip().lower().replace('_', '-')}.yaml"
+    path = PROTOCOLS / f"{name.strip().lower().replace('_', '-')}.yaml"
     if not path.is_file():
         raise UsageError(
-            f"unknown protocol {name!r}{did_you_mean(name, card_names())}, or give the path of a .yaml file"
+            f"unknown protocol {name!r}{did_you_mean(name, protocol_names())}, or give the path of a .yaml file"
         )
     return path
 
 
 def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Protocol:
-    """Read a card and apply ``overrides``, whose keys may be dotted (``quirks.structure_loss``).
+    """Read a protocol and apply ``overrides``, whose keys may be dotted (``quirks.structure_loss``).
 
-    An override holds for every benchmark and beats the card's rule for one of them. ``benchmarks.camo.epochs`` is for one benchmark.
+    An override holds for every benchmark and beats the protocol's rule for one of them. ``benchmarks.camo.epochs`` is for one benchmark.
 
     Raises:
-        UsageError: no such card, unreadable YAML, unknown key, wrong type.
+        UsageError: no such protocol, unreadable YAML, unknown key, wrong type.
     """
-    path = card_path(name)
-    values, _ = read_card(path)
+    path = protocol_path(name)
+    values, _ = read_protocol(path)
     values["name"] = path.stem
     for key, value in sorted((overrides or {}).items(), key=lambda item: item[0].startswith("benchmarks.")):
         for special in _tables(values.get("benchmarks")):
@@ -134,7 +134,7 @@ def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Prot
 
 
 def resolve(protocol: Protocol, benchmark: str) -> Protocol:
-    """The rules for one benchmark: the card's overrides for it applied, the tables of overrides dropped."""
+    """The rules for one benchmark: the protocol's overrides for it applied, the tables of overrides dropped."""
     overrides = protocol.benchmarks.get(benchmark, {})
     plain = {**as_rules(protocol), "methods": {}, "benchmarks": {}, "tune": {}}
     for key, value in overrides.items():
@@ -156,23 +156,23 @@ def for_backbone(protocol: Protocol, name: str) -> Protocol:
 
 
 def protocol_hash(protocol: Protocol) -> str:
-    """Hash of everything in the card that can change a number; its name, its default backbone and execution-only
+    """Hash of everything in the protocol that can change a number; its name, its default backbone and execution-only
     fields are left out."""
     return content_hash(hashed_rules(as_rules(protocol)))[:8]
 
 
 def as_rules(protocol: Protocol) -> dict[str, Any]:
-    """The card as JSON-ready data, for a run."""
+    """The protocol as JSON-ready data, for a run."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
 
 
 @lru_cache(maxsize=256)
-def card_rules(name: str, benchmark: str) -> dict[str, Any] | None:
-    """The rules of a built-in card, or of one in a YAML file, for a benchmark ("" for the card itself); None if there is no such card."""
-    if name not in card_names() and not name.endswith(".yaml"):
+def protocol_rules(name: str, benchmark: str) -> dict[str, Any] | None:
+    """The rules of a built-in protocol, or of one in a YAML file, for a benchmark ("" for all); None if there is none of this name."""
+    if name not in protocol_names() and not name.endswith(".yaml"):
         return None
-    card = load_protocol(name)
-    return as_rules(resolve(card, benchmark) if benchmark else card)
+    protocol = load_protocol(name)
+    return as_rules(resolve(protocol, benchmark) if benchmark else protocol)
 
 
 def from_rules(rules: Mapping[str, Any]) -> Protocol:

@@ -13,7 +13,7 @@ from typing import Any
 from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record
 from harness.archive.store import RecordStore
-from harness.protocols.compare import RuleDifference, card, differing_in_words, from_card
+from harness.protocols.compare import RuleDifference, differing_in_words, from_protocol, rules_of
 from harness.registry import BENCHMARKS, METHODS
 from harness.report.scores import ALPHA_MEANINGS, alpha_code
 
@@ -23,9 +23,9 @@ HUGE = 1e100  # no run computes such numbers, and sums of them overflow
 
 
 def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
-    """The record as plain data, with ``files`` and ``rules_changed``, which is None where the card is not known."""
+    """The record as plain data, with ``files`` and ``rules_changed``, which is None where the protocol is not known."""
     changed = _changed(record)
-    by_rule = None if changed is None else {name: {"run": a, "card": b} for name, (a, b) in changed.items()}
+    by_rule = None if changed is None else {name: {"run": a, "protocol": b} for name, (a, b) in changed.items()}
     return {**asdict(record), "rules_changed": by_rule, "files": files(record, store)}
 
 
@@ -73,11 +73,11 @@ def _wrapped(text: str, *, words: bool) -> list[str]:
 
 def _about(record: Record) -> Iterator[str]:
     run, changed = record.run, _changed(record)
-    card_named = f"{run.protocol}, hash {run.protocol_hash}: "
+    named = f"{run.protocol}, hash {run.protocol_hash}: "
     rules = (
-        "no card of this name here to compare with"
+        "no protocol of this name here to compare with"
         if changed is None
-        else differing_in_words(changed) or "as the card says"
+        else differing_in_words(changed) or "as the protocol says"
     )
     where = ", ".join(record.environment[name] for name in ("device", "host") if record.environment.get(name))
     starts = f"{record.attempts} start{'s' if record.attempts != 1 else ''}"
@@ -89,7 +89,7 @@ def _about(record: Record) -> Iterator[str]:
         "key": record.key,
         "backbone": f"{run.backbone}, checkpoint {run.checkpoint or 'none (random weights)'}",
         "options": ", ".join(f"{name}={value}" for name, value in sorted(run.method_config.items())) or "none",
-        "rules": card_named + rules,
+        "rules": named + rules,
         "parameters": ", ".join(f"{name} {count:,}" for name, count in record.parameters.items()),
         "images": ", ".join(f"{name} {count}" for name, count in {**record.counts, **record.limits}.items())
         + "".join(f", {name} ignored {count}" for name, count in record.ignored.items())
@@ -100,8 +100,8 @@ def _about(record: Record) -> Iterator[str]:
 
 
 def _changed(record: Record) -> RuleDifference | None:
-    of_card = card(record.run.protocol, record.run.benchmark)
-    return None if of_card is None else from_card(record.run.rules, of_card)
+    of_protocol = rules_of(record.run.protocol, record.run.benchmark)
+    return None if of_protocol is None else from_protocol(record.run.rules, of_protocol)
 
 
 def _curves(record: Record) -> Iterator[str]:
@@ -181,8 +181,8 @@ def _four_digits(value: float) -> str:
 def command_of(records: Iterable[Record]) -> str:
     """``sam-peft run …`` that trains the runs of these records, which differ only in their seed; empty without a run.
 
-    DIR and FILE stand for the reader's folders and weights. ``--set`` has the differences to the protocol's card, with tuned options as
-    they were chosen. A card that this version lacks must be added.
+    DIR and FILE stand for the reader's folders and weights. ``--set`` has the differences to the protocol, with tuned options as
+    they were chosen. A protocol that this version lacks must be added.
     """
     runs = sorted((record.run for record in records), key=lambda run: run.seed)
     if not runs:
@@ -196,8 +196,8 @@ def command_of(records: Iterable[Record]) -> str:
     words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
     words += ["--protocol", run.protocol, "--backbone", run.backbone]
     words += ["--seeds", ",".join(seeds) if len(seeds) > 1 else f"{seeds[0]},"]
-    of_card = card(run.protocol, run.benchmark)
-    rules = from_card(run.rules, of_card) if of_card is not None else {}
+    of_protocol = rules_of(run.protocol, run.benchmark)
+    rules = from_protocol(run.rules, of_protocol) if of_protocol is not None else {}
     for name, value in [
         *((f"{run.method}.{name}", value) for name, value in sorted(run.changed.items())),
         *((name, ours) for name, (ours, _) in rules.items()),

@@ -121,7 +121,7 @@ def rules_in_words(grid: Grid) -> list[str]:
     """Lines on the rules, backbone, prompts, seeds and data of a table."""
     rules = f"Protocol: {grid.protocol}, hash {grid.protocol_hash}"
     if grid.overrides is None:
-        rules += " (no card of the harness; `sam-peft show` prints a run's rules)"
+        rules += " (not a protocol of the harness; `sam-peft show` prints a run's rules)"
     elif grid.overrides:
         rules += f", with {grid.overrides}"
     weights = f"checkpoint {weights_in_words(grid.checkpoint)}" if grid.checkpoint else "random weights"

@@ -144,18 +144,18 @@ class Study:
         name: of the study and its table.
         title: one line over the table.
         note: what a reader must know about the grid, empty for nothing.
-        protocol: name of a protocol card; in a user's own file also a path, from the study's folder.
-        card: that path, set by `load_study`; ``protocol`` is then the card's name, as records have it.
-        set: overrides of the card, by dotted name (``merge: [exact]``), as ``--set`` takes them.
-        backbones: names in the backbone catalogue, empty for the card's own.
+        protocol: name of a protocol; in a user's own file also a path, from the study's folder.
+        protocol_file: that path, set by `load_study`; ``protocol`` is then its name, as records have it.
+        set: overrides of the protocol, by dotted name (``merge: [exact]``), as ``--set`` takes them.
+        backbones: names in the backbone catalogue, empty for the protocol's own.
         by_backbone: further overrides under a backbone that ``--backbone`` names in place of the study's own.
-        decoders: values of the card's ``decoder``, one table each: a list, or a mapping to further overrides under each
-            (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the card's own.
-        prompts: values of the card's ``prompt``, one table each; empty for the card's own.
+        decoders: values of the protocol's ``decoder``, one table each: a list, or a mapping to further overrides under each
+            (``mask-transformer: {decoder_lr: 1.0e-4}``); empty for the protocol's own.
+        prompts: values of the protocol's ``prompt``, one table each; empty for the protocol's own.
         benchmarks: canonical names.
         entries: the rows, in order.
         seeds: every run is made once per seed.
-        budget: the card's field of this name, overridden; empty for the card's own.
+        budget: the protocol's field of this name, overridden; empty for the protocol's own.
         tune: field of the methods' configurations, or a rule -> values to try first, as ``--tune`` takes them (``lr``, ``naslora.lr``);
             every row then has what validation chose.
         tune_seeds: seeds of the trials.
@@ -171,7 +171,7 @@ class Study:
     title: str
     note: str = ""
     protocol: str = "nas-lora"
-    card: str = ""
+    protocol_file: str = ""
     set: dict[str, Any] = field(default_factory=dict)
     backbones: Texts = ()
     by_backbone: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -209,7 +209,7 @@ def load_study(name: str) -> Study:
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
     study = study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
-    protocols = [card.stem for card in (*(STUDIES_FOLDER.parent / "protocols").glob("*.yaml"), Path(study.protocol))]
+    protocols = [file.stem for file in (*(STUDIES_FOLDER.parent / "protocols").glob("*.yaml"), Path(study.protocol))]
     own = path.resolve().parent != STUDIES_FOLDER.resolve()
     for what, names in (("study", study_names()), ("protocol", protocols)):
         if own and path.stem in names:
@@ -218,8 +218,8 @@ def load_study(name: str) -> Study:
             )
     if not study.protocol.endswith((".yaml", ".yml")):
         return study
-    card = path.parent / study.protocol
-    return replace(study, protocol=card.stem, card=os.path.normpath(card))
+    file = path.parent / study.protocol
+    return replace(study, protocol=file.stem, protocol_file=os.path.normpath(file))
 
 
 def study_from_dict(data: Any, *, name: str) -> Study:
@@ -231,7 +231,7 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     where = f"study {name!r}"
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: expected a mapping of fields, found {type(data).__name__}")
-    if made := sorted({"name", "card"} & data.keys()):
+    if made := sorted({"name", "protocol_file"} & data.keys()):
         raise UsageError(f"{where}: {made[0]!r} is set by the harness; leave it out")
     written = {key: value for key, value in data.items() if value is not None}
     study = from_mapping(Study, {**written, "name": name}, where=where)

@@ -1,4 +1,4 @@
-"""YAML as plain data: cards, studies, cluster profiles and claims are read here alone.
+"""YAML as plain data: protocols, studies, cluster profiles and claims are read here alone.
 
 People exchange these files, so nothing in them is executed: no tags (``!!python/…``), no templates (``{{$ENV:…}}``), no repeated keys,
 and bounds on size, depth and the expansion of aliases.

@@ -1,8 +1,8 @@
-"""Augmentations of a training image and its mask, by the names in a card's ``augment``, in the order of `AUGMENTATIONS`.
+"""Augmentations of a training image and its mask, by the names in a protocol's ``augment``, in the order of `AUGMENTATIONS`.
 
-To add one, write a function here and add its name to `harness.protocols.card.Protocol.augment`. Every random number is a function of a
+To add one, write a function here and add its name to `harness.protocols.protocol.Protocol.augment`. Every random number is a function of a
 word and the image's key (seed, epoch, image), so that it does not depend on threads or interruptions. The horizontal flip is
-`harness.training.batches.UpdatePlan.flipped`, by the card's ``flip``.
+`harness.training.batches.UpdatePlan.flipped`, by the protocol's ``flip``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.models.attention_choice import DTYPES
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 
 
 def compute_on(device: torch.device) -> torch.device:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.models.segmenter import Prompts, SegmenterOutput
 from harness.models.transfer import channels, to_device
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.system.machine import cores
 from harness.training.batches import TrainingImages, UpdatePlan, load_one
 from harness.training.cache import EmbeddingCache, KnownEmbedding

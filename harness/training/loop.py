@@ -28,7 +28,7 @@ from harness.methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from harness.methods.parts.placement import MethodError
 from harness.models.decoders import Task
 from harness.models.transfer import to_host
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import TrainingImages, UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen

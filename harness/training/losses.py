@@ -21,7 +21,7 @@ from harness.datasets.base import IGNORE
 from harness.models.decoders import LABELLING, Task
 from harness.models.segmenter import SegmenterOutput, upsample
 from harness.models.transfer import to_device, to_host
-from harness.protocols.card import Protocol, Quirk
+from harness.protocols.protocol import Protocol, Quirk
 from harness.system.errors import UsageError
 
 Loss = Callable[[SegmenterOutput, Tensor], Tensor]

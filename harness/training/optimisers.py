@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.methods.base import ParameterGroup, Role
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError
 
 

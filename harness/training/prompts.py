@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.datasets.base import IGNORE
 from harness.models.segmenter import Prompts
 from harness.models.transfer import to_device
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.training.batches import draw_number
 
 MOST_OBJECTS = 16

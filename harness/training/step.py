@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.methods.base import Method, Role
 from harness.models.decoders import Task
 from harness.models.segmenter import SegmenterOutput
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.training.feeding import Batch
 from harness.training.losses import Loss, build_loss
 from harness.training.optimisers import build_optimisers, parameters_of, update

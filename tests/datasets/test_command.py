@@ -83,7 +83,7 @@ SCENES = {
     "trans10k_v1": ((128.55, 122.90, 116.37), 0.2188, "6"),
     "trans10k_v2": ((111.63, 104.23, 107.72), 0.2060, "6"),
 }
-"""Of six scenes the mean colour and the share of objects, and the sixth name of 36: what records of the card ``demo`` were made on."""
+"""Of six scenes the mean colour and the share of objects, and the sixth name of 36: what records of the protocol ``demo`` were made on."""
 
 
 @pytest.mark.parametrize("name", list(SEGMENTED))

@@ -20,11 +20,11 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _card(request: pytest.FixtureRequest) -> None:
-    """The card demo has the rules of the records that comparison and report make up (`tests.harness.report.sample`)."""
+    """The protocol demo has the rules of the records that comparison and report make up (`tests.harness.report.sample`)."""
     if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report"):
-        from tests.harness.report.sample import known_card
+        from tests.harness.report.sample import known_rules
 
-        request.getfixturevalue("monkeypatch").setattr("harness.protocols.compare.card_rules", known_card)
+        request.getfixturevalue("monkeypatch").setattr("harness.protocols.compare.protocol_rules", known_rules)
 
 
 @pytest.fixture

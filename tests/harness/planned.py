@@ -19,7 +19,7 @@ def plan_of(results: Path, *rows: str | PlannedRow, samples: Path | None = None,
     rules, options = split_overrides(changes.pop("overrides", {}) | changes)
     made = with_options((row if isinstance(row, PlannedRow) else PlannedRow(method=row) for row in rows), options)
     name = fields.pop("protocol", "demo")
-    fields["cards"] = tuple(load_protocol(name, {**rules, "decoder": decoder}) for decoder in decoders)
+    fields["protocols"] = tuple(load_protocol(name, {**rules, "decoder": decoder}) for decoder in decoders)
     fields = {"rows": made, "benchmarks": ("kvasir",), "protocol": load_protocol(name, rules), **fields}
     return plan(Request(**fields, results=results), prepare_samples=sample_writer(samples or results))
 

@@ -71,7 +71,7 @@ def test_bad_checkpoint_is_one_line_and_nothing_starts(name, change, message, st
 def test_good_checkpoint_plans_under_any_name(name: str, state: dict, samples: Path, tmp_path, capsys) -> None:
     path = tmp_path / name
     _save(state, path, _use_new_zipfile_serialization=name != "old.pth")
-    # A card that reads files says so where no checkpoint is given, or one is dropped.
+    # A protocol that reads files says so where no checkpoint is given, or one is dropped.
     root = samples / "sample-data" / "kvasir"
     grid = [*ROOT, f"kvasir={root}", "--set", "data=files", "--results", str(tmp_path), "--plan"]
     for word in (str(path), f"Tiny={path}"):
@@ -148,7 +148,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "huge": ("# " + "x" * 300_000, "more than 200000 bytes"),
 }
 READERS: dict[str, Callable[[Path], object]] = {
-    "card": lambda path: load_protocol(str(path)),
+    "protocol": lambda path: load_protocol(str(path)),
     "study": lambda path: load_study(str(path)),
     "profile": lambda path: load_profile(str(path)),
     "claims": lambda path: Papers.read(claims=path),

@@ -20,7 +20,7 @@ REFERENCE = ("--protocol", "demo", "--methods", "lora", "--datasets", "kvasir", 
 
 
 CLUSTER = ("--cluster", "testcluster", "--yes")
-"""The demo card asks whether it is meant for a cluster."""
+"""The demo protocol asks whether it is meant for a cluster."""
 
 
 def pytest_collection_modifyitems(items):

@@ -16,7 +16,6 @@ from harness.datasets.base import Pair, Splits
 from harness.methods import BUILTIN
 from harness.planning.data import manifest_hash
 from harness.protocols import keys
-from harness.protocols.card import Protocol
 from harness.protocols.keys import (
     CUT_RULES,
     EXECUTION_ONLY,
@@ -27,6 +26,7 @@ from harness.protocols.keys import (
     hashed_rules,
 )
 from harness.protocols.load import as_rules, from_rules
+from harness.protocols.protocol import Protocol
 from harness.registry import method_config_class
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record
@@ -39,7 +39,7 @@ def committed() -> list[Record]:
 
 
 def test_every_committed_record_has_its_key_and_would_be_found() -> None:
-    """Twice: from what the record holds, and as today's planning would fill the same card and method, with every field that is new."""
+    """Twice: from what the record holds, and as today's planning would fill the same protocol and method, with every field that is new."""
     runs = {path: json.loads(path.read_text()) for path in sorted((RESULTS / "records").rglob("*.json"))}
     runs = {path: held for path, held in runs.items() if {"run", "key"} <= held.keys()}
     assert len(runs) >= 911

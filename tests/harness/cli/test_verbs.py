@@ -134,7 +134,7 @@ def test_every_verb_that_prints_a_table_prints_it_as_json_too(tmp_path, capsys, 
         (["settings"], lambda data: data[2] == {"setting": "results", "value": "runs"}),
         (["data", "check", "kvasir", "--data", "data"], lambda data: data["verdicts"]),
         (["run", "--study", "list"], lambda data: data[0]["study"] and data[0]["title"]),
-        (["protocols", "list"], lambda data: {"card", "hash", "purpose"} == set(data[0])),
+        (["protocols", "list"], lambda data: {"protocol", "hash", "purpose"} == set(data[0])),
         (["protocols", "show", "demo"], lambda data: data["fields"]["epochs"]),
     ):
         main([*words, "--json"])

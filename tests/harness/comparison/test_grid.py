@@ -14,10 +14,10 @@ from harness.comparison.names import heading
 from harness.comparison.rows import is_row
 from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
-from tests.harness.report.sample import CARD, MadeUp, grid_of, record, three
+from tests.harness.report.sample import DEMO, MadeUp, grid_of, record, three
 
-RULES = "harness.protocols.compare.card_rules"
-"""Where tables find the harness's own cards."""
+RULES = "harness.protocols.compare.protocol_rules"
+"""Where tables find the harness's own protocols."""
 MARKS = {"": "", "best": " *", "tied": " ≈"}
 
 
@@ -133,9 +133,9 @@ CELLS: dict[str, tuple[list[Any], dict[str, str]]] = {
 
 
 def test_the_protocol_hash_of_a_seed_is_that_of_the_run_with_its_score(monkeypatch) -> None:
-    monkeypatch.setattr(RULES, lambda *_: CARD)
+    monkeypatch.setattr(RULES, lambda *_: DEMO)
     kept, lost = (
-        replace(made, run=replace(made.run, rules=CARD))
+        replace(made, run=replace(made.run, rules=DEMO))
         for made in (record(0.1, benchmark="sbu", protocol_hash="a"), failed("OOM", 0, protocol_hash="b"))
     )
     for records, hashes in (([kept, lost], ["a", ""]), ([lost, kept], ["a", ""]), ([lost], ["b", ""])):
@@ -290,7 +290,7 @@ def test_a_study_finds_its_rows_by_configuration_and_shows_the_rows_and_seeds_th
     both = {"rank": 6, "alpha": 1.0}
     found = grid_of([base, six, record(0.3, benchmark="sbu", config=both, changed=both)], study=study())
     assert texts(found) == {"r=3": "10.0 (1)", "r=6": "20.0 (1)"}
-    prompted = record(0.2, benchmark="sbu", rules={**CARD, "prompt": "box"}, **SIX)
+    prompted = record(0.2, benchmark="sbu", rules={**DEMO, "prompt": "box"}, **SIX)
     assert texts(grid_of([base, prompted], study=study()))["r=6"] == "MISSING (0/1)"
     assert texts(grid_of([base], study=study(seeds=2))) == {"r=3": "MISSING (1/2)", "r=6": "MISSING (0/2)"}
 
@@ -322,11 +322,11 @@ def test_a_row_that_names_a_rate_also_shows_runs_that_were_trials() -> None:
 def test_a_study_shows_in_one_table_what_has_its_rules_whatever_hash_it_was_planned_with(
     monkeypatch, digest: str
 ) -> None:
-    """A hash is of a whole card before a rate is tuned: equal rules under two hashes are no two tables."""
-    monkeypatch.setattr(RULES, lambda *_: CARD)
+    """A hash is of a whole protocol before a rate is tuned: equal rules under two hashes are no two tables."""
+    monkeypatch.setattr(RULES, lambda *_: DEMO)
     two = study(entries=["lora", "decoder"], benchmarks=["kvasir"], seeds=3)
-    first = [record(seed=seed, rules=CARD) for seed in range(3)]
-    second = [record(method="decoder", seed=seed, rules=CARD, protocol_hash=digest * 16) for seed in range(3)]
+    first = [record(seed=seed, rules=DEMO) for seed in range(3)]
+    second = [record(method="decoder", seed=seed, rules=DEMO, protocol_hash=digest * 16) for seed in range(3)]
     assert set(texts(grid_of([*first, *second], study=two)).values()) == {"90.0 ± 0.0 (3) *"}
 
 
@@ -334,7 +334,7 @@ def test_a_study_shows_in_one_table_what_has_its_rules_whatever_hash_it_was_plan
     ("changes", "under", "shown"),
     [
         ({}, {"epochs": 1}, ["a"]),
-        ({"set": {"epochs": 1}}, {"epochs": 1}, ["a", "b"]),  # what the study sets on its card
+        ({"set": {"epochs": 1}}, {"epochs": 1}, ["a", "b"]),  # what the study sets on its protocol
         ({"set": {"benchmarks.sbu.epochs": 1}}, {"epochs": 1}, ["a", "b"]),
         ({"set": {"benchmarks.leaf.epochs": 1}}, {"epochs": 1}, ["a"]),
         ({"tune": {"decoder_lr": [1e-4, 1e-3]}}, {"decoder_lr": 1e-3}, ["a", "b"]),  # a rule that it tunes is free
@@ -342,20 +342,20 @@ def test_a_study_shows_in_one_table_what_has_its_rules_whatever_hash_it_was_plan
     ],
 )
 def test_a_study_shows_runs_of_its_own_rules_alone(monkeypatch, changes, under, shown) -> None:
-    card = {**CARD, "protocol": "", "epochs": 2}
-    own = {**card, "epochs": 1} if "b" in shown and "epochs" in under else card
-    other = {"protocol": under["protocol"]} if "protocol" in under else {"rules": {**card, **under}}
+    protocol = {**DEMO, "protocol": "", "epochs": 2}
+    own = {**protocol, "epochs": 1} if "b" in shown and "epochs" in under else protocol
+    other = {"protocol": under["protocol"]} if "protocol" in under else {"rules": {**protocol, **under}}
     runs = [
         record(0.1, benchmark="sbu", protocol_hash="a" * 16, rules=own),
-        record(0.2, benchmark="sbu", protocol_hash="b" * 16, seed=1, **{"rules": card, **other}),
+        record(0.2, benchmark="sbu", protocol_hash="b" * 16, seed=1, **{"rules": protocol, **other}),
     ]
-    monkeypatch.setattr(RULES, lambda *_: card)
+    monkeypatch.setattr(RULES, lambda *_: protocol)
     found = grids(MadeUp(runs), study=study(seeds=2, ranks=(3,), **changes))
     assert [sorted(set(grid.runs["protocol_hash"].str[0])) for grid in found] == [shown]
 
 
 @pytest.mark.parametrize(
-    ("card", "changed", "tables"),
+    ("protocol", "changed", "tables"),
     [
         ({"decoder": "linear"}, {}, {"linear"}),
         ({}, {}, {"sam"}),
@@ -364,22 +364,22 @@ def test_a_study_shows_runs_of_its_own_rules_alone(monkeypatch, changes, under, 
         (None, {}, {"sam", "linear"}),
     ],
 )
-def test_a_study_shows_runs_with_its_decoder(monkeypatch, card, changed, tables) -> None:
+def test_a_study_shows_runs_with_its_decoder(monkeypatch, protocol, changed, tables) -> None:
     records = [
-        record(0.1, benchmark="sbu", protocol_hash=decoder * 4, rules={**CARD, "decoder": decoder})
+        record(0.1, benchmark="sbu", protocol_hash=decoder * 4, rules={**DEMO, "decoder": decoder})
         for decoder in ("sam", "linear")
     ]
-    monkeypatch.setattr(RULES, lambda *_: card if card is None else {**CARD, **card})
+    monkeypatch.setattr(RULES, lambda *_: protocol if protocol is None else {**DEMO, **protocol})
     assert {grid.rules["decoder"] for grid in grids(MadeUp(records), study=study(**changed))} == tables
 
 
 def test_a_study_has_a_table_of_a_backbone_that_the_command_line_named_under_its_rules_there(monkeypatch) -> None:
     sizes = {"tiny": 64, "vit_b": 1024}
     records = [
-        record(0.1, benchmark="sbu", backbone=name, protocol_hash=name, rules={**CARD, "image_size": size})
+        record(0.1, benchmark="sbu", backbone=name, protocol_hash=name, rules={**DEMO, "image_size": size})
         for name, size in {**sizes, "vit_l": 1024}.items()
     ]
-    monkeypatch.setattr(RULES, lambda *_: {**CARD, "image_size": 64})
+    monkeypatch.setattr(RULES, lambda *_: {**DEMO, "image_size": 64})
     for by_backbone, found in ({"vit_b": {"image_size": 1024}}, sizes), ({}, {"tiny": 64}):
         tables = grids(MadeUp(records), study=study(ranks=(3, 6, 7), backbones="tiny", by_backbone=by_backbone))
         assert {grid.backbone: grid.rules["image_size"] for grid in tables} == found

@@ -10,7 +10,7 @@ from scipy import stats
 from harness.comparison.names import BENCHMARK_ORDER, PAPER_METRICS, SCORE_TITLES, heading
 from harness.comparison.papers import MARKS, PAPERS_FOLDER, Claim, Papers, Published, Setup
 from harness.models.catalog import KNOWN
-from harness.protocols.load import card_rules
+from harness.protocols.load import protocol_rules
 from harness.registry import METHODS, method_config
 from harness.report.scores import paper_tables
 from harness.studies import Row
@@ -126,6 +126,6 @@ def test_the_committed_setups_name_real_cards_backbones_and_benchmarks() -> None
     setups = Papers.read().setups
     assert set(setups) == {path.stem for path in PAPERS_FOLDER.glob("*.csv")}
     for name, setup in setups.items():
-        assert card_rules(name, "kvasir") is not None
+        assert protocol_rules(name, "kvasir") is not None
         assert setup.backbone in KNOWN
         assert setup.test_images.keys() <= set(BENCHMARK_ORDER)

@@ -18,7 +18,7 @@ from harness.comparison.differences import RowScores, simultaneous
 from harness.comparison.leaderboard import leaderboards
 from harness.statistics import crossed, family, max_t
 from harness.studies import study_from_dict
-from tests.harness.report.sample import CARD, MadeUp, grid_of, measured_on, record
+from tests.harness.report.sample import DEMO, MadeUp, grid_of, measured_on, record
 from tests.harness.report.test_costs import method, session
 from tests.values import there
 
@@ -47,7 +47,7 @@ def test_differences_are_paired_by_seed_in_points_and_an_error_that_is_lower_cou
 @pytest.mark.parametrize("name", ["decoder", "lora"])
 def test_seeds_in_conflict_are_in_no_difference(name: str) -> None:
     records = three(0.8) + three(0.8, shift=-0.01, method="decoder")
-    records.append(record(0.5, seed=1, method=name, rules={**CARD, "image_size": 65}))  # another result of seed 1
+    records.append(record(0.5, seed=1, method=name, rules={**DEMO, "image_size": 65}))  # another result of seed 1
     assert against(records).n == 2
 
 
@@ -140,7 +140,7 @@ def test_one_image_or_one_sequence_leaves_the_interval_over_seeds() -> None:
 
 
 def test_where_every_seed_splits_the_images_anew_the_interval_is_that_of_folds() -> None:
-    rules = {**CARD, "split_follows_seed": True}
+    rules = {**DEMO, "split_follows_seed": True}
     found = against(
         three(0.8, rules=rules)
         + [record(v, seed=s, method="decoder", rules=rules) for s, v in enumerate((0.8, 0.86, 0.88))]
@@ -185,7 +185,7 @@ def board(records: list[Any], benchmarks: list[str], *, spread: str = "pooled", 
     ("rules", "baseline"), [({}, "LoRA"), ({"own_classes": ["background", "tile"]}, "Decoder alone")]
 )
 def test_one_s_own_images_are_compared_with_a_model_that_is_not_adapted(rules: dict[str, Any], baseline: str) -> None:
-    records = [record(method=name, rules={**CARD, **rules}) for name in ("bitfit", "lora", "decoder")]
+    records = [record(method=name, rules={**DEMO, **rules}) for name in ("bitfit", "lora", "decoder")]
     (made,) = leaderboards(grids(MadeUp(records)))
     assert made.baseline == baseline
 

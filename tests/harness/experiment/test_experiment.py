@@ -27,7 +27,7 @@ from harness.experiment.environment import STAGES, Stopwatch, one_line
 from harness.experiment.experiment import Experiment, run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.original_sam import plain_sam
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS
 from harness.training.batches import draw_number
 from harness.training.cache import EmbeddingCache

@@ -84,15 +84,15 @@ def test_a_comparison_under_boxes_has_a_table_for_each_noise_which_moves_boxes_o
 
 
 def test_a_study_of_prompts_has_a_table_for_each(tmp_path: Path) -> None:
-    card = {"title": "x", "protocol": "demo", "benchmarks": ["kvasir"], "seeds": [0], "prompts": ["box", "none"]}
-    study = study_from_dict({**card, "set": SMALL, "entries": ["zeroshot"]}, name="prompts-x")
+    fields = {"title": "x", "protocol": "demo", "benchmarks": ["kvasir"], "seeds": [0], "prompts": ["box", "none"]}
+    study = study_from_dict({**fields, "set": SMALL, "entries": ["zeroshot"]}, name="prompts-x")
     jobs = [job_of(tmp_path, "zeroshot", prompt=prompt, **SMALL) for prompt in (*study.prompts, "points")]
     records = [run_experiment(job) for job in jobs]
     found = grids(Archive(tmp_path), study=study)
     assert len({grid.title for grid in found}) == 2
     assert [[record.key for record in grid.records] for grid in found] == [[record.key] for record in records[:2]]
     with pytest.raises(UsageError, match="under one prompt"):
-        study_from_dict({**card, "entries": ["lora"], "choose": {"lr": [1e-3, 1e-2]}}, name="prompts-x")
+        study_from_dict({**fields, "entries": ["lora"], "choose": {"lr": [1e-3, 1e-2]}}, name="prompts-x")
 
 
 def test_training_passes_the_prompts_to_the_decoder(done: tuple[Job, Record], tmp_path: Path) -> None:

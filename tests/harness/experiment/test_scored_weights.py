@@ -79,7 +79,7 @@ def inputs(finished: Finished, source: Any, count: int) -> Tensor:
 
 @torch.no_grad()
 def ious(finished: Finished, segmenter: nn.Module, source: Any) -> dict[str, float]:
-    """stem -> IoU at the mask's own size, by plain arithmetic, in the precision of the card and batches as the run has them."""
+    """stem -> IoU at the mask's own size, by plain arithmetic, in the precision of the protocol and batches as the run has them."""
     images = inputs(finished, source, len(source))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = segmenter(images).masks

@@ -22,7 +22,7 @@ from harness.models.decoders import LABELLING, DecoderShape
 from harness.models.dense_decoders import MaskTransformer, dense_parameters
 from harness.models.known import TOYS
 from harness.models.segmenter import DenseSegmenter, QuerySegmenter, SegmenterOutput, probabilities, upsample
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.training.cache import weights_fingerprint
 from harness.training.losses import build_loss
 from tests.harness.models.images import random_images

@@ -15,9 +15,9 @@ from harness.planning import plan as planning
 from harness.planning.data import Files, ImageCounts
 from harness.planning.plan import Pretrained, plan
 from harness.planning.request import PlannedRow, Request
-from harness.protocols.compare import NOT_THERE, from_card
+from harness.protocols.compare import NOT_THERE, from_protocol
 from harness.protocols.keys import current_rules
-from harness.protocols.load import card_names, card_rules, load_protocol
+from harness.protocols.load import load_protocol, protocol_names, protocol_rules
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
 from tests.values import RESULTS
 
@@ -25,19 +25,19 @@ FIRST_DEFAULTS: dict[str, dict[str, Any]] = {
     "demo": {"alternate": "iteration", "alpha_lr": 0.001},
     "mini": {"alternate": "iteration"},
 }
-"""Card -> options of NAS-LoRA that had another default, or another value in the card, when its first runs were made."""
+"""Protocol -> options of NAS-LoRA that had another default, or another value in the protocol, when its first runs were made."""
 GONE = {"gralora", "oft", "shira", "vera"}
 """Methods that were our own; under these names `harness.methods.peft` has others."""
 
 
 @cache
 def card_of(protocol: str) -> str:
-    return protocol if protocol in card_names() else str(RESULTS / "analysis" / "cards" / f"{protocol}.yaml")
+    return protocol if protocol in protocol_names() else str(RESULTS / "analysis" / "protocols" / f"{protocol}.yaml")
 
 
 def asked(run: Run) -> dict[str, Any]:
-    """What a user asks for to get this run, apart from its row and seed: its card with ``--set``, its benchmark and backbone."""
-    differing = from_card(current_rules(run.rules), card_rules(card_of(run.protocol), run.benchmark) or {})
+    """What a user asks for to get this run, apart from its row and seed: its protocol with ``--set``, its benchmark and backbone."""
+    differing = from_protocol(current_rules(run.rules), protocol_rules(card_of(run.protocol), run.benchmark) or {})
     return {
         "protocol": card_of(run.protocol),
         "overrides": {name: ours for name, (ours, _) in differing.items() if ours != NOT_THERE},
@@ -54,7 +54,7 @@ def row(run: Run) -> dict[str, Any]:
 
 
 def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the card, row, seed, split and manifest of its record; only the files themselves are not looked at."""
+    """From the protocol, row, seed, split and manifest of its record; only the files themselves are not looked at."""
     if "origin" not in BENCHMARKS.names():
         load_plugin(RESULTS / "analysis" / "origin.py")
     records, problems = RecordStore(RESULTS).summaries()
@@ -72,9 +72,9 @@ def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.Monk
         weights = Pretrained(fingerprint=request.pop("checkpoint"))
         monkeypatch.setattr(planning, "files_of", lambda *_, files=files: files)
         monkeypatch.setattr(planning, "pretrained", lambda *_, weights=weights: weights)
-        card = load_protocol(request.pop("protocol"), request.pop("overrides"))
+        protocol = load_protocol(request.pop("protocol"), request.pop("overrides"))
         rows = tuple(PlannedRow(**each) for each in {json.dumps(row(run)): row(run) for run in held}.values())
         seeds = tuple(dict.fromkeys(run.seed for run in held))
-        planned = plan(Request(**request, protocol=card, rows=rows, seeds=seeds, results=Path("none")))
+        planned = plan(Request(**request, protocol=protocol, rows=rows, seeds=seeds, results=Path("none")))
         found |= {job.run.key for job in planned.jobs}
     assert {run.key for run in runs} - found == set()

@@ -51,7 +51,7 @@ def test_name_classes_and_group_are_in_the_key(tmp_path: Path) -> None:
 def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
     tmp_path: Path, name: str, lists: list[str], untrained: bool
 ) -> None:
-    """A benchmark's card stands. What is tested is in the run's rules, so that its key says it, and a worker obeys it."""
+    """A benchmark's protocol stands. What is tested is in the run's rules, so that its key says it, and a worker obeys it."""
     written = write_samples("kvasir", tmp_path / "samples", images=12, size=32)
     folder = written if name == "kvasir" else write_tiles(tmp_path / "data")
     stems = [path.stem for path in sorted((folder / "images").iterdir())]

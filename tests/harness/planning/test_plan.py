@@ -21,7 +21,7 @@ from harness.planning.plan import Plan, plan
 from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.understand import parse_row, with_options
 from harness.pricing import parameter_rows, plan_text, price
-from harness.protocols.compare import from_card
+from harness.protocols.compare import from_protocol
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
 from tests.harness.planned import plan_of
@@ -85,9 +85,9 @@ def test_the_normalisation_is_the_backbones_unless_it_is_named(samples: Path, tm
     # Where both are ImageNet's it is the same run as ever, under the same rules; elsewhere another one under others.
     assert [a.key == b.key for a, b in zip(own, named, strict=True)] == [True, False]
     assert [a.protocol_hash == b.protocol_hash for a, b in zip(own, named, strict=True)] == [True, False]
-    card = as_rules(resolve(load_protocol("demo", {"image_size": "224"}), "kvasir"))
-    assert [from_card(run.rules, card) for run in own] == [{}, {}]
-    assert from_card(runs(pixel_mean=["0.5"] * 3)[0].rules, card).keys() == {"pixel_mean"}
+    protocol = as_rules(resolve(load_protocol("demo", {"image_size": "224"}), "kvasir"))
+    assert [from_protocol(run.rules, protocol) for run in own] == [{}, {}]
+    assert from_protocol(runs(pixel_mean=["0.5"] * 3)[0].rules, protocol).keys() == {"pixel_mean"}
 
 
 def test_finished_runs_drop_out_and_failed_ones_do_not(samples: Path, tmp_path: Path) -> None:

@@ -276,12 +276,12 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
 
 
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
-    assert tuned(best_at(1e-3), "--tune", "card")[0] == 2
+    assert tuned(best_at(1e-3), "--tune", "protocol")[0] == 2
     assert "the protocol demo has no grids for these methods; give some" in capsys.readouterr().err
-    card = load_protocol("mobile")
-    assert card.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2, 3e-2)
-    assert protocol_hash(replace(card, tune={})) == protocol_hash(card)
-    _, work = tuned(best_at(1e-3), "--tune", "card", "--set", "tune.lr=[1e-4,1e-3]")
+    protocol = load_protocol("mobile")
+    assert protocol.tune["naslora.lr"] == (1e-3, 3e-3, 1e-2, 3e-2)
+    assert protocol_hash(replace(protocol, tune={})) == protocol_hash(protocol)
+    _, work = tuned(best_at(1e-3), "--tune", "protocol", "--set", "tune.lr=[1e-4,1e-3]")
     assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3")]
 
 
@@ -328,9 +328,9 @@ def test_what_is_set_is_left_out_of_the_grids_of_a_card_or_a_study() -> None:
         steps = tuning.steps
         return {f"{e.method}.{name}" for step in steps for e in request.rows for name in step.of_row(e)}
 
-    card = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "card")
-    assert tried(*card, "--set", "naslora.lr=1e-3") == {"lora.lr"}
-    assert tried("--protocol", "mobile", "--methods", "full,naslora[lr=1e-3],lora,decoder", "--tune", "card") == {
+    protocol = ("--protocol", "mobile", "--methods", "lora,naslora", "--tune", "protocol")
+    assert tried(*protocol, "--set", "naslora.lr=1e-3") == {"lora.lr"}
+    assert tried("--protocol", "mobile", "--methods", "full,naslora[lr=1e-3],lora,decoder", "--tune", "protocol") == {
         "full.encoder_lr", "lora.lr", "decoder.decoder_lr",  # with the two of full its own rate trains nothing
     }  # fmt: skip
     assert "decoder.decoder_lr" not in tried("--study", ANALYSIS.format("question-sam"), "--set", "decoder_lr=1e-4")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.planning.understand import checkpoint_of, data_folder, parse_row, parse_seeds, split_words, understand
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.run import main, parser
 from harness.settings import Settings, load_settings
 from harness.studies import load_study
@@ -190,24 +190,26 @@ def test_weights_and_images_of_a_finished_run_are_those_given_or_those_of_the_se
 
 
 def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "cards").mkdir()
-    (tmp_path / "cards" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
-    (tmp_path / "mine.yaml").write_text("title: t\nprotocol: cards/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n")
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
+    (tmp_path / "mine.yaml").write_text(
+        "title: t\nprotocol: protocols/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n"
+    )
     (tmp_path / "quick.yaml").write_text((tmp_path / "mine.yaml").read_text())
     with pytest.raises(UsageError, match="a protocol of this name"):
         load_study(str(tmp_path / "quick.yaml"))
     study = load_study(str(tmp_path / "mine.yaml"))
-    assert (study.protocol, study.card) == ("quick", str(tmp_path / "cards" / "quick.yaml"))
+    assert (study.protocol, study.protocol_file) == ("quick", str(tmp_path / "protocols" / "quick.yaml"))
     words = ["--study", str(tmp_path / "mine.yaml")]
     assert understand(parser().parse_args(words), Settings())[0].protocol.name == "quick"
 
 
 def test_the_leaderboard_on_a_sam_is_the_same_grid_at_its_own_size() -> None:
-    def card(*words: str) -> Protocol:
+    def protocol(*words: str) -> Protocol:
         return understand(parser().parse_args(["--study", "leaderboard-short", *words]), Settings())[0].protocol
 
-    own = card()
+    own = protocol()
     at_1024 = replace(own, image_size=1024, precision="bf16")
-    assert card("--backbone", "mobile_sam") == own
-    assert card("--backbone", "vit_b") == card("--backbone", "vit-b") == at_1024
-    assert card("--backbone", "vit_b", "--set", "image_size=512") == replace(at_1024, image_size=512)
+    assert protocol("--backbone", "mobile_sam") == own
+    assert protocol("--backbone", "vit_b") == protocol("--backbone", "vit-b") == at_1024
+    assert protocol("--backbone", "vit_b", "--set", "image_size=512") == replace(at_1024, image_size=512)

@@ -46,9 +46,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(results: Path, **changes: Any) -> Plan:
     """Of the paper's protocol on ``vit_b``; no benchmark is on disk unless a root is given."""
-    card = load_protocol("nas-lora", changes.pop("overrides", None))
+    protocol = load_protocol("nas-lora", changes.pop("overrides", None))
     request: dict[str, Any] = {
-        "rows": (PlannedRow(method="lora"),), "benchmarks": ("kvasir",), "protocol": card, "backbones": ("vit_b",),
+        "rows": (PlannedRow(method="lora"),), "benchmarks": ("kvasir",), "protocol": protocol, "backbones": ("vit_b",),
         "results": results, **changes,
     }  # fmt: skip
     return plan(Request(**request))

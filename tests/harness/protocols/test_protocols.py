@@ -1,4 +1,4 @@
-"""Cards and what overrides do to them."""
+"""Protocols and what overrides do to them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tests.values import REPOSITORY
 
 
 def test_an_override_holds_for_every_benchmark_whatever_the_card_says_for_one() -> None:
-    card = load_protocol("conv-lora")
-    assert resolve(card, "camo").epochs == 20
+    protocol = load_protocol("conv-lora")
+    assert resolve(protocol, "camo").epochs == 20
     short = load_protocol("conv-lora", {"epochs": "1"})
     assert [resolve(short, name).epochs for name in ("camo", "sbu", "kvasir")] == [1, 1, 1]
-    assert resolve(short, "road").lr == resolve(card, "road").lr != card.lr  # other fields stay
+    assert resolve(short, "road").lr == resolve(protocol, "road").lr != protocol.lr  # other fields stay
 
 
 @pytest.mark.parametrize("names", [("epochs", "benchmarks.camo.epochs"), ("benchmarks.camo.epochs", "epochs")])
 def test_an_override_for_one_benchmark_beats_one_for_all_in_any_order(names: tuple[str, str]) -> None:
     values = {"epochs": "1", "benchmarks.camo.epochs": "2"}
-    card = load_protocol("conv-lora", {name: values[name] for name in names})
-    assert (resolve(card, "camo").epochs, resolve(card, "sbu").epochs) == (2, 1)
+    protocol = load_protocol("conv-lora", {name: values[name] for name in names})
+    assert (resolve(protocol, "camo").epochs, resolve(protocol, "sbu").epochs) == (2, 1)
 
 
-ANALYSIS = REPOSITORY / "results" / "analysis" / "cards"
+ANALYSIS = REPOSITORY / "results" / "analysis" / "protocols"
 
 
 def test_cards_have_the_hashes_that_they_had() -> None:
@@ -43,32 +43,32 @@ def test_cards_have_the_hashes_that_they_had() -> None:
 
 def test_a_card_without_new_fields_has_its_former_rules(tmp_path: Path) -> None:
     """Its hash holds every default that can change a number; the normalisation is left to a backbone."""
-    card = load_protocol(str(_cards(tmp_path, mine="{}\n")))
-    assert protocol_hash(card) == "22f4ff45"
+    protocol = load_protocol(str(_protocols(tmp_path, mine="{}\n")))
+    assert protocol_hash(protocol) == "22f4ff45"
     with pytest.raises(ValueError, match="leaves pixel_mean"):
-        _ = card.pixels
+        _ = protocol.pixels
 
 
-def _cards(folder: Path, **content: str) -> Path:
+def _protocols(folder: Path, **content: str) -> Path:
     for name, text in content.items():
         (folder / f"{name}.yaml").write_text(text)
     return folder / "mine.yaml"
 
 
 def test_a_card_is_based_on_one_of_its_folder_or_on_a_shipped_one(tmp_path: Path) -> None:
-    path = _cards(
+    path = _protocols(
         tmp_path,
         rules="_base_: mini.yaml\n",
         mine="_base_: rules.yaml\nlr: 0.5\nmethods:\n  lora: {rank: 2}\n",
     )
-    card, mini = load_protocol(str(path)), load_protocol("mini")
-    assert (card.lr, card.epochs, card.methods) == (0.5, mini.epochs, {**mini.methods, "lora": {"rank": 2}})
-    _cards(tmp_path, rules="epochs: 7\nimage_size: 64\nbenchmarks:\n  sbu: {epochs: 2}\n")
-    _cards(tmp_path, mine="_base_: rules.yaml\nbenchmarks:\n  camo: {epochs: 1}\n")
+    protocol, mini = load_protocol(str(path)), load_protocol("mini")
+    assert (protocol.lr, protocol.epochs, protocol.methods) == (0.5, mini.epochs, {**mini.methods, "lora": {"rank": 2}})
+    _protocols(tmp_path, rules="epochs: 7\nimage_size: 64\nbenchmarks:\n  sbu: {epochs: 2}\n")
+    _protocols(tmp_path, mine="_base_: rules.yaml\nbenchmarks:\n  camo: {epochs: 1}\n")
     assert load_protocol(str(path)).benchmarks == {"sbu": {"epochs": 2}, "camo": {"epochs": 1}}
-    _cards(tmp_path, mine="_base_: rules.yaml\nbenchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
+    _protocols(tmp_path, mine="_base_: rules.yaml\nbenchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
     assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
-    _cards(tmp_path, mine="benchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
+    _protocols(tmp_path, mine="benchmarks:\n  _delete_: true\n  camo: {epochs: 1}\n")
     assert load_protocol(str(path)).benchmarks == {"camo": {"epochs": 1}}
 
 
@@ -82,18 +82,18 @@ def test_a_card_is_based_on_one_of_its_folder_or_on_a_shipped_one(tmp_path: Path
         ("nowhere.yaml", "does not exist"),
         ("mine.yaml", "leads back to itself"),
         ("back.yaml", "leads back to itself"),
-        ("[one.yaml, back.yaml]", "the name of one card's file"),
-        ("7", "the name of one card's file"),
-        ("long0.yaml", "more than 20 cards"),
+        ("[one.yaml, back.yaml]", "the name of one protocol's file"),
+        ("7", "the name of one protocol's file"),
+        ("long0.yaml", "more than 20 protocols"),
         ("scalar.yaml", "a table of fields stands where its _base_ has a single value"),
     ],
 )
 def test_a_base_that_cannot_be_used_is_one_line(base: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("epochs: 2\n")
-    (tmp_path / "cards").mkdir()
-    (tmp_path / "cards" / "x.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
-    path = _cards(
-        tmp_path / "cards",
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "x.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    path = _protocols(
+        tmp_path / "protocols",
         mine=f"_base_: {base}\nquirks: {{}}\n",
         one="lr: 1.0\n",
         back="_base_: mine.yaml\n",
@@ -131,7 +131,7 @@ def test_a_base_that_cannot_be_used_is_one_line(base: str, message: str, tmp_pat
 def test_what_is_wrong_in_a_card_is_one_line(text, word, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("open('executed', 'w')\n")
-    path = _cards(tmp_path, mine="_base_: base.yaml\n", base=f"_base_: demo.yaml\n{text}\n")
+    path = _protocols(tmp_path, mine="_base_: base.yaml\n", base=f"_base_: demo.yaml\n{text}\n")
     with pytest.raises(UsageError, match=re.escape(word)) as caught:
         load_protocol(str(path), {"batch_size": "1"})
     assert "\n" not in str(caught.value)

@@ -18,8 +18,8 @@ from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import SegmenterOutput, probabilities
 from harness.planning.data import data_options
-from harness.protocols.card import Quirks
 from harness.protocols.load import from_rules, load_protocol, resolve
+from harness.protocols.protocol import Quirks
 from harness.registry import BENCHMARKS
 from harness.run import main as run_verb
 from harness.training.losses import build_loss
@@ -89,11 +89,11 @@ def classes_in_an_image(*, mask_tokens: int) -> int:
     return len(probabilities(sure, (128, 128)).argmax(dim=1).unique())
 
 
-@pytest.mark.parametrize("card", ["conv-lora", "nas-lora", "standard", "demo"])
+@pytest.mark.parametrize("protocol", ["conv-lora", "nas-lora", "standard", "demo"])
 @pytest.mark.parametrize("benchmark", ["trans10k_v1", "trans10k_v2"])
-def test_cards_give_several_classes_several_masks_and_one_stays_reachable(card: str, benchmark: str) -> None:
-    assert resolve(load_protocol(card), benchmark).mask_tokens >= 10
-    assert resolve(load_protocol(card, {f"benchmarks.{benchmark}.mask_tokens": "1"}), benchmark).mask_tokens == 1
+def test_cards_give_several_classes_several_masks_and_one_stays_reachable(protocol: str, benchmark: str) -> None:
+    assert resolve(load_protocol(protocol), benchmark).mask_tokens >= 10
+    assert resolve(load_protocol(protocol, {f"benchmarks.{benchmark}.mask_tokens": "1"}), benchmark).mask_tokens == 1
 
 
 def small(benchmark: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_a_switch_of_the_card_reaches_the_method(tmp_path, rule: str, values: tu
     first, second = (job_of(tmp_path, method, **{rule: value}).run.method_config[option] for value in values)
     assert first != second
     named = job_of(tmp_path, method, **{rule: values[0], f"methods.{method}.{option}": second})
-    assert named.run.method_config[option] == second, "what the card says of the method itself counts more"
+    assert named.run.method_config[option] == second, "what the protocol says of the method itself counts more"
 
 
 def test_class_count_changes(tmp_path: Path) -> None:

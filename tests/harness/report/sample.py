@@ -13,19 +13,19 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison import Grid, grids
 from harness.comparison.names import PAPER_METRICS
-from harness.protocols.load import card_rules
+from harness.protocols.load import protocol_rules
 from harness.report.formats import Format, write
 from harness.report.pages import page_of_study
 from harness.report.scores import score_page
 from harness.studies import Study
 
-CARD: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
+DEMO: dict[str, Any] = {"image_size": 64, "methods": {}, "protocol": "aaaa0000aaaa0000"}
 """The rules of the protocol demo, as the records made here have them; ``protocol`` makes each hash's rules its own."""
 
 
-def known_card(protocol: str, benchmark: str) -> Any:
-    """In place of `card_rules`, for tests of pages on records made here."""
-    return CARD if protocol == "demo" else card_rules(protocol, benchmark)
+def known_rules(protocol: str, benchmark: str) -> Any:
+    """In place of `protocol_rules`, for tests of pages on records made here."""
+    return DEMO if protocol == "demo" else protocol_rules(protocol, benchmark)
 
 
 class MadeUp(Archive):
@@ -91,7 +91,7 @@ def record(
     run_fields = {name: changes.pop(name) for name in list(changes) if name in Run.__dataclass_fields__}
     fields: dict[str, Any] = {
         "label": method, "backbone": "tiny", "checkpoint": "", "protocol": "demo", "manifest": f"manifest-{benchmark}",
-        "rules": {**CARD, "protocol": protocol_hash}, "split": "published", "split_rule": "official",
+        "rules": {**DEMO, "protocol": protocol_hash}, "split": "published", "split_rule": "official",
         "planned_seeds": [seed], "planned_benchmarks": [benchmark], **run_fields,
         "method_config": {**CONFIGS.get(method, {}), **(config or {})},
     }  # fmt: skip

@@ -18,7 +18,7 @@ from harness.comparison.leaderboard import costs_of, session_for
 from harness.report.costs import cost_page
 from harness.report.formats import Table, text_of, write
 from harness.report.site import site
-from tests.harness.report.sample import CARD, grid_of, measured_on, record, store_of
+from tests.harness.report.sample import DEMO, grid_of, measured_on, record, store_of
 
 
 def method(name: str, step: list[float], **changes: Any) -> MethodCost:
@@ -153,7 +153,7 @@ def test_a_leaderboard_marks_costs_from_a_device_that_others_used_and_takes_othe
     ],
 )
 def test_costs_are_those_of_a_session_with_the_same_decoder_and_attention(options, rules, fits: bool) -> None:
-    runs = [record(rules={**CARD, **rules})]
+    runs = [record(rules={**DEMO, **rules})]
     here = measured_on(backbone="tiny", image_size=64, options=options)
     measured = session(comparability=here, methods=[method("lora", [0.1], config=runs[0].run.method_config)])
     grid = grid_of(runs, costs=[measured])

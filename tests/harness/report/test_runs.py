@@ -90,7 +90,7 @@ def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, s
 
 def test_json_holds_what_the_page_shows(results: Path, says) -> None:
     data = json.loads(says(main, searched().key, "--results", results, "--json"))
-    assert data["rules_changed"]["epochs"] == {"run": 7, "card": load_protocol("demo").epochs}
+    assert data["rules_changed"]["epochs"] == {"run": 7, "protocol": load_protocol("demo").epochs}
     assert [entry["loss"] for entry in data["history"]] == [1 / epoch for epoch in range(1, 5)]
     assert data["architecture"][-1] == {"a": [0.9, 0.1], "b": [0.7, 0.3]}
     assert str(RecordStore(results).path(searched().key)) in data["files"]

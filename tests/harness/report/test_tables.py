@@ -23,7 +23,7 @@ from harness.registry import BENCHMARKS, SEGMENTED
 from harness.report.formats import Number, text_of
 from harness.report.pages import page_of_study
 from harness.studies import study_from_dict
-from tests.harness.report.sample import CARD, record, render, store_of, table_rows, three
+from tests.harness.report.sample import DEMO, record, render, store_of, table_rows, three
 from tests.values import REPOSITORY
 
 
@@ -54,7 +54,7 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
     cost = {"step_time_s": 0.25, "peak_memory_bytes": 3 * 2**29}
     searched = {"weight_updates": 40.0, "alpha_updates": 20.0}
     best = three(0.05, method="naslora", budget=searched, config={"lr": 0.01}, environment={"driver": "12"}, cost=cost)
-    records = three(0.10, budget={"weight_updates": 60.0}, config={"lr": None}, rules={**CARD, "lr": 0.003}) + best
+    records = three(0.10, budget={"weight_updates": 60.0}, config={"lr": None}, rules={**DEMO, "lr": 0.003}) + best
     plain, details = render(records), render(records, details=True)
     assert rows(plain) == {"method": ["SBU BER ↓"], "LoRA": ["11.0 ± 1.0 (3)"], "NAS-LoRA": ["**6.0 ± 1.0 (3)**"]}
     assert "Rows had 40 to 60 updates of their weights" in plain
@@ -78,14 +78,14 @@ def test_a_tuned_rate_shows_how_many_values_were_tried_and_whether_it_is_at_an_e
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "text"])
 def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
-    rules = {**CARD, "image_size": 32, "epochs": 1}
+    rules = {**DEMO, "image_size": 32, "epochs": 1}
     changed = record(benchmark="sbu", rules=rules)
     other = record(benchmark="leaf", rules={**rules, "loss": "bce"})
     page = " ".join(render([changed, other], style=style, width=1000).replace("\\_", "_").split())
     assert "with epochs 1 instead of nothing, image_size 32 instead of 64; loss bce instead of nothing on leaf" in page
     unknown = render([record(protocol="mine")])
-    assert ("no card of the harness" in unknown, "64 px" in unknown) == (True, False)
-    assert " with " not in render([record(rules=CARD)]).split("- Backbone")[0]
+    assert ("not a protocol of the harness" in unknown, "64 px" in unknown) == (True, False)
+    assert " with " not in render([record(rules=DEMO)]).split("- Backbone")[0]
 
 
 def test_csv_has_a_line_a_run_and_metric_and_tells_rules_checkpoints_and_splits_apart() -> None:
@@ -301,7 +301,7 @@ def test_a_benchmark_is_called_by_its_own_title_everywhere_and_imported_for_it_n
 
 
 OWN: dict[str, Any] = {
-    "benchmark": "tiles", "metric": "iou", "rules": {**CARD, "own_classes": ["background", "tile"]},
+    "benchmark": "tiles", "metric": "iou", "rules": {**DEMO, "own_classes": ["background", "tile"]},
     "counts": {"train": 40, "val": 5, "test": 30},
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ import pytest
 from harness.archive.masks import KeptMask, encoded_masks
 from harness.archive.store import RecordStore
 from harness.cli import records
-from harness.protocols.load import card_rules
+from harness.protocols.load import protocol_rules
 from tests.harness.report.sample import record
 
 EPOCHS = ((1, 0.9, 0.25), (2, 0.5, 0.75))
@@ -32,7 +32,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "history": [{"epoch": e, "loss": loss, "lr": 1e-3, "val": {"s_measure": val}} for e, loss, val in EPOCHS],
         "architecture": [{"blocks.0.qkv": [0.125] * 8}, {"blocks.0.qkv": [0.3, *[0.1] * 7]}],
     }
-    fields |= {"scores": {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}, "rules": card_rules("demo", "kvasir")}
+    fields |= {"scores": {"best": {"test": {"iou": 0.5, "s_measure": 0.5}}}, "rules": protocol_rules("demo", "kvasir")}
     for seed, code in enumerate(("OK", "OK", "OOM")):
         made = record(method="naslora", seed=seed, code=code, protocol_hash="0" * 8, **fields)
         RecordStore(root).write(made, masks_png=masks)

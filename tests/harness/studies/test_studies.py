@@ -46,7 +46,7 @@ def test_a_study_names_real_protocols_backbones_methods_and_options_and_no_run_t
     if Path(name).stem == "small-classification" and "origin" not in BENCHMARKS.names():
         load_plugin(REPOSITORY / "results" / "analysis" / "origin.py")
     study = load_study(name)
-    protocol = load_protocol(study.card or study.protocol, study.set)
+    protocol = load_protocol(study.protocol_file or study.protocol, study.set)
     configs = [
         method_config_class(entry.method)(**{**protocol.methods.get(entry.method, {}), **entry.options})
         for entry in study.entries

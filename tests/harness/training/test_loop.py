@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from harness.methods.parts.placement import MethodError
-from harness.protocols.card import Quirks
+from harness.protocols.protocol import Quirks
 from harness.training import device
 from harness.training.batches import draw_number
 from harness.training.checkpoint import BEST, LAST, Position

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.models.segmenter import SegmenterOutput as Output
-from harness.protocols.card import Protocol, Quirks
 from harness.protocols.load import load_protocol
+from harness.protocols.protocol import Protocol, Quirks
 from harness.system.errors import UsageError
 from harness.training.losses import (
     IGNORE,
@@ -218,16 +218,16 @@ def test_what_a_pair_costs_is_of_the_pixels_that_count_at_the_size_of_the_masks(
 
 
 def test_cards_give_the_weights_that_they_name() -> None:
-    def named(card: str, **overrides: str) -> Any:
-        return build_loss(load_protocol(card, overrides), task="multiclass", num_classes=4)
+    def named(protocol: str, **overrides: str) -> Any:
+        return build_loss(load_protocol(protocol, overrides), task="multiclass", num_classes=4)
 
-    for card in ("conv-lora", "nas-lora"):
-        assert (named(card).weights, named(card).matching) == ((1, 1, 1), (2, 5, 5))
-        assert named(card, **{"quirks.mask2former": "intended"}).weights == (10, 5, 5)
-        assert named(card).divide_by_all
-    for card in ("standard", "mini", "demo"):  # as their first records
-        assert (named(card).weights, named(card).matching) == ((10, 5, 5), (10, 5, 5))
-        assert not named(card).divide_by_all
+    for protocol in ("conv-lora", "nas-lora"):
+        assert (named(protocol).weights, named(protocol).matching) == ((1, 1, 1), (2, 5, 5))
+        assert named(protocol, **{"quirks.mask2former": "intended"}).weights == (10, 5, 5)
+        assert named(protocol).divide_by_all
+    for protocol in ("standard", "mini", "demo"):  # as their first records
+        assert (named(protocol).weights, named(protocol).matching) == ((10, 5, 5), (10, 5, 5))
+        assert not named(protocol).divide_by_all
     assert named("demo", **{"quirks.mask2former": "released", "class_weight": "2"}).weights == (1, 1, 1)
 
 

@@ -15,7 +15,7 @@ from harness.cli.cost import _device
 from harness.contract.gpu import require_gpu
 from harness.experiment.environment import own_device
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError
 from harness.training import optimisers
 from harness.training.device import autocast

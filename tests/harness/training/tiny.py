@@ -17,7 +17,7 @@ from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.known import IMAGENET
 from harness.models.segmenter import probabilities
-from harness.protocols.card import Protocol
+from harness.protocols.protocol import Protocol
 from harness.registry import METHODS, method_config_class
 from harness.training.cache import EmbeddingCache
 from harness.training.checkpoint import BEST, LAST, Position

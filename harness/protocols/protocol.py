@@ -1,4 +1,4 @@
-"""The rules of training and evaluation as one frozen dataclass; a YAML card fills it, unknown keys are refused with the nearest name.
+"""The rules of training and evaluation as one frozen dataclass; a YAML file fills it, unknown keys are refused with the nearest name.
 
 In comments, *paper* marks what a paper states, *code* what released code does, and *ours* our choice (docs/nas-lora.md).
 """
@@ -45,7 +45,7 @@ class Quirks:
         camo_train: 9: ``intended`` trains CAMO alone, ``released`` with COD10K.
         mask_decoding: 11: ``released`` keeps only the value 255 of a mask.
         strict_loading: 12: ``released`` loads without SAM's positional encoding.
-        mask2former: 13: ``released`` counts the terms of the multi-class loss 1 : 1 : 1, whatever the card's weights, and
+        mask2former: 13: ``released`` counts the terms of the multi-class loss 1 : 1 : 1, whatever the protocol's weights, and
             divides mask and dice by all regions, matched or not; ``intended`` weights them and divides by those matched.
         spare_tokens: 14: ``released`` leaves SAM's mask tokens 1-3 out of the decoder, ``intended`` lets the others attend
             to them.
@@ -67,7 +67,7 @@ class Quirks:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Frozen rules of one comparison: a card, or a card resolved for one benchmark, which variables call *rules*.
+    """Frozen rules of one comparison, or those for one of its benchmarks, which variables call *rules*.
 
     Args:
         data: ``files`` reads the benchmarks below ``--data``; ``sample`` generates small stand-ins in the same layouts.
@@ -127,10 +127,10 @@ class Protocol:
         own_classes: class names of a user's own data, filled in by planning, so that a run needs no look at the data.
         evaluation: see `Conventions`.
         quirks: see `Quirks`.
-        methods: method name -> configuration overrides of this card.
-        benchmarks: benchmark name -> field overrides of this card.
-        tune: field of the methods' configurations, or a rule (`harness.planning.tuning.TUNABLE_RULES`) -> the values that ``--tune card``
-            tries; changes no number by itself.
+        methods: method name -> configuration overrides of this protocol.
+        benchmarks: benchmark name -> field overrides of this protocol.
+        tune: field of the methods' configurations, or a rule (`harness.planning.tuning.TUNABLE_RULES`) -> the values that
+            ``--tune protocol`` tries; changes no number by itself.
     """
 
     name: str
