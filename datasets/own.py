@@ -20,7 +20,7 @@ import numpy as np
 from harness.datasets.base import BINARY, IGNORE, Benchmark, DataOptions, DatasetError, Pair, Sample
 from harness.datasets.readers import coco, decoding, own_layouts, splitting
 from harness.datasets.readers.coco import CocoLayout
-from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
+from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark, refuse_shared
 from harness.datasets.readers.layouts import Layout, resolve_folder, subfolders
 from harness.datasets.readers.opening import open_image
 from harness.datasets.readers.pairing import image_files, name_key
@@ -116,6 +116,7 @@ class OwnBenchmark(FolderBenchmark):
                 return split_by_lists(every, lists)
             # Some of them: VOC does not publish the masks of its test images.
             parts = {split: select_listed(every, path) for split, path in lists.items()}
+            refuse_shared(parts, root)
             named = {pair.stem for pairs in parts.values() for pair in pairs}
             if "train" in parts:
                 more = splitting.in_no_list(every, [*named])

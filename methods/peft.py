@@ -149,6 +149,8 @@ def _fault(tuner: str, options: Mapping[str, Any]) -> str:
     """Why a tuner does not do what these options say, where peft takes them all the same; empty where it does."""
     if options.get("init_r", 1) <= options.get("target_r", 0):
         return "init_r must be above target_r: AdaLoRA begins with more singular values than it ends with"
+    if tuner != "oft" and isinstance(rank := options.get("r"), int) and rank < 1:  # which counts blocks where r is 0
+        return f"r={rank} must be above zero"
     if tuner == "hra" and options["r"] % 2:
         return f"r={options['r']} must be even: reflections come in pairs, which cancel at the start"
     if tuner == "vblora" and options["topk"] > options["num_vectors"]:

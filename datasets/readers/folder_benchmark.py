@@ -155,7 +155,7 @@ class FolderBenchmark(Benchmark):
         splits = {"train": train, "val": val, **test}
         if empty := [name for name, part in splits.items() if not part]:
             raise DatasetError(f"{root}: the {empty[0]} split of {self.title} is empty; {self.mend}")
-        _refuse_shared(splits, root)
+        refuse_shared(splits, root)
         if images:
             rule += f"; {len(images)} images without a mask left out"
         if masks:
@@ -265,7 +265,7 @@ def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
     }
 
 
-def _refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
+def refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
     """Raises DatasetError: lists of a data set name a file twice, under whatever path, or one mask for two images."""
     images: dict[tuple[str, str], str] = {}
     masks: dict[tuple[str, str], Path] = {}

@@ -24,8 +24,8 @@ PairedParts = dict[str, Paired]
 
 _COLUMN_OF_SPLITS = re.compile(r"(data(set)?)?splits?|set|subset|fold|partition|phase")
 _SPLITTING = re.compile(r"(split|fold|partition)s?")
-_BESIDES = re.compile(r"(list|set|image|img|name|id|file)s?|data|dataset")
-_TABLE = re.compile(r"\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet)", re.IGNORECASE)
+_BESIDES = re.compile(r"(list|set|image|img|name|id|file)s?|data|dataset|txt|csv|json")
+_TABLE = re.compile(r"\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet|gz)", re.IGNORECASE)
 """Words, letters alone, that columns and files with splits are called by, and endings of such files."""
 
 
@@ -214,9 +214,11 @@ class OwnCsv(OwnLayout):
             if split and named.setdefault(split, path) != path:
                 raise DatasetError(f"{named[split]} and {path} are both lists of {split}; move one away")
         if "train" not in named:
-            if len(tables) > 1:
+            if len(tables) > 1 or (named and not has_splits(next(iter(tables)))):
                 names = ", ".join(path.name for path in tables)
-                raise DatasetError(f"{root} has {names}; call lists of splits train.csv, val.csv and test.csv")
+                raise DatasetError(
+                    f"{root} has {names} and no train.csv; call lists of splits train.csv, val.csv and test.csv, one of all pairs pairs.csv"
+                )
             named = dict.fromkeys(["all"] * len(tables), next(iter(tables), Path()))
         parts: PairedParts = {}
         for part, path in named.items():
@@ -286,7 +288,7 @@ def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], im
     found: dict[str, list[str]] = {}
     for where, words in columns.items():
         splits = [split_of(word) or "" for word in words]
-        if not all(splits) and (any(splits) or "split" in where.casefold()):
+        if not all(splits) and (any(splits) or re.search(r"split|\b(fold|partition)s?\b", where, re.IGNORECASE)):
             raise DatasetError(
                 f"{path} has {words[splits.index('')]!r} in {where}, which is not a split; correct or rename it"
             )

@@ -212,7 +212,7 @@ class Protocol:
                 f"prompt_noise={self.prompt_noise} moves boxes, and prompt is {self.prompt}; set prompt=box"
             )
         _check_pattern(self.group)
-        if self.select_by and self.select_by not in (known := (*METRICS, *LABEL_METRICS)):
+        if self.select_by and self.select_by not in (known := {*METRICS, *LABEL_METRICS}):
             raise ValueError(
                 f"select_by={shortened(self.select_by)} is not a metric{did_you_mean(self.select_by, known)}"
             )

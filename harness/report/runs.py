@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.archive.archive import epoch_numbers
-from harness.archive.schema import Record
+from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.protocols.compare import RuleDifference, differing_in_words, from_protocol, rules_of
 from harness.registry import BENCHMARKS, METHODS
@@ -24,7 +24,7 @@ HUGE = 1e100  # no run computes such numbers, and sums of them overflow
 
 def record_as_data(record: Record, store: RecordStore) -> dict[str, Any]:
     """The record as plain data, with ``files`` and ``rules_changed``, which is None where the protocol is not known."""
-    changed = _changed(record)
+    changed = _changed(record.run)
     by_rule = None if changed is None else {name: {"run": a, "protocol": b} for name, (a, b) in changed.items()}
     return {**asdict(record), "rules_changed": by_rule, "files": files(record, store)}
 
@@ -72,36 +72,32 @@ def _wrapped(text: str, *, words: bool) -> list[str]:
 
 
 def _about(record: Record) -> Iterator[str]:
-    run, changed = record.run, _changed(record)
-    named = f"{run.protocol}, hash {run.protocol_hash}: "
-    rules = (
-        "no protocol of this name here to compare with"
-        if changed is None
-        else differing_in_words(changed) or "as the protocol says"
-    )
+    run, rules = record.run, "no protocol of this name here to compare with"
+    if (changed := _changed(run)) is not None:
+        rules = differing_in_words(changed) or "as the protocol says"
     where = ", ".join(record.environment[name] for name in ("device", "host") if record.environment.get(name))
-    starts = f"{record.attempts} start{'s' if record.attempts != 1 else ''}"
+    attempts = f"{record.attempts} attempt{'s' if record.attempts != 1 else ''}"
     begun = {"begun by other code": "begun_by", "begun on": "begun_on"}
-    starts += "".join(
+    attempts += "".join(
         f", {word} {record.environment[name]}" for word, name in begun.items() if record.environment.get(name)
     )
     facts = {
         "key": record.key,
         "backbone": f"{run.backbone}, checkpoint {run.checkpoint or 'none (random weights)'}",
         "options": ", ".join(f"{name}={value}" for name, value in sorted(run.method_config.items())) or "none",
-        "rules": named + rules,
+        "rules": f"{run.protocol}, hash {run.protocol_hash}: {rules}",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in record.parameters.items()),
         "images": ", ".join(f"{name} {count}" for name, count in {**record.counts, **record.limits}.items())
         + "".join(f", {name} ignored {count}" for name, count in record.ignored.items())
         + (f" ({run.data_note})" if run.data_note else ""),
-        "finished": ", ".join(part for part in (record.finished, where, starts) if part),
+        "finished": ", ".join(part for part in (record.finished, where, attempts) if part),
     }
     yield from (f"{name:<12}{text}" for name, text in facts.items() if text)
 
 
-def _changed(record: Record) -> RuleDifference | None:
-    of_protocol = rules_of(record.run.protocol, record.run.benchmark)
-    return None if of_protocol is None else from_protocol(record.run.rules, of_protocol)
+def _changed(run: Run) -> RuleDifference | None:
+    of_protocol = rules_of(run.protocol, run.benchmark)
+    return None if of_protocol is None else from_protocol(run.rules, of_protocol)
 
 
 def _curves(record: Record) -> Iterator[str]:
@@ -196,8 +192,7 @@ def command_of(records: Iterable[Record]) -> str:
     words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
     words += ["--protocol", run.protocol, "--backbone", run.backbone]
     words += ["--seeds", ",".join(seeds) if len(seeds) > 1 else f"{seeds[0]},"]
-    of_protocol = rules_of(run.protocol, run.benchmark)
-    rules = from_protocol(run.rules, of_protocol) if of_protocol is not None else {}
+    rules = _changed(run) or {}
     for name, value in [
         *((f"{run.method}.{name}", value) for name, value in sorted(run.changed.items())),
         *((name, ours) for name, (ours, _) in rules.items()),

@@ -190,16 +190,14 @@ def test_weights_and_images_of_a_finished_run_are_those_given_or_those_of_the_se
 
 
 def test_a_users_study_has_its_card_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "protocols").mkdir()
-    (tmp_path / "protocols" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
-    (tmp_path / "mine.yaml").write_text(
-        "title: t\nprotocol: protocols/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n"
-    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "quick.yaml").write_text("_base_: demo.yaml\nepochs: 1\n")
+    (tmp_path / "mine.yaml").write_text("title: t\nprotocol: mine/quick.yaml\nbenchmarks: kvasir\nentries: [lora]\n")
     (tmp_path / "quick.yaml").write_text((tmp_path / "mine.yaml").read_text())
     with pytest.raises(UsageError, match="a protocol of this name"):
         load_study(str(tmp_path / "quick.yaml"))
     study = load_study(str(tmp_path / "mine.yaml"))
-    assert (study.protocol, study.protocol_file) == ("quick", str(tmp_path / "protocols" / "quick.yaml"))
+    assert (study.protocol, study.protocol_file) == ("quick", str(tmp_path / "mine" / "quick.yaml"))
     words = ["--study", str(tmp_path / "mine.yaml")]
     assert understand(parser().parse_args(words), Settings())[0].protocol.name == "quick"
 
