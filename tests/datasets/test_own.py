@@ -266,6 +266,7 @@ def _unlabelled(root: Path) -> None:
 
 
 FOUR = "\n".join(STEMS[:4])
+PAIR = f"image,label\nimages/{STEMS[0]}.jpg,masks/{STEMS[0]}_mask.png\n"
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -304,12 +305,12 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "training.txt names 1 images": lambda root: _lay(root, "training.txt", "trained with sam\n"),
     "test.txt is not a readable list": lambda root: _lay(root, "test.txt", "M\u00e4rz", "latin-1"),
     "val.txt is not a readable list": lambda root: _lay(root, "val.txt", FOUR, "utf-16-le"),
-    "test.csv names": lambda root: [_table(root, "test.csv"), (root / "test.csv").write_text("image,label\ngone.jpg,gone.png\n")],
+    "test.csv names": lambda root: [_lay(root, name, text) for name, text in (("train.csv", PAIR), ("test.csv", "a.jpg,b.png"))],
     "test.csv is not a readable CSV": lambda root: _lay(root, "test.csv", '"' + "x" * 200_000),
     "test.csv has no two columns": lambda root: _lay(root, "test.csv", "image,label\nx.jpg,7\n"),
     "notes.csv is named as a split": lambda root: _lay(root, "notes.csv", "id,split\na,test\nb,later\n"),
     "test.csv is not a readable list": lambda root: _lay(root, "test.csv", "\u00e4,b\n", "latin-1"),
-    "test.csv and no train.csv": lambda root: [_table(root, "test.csv"), (root / "train.csv").unlink()],
+    "test.csv and no train.csv": lambda root: _lay(root, "test.csv", PAIR),
     "test.txt.gz is named as a split": lambda root: _lay(root, "test.txt.gz", FOUR),
     "'0' in its column fold, which is not a split": lambda root: write_column(root, "fold", train="0", val="1", test="2"),
     "test.csv is named as a split": lambda root: _lay(root, "test.csv", "id\n7\n"),
