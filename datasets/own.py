@@ -101,9 +101,29 @@ class OwnBenchmark(FolderBenchmark):
             parts = {"train" if name == "all" else name: pairs for name, pairs in parts.items()}
         lists = _lists(root) if set(parts) in ({"all"}, {"train"}) else {}
         used = {**layout.lists(root), **{path: str(path.relative_to(root)) for path in lists.values()}}
-        _refuse_unused(root, [pair for pairs in parts.values() for pair in pairs], lists=used, name=self.name)
+        self._refuse_unused(root, parts, lists=used)
         arranged = self._arrange(parts, lists, root=root, layout=layout)
         return arranged._replace(rule=f"{arranged.rule}{more}", lists=used)
+
+    def _refuse_unused(self, root: Path, parts: Mapping[str, Pairs], *, lists: Collection[Path]) -> None:
+        """Raise DatasetError if a file or a folder looks like a split but is not used, so that no given split is silently replaced: by its
+        name, or as a folder of pairs beside ``train/`` without a test split. ``lists``: files that say which pairs there are, and of
+        which split."""
+        here = [root, *subfolders(root), *([] if lists else subfolders(root / "ImageSets"))]
+        folders = [path for folder in here for path in subfolders(folder) if own_layouts.split_of(path.name)]
+        folders += filter(self.recognised, subfolders(root) if "train" in parts and "test" not in parts else ())
+        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in lists]
+        pairs = [pair for each in parts.values() for pair in each]
+        masks = {pair.mask for pair in pairs}
+        holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
+        called = [path for path in files if own_layouts.is_called_a_split(path) and path not in masks]
+        called += [path for path in files if path not in called and own_layouts.has_splits(path)]
+        called += [p for p in folders if p not in holding and any(map(image_files, [p, *subfolders(p)]))]
+        if called:
+            raise DatasetError(
+                f"{called[0]} looks like a split and is not used; complete or correct it, move it away, or carve test and validation "
+                f"images with --set benchmarks.{self.name}.split_rule={CARVED} (data check: --split-rule {CARVED})"
+            )
 
     def _arrange(
         self, parts: Mapping[str, Pairs], lists: Mapping[str, Path], *, root: Path, layout: Layout
@@ -209,28 +229,6 @@ def _lists(root: Path) -> dict[str, Path]:
     if len({path.parent for path in lists.values()}) > 1:
         raise DatasetError(f"{' and '.join(map(str, lists.values()))} are lists in two folders; put them into one")
     return lists
-
-
-def _refuse_unused(root: Path, pairs: Sequence[Pair], *, lists: Collection[Path], name: str) -> None:
-    """Raise DatasetError if a file or a folder is named like a split but not used, so that no given split is silently replaced.
-
-    Args:
-        pairs: all that are read.
-        lists: files that say which pairs there are, and of which split.
-    """
-    here = [root, *subfolders(root)]
-    folders = [path for folder in here for path in subfolders(folder) if own_layouts.split_of(path.name)]
-    files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in lists]
-    masks = {pair.mask for pair in pairs}
-    holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
-    called = [path for path in files if own_layouts.is_called_a_split(path) and path not in masks]
-    called += [path for path in files if path not in called and own_layouts.has_splits(path)]
-    called += [path for path in folders if path not in holding and any(map(image_files, [path, *subfolders(path)]))]
-    if called:
-        raise DatasetError(
-            f"{called[0]} is named as a split and is not used; complete or correct it, move it away, or carve test and validation images "
-            f"with --set benchmarks.{name}.split_rule={CARVED} (data check: --split-rule {CARVED})"
-        )
 
 
 class OwnLabels(OwnBenchmark):

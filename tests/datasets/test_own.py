@@ -249,7 +249,7 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
 def _lay(root: Path, name: str, text: str, encoding: str = "utf-8") -> int:
     """Folders of images and masks, and a file."""
     write(root)
-    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
     return (root / name).write_bytes(text.encode(encoding))
 
 
@@ -266,7 +266,6 @@ def _unlabelled(root: Path) -> None:
 
 
 FOUR = "\n".join(STEMS[:4])
-PAIR = f"image,label\nimages/{STEMS[0]}.jpg,masks/{STEMS[0]}_mask.png\n"
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -305,29 +304,30 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "training.txt names 1 images": lambda root: _lay(root, "training.txt", "trained with sam\n"),
     "test.txt is not a readable list": lambda root: _lay(root, "test.txt", "M\u00e4rz", "latin-1"),
     "val.txt is not a readable list": lambda root: _lay(root, "val.txt", FOUR, "utf-16-le"),
-    "test.csv names": lambda root: [_lay(root, name, text) for name, text in (("train.csv", PAIR), ("test.csv", "a.jpg,b.png"))],
     "test.csv is not a readable CSV": lambda root: _lay(root, "test.csv", '"' + "x" * 200_000),
     "test.csv has no two columns": lambda root: _lay(root, "test.csv", "image,label\nx.jpg,7\n"),
-    "notes.csv is named as a split": lambda root: _lay(root, "notes.csv", "id,split\na,test\nb,later\n"),
+    "notes.csv looks like a split": lambda root: _lay(root, "notes.csv", "id,split\na,test\nb,later\n"),
     "test.csv is not a readable list": lambda root: _lay(root, "test.csv", "\u00e4,b\n", "latin-1"),
-    "test.csv and no train.csv": lambda root: _lay(root, "test.csv", PAIR),
-    "test.txt.gz is named as a split": lambda root: _lay(root, "test.txt.gz", FOUR),
+    "test.csv and no train.csv": lambda root: _lay(root, "test.csv", f"images/{STEMS[0]}.jpg,masks/{STEMS[0]}_mask.png\n"),
+    "test.txt.gz looks like a split": lambda root: _lay(root, "test.txt.gz", FOUR),
     "'0' in its column fold, which is not a split": lambda root: write_column(root, "fold", train="0", val="1", test="2"),
-    "test.csv is named as a split": lambda root: _lay(root, "test.csv", "id\n7\n"),
-    "split.csv is named as a split": lambda root: _lay(root, "split.csv", f"id,split\n{STEMS[0]},test\n"),
-    "info.csv is named as a split": lambda root: _lay(root, "info.csv", f"id,Data Split\n{STEMS[0]},test\n"),
-    "splits.json is named as a split": lambda root: _lay(root, "splits.json", "{}"),
-    "split.yaml is named as a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
-    "fold0.txt is named as a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
-    "test is named as a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],
-    "images/test is named as a split": _unlabelled,
+    "test.csv looks like a split": lambda root: _lay(root, "test.csv", "id\n7\n"),
+    "split.csv looks like a split": lambda root: _lay(root, "split.csv", f"id,split\n{STEMS[0]},test\n"),
+    "info.csv looks like a split": lambda root: _lay(root, "info.csv", f"id,Data Split\n{STEMS[0]},test\n"),
+    "splits.json looks like a split": lambda root: _lay(root, "splits.json", "{}"),
+    "split.yaml looks like a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
+    "fold0.txt looks like a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
+    "test looks like a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],
+    "images/test looks like a split": _unlabelled,
+    "eval looks like a split": lambda root: [write(root / folder, stems=STEMS[:3]) for folder in ("train", "eval")],
+    "Main/test.txt looks like a split": lambda root: _lay(root, "ImageSets/Main/test.txt", FOUR),
     "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],
     "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],
     "is in test and in train": lambda root: [_lay(root, name, FOUR) for name in ("train.txt", "test.txt")],
     "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],
-    "lists.txt is named as a split": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "test_lists.txt")],
+    "lists.txt looks like a split": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "test_lists.txt")],
     "in its column split than in its column fold": lambda root: write_column(
         root, "split,fold", train="train,train", val="val,test", test="test,test"
     ),
@@ -346,7 +346,7 @@ def test_what_looks_like_a_split_and_is_not_used_stops_a_run(tmp_path: Path, wor
 
 
 def test_a_split_that_is_not_used_may_be_carved_over(tmp_path: Path) -> None:
-    NOT_USED["splits.json is named as a split"](tmp_path)
+    NOT_USED["splits.json looks like a split"](tmp_path)
     assert opened(tmp_path, split_rule=CARVED)[1].tested == "carved"
 
 
