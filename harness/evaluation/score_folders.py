@@ -71,19 +71,21 @@ def score_folders(
     if mixed := mixed_encodings([each.held for each in scored], num_classes=scorer.num_classes, named=not binary):
         raise UsageError(f"in {masks} {mixed}")
     if binary:
-        _refuse_dark(predictions, scored)
+        _refuse_dark(predictions, scored, threshold=scorer.conventions.threshold)
     return scorer
 
 
-def _refuse_dark(predictions: Path, scored: Sequence[_Scored]) -> None:
-    """Raises UsageError: masks of 0 and 1 (of 0 and 255 in 16 bits), which would be scored as background. A map of probabilities may be
-    dark, but no mask among masks."""
-    dark = sum(0 < each.brightest <= _DARK for each in scored)
-    brighter = sum(each.brightest > _DARK for each in scored)
-    if dark and (not brighter or all(each.two_levels for each in scored)):
+def _refuse_dark(predictions: Path, scored: Sequence[_Scored], *, threshold: float) -> None:
+    """Raises UsageError: masks whose foreground is 1 (255 in 16 bits) or another level below the threshold, which would be scored as
+    background. A map of probabilities may be dark, but no mask among masks."""
+    are_masks = all(each.two_levels for each in scored)
+    limit = max(_DARK, threshold) if are_masks else _DARK
+    dark = [each.brightest for each in scored if 0 < each.brightest <= limit]
+    brighter = sum(each.brightest > limit for each in scored)
+    if dark and (are_masks or not brighter):
         raise UsageError(
-            f"{dark} predictions in {predictions} hold no more than a grey level of 1 (255 in 16 bits), and {brighter} hold more; where 1 "
-            "means foreground, save 255 in its place (65535 in 16 bits)"
+            f"{len(dark)} predictions in {predictions} hold no more than a grey level of {round(255 * max(dark))} of 255, and {brighter} "
+            "hold more; where it means foreground, save 255 in its place (65535 in 16 bits)"
         )
 
 

@@ -90,7 +90,7 @@ def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
             for x, y in (*corners, *(point[:2] for point in each.points)):
                 if not (0 <= x <= width and 0 <= y <= height):
                     raise UsageError(
-                        f"{x:g},{y:g} is not on {image}, which has {width} x {height} pixels; end the box at its edge"
+                        f"{x:g},{y:g} is not on {image}, which has {width} x {height} pixels; end at its edge"
                     )
 
 
@@ -137,15 +137,19 @@ def _object(given: Any, where: str) -> tuple[str, Pointed]:
 
 def _box(values: Any, where: str) -> Box:
     numbers = _numbers(values)
-    if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
-        raise UsageError(f"{where}: a box is left,top,right,bottom in pixels of the image, left and top the smaller")
+    if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]) or max(numbers) <= 1:
+        raise UsageError(
+            f"{where}: a box is left,top,right,bottom in pixels, not shares of the image, left and top the smaller"
+        )
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def _point(values: Any, where: str) -> Point:
     x, y, label = (*numbers, 1.0)[:3] if len(numbers := _numbers(values)) in (2, 3) else (0.0, 0.0, -1.0)
-    if label not in (0, 1):
-        raise UsageError(f"{where}: a point is x,y in pixels of the image, followed by 0 where it is not on the object")
+    if label not in (0, 1) or (0 < x < 1 and 0 < y < 1):
+        raise UsageError(
+            f"{where}: a point is x,y in pixels, not shares of the image, followed by 0 where it is not on the object"
+        )
     return x, y, int(label)
 
 

@@ -162,7 +162,7 @@ def test_files_are_read_as_those_of_a_data_set_are(capsys, tmp_path, kind):
     assert values_of(capsys, placed(tmp_path, files), ["iou"]) == {"iou": iou}
 
 
-@pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16)])
+@pytest.mark.parametrize(("level", "full", "kind"), [(1, 255, np.uint8), (255, 65535, np.uint16), (100, 255, np.uint8)])
 def test_masks_of_0_and_1_are_refused_where_all_are_such(says, tmp_path, level, full, kind):
     mask = blob(np.random.default_rng(1), 30, 30)
     both = placed(tmp_path, dict.fromkeys(("g/a.png", "g/b.png"), mask * np.uint8(255)))
@@ -172,7 +172,7 @@ def test_masks_of_0_and_1_are_refused_where_all_are_such(says, tmp_path, level, 
     assert "in its place" in message
     assert str(full) in message
     placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
-    assert "a grey level of 1 (255 in 16 bits), and 1 hold more" in says(main, *words, code=2)
+    assert f"a grey level of {round(255 * level / full)} of 255, and 1 hold more" in says(main, *words, code=2)
     soft = mask.astype(kind) * kind(full)
     soft[0] = full // 3
     placed(tmp_path, {"p/b.png": soft})

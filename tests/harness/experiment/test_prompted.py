@@ -229,9 +229,10 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
 
 
 @pytest.mark.parametrize(("given", "reason"), [
-    (["--box", "1,2,3"], "left,top,right,bottom"),
+    (["--box", "0.1,0.2,0.5,1"], "left,top,right,bottom"),
     (["--box", "80,10,10,50"], "left and top the smaller"),
     (["--point", "a,b"], "a point is x,y"),
+    (["--point", "0.5,0.5"], "not shares"),
     (["--point", "1,2,3"], "followed by 0"),
     (["--box", "10,10,161,50"], "160 x 100"),
     (["--point", "3,-1"], "160 x 100"),
@@ -246,7 +247,6 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     ("image,x0,y0,x1,y1\nphoto.png,,,,", "neither box nor points"),
     ("image,x0,y0,x1,y1\n", "photo.png; leave"),
     ('[{"image": "photo.png", "box": "1199"}]', "object 1: a box is"),
-    ('[{"image": "photo.png", "box": null}]', "neither box nor points"),
 ])  # fmt: skip
 def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(done, tmp_path, says, given, reason):
     job, _ = done
