@@ -138,18 +138,14 @@ def _object(given: Any, where: str) -> tuple[str, Pointed]:
 def _box(values: Any, where: str) -> Box:
     numbers = _numbers(values)
     if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]) or max(numbers) <= 1:
-        raise UsageError(
-            f"{where}: a box is left,top,right,bottom in pixels, not shares of the image, left and top the smaller"
-        )
+        raise UsageError(f"{where}: a box is left,top,right,bottom in pixels, not shares, left and top the smaller")
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def _point(values: Any, where: str) -> Point:
     x, y, label = (*numbers, 1.0)[:3] if len(numbers := _numbers(values)) in (2, 3) else (0.0, 0.0, -1.0)
     if label not in (0, 1) or (0 < x < 1 and 0 < y < 1):
-        raise UsageError(
-            f"{where}: a point is x,y in pixels, not shares of the image, followed by 0 where it is not on the object"
-        )
+        raise UsageError(f"{where}: a point is x,y in pixels, not shares, followed by 0 where it is not on the object")
     return x, y, int(label)
 
 
