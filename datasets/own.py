@@ -107,17 +107,18 @@ class OwnBenchmark(FolderBenchmark):
 
     def _refuse_unused(self, root: Path, parts: Mapping[str, Pairs], *, lists: Collection[Path]) -> None:
         """Raise DatasetError if a file or a folder looks like a split but is not used, so that no given split is silently replaced: by its
-        name, or as a folder of pairs beside ``train/`` without a test split. ``lists``: files that say which pairs there are, and of
-        which split."""
+        name, also where one list has all pairs, or as a folder of pairs beside ``train/`` without a test split. ``lists``: files that
+        say which pairs there are, and of which split."""
         here = [root, *subfolders(root), *([] if lists else subfolders(root / "ImageSets"))]
         folders = [path for folder in here for path in subfolders(folder) if own_layouts.split_of(path.name)]
         folders += filter(self.recognised, subfolders(root) if "train" in parts and "test" not in parts else ())
-        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in lists]
         pairs = [pair for each in parts.values() for pair in each]
-        masks = {pair.mask for pair in pairs}
+        read = {*lists, *(pair.mask for pair in pairs)}
+        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in read]
         holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
-        called = [path for path in files if own_layouts.is_called_a_split(path) and path not in masks]
-        called += [path for path in files if path not in called and own_layouts.has_splits(path)]
+        called = [path for path in files if own_layouts.is_called_a_split(path) or own_layouts.has_splits(path)]
+        if "all" in parts and not any(own_layouts.split_of(path.stem) for path in lists):
+            holding = {folder for folder in holding if own_layouts.split_of(folder.name) in (None, "train")}
         called += [p for p in folders if p not in holding and any(map(image_files, [p, *subfolders(p)]))]
         if called:
             raise DatasetError(

@@ -260,11 +260,6 @@ def _table(root: Path, name: str, separator: str = ",", encoding: str = "utf-8")
         _lay(root, file, "\n".join(rows).replace(",", separator), encoding)
 
 
-def _unlabelled(root: Path) -> None:
-    write(root, "images/train/{}.jpg", "masks/train/{}.png")
-    photograph(root / "images/test/a.jpg")
-
-
 FOUR = "\n".join(STEMS[:4])
 
 
@@ -318,8 +313,11 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "split.yaml looks like a split": lambda root: _lay(root, "train_test_split.yaml", "test: []"),
     "fold0.txt looks like a split": lambda root: _lay(root, "splits/fold0.txt", FOUR),
     "test looks like a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],
-    "images/test looks like a split": _unlabelled,
+    "img/test looks like a split": lambda root: [write(root, "img/train/{}.jpg", "gt/train/{}.png"), photograph(root / "img/test/a.jpg")],
     "eval looks like a split": lambda root: [write(root / folder, stems=STEMS[:3]) for folder in ("train", "eval")],
+    "b/test looks like a split": lambda root: [
+        write(root, "b/test/{}.jpg", "m/{}.png"), _lay(root, "pairs.csv", "\n".join(f"b/test/{s}.jpg,m/{s}.png" for s in STEMS))
+    ],
     "Main/test.txt looks like a split": lambda root: _lay(root, "ImageSets/Main/test.txt", FOUR),
     "both of the val split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("valid", ["x"]))],
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],
