@@ -193,8 +193,8 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> RuleResult:
     )
     tested = sum(split in splits.test for members in across.values() for split, _ in members)
     message = (
-        f"{len(across)} of {len(groups)} groups have images in several splits, {tested} test images among them, so a test knows its "
-        f"images; the first: {examples[0]}"
+        f"{len(across)} of {len(groups)} groups have images in several splits, {tested} test images among them; "
+        f"{'move each to one side' if benchmark.own else 'a test knows their images'}; the first: {examples[0]}"
     )
     return RuleResult(rule, "failed" if benchmark.own else "warned", message, examples)
 
@@ -207,9 +207,12 @@ def _has_groups(benchmark: Benchmark) -> bool:
 
 
 def groups_apart(benchmark: Benchmark, splits: Splits, root: Path) -> tuple[str, ...]:
-    """A line where published splits of a benchmark separate what belongs together; `run` prints it."""
+    """A line where splits separate what belongs together; `run` prints it. Raises DatasetError: they are the user's own."""
     found = _groups(benchmark, splits, root) if _has_groups(benchmark) else None
-    return (f"{benchmark.name}: {found.rule}: {found.message}",) if found and found.status != "passed" else ()
+    line = f"{benchmark.name}: {found.rule}: {found.message}" if found and found.status != "passed" else ""
+    if line and benchmark.own:
+        raise DatasetError(line)
+    return (line,) if line else ()
 
 
 _PIECES = (r"r\d+[_-]?c\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
@@ -377,7 +380,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         DatasetError: a rule of `check` fails, or a training or test split is without one object.
     """
     looked: list[Fingerprint] = []
-    found = [_mixed_masks(benchmark, splits)]
+    found = [_mixed_masks(benchmark, splits), _groups(benchmark, splits, root)]
     for split, pairs in {"train": splits.train, **splits.test}.items():
         of_split = pairs[:: max(1, len(pairs) // _GLANCES)][:_GLANCES]
         prints = [fingerprint_pair(benchmark, split, pair) for pair in of_split]
@@ -390,7 +393,6 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
             found.append(RuleResult("objects", "failed", words))
         looked += [each for each in prints if not each.error]
     found += [enough_tests(splits), *(each for each in _masks(benchmark, looked, root) if each.rule != "classes")]
-    found += [] if benchmark.options.group else [_groups(benchmark, splits, root)]
     if failed := [each for each in found if each.status == "failed"]:
         whole = f"sam-peft data check {benchmark.name}={root} looks at all of them"
         raise DatasetError(f"{benchmark.name}: {failed[0].rule}: {failed[0].message} ({whole})")

@@ -89,9 +89,7 @@ def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
             corners = (each.box[:2], each.box[2:]) if each.box else ()
             for x, y in (*corners, *(point[:2] for point in each.points)):
                 if not (0 <= x <= width and 0 <= y <= height):
-                    raise UsageError(
-                        f"{x:g},{y:g} is not on {image}, which has {width} x {height} pixels; end at its edge"
-                    )
+                    raise UsageError(f"{x:g},{y:g} is not on {image} of {width} x {height} pixels; end at its edge")
 
 
 def _csv(path: Path, where: str) -> list[dict[str, Any]]:

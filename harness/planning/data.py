@@ -148,8 +148,8 @@ def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Call
             root = benchmark.locate(request.data_root)
         splits = benchmark.splits(root)
         contents = data_fingerprint(splits, folds=folds)
-        look = groups_apart if not benchmark.own else first_look if benchmark.task != "classification" else None
-        odd = look(benchmark, splits, root) if look else ()
+        look = first_look if benchmark.own and benchmark.task != "classification" else groups_apart
+        odd = look(benchmark, splits, root)
     except DatasetError as error:
         if benchmark.own:  # there is nothing to get: the message says what to correct
             raise

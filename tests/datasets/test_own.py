@@ -14,7 +14,7 @@ from PIL import Image
 from harness.cli.data import main
 from harness.datasets.base import DataOptions, DatasetError, Splits
 from harness.datasets.own import any_folder, read_classes
-from harness.datasets.preparing.checking import first_look
+from harness.datasets.preparing.checking import first_look, groups_apart
 from harness.datasets.readers.folder_benchmark import CARVED, FolderBenchmark
 from tests.datasets.conftest import opened
 
@@ -381,8 +381,7 @@ def test_names_that_share_a_beginning_across_splits_are_warned_of(tmp_path, caps
     main(["check", f"mine={tmp_path}"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "groups across splits" in line]
     assert word in line
-    assert line.split()[0] == ("warned" if word else "skipped")
-    assert "not checked: no rule" in line
+    assert (line.split()[0], "not checked: no rule" in line) == ("warned" if word else "skipped", True)
 
 
 def test_a_check_says_what_it_read_and_what_it_left(tmp_path: Path, capsys) -> None:
@@ -401,9 +400,12 @@ def test_groups_are_found_where_splits_number_their_files_alike(tmp_path: Path, 
         write(tmp_path / split, stems=[f"p5_{first + number}" for number in range(3)] + [f"{split}_0"])
     benchmark, splits = opened(tmp_path, group=r"(.+)_\d+")
     assert {pair.stem for pair in splits.train} >= {"train_p5_0", "train_train_0"}  # p5_2 is in train and in test
-    assert benchmark.group(splits.train[0]) in {benchmark.group(pair) for pair in splits.test["test"]}
     assert main(["check", f"mine={tmp_path}", "--group", r"(.+)_\d+"]) == 1
     assert "failed  groups across splits: 1 of 4 groups have images in several splits" in capsys.readouterr().out
+    assert isinstance(benchmark, FolderBenchmark)
+    for look in (first_look, groups_apart):  # which a run takes
+        with pytest.raises(DatasetError, match="move each to one side"):
+            look(benchmark, splits, tmp_path)
 
 
 def test_names_of_two_splits_that_differ_in_case_alone_stay_two(tmp_path: Path) -> None:
