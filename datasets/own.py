@@ -73,7 +73,7 @@ class OwnBenchmark(FolderBenchmark):
         counts = Counter({path: len(image_files(path)) for path in below[1:] if not path.is_relative_to(root)})
         above = [folder for folder in root.parents if folder.is_relative_to(data_root)]
         for path in (path for folder in above for path in own_layouts.tables_in(folder)):
-            if own_layouts.is_called_a_split(path) and self.options.split_rule != CARVED:
+            if own_layouts.names_a_split(path.stem) and self.options.split_rule != CARVED:
                 raise DatasetError(f"{path} is named as a split and lies above {root}; move it there, or away")
         if max(counts.values(), default=0) > pairs[root]:
             seen = ", ".join(f"{path.relative_to(data_root)}/ ({n})" for path, n in counts.most_common(6) if n)
@@ -110,13 +110,16 @@ class OwnBenchmark(FolderBenchmark):
         name, also where one list has all pairs, or as a folder of pairs beside ``train/`` without a test split. ``lists``: files that
         say which pairs there are, and of which split."""
         here = [root, *subfolders(root), *([] if lists else subfolders(root / "ImageSets"))]
-        folders = [path for folder in here for path in subfolders(folder) if own_layouts.split_of(path.name)]
-        folders += filter(self.recognised, subfolders(root) if "train" in parts and "test" not in parts else ())
+        folders = [path for folder in here for path in subfolders(folder) if own_layouts.names_a_split(path.name)]
+        if "train" in parts and "test" not in parts:
+            images, masks = (path.parent.parent for path in (parts["train"][0].image, parts["train"][0].mask))
+            folders += [path for path in subfolders(images) if images != masks and (masks / path.name).is_dir()]
+            folders += filter(self.recognised, subfolders(root))
         pairs = [pair for each in parts.values() for pair in each]
         read = {*lists, *(pair.mask for pair in pairs)}
         files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in read]
         holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
-        called = [path for path in files if own_layouts.is_called_a_split(path) or own_layouts.has_splits(path)]
+        called = [path for path in files if own_layouts.names_a_split(path.stem) or own_layouts.has_splits(path)]
         if "all" in parts and not any(own_layouts.split_of(path.stem) for path in lists):
             holding = {folder for folder in holding if own_layouts.split_of(folder.name) in (None, "train")}
         called += [p for p in folders if p not in holding and any(map(image_files, [p, *subfolders(p)]))]

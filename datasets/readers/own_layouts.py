@@ -24,7 +24,7 @@ PairedParts = dict[str, Paired]
 
 _COLUMN_OF_SPLITS = re.compile(r"(data(set)?)?splits?|set|subset|fold|partition|phase")
 _SPLITTING = re.compile(r"(split|fold|partition)s?")
-_BESIDES = re.compile(r"(list|set|image|img|name|id|file)s?|data|dataset|txt|csv|json")
+_BESIDES = re.compile(r"(list|set|image|img|mask|label|name|id|file)s?|data|dataset|txt|csv|json")
 _TABLE = re.compile(r"\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet|gz)", re.IGNORECASE)
 """Words, letters alone, that columns and files with splits are called by, and endings of such files."""
 
@@ -34,12 +34,11 @@ def split_of(word: str) -> str | None:
     return next((split for split, names in SPLITS.items() if word.strip().casefold() in names.split("|")), None)
 
 
-def is_called_a_split(path: Path) -> bool:
-    """Whether a file is named as a list of splits: ``test.txt``, ``splits.json``, ``train_test_split.yaml``, ``val_images.csv``."""
-    words = re.findall(r"[a-z]+", path.stem.casefold())
+def names_a_split(name: str) -> bool:
+    """Whether a name says no more than a split, or how data are split: ``test``, ``val_images``, ``train_test_split``, ``TestDataset``."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold())
     naming = [word for word in words if split_of(word) or _SPLITTING.fullmatch(word)]
-    others = [word for word in words if word not in naming and not _BESIDES.fullmatch(word)]
-    return bool(naming) and not others and _TABLE.fullmatch(path.suffix) is not None
+    return bool(naming) and all(word in naming or _BESIDES.fullmatch(word) for word in words)
 
 
 def has_splits(path: Path) -> bool:
@@ -255,7 +254,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
     try:
         rows = read_csv(path)
     except DatasetError:
-        if split or is_called_a_split(path):
+        if names_a_split(path.stem):
             raise
         return None
     has_header = not (rows and any(is_image(Path(cell).name, MASK_EXTENSIONS) for cell in rows[0]))

@@ -63,12 +63,9 @@ def files(record: Record, store: RecordStore) -> list[str]:
 
 
 def _wrapped(text: str, *, words: bool) -> list[str]:
-    indent = " " * 12
-    return (
-        textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        if words
-        else [text]
-    )
+    if not words:
+        return [text]
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * 12, break_long_words=False, break_on_hyphens=False)
 
 
 def _about(record: Record) -> Iterator[str]:

@@ -315,6 +315,8 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "test looks like a split": lambda root: [write(root), photograph(root / "test" / "a.jpg")],
     "img/test looks like a split": lambda root: [write(root, "img/train/{}.jpg", "gt/train/{}.png"), photograph(root / "img/test/a.jpg")],
     "eval looks like a split": lambda root: [write(root / folder, stems=STEMS[:3]) for folder in ("train", "eval")],
+    "test_images looks like a split": lambda root: [write(root), write(root, "test_images/{}.jpg", "test_masks/{}.png", STEMS[:2])],
+    "img/eval looks like a split": lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png") for s in ("train", "eval")],
     "b/test looks like a split": lambda root: [
         write(root, "b/test/{}.jpg", "m/{}.png"), _lay(root, "pairs.csv", "\n".join(f"b/test/{s}.jpg,m/{s}.png" for s in STEMS))
     ],
@@ -325,7 +327,6 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],
     "is in test and in train": lambda root: [_lay(root, name, FOUR) for name in ("train.txt", "test.txt")],
     "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],
-    "lists.txt looks like a split": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "test_lists.txt")],
     "in its column split than in its column fold": lambda root: write_column(
         root, "split,fold", train="train,train", val="val,test", test="test,test"
     ),

@@ -245,7 +245,6 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     ("image,x0,y0,x1,y1\nphoto.png,1,1,9,9\nother.png,1,1,9,9", "object 2 is of other.png"),
     ("image,x0,y0,x1,y1\nelsewhere/photo.png,1,1,9,9", "--images does not name"),
     ("image,x0,y0,x1,y1\nphoto.png,,,,", "neither box nor points"),
-    ("image,x0,y0,x1,y1\n", "photo.png; leave"),
     ('[{"image": "photo.png", "box": "1199"}]', "object 1: a box is"),
 ])  # fmt: skip
 def test_prompts_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(done, tmp_path, says, given, reason):
