@@ -67,7 +67,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
     for folder in ("DIR", "P", "G", "MASKS", "photos", "truth", "peft_adapter", "results/mymodel", "Kvasir-SEG/masks"):
         (root / folder).mkdir(parents=True)
-        level = {"DIR": 255, "P": 2, "results/mymodel": 2}.get(folder, 1)  # predictions: labels, or dark probabilities
+        level = {"DIR": 255, "P": 2, "results/mymodel": 255}.get(folder, 1)  # predictions: labels, and masks
         Image.fromarray(np.eye(8, dtype=np.uint8) * level).save(root / folder / "a.png")
     for kind in ("images", "masks"):
         for split in ("train", "val", "test"):
