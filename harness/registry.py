@@ -36,7 +36,7 @@ SEGMENTED = {
 """The benchmarks, all of images with masks."""
 
 JOINT = {"polyp": "harness.datasets.polyp:Polyp"}
-"""Protocols that train on several of them together; ``all`` leaves these out."""
+"""Benchmarks that combine several of them for training; ``all`` leaves these out."""
 
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"

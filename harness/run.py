@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--methods",
         action=Once,
         metavar="A,B[opt=1],…",
-        help="methods, with options in brackets; 'all' for all built-in ones",
+        help="methods, with options in brackets; 'all' for every one that trains",
     )
     grid.add_argument(
         "--datasets",
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--seeds", action=Once, metavar="N|A,B,…", help="number of seeds, or a list (default: 1)")
     grid.add_argument(
-        "--study", action=Once, metavar="NAME", help="a named grid that fills one table of the paper; 'list' shows them"
+        "--study", action=Once, metavar="NAME", help="a named grid that fills one table; 'list' shows them"
     )
     grid.add_argument(
         "--set",

@@ -156,7 +156,7 @@ class Record:
         selected_epoch: epoch (1-based) of the best checkpoint.
         parameters: ``encoder``, ``decoder`` and ``trainable`` counts of trained parameters, ``total`` of the segmenter.
         cost: ``step_time_s`` (median), ``peak_memory_bytes``, ``train_time_s``, ``wall_time_s``, ``gpu_hours`` (0
-            without a GPU) and ``steps``; ``stage_NAME_s`` (`harness.experiment.environment`) of the start that
+            without a GPU) and ``steps``; ``stage_NAME_s`` (`harness.experiment.environment`) of the attempt that
             finished it.
         history: one entry per epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
         budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
@@ -315,7 +315,7 @@ _BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
 def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
     """Seconds that a run took, and whether they are all of it: older records have those of training alone.
 
-    Training and validation count all starts of a run, the other stages the last.
+    Training and validation count all attempts at a run, the other stages the last.
     """
     trained = cost.get("wall_time_s", 0.0)
     others = [cost[f"stage_{name}_s"] for name in _BESIDE_TRAINING if f"stage_{name}_s" in cost]

@@ -50,7 +50,7 @@ def parser() -> CommandParser:
     p = command("cost", __doc__)
     p.add_argument(
         "--methods", action=Once, required=True, metavar="A,B[opt=1],…",
-        help="methods in the order of a round; 'all' for every one",
+        help="methods in the order of a round; 'all' for every one that trains",
     )  # fmt: skip
     p.add_argument("--protocol", default="nas-lora", metavar="NAME", help="rules of training (default: nas-lora)")
     p.add_argument("--backbone", metavar="NAME", help="default: the protocol's")

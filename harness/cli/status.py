@@ -60,7 +60,7 @@ def parser() -> CommandParser:
     add_results(p)
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--failed", action="store_true", help="list runs that failed or were interrupted, and why")
-    add_run(shown, option="--logs", help="print the log of the last start of a run")
+    add_run(shown, option="--logs", help="print the log of the last attempt at a run")
     shown.add_argument("--json", action="store_true", help="print JSON, one object per run and line")
     return p
 

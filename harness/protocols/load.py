@@ -22,7 +22,7 @@ from harness.system.yaml_files import read_yaml
 PROTOCOLS = Path(__file__).parent
 BASE, DELETE = "_base_", "_delete_"
 MOST_BASES = 20
-"""Largest number of protocols below one protocol."""
+"""Longest chain of protocols by ``_base_``."""
 
 
 def read_protocol(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:

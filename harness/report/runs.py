@@ -163,7 +163,7 @@ def _cost(record: Record) -> Iterator[str]:
         shares = [
             f"{name} {100 * seconds / whole:.0f} %" for name, seconds in stages.items() if seconds >= 0.005 * whole
         ]
-        yield f"{_four_digits(whole)} s in its last start: {', '.join(shares)}"
+        yield f"{_four_digits(whole)} s in its last attempt: {', '.join(shares)}"
 
 
 def _four_digits(value: float) -> str:

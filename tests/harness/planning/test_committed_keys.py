@@ -31,15 +31,15 @@ GONE = {"gralora", "oft", "shira", "vera"}
 
 
 @cache
-def card_of(protocol: str) -> str:
+def protocol_of(protocol: str) -> str:
     return protocol if protocol in protocol_names() else str(RESULTS / "analysis" / "protocols" / f"{protocol}.yaml")
 
 
 def asked(run: Run) -> dict[str, Any]:
     """What a user asks for to get this run, apart from its row and seed: its protocol with ``--set``, its benchmark and backbone."""
-    differing = from_protocol(current_rules(run.rules), protocol_rules(card_of(run.protocol), run.benchmark) or {})
+    differing = from_protocol(current_rules(run.rules), protocol_rules(protocol_of(run.protocol), run.benchmark) or {})
     return {
-        "protocol": card_of(run.protocol),
+        "protocol": protocol_of(run.protocol),
         "overrides": {name: ours for name, (ours, _) in differing.items() if ours != NOT_THERE},
         "benchmarks": [run.benchmark],
         "backbones": [run.backbone],

@@ -76,7 +76,7 @@ def test_a_run_is_shown_with_rules_curve_mixture_cost_and_files(results: Path, s
         f"1 attempt, begun by other code {CODE}, begun on torch 2.1",
         "train/loss █▃▂▁ 1 to 0.25", "mean share 0.800 (0.700 to 0.900 over 2 sites)", "best test: s_measure 90.00",
         "0.25 s a pass (median), 30 s in updates, 12345 s of training in all, 2.00 GiB at most",
-        "40 s in its last start: testing 25 %, training 75 %",
+        "40 s in its last attempt: testing 25 %, training 75 %",
     ):  # fmt: skip
         assert said in words
     assert max(map(len, shown.partition("files")[0].splitlines())) <= 80
