@@ -8,6 +8,7 @@ carved, as for every benchmark.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +29,8 @@ from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, s
 
 _CLASSES = "classes.txt"
 MOST_CLASSES = 255
+_MOST_LISTS = 100
+"""Files that are looked into for names of images; labels may be a text file each."""
 _LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
 
 
@@ -106,22 +109,27 @@ class OwnBenchmark(FolderBenchmark):
         return arranged._replace(rule=f"{arranged.rule}{more}", lists=used)
 
     def _refuse_unused(self, root: Path, parts: Mapping[str, Pairs], *, lists: Collection[Path]) -> None:
-        """Raise DatasetError if a file or a folder looks like a split but is not used, so that no given split is silently replaced: by its
-        name, also where one list has all pairs, or as a folder of pairs beside ``train/`` without a test split. ``lists``: files that
-        say which pairs there are, and of which split."""
-        here = [root, *subfolders(root), *([] if lists else subfolders(root / "ImageSets"))]
-        folders = [path for folder in here for path in subfolders(folder) if own_layouts.names_a_split(path.name)]
-        if "train" in parts and "test" not in parts:
-            images, masks = (path.parent.parent for path in (parts["train"][0].image, parts["train"][0].mask))
-            folders += [path for path in subfolders(images) if images != masks and (masks / path.name).is_dir()]
-            folders += filter(self.recognised, subfolders(root))
+        """Raise DatasetError if a file or a folder looks like a split but is not used, so that no given split is silently replaced. A file
+        does by its name, a column of splits, or if it lists some of the images and not what used lists say together (``trainval.txt``);
+        a folder by its name, or as further pairs where no test split is given. ``lists``: files that say which pairs there are."""
         pairs = [pair for each in parts.values() for pair in each]
         read = {*lists, *(pair.mask for pair in pairs)}
-        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in read]
         holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
-        called = [path for path in files if own_layouts.names_a_split(path.stem) or own_layouts.has_splits(path)]
-        if "all" in parts and not any(own_layouts.split_of(path.stem) for path in lists):
+        here = [root, *subfolders(root), *([] if lists else subfolders(root / "ImageSets"))]
+        folders = [path for folder in here for path in subfolders(folder) if own_layouts.names_a_split(path.name)]
+        given = {*parts, *map(own_layouts.split_of, (path.stem for path in lists))}
+        if "test" not in given:
+            images, masks = (path.parent.parent for path in (pairs[0].image, pairs[0].mask))
+            folders += [path for path in subfolders(images) if images != masks and (masks / path.name).is_dir()]
+            folders += filter(self.recognised, subfolders(root))
+        if given <= {"all", None}:  # one list of all: folders of splits that hold pairs are not used as such
             holding = {folder for folder in holding if own_layouts.split_of(folder.name) in (None, "train")}
+        stems = {name_key(pair.stem.removeprefix(pair.prefix)) for pair in pairs}
+        together = [set(map(name_key, splitting.read_list(path))) for path in lists if path.suffix.lower() == ".txt"]
+        known = [one | other for one, other in itertools.combinations_with_replacement(together, 2)]
+        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in read]
+        called = [path for path in files if own_layouts.names_a_split(path.stem) or own_layouts.has_splits(path)]
+        called += [path for path in files[:_MOST_LISTS] if splitting.names_some(path, stems, known)]
         called += [p for p in folders if p not in holding and any(map(image_files, [p, *subfolders(p)]))]
         if called:
             raise DatasetError(

@@ -157,6 +157,8 @@ def _fault(tuner: str, options: Mapping[str, Any]) -> str:
         return f"topk={options['topk']} must not be above num_vectors={options['num_vectors']}"
     if isinstance(rank := options.get("effective_rank"), float) and not 0 < rank < 1:
         return f"effective_rank={rank} must be a whole number, or a share of the ranks between 0 and 1"
+    if dead := next((name for name, value in options.items() if "dropout" in name and value >= 1), ""):
+        return f"{dead}={options[dead]} drops all that is learnt; take less than 1"
     zero = next((name for name in _FACTORS if options.get(name) == 0), "")
     return f"{zero}=0 multiplies all that is learnt; take another number" if zero else ""
 

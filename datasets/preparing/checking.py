@@ -127,7 +127,7 @@ def _pairing(splits: Splits, root: Path) -> RuleResult:
 def _left_lying(splits: Splits, root: Path) -> RuleResult:
     """Files and folders below ``root`` that nothing is read from, such as a second folder of masks or another list."""
     files = {path for pairs in splits.parts.values() for pair in pairs for path in (pair.image, pair.mask)}
-    holding = {parent for path in files for parent in path.parents}
+    holding = {parent for path in (*files, *splits.lists) for parent in path.parents}
     below = {root, *(folder for folder in holding - {path.parent for path in files} if folder.is_relative_to(root))}
     unread = [
         path
@@ -149,14 +149,13 @@ def _counts(benchmark: Benchmark, splits: Splits) -> RuleResult:
     further = getattr(benchmark, "further_tests", ())
     tests = sum(len(pairs) for split, pairs in splits.test.items() if split not in further)
     counts = {"train": len(splits.train), "val": len(splits.val), "test": tests}
-    published = dict(benchmark.sizes_to_expect(splits.layout))
+    if not (published := dict(benchmark.sizes_to_expect(splits.layout))):
+        return RuleResult("counts", "warned", f"not compared: no sizes were published{note}")
     if "all" in published or splits.layout == "autogluon" or benchmark.options.split_rule == CARVED:
         published, counts = {"all": sum(published.values())}, {"all": sum(counts.values())}
-    elif "val" not in published and published:
+    elif "val" not in published:
         counts["train"] += counts.pop("val")
     wrong = ", ".join(f"{s} {counts[s]:,} of {size:,}" for s, size in published.items() if counts[s] != size)
-    if not published:
-        return RuleResult("counts", "warned", f"not compared: no sizes were published{note}")
     if wrong and all(counts[split] <= size for split, size in published.items()):
         return RuleResult("counts", "warned", f"a part of the benchmark, which tables say{note}: {wrong}")
     if wrong:
@@ -215,7 +214,7 @@ def groups_apart(benchmark: Benchmark, splits: Splits, root: Path) -> tuple[str,
     return (line,) if line else ()
 
 
-_PIECES = (r"r\d+[_-]?c\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
+_PIECES = (r"(?:r|row|x|y)\d+[_-]?(?:c|col|x|y)\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
 """What follows the name of a photograph in those of its tiles, its scaled copies, and its numbered ones."""
 
 
@@ -231,7 +230,7 @@ def names_alike(splits: Splits) -> str:
         begins = {stem: match[1] for named in stems.values() for stem in named if (match := name.fullmatch(stem))}
         if piece == _PIECES[-1] and len(set(begins.values())) < max(2, len(begins) / _MOST_NUMBERED):
             continue
-        known = {begins[stem]: stem for stem in (*stems["train"], *stems["val"]) if stem in begins}
+        known = {begins.get(stem, stem): stem for stem in (*stems["train"], *stems["val"])}
         tested = [stem for split in splits.test for stem in stems[split]]
         if alike := [stem for stem in tested if begins.get(stem) in known]:
             return (

@@ -60,6 +60,8 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
             if key in images or name in sizes:
                 raise ValueError(f"the id {key} or the file {name} is there twice: two exports joined? Renumber them")
             images[key], sizes[name] = name, _size(image)
+        if len(parts := {str(image["split"]) for image in data["images"] if "split" in image}) > 1:
+            raise ValueError(f"its images have the splits {', '.join(sorted(parts))}: write a file for each")
         annotations: dict[str, list[tuple[str, Mapping[str, Any]]]] = {name: [] for name in sizes}
         used = set()
         for annotation in data["annotations"]:

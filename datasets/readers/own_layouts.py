@@ -22,10 +22,11 @@ MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 PairedParts = dict[str, Paired]
 
 
-_COLUMN_OF_SPLITS = re.compile(r"(data(set)?)?splits?|set|subset|fold|partition|phase")
 _SPLITTING = re.compile(r"(split|fold|partition)s?")
-_BESIDES = re.compile(r"(list|set|image|img|mask|label|name|id|file)s?|data|dataset|txt|csv|json")
-_TABLE = re.compile(r"\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet|gz)", re.IGNORECASE)
+_BESIDES = re.compile(r"(list|set|image|img|mask|label|name|id|file)s?|data|dataset|txt|csv|json|is|final")
+_TABLE = re.compile(
+    r"(\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet|gz|dat|ids|h5|hdf5))?", re.IGNORECASE
+)
 """Words, letters alone, that columns and files with splits are called by, and endings of such files."""
 
 
@@ -212,13 +213,13 @@ class OwnCsv(OwnLayout):
             split = split_of(path.parent.name if path in inner else path.stem)
             if split and named.setdefault(split, path) != path:
                 raise DatasetError(f"{named[split]} and {path} are both lists of {split}; move one away")
-        if "train" not in named:
-            if len(tables) > 1 or (named and not has_splits(next(iter(tables)))):
-                names = ", ".join(path.name for path in tables)
-                raise DatasetError(
-                    f"{root} has {names} and no train.csv; call lists of splits train.csv, val.csv and test.csv, one of all pairs pairs.csv"
-                )
-            named = dict.fromkeys(["all"] * len(tables), next(iter(tables), Path()))
+        is_whole = len(tables) == 1 and (not named or has_splits(next(iter(tables))))
+        if tables and not is_whole and ("train" not in named or len(named) < len(tables)):
+            names = ", ".join(path.name for path in tables)
+            raise DatasetError(
+                f"{root} has {names}; call lists of splits train.csv, val.csv and test.csv, one of all pairs pairs.csv, move others away"
+            )
+        named = {"all": next(iter(tables))} if is_whole else named
         parts: PairedParts = {}
         for part, path in named.items():
             header, rows, image, mask = tables[path]
@@ -277,17 +278,17 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
 def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], image: int) -> list[str]:
     """The split of each row by the column that names it, or in ``metadata`` by the first folder of its image; empty without either.
     Raises DatasetError: only some rows name a split, or two columns disagree."""
-    columns = {
-        f"its column {name}": [row[at] if at < len(row) else "" for row in rows]
-        for at, name in enumerate(header)
-        if _COLUMN_OF_SPLITS.fullmatch(re.sub(r"[^a-z]", "", name.casefold()))
-    }
+    columns: dict[str, list[str]] = {}
+    for at in range(max(map(len, rows), default=0)):
+        name, cells = header[at] if at < len(header) else "", [row[at] if at < len(row) else "" for row in rows]
+        if names_a_split(name) or name.casefold() in ("set", "subset", "phase") or all(map(split_of, cells)):
+            columns[f"its {_called(header, at)}"] = cells
     if path.stem == "metadata":
         columns["the folders of its images"] = [row[image].partition("/")[0] for row in rows]
     found: dict[str, list[str]] = {}
     for where, words in columns.items():
         splits = [split_of(word) or "" for word in words]
-        if not all(splits) and (any(splits) or re.search(r"split|\b(fold|partition)s?\b", where, re.IGNORECASE)):
+        if not all(splits) and (any(splits) or names_a_split(where.removeprefix("its column "))):
             raise DatasetError(
                 f"{path} has {words[splits.index('')]!r} in {where}, which is not a split; correct or rename it"
             )

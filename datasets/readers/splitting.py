@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from harness.datasets.base import DatasetError, Pair, Tested
 from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import IMAGE_EXTENSIONS, name_key
 
+_LARGEST = 2**20
 GroupOf = Callable[[Pair], str]
 Pairs = tuple[Pair, ...]
 
@@ -104,6 +105,16 @@ def _stem(name: str) -> str:
     """What follows a dot is dropped where it makes an image of the name; a stem may hold dots of its own."""
     path = Path(name)
     return path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else path.name
+
+
+def names_some(path: Path, stems: Collection[str], known: Collection[set[str]]) -> bool:
+    """Whether a file lists images by name, neither all nor one of the sets that are ``known``: a split, whatever it is called. ``stems``:
+    of all images, as `name_key` writes them."""
+    try:
+        named = set(map(name_key, read_list(path))) if path.stat().st_size < _LARGEST else set()
+    except (DatasetError, OSError):  # no text
+        return False
+    return bool(named) and named < set(stems) and named not in known
 
 
 def committed(name: str) -> frozenset[str]:

@@ -23,6 +23,7 @@ from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, add_own_of, dataset_name
 from harness.settings import load_settings, named_table
 from harness.system.errors import UsageError, os_reason
+from harness.system.files import own_folder
 from harness.system.hashes import file_hashes
 from harness.system.text import limited_to
 
@@ -167,9 +168,12 @@ def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Call
     )
 
 
-def without_untrained(rules: Protocol, name: str, files: Files) -> Protocol:
-    """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then."""
+def without_untrained(rules: Protocol, name: str, files: Files, *, is_asked: bool) -> Protocol:
+    """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then. Raises UsageError: it
+    ``is_asked`` for these data by name."""
     if BENCHMARKS.get(name).own and rules.test_untrained and files.split != "carved":
+        if is_asked:
+            raise UsageError(f"benchmarks.{name}.test_untrained=true: {name} has a test split; leave it out")
         return replace(rules, test_untrained=False)
     return rules
 
@@ -270,7 +274,7 @@ def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[st
         folder = results / "sample-data" / name
         folder = folder if folder.is_dir() else (instead or results) / "sample-data" / name
         try:
-            samples.write_samples(name, folder)
+            samples.write_samples(name, own_folder(folder))
         except OSError as error:
             raise UsageError(
                 f"sample data cannot be written to {folder} ({os_reason(error)}); choose another --results DIR"

@@ -299,7 +299,8 @@ def expand(
             continue
         problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
         for protocol, backbone, digest in protocols:
-            resolved = without_untrained(own_rules(name, resolve(protocol, name)), name, files)
+            is_asked = "test_untrained" in protocol.benchmarks.get(name, {})
+            resolved = without_untrained(own_rules(name, resolve(protocol, name)), name, files, is_asked=is_asked)
             resolved = for_backbone(resolved, backbone)
             plain, model = as_rules(resolved), (backbone, resolved.decoder)  # once, since asdict is slow
             for number, row in enumerate(rows):

@@ -31,7 +31,7 @@ def checked_name(name: str, *, what: str) -> str:
     return name
 
 
-SHARED = frozenset({"records", "state", "sweeps", "cache", "cost", "tables", "site", "figures"})
+SHARED = frozenset({"records", "state", "sweeps", "cache", "cost", "tables", "site", "figures", "sample-data"})
 """All folders of a results folder that are written into. The path to a results folder may have links; these folders and what is below
 them may not."""
 _TAIL = 2**20
