@@ -218,25 +218,19 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     )
     how = How(where=where, **{name: getattr(arguments, name) for name in How._fields if name != "where"})
 
-    def planned(instead: Path | None) -> tuple[Found, list[Step]]:
-        samples = sample_writer(request.results, instead=instead)
-        found = find(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
-        return found, plan_steps(request, tuning.steps if tuning else (), found)
-
-    # Planned into a temporary folder first: `--plan`, or a command that is refused, leaves no generated images in the results.
-    with TemporaryDirectory(prefix="harness-plan-") as folder:
+    with TemporaryDirectory(prefix="harness-plan-") as folder:  # `--plan` leaves no generated images in the results
         if not how.plan:
             require_writable(request.results)
-        foresee = how.plan or (tuning is not None and not how.cancel)
-        found, steps = planned(Path(folder) if foresee else None)
+        samples = sample_writer(request.results, instead=Path(folder) if how.plan else None)
+        found = find(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
+        steps = plan_steps(request, tuning.steps if tuning else (), found)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
         if how.plan:
             return show(steps, how)
-        if foresee and (missing := dict.fromkeys(line for step in steps for line in step.planned.missing)):
+        missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
+        if missing and tuning and not how.cancel:  # of any step, before the first one runs
             raise UsageError(_missing(list(missing)))
-        if foresee and any(files.origin == "generated" for files in found.files.values()):
-            found, steps = planned(None)
         return carry_out_steps(steps, found, how)
 
 
