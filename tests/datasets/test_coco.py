@@ -239,6 +239,7 @@ CELL = [{"image_id": 7, "category_id": 1}]
         ({"images": [{"id": 7, "file_name": "gone.jpg", "height": 4, "width": 4}], "annotations": CELL}, "gone.jpg; complete"),
         ({"images": [{"id": 7, "file_name": name, "height": 4, "width": 4} for name in NAMES[:2]]}, "there twice"),
         ({"images": [{"id": at, "file_name": NAMES[0], "height": 4, "width": 4} for at in (7, 8)]}, "there twice"),
+        ({"images": [{"id": at, "file_name": f"{at}.jpg", "height": 4, "width": 4, "split": at} for at in "ab"]}, "splits a, b"),
         ({"images": [{"id": True, "file_name": "a.jpg", "height": 4, "width": 4}]}, "neither a number nor text"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 4.5, "width": 4}]}, "4x4.5"),
         ({"images": [{"id": 7, "file_name": "a.jpg", "height": 10**6, "width": 10**6}]}, "1000000x1000000"),

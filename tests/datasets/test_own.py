@@ -344,9 +344,11 @@ def test_what_looks_like_a_split_and_is_not_used_stops_a_run(tmp_path: Path, wor
         opened(tmp_path)
 
 
-def test_a_split_that_is_not_used_may_be_carved_over(tmp_path: Path) -> None:
+def test_a_split_that_is_not_used_may_be_carved_over(tmp_path: Path, capsys) -> None:
     NOT_USED["splits.json looks like a split"](tmp_path)
     assert opened(tmp_path, split_rule=CARVED)[1].tested == "carved"
+    main(["check", f"mine={tmp_path}", "--split-rule", CARVED])
+    assert "counts: not compared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", [{"": STEMS}, {"train": STEMS[:18], "val": STEMS[18:]}], ids=["nothing", "val"])
@@ -388,11 +390,12 @@ def test_names_that_share_a_beginning_across_splits_are_warned_of(tmp_path, caps
 def test_a_check_says_what_it_read_and_what_it_left(tmp_path: Path, capsys) -> None:
     write(tmp_path, drawn="1st_manual/{}.png")
     write(tmp_path, drawn="mask/{}.png")
-    for name in ("test.txt", "notes.txt", "README.md"):
+    for name in ("splits/test.txt", "notes.txt", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(FOUR)
     main(["check", f"mine={tmp_path}"])
     lines = capsys.readouterr().out.splitlines()
-    assert any("read: images/ with 1st_manual, test.txt" in line for line in lines)
+    assert any("read: images/ with 1st_manual, splits/test.txt" in line for line in lines)
     assert any("warned  not read: 2: mask/, notes.txt" in line for line in lines)
 
 

@@ -273,6 +273,7 @@ TEXTS = [
         ("peft/osf", {"effective_rank": 500}, MethodError, "nothing in the encoder trains"),
         ("peft/osf", {"effective_rank": 1.5}, UsageError, "effective_rank"),
         ("peft/glora", {"config_A_B": "none", "config_C": "none", "config_D_E": "none"}, MethodError, "nothing"),
+        ("peft/lora", {"lora_dropout": 1.0}, UsageError, "lora_dropout=1.0 drops all"),
         ("peft/vera", {"r": 0}, UsageError, "r=0 must be above zero"),
         ("peft/vblora", {"topk": 300}, UsageError, "num_vectors=256"),
         *TEXTS,

@@ -20,6 +20,7 @@ from harness.pricing import plan_text
 from harness.protocols.load import from_rules
 from harness.report.runs import command_of
 from harness.settings import load_settings
+from harness.system.errors import UsageError
 from harness.system.text import limited_to
 from tests.datasets.test_labels import write_folders
 from tests.harness.planning.tiles import planned_of, write_tiles
@@ -67,6 +68,9 @@ def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
     shown = plan_text(made, (), where=target_of())
     assert f"{images.train} → 3 / {limited_to(images.val, 1)} / {images.test}" in shown
     assert ("nothing trains on are tested too" in shown) is untrained
+    if name == "tiles" and lists:
+        with pytest.raises(UsageError, match="tiles has a test split"):
+            planned_of(tmp_path, "--datasets", f"tiles={folder}", "--set", "benchmarks.tiles.test_untrained=true")
 
 
 def test_files_that_are_given_for_a_benchmark_are_not_generated_whatever_the_card(tmp_path: Path) -> None:
