@@ -18,7 +18,8 @@ from harness.check import from_mapping
 from harness.comparison.differences import Difference
 from harness.comparison.grid import Cell, Column, Grid
 from harness.comparison.rows import is_row
-from harness.protocols.compare import from_protocol, rules_of
+from harness.protocols.compare import from_protocol
+from harness.protocols.load import protocol_rules
 from harness.registry import recorded_option
 from harness.studies import Row
 from harness.system.yaml_files import read_yaml
@@ -86,7 +87,7 @@ class Setup:
             "backbone": run.backbone == self.backbone,
             "weights": run.checkpoint == self.checkpoint,
             "test images": is_published and published is not None and sum(record.tested.values()) in (0, published),
-            "rules": not from_protocol(run.rules, rules_of(protocol, run.benchmark) or {}),
+            "rules": not from_protocol(run.rules, protocol_rules(protocol, run.benchmark) or {}),
         }
         return [name for name, is_same in same.items() if not is_same]
 

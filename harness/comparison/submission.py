@@ -18,7 +18,8 @@ from harness.archive.schema import Record, Run
 from harness.comparison.names import benchmark_title
 from harness.comparison.rows import ANSWERS, is_row, row_name
 from harness.comparison.tables import has_rules_of
-from harness.protocols.compare import differing_in_words, from_protocol, rules_of
+from harness.protocols.compare import differing_in_words, from_protocol
+from harness.protocols.load import protocol_rules
 from harness.registry import METHODS, recorded_option
 from harness.studies import Row, Study, choices_of
 from harness.system.text import printable_line
@@ -128,7 +129,7 @@ def _other_rules(runs: Sequence[Run], study: Study) -> Iterator[str]:
         elif study.backbones and run.backbone not in {*study.backbones, *study.by_backbone}:
             yield f"backbone {run.backbone} instead of {', '.join(study.backbones)}"
         else:
-            rules = rules_of(study.protocol_file or study.protocol, run.benchmark) or {}
+            rules = protocol_rules(study.protocol_file or study.protocol, run.benchmark) or {}
             yield f"{differing_in_words(from_protocol(run.rules, {**rules, **study.set}))}; other rules are another table"
 
 

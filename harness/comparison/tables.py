@@ -15,8 +15,9 @@ from harness.archive.schema import UNTRAINED, Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
 from harness.comparison.names import SPLITS_APART, TESTED_TOGETHER, benchmark_rank, benchmark_title, shown_metrics
 from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
-from harness.protocols.compare import HEADED, from_protocol, headed, overrides_in_words, rules_of, shared
+from harness.protocols.compare import HEADED, from_protocol, headed, overrides_in_words, shared
 from harness.protocols.keys import hashed_rules, with_later
+from harness.protocols.load import protocol_rules
 from harness.studies import Row
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def grids(
     else:
         runs = rows_of_study(runs if given else where(runs, partial(has_rules_of, study=study)), study)
         apart = {rule: [with_later(run.rules)[rule] for run in runs["run"]] for rule in ("decoder", "prompt")}
-        hashes = [run.protocol_hash if given or _rules_of(study, run) is None else "" for run in runs["run"]]
+        hashes = [run.protocol_hash if given or _protocol_of(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
     tables = [
         _grid(copy, archive, study=study)
@@ -67,8 +68,8 @@ def grids(
     return tables
 
 
-def _rules_of(study: Study, run: Run) -> Mapping[str, Any] | None:
-    return rules_of(study.protocol_file or study.protocol, run.benchmark)
+def _protocol_of(study: Study, run: Run) -> Mapping[str, Any] | None:
+    return protocol_rules(study.protocol_file or study.protocol, run.benchmark)
 
 
 def has_rules_of(run: Run, study: Study) -> bool:
@@ -89,7 +90,7 @@ def has_rules_of(run: Run, study: Study) -> bool:
     }
     of_study |= {"decoder": decoder, **study.decoders[decoder]} if study.decoders else {}
     of_study |= {"prompt": prompt} if study.prompts else {}
-    of_protocol = _rules_of(study, run)
+    of_protocol = _protocol_of(study, run)
     wanted = {**(run.rules if of_protocol is None else of_protocol), **of_study}
     free = {"budget", *(name for name in study.tune if "." not in name)}
     return not from_protocol(run.rules, wanted).keys() - free
@@ -121,7 +122,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
     by_benchmark = {name: runs[runs["benchmark"] == name].drop_duplicates("key") for name in benchmarks}
     columns = tuple(column for name, here in by_benchmark.items() for column in _columns(name, here, study=study))
     firsts: list[Run] = list(runs.sort_values("key").drop_duplicates("benchmark")["run"])
-    known = [rules_of(run.protocol, run.benchmark) for run in firsts]
+    known = [protocol_rules(run.protocol, run.benchmark) for run in firsts]
     changed = {run.benchmark: from_protocol(run.rules, own or {}) for run, own in zip(firsts, known, strict=True)}
     is_known = None not in known
     everywhere = shared(list(changed.values())) if is_known else {}

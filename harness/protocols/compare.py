@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.protocols.keys import PIXELS, hashed_rules, with_later
-from harness.protocols.load import protocol_rules
 
 Rules = Mapping[str, Any]
 RuleDifference = Mapping[str, tuple[Any, Any]]
@@ -15,11 +14,6 @@ RuleDifference = Mapping[str, tuple[Any, Any]]
 NOT_THERE = "nothing"
 PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimizer", "precision")
 """Rules that are named first; others follow by name."""
-
-
-def rules_of(protocol: str, benchmark: str) -> Rules | None:
-    """The rules that a protocol, one of the harness's or a file, has for a benchmark; None where there is none of this name."""
-    return protocol_rules(protocol, benchmark)
 
 
 def flat(rules: Rules) -> dict[str, Any]:

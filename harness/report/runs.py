@@ -13,7 +13,8 @@ from typing import Any
 from harness.archive.archive import epoch_numbers
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
-from harness.protocols.compare import RuleDifference, differing_in_words, from_protocol, rules_of
+from harness.protocols.compare import RuleDifference, differing_in_words, from_protocol
+from harness.protocols.load import protocol_rules
 from harness.registry import BENCHMARKS, METHODS
 from harness.report.scores import ALPHA_MEANINGS, alpha_code
 
@@ -93,7 +94,7 @@ def _about(record: Record) -> Iterator[str]:
 
 
 def _changed(run: Run) -> RuleDifference | None:
-    of_protocol = rules_of(run.protocol, run.benchmark)
+    of_protocol = protocol_rules(run.protocol, run.benchmark)
     return None if of_protocol is None else from_protocol(run.rules, of_protocol)
 
 

@@ -16,7 +16,7 @@ from harness.report.formats import Score, text_of
 from harness.studies import study_from_dict
 from tests.harness.report.sample import DEMO, MadeUp, grid_of, record, three
 
-RULES = "harness.protocols.compare.protocol_rules"
+RULES = "harness.comparison.tables.protocol_rules"
 """Where tables find the harness's own protocols."""
 MARKS = {"": "", "best": " *", "tied": " ≈"}
 

@@ -121,7 +121,9 @@ def theirs(tmp_path: Path) -> Path:
         lambda folder: Lease.acquire(folder, holder=Holder.here()),
     ],
 )
-@pytest.mark.parametrize("where", [f"state/{KEY}", "records", "sweeps", "cache", "cost", "tables", "site", "figures", "sample-data"])
+@pytest.mark.parametrize(
+    "where", [f"state/{KEY}", "records", "sweeps", "cache", "cost", "tables", "site", "figures", "sample-data"]
+)
 def test_a_folder_that_others_replaced_by_a_link_is_not_entered(tmp_path, theirs, where, touch):
     link = tmp_path / "results" / where
     link.parent.mkdir(parents=True, exist_ok=True)
