@@ -148,8 +148,6 @@ class Benchmark(ABC):
     published_sizes: ClassVar[Mapping[str, int]] = {}
     own: ClassVar[bool] = False
     """Whether it is a user's data set, whose folder says what is in it."""
-    older_records_grouped: ClassVar[bool] = True
-    """Whether `group` was the rule of the first records too, so that those that name no groups are read by it."""
 
     def __init__(self, options: DataOptions | None = None) -> None:
         self.options = options or DataOptions()

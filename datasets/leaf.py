@@ -56,7 +56,6 @@ class Leaf(FolderBenchmark):
     published_sizes: ClassVar = {"all": 588}
     folders = ("leaf_disease", "leaf-disease-segmentation-dataset", "leaf_disease_segmentation", "leaf")
     test_fraction = 0.2
-    older_records_grouped = False
     carved_by = "hashed stem, copies of a photograph together"
 
     def layouts(self) -> tuple[Layout, ...]:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
@@ -274,20 +274,6 @@ def method_config(name: str, values: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         raise UsageError(f"method {name}: its configuration fails: {type(error).__name__}: {error}") from error
-
-
-def groups_by_rule(benchmark: str, stems: Iterable[str]) -> dict[str, str]:
-    """stem -> group by the benchmark's own rule (`harness.datasets.base.Benchmark.group`), for older records without groups. Empty where
-    each image is independent, or the benchmark or its stems are not known here."""
-    from harness.datasets.base import Pair  # imports numpy, which listing names need not wait for
-
-    try:
-        known = BENCHMARKS.get(benchmark)()
-        stems = stems if known.older_records_grouped else ()
-        groups = {stem: str(known.group(Pair(stem=stem, image=Path(), mask=Path()))) for stem in stems}
-    except Exception:  # a record is data, and a plug-in may raise anything
-        return {}
-    return groups if len(set(groups.values())) < len(groups) else {}
 
 
 def recorded_option(method: str, option: str, value: Any) -> Any:

@@ -229,7 +229,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         if how.plan:
             return show(steps, how)
         missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
-        if missing and tuning and not how.cancel:  # of any step, before the first one runs
+        if missing and not how.cancel:
             raise UsageError(_missing(list(missing)))
         return carry_out_steps(steps, found, how)
 
@@ -338,18 +338,15 @@ def start(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[
         later: runs that follow in later steps.
 
     Raises:
-        UsageError: something is missing, it would take more than a month, or what `run_jobs` says.
+        UsageError: it would take more than a month, or what `run_jobs` says.
     """
     from harness.dispatch.run_jobs import run_jobs
     from harness.pricing import hesitation
 
     for line in planned.problems:
         say(line)
-    if not how.cancel:
-        if planned.missing:
-            raise UsageError(_missing(planned.missing))
-        if not how.yes and (doubt := hesitation(planned, request.results, where=how.where)):
-            raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
+    if not how.cancel and not how.yes and (doubt := hesitation(planned, request.results, where=how.where)):
+        raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
     return run_jobs(
         planned,
         how.where,

@@ -10,18 +10,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.archive.files import LARGEST_TABLE, ImageTable, ImageTables, image_tables, joined
 from harness.archive.measured import CostRecord, CostStore
-from harness.archive.older import same_data, with_plans
+from harness.archive.older import groups_of, same_data, with_plans
 from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.models.known import SAME_WEIGHTS
 from harness.protocols.keys import content_hash, hashed_options
-from harness.registry import groups_by_rule
 from harness.system.errors import UsageError
 from harness.system.files import read_regular
 
@@ -116,11 +115,11 @@ class Archive:
         return joined([table for which, table in tables.items() if which[0] == model and split in ("all", which[1])])
 
     def _read_images(self, key: str, benchmark: str, expected: str) -> ImageTables:
-        """The scores by image of a run, empty without a file. Where the file does not group the images, the benchmark's rule does."""
+        """The scores by image of a run, empty without a file. Older ones group theirs by `groups_of`."""
         path = self.store.images_path(key)
         tables = image_tables(path, expected=expected) if os.path.lexists(path) else {}
         return {
-            which: table if table.clusters else replace(table, clusters=_clusters(benchmark, table.stems))
+            which: table if table.clusters else replace(table, clusters=groups_of(benchmark, table.stems))
             for which, table in tables.items()
         }
 
@@ -192,12 +191,6 @@ class Joined(Archive):
 
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
         return (self.own if self.is_own(record) else self.other).image_table(record, model, split)
-
-
-@lru_cache(maxsize=64)
-def _clusters(benchmark: str, stems: tuple[str, ...]) -> Mapping[str, str]:
-    """All runs of a benchmark score the same images."""
-    return groups_by_rule(benchmark, stems)
 
 
 Kind = Literal["runs", "scores", "images", "history", "alphas", "costs"]

@@ -222,7 +222,7 @@ class CostStore:
     def load(path: Path) -> CostRecord:
         """The record in one file. Raises ValueError, with one line: it cannot be read as a cost record, was edited, or is a copy."""
         data = read_regular(path, largest=LARGEST_RECORD)
-        record: CostRecord = validated(CostRecord, data, version=COST_SCHEMA_VERSION)
+        record: CostRecord = validated(CostRecord, data, versions=range(1, COST_SCHEMA_VERSION + 1))
         for reason in _wrong(record, data):
             raise ValueError(printable_line(reason))
         if path.name != (own := f"{record.key}-{record.session}.json"):

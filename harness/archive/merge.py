@@ -133,12 +133,9 @@ def _merge_cost(path: Path, target: Path) -> FileOutcome:
     except ValueError as error:
         return f"not copied: {printable_line(str(path))}: {error}"
     if os.path.lexists(target):
-        same = target.read_bytes() == path.read_bytes()
-        return (
-            "same"
-            if same
-            else f"conflict: {printable_line(path.name)} is another cost record below {target.parent.parent}"
-        )
+        if target.read_bytes() == path.read_bytes():
+            return "same"
+        return f"conflict: {printable_line(path.name)} is another cost record below {target.parent.parent}"
     write_atomically(target, path.read_bytes())
     return "copied"
 

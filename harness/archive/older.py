@@ -1,7 +1,7 @@
 """What records of earlier schemas leave out or say differently, filled in when they are read. What newer rules and options were for
 them is in `harness.protocols.keys`.
 
-Schema 1 holds the α history in the JSON. Schema 2 says in words where the data came from and how they were split. A row's label and
+Schema 2 says in words where the data came from and how they were split. A row's label and
 the scored model of scores by image were called ``variant``. The first records of schema 3 lack ``label_note``,
 ``never_reached`` and ``operations``.
 """
@@ -103,6 +103,16 @@ def with_plans(records: Sequence[Record]) -> list[Record]:
 
 def _same_sweep(run: Run) -> tuple[str, ...]:
     return run.protocol_hash, run.backbone, run.checkpoint, run.benchmark
+
+
+def groups_of(benchmark: str, stems: Sequence[str]) -> dict[str, str]:
+    """stem -> group, for scores by image that name no groups: by the sequences of CVC-612, whose first records named none."""
+    from harness.datasets.base import DatasetError
+    from harness.datasets.cvc612 import sequence_of
+
+    with suppress(DatasetError):
+        return {stem: f"sequence {sequence_of(stem):02d}" for stem in stems if benchmark == "cvc612"}
+    return {}
 
 
 def same_data(first: str, second: str) -> bool:

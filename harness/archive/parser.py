@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Required, TypeVar
+from typing import Annotated, Any, Required, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
@@ -118,7 +118,7 @@ class _Trial(TypedDict):
 
     options: Options
     score: float | None
-    keys: NotRequired[list[str]]
+    keys: list[str]
 
 
 class _Tuning(TypedDict, total=False):
@@ -210,8 +210,8 @@ def load_record(path: Path) -> Record:
 
 
 def parse(data: bytes) -> Record:
-    """The record in ``data``. Raises ValueError: it is not a record of a schema that this code reads (1 to `SCHEMA_VERSION`)."""
-    record = validated(_File, data, version=SCHEMA_VERSION).plain()
+    """The record in ``data``. Raises ValueError: it is not a record of a schema that this code reads (2 to `SCHEMA_VERSION`)."""
+    record = validated(_File, data, versions=range(2, SCHEMA_VERSION + 1)).plain()
     if record.scores and record.code != "OK":
         raise ValueError(f"it has scores, and ended with {record.code}")
     if record.parameters and "trainable" not in record.parameters:
@@ -231,10 +231,10 @@ def parse(data: bytes) -> Record:
     return replace(escaped(record), run=run)
 
 
-def validated(kind: type[T], data: bytes, *, version: int) -> T:
-    """The content of a file as a dataclass with a ``schema_version`` of at most ``version``. Raises ValueError, with one line: no JSON,
-    another kind, a later schema, or a field of a wrong type."""
+def validated(kind: type[T], data: bytes, *, versions: range) -> T:
+    """The content of a file as a dataclass with a ``schema_version`` among ``versions``. Raises ValueError, with one line: no JSON,
+    another kind, another schema, or a field of a wrong type."""
     found = re.search(rb'"schema_version":\s*(\d+)', data)
-    if found and not 1 <= int(found[1]) <= version:
-        raise ValueError(f"schema_version {int(found[1])}; this code reads 1 to {version}")
+    if found and int(found[1]) not in versions:
+        raise ValueError(f"schema_version {int(found[1])}; this code reads {versions[0]} to {versions[-1]}")
     return from_json(kind, data)

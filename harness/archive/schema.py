@@ -140,8 +140,8 @@ class Run:
 
     @property
     def trial_runs(self) -> int:
-        """How many runs its options were chosen from; 0 where nothing was tuned. A trial that does not name its runs counts one."""
-        return sum(len(trial["keys"]) if "keys" in trial else 1 for trial in self.tuning.get("trials", ()))
+        """How many runs its options were chosen from; 0 where nothing was tuned."""
+        return sum(len(trial["keys"]) for trial in self.tuning.get("trials", ()))
 
 
 @dataclass(frozen=True, kw_only=True)

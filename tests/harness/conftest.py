@@ -18,16 +18,13 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-KNOWING_PROTOCOLS = ("comparison.tables", "comparison.papers", "comparison.submission", "report.runs")
-
-
 @pytest.fixture(autouse=True)
 def _card(request: pytest.FixtureRequest) -> None:
     """The protocol demo has the rules of the records that comparison and report make up (`tests.harness.report.sample`)."""
     if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report"):
         from tests.harness.report.sample import known_rules
 
-        for module in KNOWING_PROTOCOLS:
+        for module in ("comparison.tables", "comparison.papers", "comparison.submission", "report.runs"):
             request.getfixturevalue("monkeypatch").setattr(f"harness.{module}.protocol_rules", known_rules)
 
 

@@ -53,6 +53,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a score in words": (lambda c: c["scores"]["best"]["test"].update(iou="0.9"), "scores.best.test.iou: must be"),
     "a split that is a number": (lambda c: c["scores"].update(best={"test": 0.5}), "scores.best.test"),
     "a failed run with scores": (lambda c: c.update(code="OOM"), "ended with OOM"),
+    "an earlier schema": (lambda c: c.update(schema_version=1), "reads 2 to 3"),
     "a later schema": (lambda c: c.update(schema_version=99), "schema_version 99"),
     "an unknown code": (lambda c: c.update(code="GREAT"), "code: must be 'OK'"),
     "a protocol that is a path": (lambda c: c["run"].update(protocol="../../NOTES"), "'../../NOTES' is not a name"),

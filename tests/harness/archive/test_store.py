@@ -20,7 +20,6 @@ from harness.system.errors import UsageError
 from harness.system.files import write_atomically
 from tests.harness.archive.test_merge import folder, tree
 from tests.harness.report.sample import record
-from tests.values import there
 
 ALPHA = [{"blocks.0.q": [0.125 + 1e-17, 1 / 3], "blocks.1.q": [0.1, 0.2]}, {}, {"blocks.0.q": [0.5, 0.25]}]
 
@@ -33,20 +32,6 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert store.read(written.key) == written
     assert list(store) == [written]
     assert store.images_path(written.key).read_text(encoding="utf-8").endswith("a,0.5\n")
-
-
-def test_records_of_schema_1_are_read(tmp_path: Path) -> None:
-    """Version 1 held the α history inside the JSON and knew neither ``changed`` nor a seal."""
-    store = RecordStore(tmp_path)
-    new = record()
-    path = store.write(new)
-    old = json.loads(path.read_text(encoding="utf-8"))
-    old["schema_version"] = 1
-    old["architecture"] = ALPHA
-    del old["run"]["changed"], old["seal"], old["beside"]
-    path.write_text(json.dumps(old), encoding="utf-8")
-    reread = there(store.read(new.key))
-    assert (reread.architecture, reread.run, reread.run.key) == (ALPHA, new.run, new.key)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ CONVLORA = {"lr": None, "blocks": "all", "sites": "qkv", "rank": 3, "alpha": 32.
         ([record(label=name, seed=seed, **SIX) for seed, name in enumerate(("r=6", "LoRA r=6"))], ["LoRA (rank=6)"]),
         ([record(), record(method="lora", **SIX)], ["LoRA", "LoRA (rank=6)"]),
         # two of one name are distinguished
-        ([record(), record(tuning={"grid": {"lr": [1e-3]}, "chosen": {"lr": 1e-3}, "trials": [{}]})], ["LoRA", "LoRA, tuned"]),
+        ([record(), record(tuning={"grid": {"lr": [1e-3]}, "chosen": {"lr": 1e-3}, "trials": [{"keys": ["k"]}]})], ["LoRA", "LoRA, tuned"]),
         ([record(method="convlora", config={**CONVLORA, "gate": "released"})], ["Conv-LoRA"]),
         ([record(method="convlora", config={**CONVLORA, "gate": "switch"})], ["Conv-LoRA (Switch gate)"]),
         ([record(method="elsewhere", config={"width": 3})], ["elsewhere"]),
@@ -223,7 +223,7 @@ def test_records_under_an_options_older_value_share_a_row_with_those_under_its_n
 def tuned(lr: float, *, trials: int = 4, chosen: bool = True, **changes: Any) -> Any:
     tuning: dict[str, Any] = {"grid": {"lr": [1e-3, 1e-2]}}
     if chosen:
-        tuning |= {"chosen": {"lr": lr}, "trials": [{"options": {}, "score": 0.5}] * trials, "edge": [], "metric": "iou",
+        tuning |= {"chosen": {"lr": lr}, "trials": [{"options": {}, "score": 0.5, "keys": ["k"]}] * trials, "edge": [], "metric": "iou",
                  "on": ["kvasir"], "hours": 0.1, "seeds": [100]}  # fmt: skip
     return record(config={"lr": lr}, changed={"lr": lr}, tuning=tuning, **changes)
 

@@ -68,7 +68,7 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
 
 
 def test_a_tuned_rate_shows_how_many_values_were_tried_and_whether_it_is_at_an_end() -> None:
-    trials = [{"options": {"lr": 0.1}, "score": None}, {"options": {"lr": 0.01}, "score": 0.876}]
+    trials = [{"options": {"lr": lr}, "score": score, "keys": ["k"]} for lr, score in ((0.1, None), (0.01, 0.876))]
     tuning: dict[str, Any] = {"grid": {"lr": [0.1, 0.01]}, "chosen": {"lr": 0.01}, "edge": ["lr"], "trials": trials}
     own = {**tuning, "chosen": {"lr": 0.1}, "trials": trials[:1], "edge": []}
     made = [record(benchmark="road", tuning=tuning), record(benchmark="isic2017", tuning=own)]
