@@ -115,7 +115,7 @@ class Archive:
         return joined([table for which, table in tables.items() if which[0] == model and split in ("all", which[1])])
 
     def _read_images(self, key: str, benchmark: str, expected: str) -> ImageTables:
-        """The scores by image of a run, empty without a file. Older ones group theirs by `groups_of`."""
+        """The scores by image of a run, empty without a file. Where the file names no groups, `groups_of` does."""
         path = self.store.images_path(key)
         tables = image_tables(path, expected=expected) if os.path.lexists(path) else {}
         return {

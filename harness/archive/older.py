@@ -1,9 +1,8 @@
 """What records of earlier schemas leave out or say differently, filled in when they are read. What newer rules and options were for
 them is in `harness.protocols.keys`.
 
-Schema 2 says in words where the data came from and how they were split. A row's label and
-the scored model of scores by image were called ``variant``. The first records of schema 3 lack ``label_note``,
-``never_reached`` and ``operations``.
+Schema 2 says in words where the data came from and how they were split. A row's label and the scored model of scores by image were
+called ``variant``. The first records of schema 3 lack ``label_note``, ``never_reached`` and ``operations``.
 """
 
 from __future__ import annotations
@@ -106,12 +105,13 @@ def _same_sweep(run: Run) -> tuple[str, ...]:
 
 
 def groups_of(benchmark: str, stems: Sequence[str]) -> dict[str, str]:
-    """stem -> group, for scores by image that name no groups: by the sequences of CVC-612, whose first records named none."""
-    from harness.datasets.base import DatasetError
-    from harness.datasets.cvc612 import sequence_of
+    """stem -> group, for scores by image whose file names no groups. The first records of CVC-612 left its sequences out."""
+    if benchmark == "cvc612":
+        from harness.datasets.base import DatasetError
+        from harness.datasets.cvc612 import sequence_of
 
-    with suppress(DatasetError):
-        return {stem: f"sequence {sequence_of(stem):02d}" for stem in stems if benchmark == "cvc612"}
+        with suppress(DatasetError):  # stems that are no frames
+            return {stem: f"sequence {sequence_of(stem):02d}" for stem in stems}
     return {}
 
 

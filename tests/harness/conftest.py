@@ -19,7 +19,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _card(request: pytest.FixtureRequest) -> None:
+def _demo_protocol(request: pytest.FixtureRequest) -> None:
     """The protocol demo has the rules of the records that comparison and report make up (`tests.harness.report.sample`)."""
     if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report"):
         from tests.harness.report.sample import known_rules
