@@ -87,7 +87,7 @@ def mine(board: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _card() -> None:
+def _demo_protocol() -> None:
     """These records are held against the protocol demo as it is."""
 
 

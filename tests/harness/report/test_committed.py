@@ -13,7 +13,7 @@ TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in (RESULTS / "tab
 
 
 @pytest.fixture(autouse=True)
-def _card() -> None:
+def _demo_protocol() -> None:
     """These records are held against the protocol demo as it is."""
 
 

@@ -49,7 +49,7 @@ def searched() -> Record:
 
 
 @pytest.fixture(autouse=True)
-def _card() -> None:
+def _demo_protocol() -> None:
     """These runs are held against the protocol demo as it is."""
 
 
