@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.datasets.base import DatasetError, Pair
-from harness.datasets.readers import pairing
+from harness.datasets.readers import pairing, splitting
 from harness.datasets.readers.layouts import Layout, csv_pairs, read_csv, resolve_folder, subfolders
 from harness.datasets.readers.opening import require_file
 from harness.datasets.readers.pairing import MASK_EXTENSIONS, Paired, image_files, indexed, is_image, mask_key, name_key
@@ -22,10 +22,13 @@ MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 PairedParts = dict[str, Paired]
 
 
-_SPLITTING = re.compile(r"(split|fold|partition)s?")
-_BESIDES = re.compile(r"(list|set|image|img|mask|label|name|id|file)s?|data|dataset|txt|csv|json|is|final")
+_SPLITTING = re.compile(r"(split|k?fold|partition|holdout)s?|(train|val|test)(s|set|data)|validate|unseen")
+_BESIDES = re.compile(
+    r"(list|set|image|img|mask|label|name|id|file|dataset)s?|data|txt|csv|json|is|my|final|hidden|public|private"
+)
 _TABLE = re.compile(
-    r"(\.(txt|csv|tsv|jsonl?|ya?ml|toml|xml|li?st|xlsx?|np[yz]|pkl|mat|parquet|gz|dat|ids|h5|hdf5))?", re.IGNORECASE
+    r"(\.(txt|csv|tsv|n?d?jsonl?|ya?ml|xml|toml|ini|md|bak|li?st|xlsx?|ods|np[yz]|pkl|mat|parquet|gz|dat|ids|h5|hdf5))?",
+    re.I,
 )
 """Words, letters alone, that columns and files with splits are called by, and endings of such files."""
 
@@ -54,6 +57,19 @@ def has_splits(path: Path) -> bool:
         return bool(_splits(path, header, rows, 0))
     except DatasetError:
         return True
+
+
+def looks_like_split(path: Path, stems: Collection[str], known: Collection[set[str]]) -> bool:
+    """Whether a file is named as a split, has a column of splits, says a split of images by name, or lists some of them, whatever it is
+    called: neither all nor one of the sets that are ``known``. ``stems``: of all images, as `name_key` writes them."""
+    if names_a_split(path.stem) or has_splits(path):
+        return True
+    words = splitting.names_in(path)
+    named = words.intersection(stems)
+    others = [word for word in words - named if not names_a_split(word)]
+    if len(others) > min(1, len(named) - 1):  # one, such as a header, with two names or more
+        return False
+    return len(named) + len(others) < len(words) or (named < set(stems) and named not in known)
 
 
 def names_pairs(path: Path) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -107,14 +107,14 @@ def _stem(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else path.name
 
 
-def names_some(path: Path, stems: Collection[str], known: Collection[set[str]]) -> bool:
-    """Whether a file lists images by name, neither all nor one of the sets that are ``known``: a split, whatever it is called. ``stems``:
-    of all images, as `name_key` writes them."""
+def names_in(path: Path) -> set[str]:
+    """The names in a list, in JSON or in YAML, as `name_key` writes them; empty of what is no text, or large."""
     try:
-        named = set(map(name_key, read_list(path))) if path.stat().st_size < _LARGEST else set()
-    except (DatasetError, OSError):  # no text
-        return False
-    return bool(named) and named < set(stems) and named not in known
+        text = read_text(path).replace("\\", "/") if path.stat().st_size < _LARGEST else ""
+    except (DatasetError, OSError):
+        return set()
+    words = re.split(r'(?m)^#.*|^\s*-\s|[\n,;\t"]|:\s', text)
+    return {name_key(_stem(word.strip())) for word in words if re.search(r"\w", word)}
 
 
 def committed(name: str) -> frozenset[str]:

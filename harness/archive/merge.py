@@ -44,9 +44,10 @@ def checked(path: Path) -> Record:
     record = load_record(path)
     if seal_holds(read_regular(path, largest=LARGEST_RECORD)) is None:
         raise ValueError("it has no seal, so an edited number would not show; run it again")
+    is_trial = bool(record.run.tuning) and "chosen" not in record.run.tuning  # whose scores by image nobody needs
     for name, file in sidecars_of(path).items():
         if not os.path.lexists(file):
-            if name in record.sidecars and not may_be_left_out(name, record):
+            if name in record.sidecars and name != MASKS and not is_trial:
                 raise ValueError(f"{file.name} is gone")
         elif not is_of_record(name, record.sidecars):
             if record.code == "OK":  # files of a failure may be of a start that is about to succeed
@@ -76,12 +77,6 @@ def _require_means(record: Record, images: ImageTables) -> None:
             raise ValueError(
                 f"the mean {metric} of {model} on {split} is {scores.mean():.6g} by its images, but {score:.6g} in the record"
             )
-
-
-def may_be_left_out(name: str, record: Record) -> bool:
-    """Whether a sidecar file may be deleted to save space: masks are only illustrations, and a run that only tuned something needs no
-    scores by image."""
-    return name == MASKS or (bool(record.run.tuning) and "chosen" not in record.run.tuning)
 
 
 FileOutcome = str

@@ -123,7 +123,9 @@ def _predictions(
             more = zip(*(item[3:] for item in batch), strict=True)
             scores = predict(torch.stack([item[1] for item in batch]), *map(list, more))
             scores = (scores[:, 0] if scores.ndim == 4 and scores.shape[1] == 1 else scores).float()
-            wait = _labels(scores, batch, scorer, shown=shown) if _by_label(scores, scorer) else _whole(scores)
+            # Scores of several classes are some hundred times as large as their labels.
+            as_labels = scores.is_cuda and scores.ndim == 4 and scorer.task == "multiclass"
+            wait = _labels(scores, batch, scorer, shown=shown) if as_labels else _whole(scores)
         if before is not None:
             yield before
         before = batch, wait
@@ -135,11 +137,6 @@ def _whole(scores: Tensor) -> Scored:
     """All scores as they are."""
     wait = to_host(scores)
     return lambda: ((each, each) for each in wait().numpy())
-
-
-def _by_label(scores: Tensor, scorer: SplitScorer) -> bool:
-    """Whether a GPU has the scores of several classes: they are some hundred times as large as their labels."""
-    return scores.is_cuda and scores.ndim == 4 and scorer.task == "multiclass"
 
 
 def _labels(scores: Tensor, batch: Sequence[Item], scorer: SplitScorer, *, shown: bool) -> Scored:

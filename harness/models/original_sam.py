@@ -25,11 +25,6 @@ def published(encoder: BlockEncoder, part: str, name: str) -> str:
     return published_name(part + name) if isinstance(encoder, SAM2Encoder) else part + name
 
 
-def is_of_sam(encoder: nn.Module) -> bool:
-    """Whether it is the encoder of a SAM, as a checkpoint of its family holds it."""
-    return isinstance(encoder, BlockEncoder) and encoder.of_sam
-
-
 def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
     """segment_anything's own ``Sam`` with the numbers of a catalogue entry, for verification and for loading an export.
 
@@ -60,7 +55,7 @@ def plain_sam(name: str, *, image_size: int | None = None) -> Sam:
 
 def unfit_for_sam(segmenter: Segmenter) -> str:
     """Why a checkpoint of SAM cannot hold the segmenter, whatever its method; empty where it can."""
-    if not is_of_sam(segmenter.encoder):
+    if not (isinstance(segmenter.encoder, BlockEncoder) and segmenter.encoder.of_sam):
         return "only SAM's own backbones save as a SAM checkpoint"
     assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.archive.files import SIDECARS
-from harness.archive.schema import Record, Run, is_from_more
+from harness.archive.schema import is_from_more
 from harness.archive.store import RecordStore
 from harness.evaluation.conventions import higher_is_better
 from harness.planning.data import selects_by
@@ -331,7 +331,9 @@ def _choice(group: TrialGroup, tuning: Tuning, store: RecordStore) -> dict[str, 
         records = [record for key in keys if (record := store.find(key)) is not None]
         codes |= dict.fromkeys(record.code for record in records)
         metric = selects_by(records[0].run) if records else metric
-        scores = [score for record in records if (score := _validated(record)) is not None]
+        ended = [record for record in records if record.code == "OK"]
+        reached = [record.scores.get("best", {}).get("val", {}).get(selects_by(record.run)) for record in ended]
+        scores = [score for score in reached if score is not None]
         score = math.fsum(scores) / len(scores) if scores and len(scores) == len(keys) else None
         hours = sum(record.cost.get("wall_time_s", 0.0) for record in records) / 3600
         names = dict(zip(group.grid, values, strict=True))
@@ -358,11 +360,6 @@ def _choice(group: TrialGroup, tuning: Tuning, store: RecordStore) -> dict[str, 
     }
 
 
-def _validated(record: Record) -> float | None:
-    """The validation score that selected the best epoch."""
-    return record.scores.get("best", {}).get("val", {}).get(selects_by(record.run)) if record.code == "OK" else None
-
-
 def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
     """Whether ``value`` is at an end of a grid of numbers, so that a better one may lie outside."""
     try:
@@ -384,12 +381,8 @@ def record_choices(step: Step) -> None:
         if record is None or record.code != "OK" or record.run.tuning == tuning:
             continue
         run = replace(record.run, tuning=dict(tuning), label=group.row.name if chosen else record.run.label)
-        if record.run.trial_runs <= run.trial_runs if chosen else _may_leave_tables(record.run, group.recorded):
+        # A run that was not chosen is only a trial, unless it is a row's plain run, which has no label, or another grid's choice.
+        old = record.run.tuning
+        is_trial = bool(old) and ("chosen" not in old or is_from_more(group.recorded, old))
+        if record.run.trial_runs <= run.trial_runs if chosen else is_trial:
             store.write(replace(record, run=run), keep=SIDECARS)
-
-
-def _may_leave_tables(run: Run, recorded: Mapping[str, Any]) -> bool:
-    """Whether a run that was not chosen is only a trial. A row's plain run, which has no label, is not a trial. Neither is a
-    run that another grid or other benchmarks chose.
-    """
-    return bool(run.tuning) and ("chosen" not in run.tuning or is_from_more(recorded, run.tuning))

@@ -113,10 +113,6 @@ def scale_of(board: Leaderboard, benchmark: str) -> float:
     return max((abs(end) for end in ends if end is not None), default=0.0) / 10
 
 
-def _clipped(value: float) -> str:
-    return f"{min(10.0, max(-10.0, value)):.2f}"
-
-
 def _tile_source(picture: Any) -> str:
     from PIL import Image
 
@@ -148,7 +144,12 @@ def _environment() -> Any:
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
     environment.globals.update(
-        of=sentences, source=_tile_source, command_of=command_of, arxiv_of=arxiv_of, scale_of=scale_of, clipped=_clipped
+        of=sentences,
+        source=_tile_source,
+        command_of=command_of,
+        arxiv_of=arxiv_of,
+        scale_of=scale_of,
+        clipped=lambda value: f"{min(10.0, max(-10.0, value)):.2f}",
     )
     environment.filters["short"] = sentences.short_number
     return environment

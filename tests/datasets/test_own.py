@@ -247,6 +247,9 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
     assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
 
 
+_PART = ("train", "test")
+
+
 def _lay(root: Path, name: str, text: str, encoding: str = "utf-8") -> int:
     """Folders of images and masks, and a file."""
     write(root)
@@ -313,6 +316,15 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "eval looks like a split": lambda root: [write(root / folder, stems=STEMS[:3]) for folder in ("train", "eval")],
     "kvasir_test.txt looks like a split": lambda root: _lay(root, "splits/kvasir_test.txt", FOUR),
     "testset.txt looks like a split": lambda root: [_lay(root, name, FOUR[at:]) for name, at in (("train.txt", 0), ("testset.txt", 22))],
+    "kept.csv looks like a split": lambda root: _lay(root, "kept.csv", f"filename\n{STEMS[0]}.png\n{STEMS[1]}.png\n"),
+    "kept.json looks like a split": lambda root: _lay(root, "kept.json", json.dumps(STEMS[:2])),
+    "info.json looks like a split": lambda root: _lay(root, "info.json", json.dumps({stem: _PART[stem < STEMS[9]] for stem in STEMS})),
+    "info.txt looks like a split": lambda root: _lay(root, "info.txt", "\n".join(f"{s}\t{_PART[s < STEMS[9]]}" for s in STEMS)),
+    "test_public.csv looks like a split": lambda root: _lay(root, "test_public.csv", "id\n7\n"),
+    "meta/a/test.txt looks like a split": lambda root: _lay(root, "meta/a/test.txt", FOUR),
+    "test_hidden looks like a split": lambda root: [write(root / part, stems=STEMS[:9]) for part in ("train", "test", "test_hidden")],
+    "validate looks like a split": lambda root: [write(root / part, stems=STEMS[:9]) for part in ("train", "test", "validate")],
+    "'0' in its column holdout": lambda root: write_column(root, "holdout", train="0", val="0", test="1"),
     "held looks like a split": lambda root: [write(root), write(root / "held", stems=STEMS[:3])],
     "call lists of splits train.csv": lambda root: _table(root, "test_set.csv"),
     "'0' in its column is_test": lambda root: write_column(root, "is_test", train="0", val="0", test="1"),
@@ -325,6 +337,7 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],
     "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],
+    "kept.txt looks like a split and lies above": lambda root: [write(root / "data"), (root / "kept.txt").write_text(FOUR)],
     "is in test and in train": lambda root: [_lay(root, name, FOUR) for name in ("train.txt", "test.txt")],
     "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],
     "in its column split than in its column fold": lambda root: write_column(
