@@ -67,9 +67,8 @@ def looks_like_split(path: Path, stems: Collection[str], known: Collection[set[s
     words = splitting.names_in(path)
     named = words.intersection(stems)
     others = [word for word in words - named if not names_a_split(word)]
-    if len(others) > min(1, len(named) - 1):  # one, such as a header, with two names or more
-        return False
-    return len(named) + len(others) < len(words) or (named < set(stems) and named not in known)
+    few = len(others) <= min(1, len(named) - 1)  # one, such as a header, with two names or more
+    return few and (len(named) + len(others) < len(words) or (named < set(stems) and named not in known))
 
 
 def names_pairs(path: Path) -> bool:
