@@ -247,9 +247,6 @@ def test_what_is_missing_is_carved(tmp_path: Path, lay: Callable[[Path], object]
     assert opened(tmp_path, split_rule=CARVED)[1].rule.startswith("carved")
 
 
-_PART = ("train", "test")
-
-
 def _lay(root: Path, name: str, text: str, encoding: str = "utf-8") -> int:
     """Folders of images and masks, and a file."""
     write(root)
@@ -318,8 +315,8 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "testset.txt looks like a split": lambda root: [_lay(root, name, FOUR[at:]) for name, at in (("train.txt", 0), ("testset.txt", 22))],
     "kept.csv looks like a split": lambda root: _lay(root, "kept.csv", f"filename\n{STEMS[0]}.png\n{STEMS[1]}.png\n"),
     "kept.json looks like a split": lambda root: _lay(root, "kept.json", json.dumps(STEMS[:2])),
-    "info.json looks like a split": lambda root: _lay(root, "info.json", json.dumps({stem: _PART[stem < STEMS[9]] for stem in STEMS})),
-    "info.txt looks like a split": lambda root: _lay(root, "info.txt", "\n".join(f"{s}\t{_PART[s < STEMS[9]]}" for s in STEMS)),
+    "info.json looks like a split": lambda root: _lay(root, "info.json", json.dumps({stem: split for split, stems in SPLITS for stem in stems})),
+    "info.txt looks like a split": lambda root: _lay(root, "info.txt", "\n".join(f"{x}\t{split}" for split, stems in SPLITS for x in stems)),
     "test_public.csv looks like a split": lambda root: _lay(root, "test_public.csv", "id\n7\n"),
     "meta/a/test.txt looks like a split": lambda root: _lay(root, "meta/a/test.txt", FOUR),
     "test_hidden looks like a split": lambda root: [write(root / part, stems=STEMS[:9]) for part in ("train", "test", "test_hidden")],
