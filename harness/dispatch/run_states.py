@@ -301,10 +301,9 @@ class ProgressFile:
             epoch, epochs, step, steps = (int(content[name]) for name in ("epoch", "epochs", "step", "steps"))
             self._done = (epoch - 1 + step / max(1, steps)) / max(1, epochs)
             self._epoch = f"epoch {epoch}/{epochs}"
-            if self._first is None:  # a continued run has done a share before
-                self._first = (now, self._done)
-            elif name == "validation" and self._done > self._first[1]:
-                self._pace = (now - self._first[0]) / (self._done - self._first[1])
+            self._first = self._first or (now, self._done)  # a continued run has done a share before
+        if name == "validation" and self._first and self._done > self._first[1]:
+            self._pace = (now - self._first[0]) / (self._done - self._first[1])
         loss = f", loss {content['loss']:.3f}" if content.get("loss") is not None else ""
         words = {"training": f"training {self._epoch}{loss}", "validation": f"validating {self._epoch}"}
         done = 1.0 if name in ("test", "merging") else self._done  # both come after the last epoch
