@@ -230,7 +230,7 @@ def test_progress_is_written_at_each_stage_and_every_two_seconds(tmp_path, monke
     assert written(after=0.0, step=1) == (0.1, 5100.0)
     assert written(after=1.9, step=2) == (0.1, 5100.0)
     assert written(after=0.2, step=3) == (0.3, 5102.1)
-    report({"stage": "validation", "model": "", "split": "val", "images": 4})  # as `harness.experiment.scoring` reports it
+    report({"stage": "validation", "model": "", "split": "val", "images": 4})  # as scoring does
     content = json.loads(path.read_text())
     assert content["stage"] == "validating epoch 1/1"
     assert content["pace"] == pytest.approx(2.1 / 0.2)  # two tenths in 2.1 seconds
