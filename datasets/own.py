@@ -29,8 +29,6 @@ from harness.datasets.readers.splitting import Arranged, Pairs, select_listed, s
 
 _CLASSES = "classes.txt"
 MOST_CLASSES = 255
-_MOST_LISTS = 100
-"""Files that are looked into for names of images, and folders below folders; labels may be a text file each."""
 _LAYOUTS = (*own_layouts.LAYOUTS, CocoLayout(), own_layouts.OneFolder())
 
 
@@ -74,11 +72,12 @@ class OwnBenchmark(FolderBenchmark):
             listed = ", ".join(f"{root} ({count} pairs)" for root, count in [*pairs.items()][:6])
             raise DatasetError(f"{data_root} holds several data sets: {listed}; give one, such as {self.name}={root}")
         counts = Counter({path: len(image_files(path)) for path in below[1:] if not path.is_relative_to(root)})
-        above = [path for top in root.parents if top.is_relative_to(data_root) for path in (top, top / "splits")]
-        stems = _names(pair for part in self.layout_at(root).parts_at(root).values() for pair in part.pairs)
-        for path in (path for folder in above for path in own_layouts.tables_in(folder)):
-            if self.options.split_rule != CARVED and own_layouts.looks_like_split(path, stems, ()):
-                raise DatasetError(f"{path} looks like a split and lies above {root}; move it there, or away")
+        folders = [path for top in root.parents if top.is_relative_to(data_root) for path in (top, top / "splits")]
+        above = [path for folder in folders for path in own_layouts.tables_in(folder)]
+        if above and self.options.split_rule != CARVED:
+            stems = _names(pair for part in self.layout_at(root).parts_at(root).values() for pair in part.pairs)
+            if called := own_layouts.unused_splits(above, stems, ()):
+                raise DatasetError(f"{called[0]} looks like a split and lies above {root}; move it there, or away")
         if max(counts.values(), default=0) > pairs[root]:
             seen = ", ".join(f"{path.relative_to(data_root)}/ ({n})" for path, n in counts.most_common(6) if n)
             raise DatasetError(
@@ -117,7 +116,7 @@ class OwnBenchmark(FolderBenchmark):
         read = {*lists, *(pair.mask for pair in pairs)}
         holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
         here = [root, *subfolders(root)]
-        here += [] if lists else [path for folder in here[1:] for path in subfolders(folder)][:_MOST_LISTS]
+        here += [] if lists else [path for folder in here[1:] for path in subfolders(folder)]
         folders = [path for folder in here for path in subfolders(folder) if own_layouts.names_a_split(path.name)]
         given = {*parts, *map(own_layouts.split_of, (path.stem for path in lists))}
         if "test" not in given:
@@ -126,11 +125,10 @@ class OwnBenchmark(FolderBenchmark):
             folders += filter(self.recognised, subfolders(root))
         if given <= {"all", None}:  # one list of all: folders of splits that hold pairs are not used as such
             holding = {folder for folder in holding if own_layouts.split_of(folder.name) in (None, "train")}
-        stems = _names(pairs)
         together = [set(map(name_key, splitting.read_list(path))) for path in lists if path.suffix.lower() == ".txt"]
         known = [one | other for one, other in itertools.combinations_with_replacement(together, 2)]
-        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in read][:_MOST_LISTS]
-        called = [path for path in files if own_layouts.looks_like_split(path, stems, known)]
+        files = [path for folder in here for path in own_layouts.tables_in(folder) if path not in read]
+        called = own_layouts.unused_splits(files, _names(pairs), known)
         called += [p for p in folders if p not in holding and any(map(image_files, [p, *subfolders(p)]))]
         if called:
             raise DatasetError(

@@ -28,9 +28,11 @@ _BESIDES = re.compile(
 )
 _TABLE = re.compile(
     r"(\.(txt|csv|tsv|n?d?jsonl?|ya?ml|xml|toml|ini|md|bak|li?st|xlsx?|ods|np[yz]|pkl|mat|parquet|gz|dat|ids|h5|hdf5))?",
-    re.I,
+    re.IGNORECASE,
 )
 """Words, letters alone, that columns and files with splits are called by, and endings of such files."""
+_MOST_LISTS = 100
+"""Files that are looked into for names of images; labels may be a text file each."""
 
 
 def split_of(word: str) -> str | None:
@@ -59,16 +61,20 @@ def has_splits(path: Path) -> bool:
         return True
 
 
-def looks_like_split(path: Path, stems: Collection[str], known: Collection[set[str]]) -> bool:
-    """Whether a file is named as a split, has a column of splits, says a split of images by name, or lists some of them, whatever it is
-    called: neither all nor one of the sets that are ``known``. ``stems``: of all images, as `name_key` writes them."""
-    if names_a_split(path.stem) or has_splits(path):
-        return True
+def unused_splits(files: Sequence[Path], stems: Collection[str], known: Collection[set[str]]) -> list[Path]:
+    """Those of the ``files`` that look like a split: by their name, by a column of splits, or since they list images (`_lists_some`)."""
+    called = [path for path in files if names_a_split(path.stem) or has_splits(path)]
+    return called + [path for path in files[:_MOST_LISTS] if _lists_some(path, stems, known)]
+
+
+def _lists_some(path: Path, stems: Collection[str], known: Collection[set[str]]) -> bool:
+    """Whether a file gives images their split, or lists some of them: neither all nor one of the sets that are ``known``. ``stems``: of
+    all images, as `name_key` writes them. Besides these and words for splits it may hold one word, such as a header."""
     words = splitting.names_in(path)
     named = words.intersection(stems)
-    others = [word for word in words - named if not names_a_split(word)]
-    few = len(others) <= min(1, len(named) - 1)  # one, such as a header, with two names or more
-    return few and (len(named) + len(others) < len(words) or (named < set(stems) and named not in known))
+    splits = {word for word in words - named if names_a_split(word)}
+    is_list = len(words - named - splits) <= min(1, len(named) - 1)
+    return is_list and (bool(splits) or (named < set(stems) and named not in known))
 
 
 def names_pairs(path: Path) -> bool:

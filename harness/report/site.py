@@ -144,12 +144,8 @@ def _environment() -> Any:
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
     environment.globals.update(
-        of=sentences,
-        source=_tile_source,
-        command_of=command_of,
-        arxiv_of=arxiv_of,
-        scale_of=scale_of,
+        of=sentences, source=_tile_source, command_of=command_of, arxiv_of=arxiv_of, scale_of=scale_of,
         clipped=lambda value: f"{min(10.0, max(-10.0, value)):.2f}",
-    )
+    )  # fmt: skip
     environment.filters["short"] = sentences.short_number
     return environment

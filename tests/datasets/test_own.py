@@ -317,7 +317,9 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "kept.json looks like a split": lambda root: _lay(root, "kept.json", json.dumps(STEMS[:2])),
     "info.json looks like a split": lambda root: _lay(root, "info.json", json.dumps({x: split for split, stems in SPLITS for x in stems})),
     "info.txt looks like a split": lambda root: _lay(root, "info.txt", "\n".join(f"{x}\t{part}" for part, stems in SPLITS for x in stems)),
-    "test_public.csv looks like a split": lambda root: _lay(root, "test_public.csv", "id\n7\n"),
+    "test_public.csv looks like a split": lambda root: [
+        _lay(root, "test_public.csv", "id\n7\n"), *((root / f"a{n}.txt").write_text("0 0.5") for n in range(120))
+    ],
     "meta/a/test.txt looks like a split": lambda root: _lay(root, "meta/a/test.txt", FOUR),
     "test_hidden looks like a split": lambda root: [write(root / part, stems=STEMS[:9]) for part in ("train", "test", "test_hidden")],
     "validate looks like a split": lambda root: [write(root / part, stems=STEMS[:9]) for part in ("train", "test", "validate")],
