@@ -24,7 +24,7 @@ from harness.methods.parts.placement import BackboneShape, BlockShape, NormedCon
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import ImageCounts, limited, limits_in_words
-from harness.planning.memory import DECODER_DIM, configuration_of, decoder_of, parameters, training_bytes, widening
+from harness.planning.memory import DECODER_DIM, configuration_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
 from harness.registry import BENCHMARKS
 from harness.system.machine import cores, gpu_name, processor
@@ -110,7 +110,7 @@ def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "
 def step_flops(run: Run, shape: BackboneShape) -> float:
     """Operations of the forward and backward pass of one training image. A product's backward pass is one for the gradient of its input,
     and one for that of its weights where they train."""
-    size, name = int(run.rules["image_size"]), decoder_of(run)
+    size, name = int(run.rule("image_size")), run.rule("decoder")
     embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
     decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
     forward = embed + sum(blocks) + neck
@@ -119,7 +119,7 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
     if first is None:
         return forward + decoder
     attended = sum(_block_flops(shape, block, side=size // shape.patch)[1] for block in shape.blocks[first:])
-    recomputed = sum(blocks[first:]) if run.rules.get("activation_checkpointing") else 0.0
+    recomputed = sum(blocks[first:]) if run.rule("activation_checkpointing") else 0.0
     backward = sum(blocks[first:]) + neck + (FUSED_BACKWARD - 1) * attended
     if config.trains_backbone_weights:
         of_weights = forward - attended
@@ -131,35 +131,35 @@ def step_flops(run: Run, shape: BackboneShape) -> float:
 
 def forward_flops(run: Run, shape: BackboneShape) -> float:
     """Operations of the forward pass on one image, as in evaluation."""
-    size, name = int(run.rules["image_size"]), decoder_of(run)
+    size, name = int(run.rule("image_size")), run.rule("decoder")
     encoder = sum(encoder_flops(shape, image_size=size, decoder=name))
     return encoder + decoder_flops(shape, image_size=size, decoder=name)
 
 
 def scored(run: Run, images: ImageCounts) -> int:
     """Images that a run scores: in every validation, and in the tests of the best, last, merged and decoded models."""
-    rules, config = run.rules, configuration_of(run)
+    config = configuration_of(run)
     if not config.trains:
         return images.test
-    validations = int(rules.get("epochs", 1)) // max(1, int(rules.get("select_every", 1)))
-    models = 2 + len(rules.get("merge", ())) + (len(config.mixed_operations) > 1)
+    validations = int(run.rule("epochs")) // max(1, int(run.rule("select_every")))
+    models = 2 + len(run.rule("merge")) + (len(config.mixed_operations) > 1)
     return validations * images.val + models * images.test
 
 
 def _trained_images(run: Run, images: ImageCounts) -> float:
     """Images of all training passes, including those for an architecture."""
-    rules, config = run.rules, configuration_of(run)
-    passes = config.passes(epochs=int(rules.get("epochs", 1)), of_updates=rules.get("budget") == "updates")
-    return passes * int(rules.get("epochs", 1)) * (int(rules.get("epoch_images", 0)) or images.train)
+    epochs = int(run.rule("epochs"))
+    passes = configuration_of(run).passes(epochs=epochs, of_updates=run.rule("budget") == "updates")
+    return passes * epochs * (int(run.rule("epoch_images")) or images.train)
 
 
 def _encoded_once(run: Run, images: ImageCounts) -> float:
     """Images, mirrored ones included, that pass a frozen encoder with cached embeddings; augmented ones each time. 0 without a cache."""
     config = configuration_of(run)
-    if not config.trains or config.trains_encoder or not run.rules.get("cache_embeddings"):
+    if not config.trains or config.trains_encoder or not run.rule("cache_embeddings"):
         return 0
-    once, passes = (2 if run.rules.get("flip") else 1) * images.train, _trained_images(run, images)
-    return (passes if run.rules.get("augment") else min(once, passes)) + images.val + images.test
+    once, passes = (2 if run.rule("flip") else 1) * images.train, _trained_images(run, images)
+    return (passes if run.rule("augment") else min(once, passes)) + images.val + images.test
 
 
 def run_flops(run: Run, shape: BackboneShape, images: ImageCounts) -> float:
@@ -167,7 +167,7 @@ def run_flops(run: Run, shape: BackboneShape, images: ImageCounts) -> float:
     forward, trained, evaluations = forward_flops(run, shape), _trained_images(run, images), scored(run, images)
     if not (encoded := _encoded_once(run, images)):
         return trained * step_flops(run, shape) + evaluations * forward
-    head = decoder_flops(shape, image_size=int(run.rules["image_size"]), decoder=decoder_of(run))
+    head = decoder_flops(shape, image_size=int(run.rule("image_size")), decoder=run.rule("decoder"))
     return encoded * (forward - head) + head * (3 * trained + evaluations)
 
 
@@ -311,10 +311,9 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
     """Keys by which earlier runs are found, from the most similar to ``run`` to the least. What trains nothing is mostly a start, and
     says nothing of training."""
-    rules = run.rules
-    shape = (model_of(run), rules.get("image_size"), rules.get("precision"))
+    shape = (model_of(run), run.rule("image_size"), run.rule("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
-    batch = (rules.get("batch_size"), rules.get("activation_checkpointing"))
+    batch = (run.rule("batch_size"), run.rule("activation_checkpointing"))
     kind = "zero-shot" if run.method == "zeroshot" else "any"
     return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), (kind, *shape))
 
@@ -333,8 +332,8 @@ def _seconds(run: Run, images: ImageCounts, device: Device, speeds: Mapping[obje
     for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
         if level in speeds:
             return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
-    speed = device.flops[run.rules.get("precision", "fp32") != "fp32"]
-    updates = _trained_images(run, images) / int(run.rules.get("batch_size", 1))
+    speed = device.flops[run.rule("precision") != "fp32"]
+    updates = _trained_images(run, images) / int(run.rule("batch_size"))
     host, computed = UPDATE_SECONDS * updates, work / speed
     seconds = START_SECONDS + (host + computed if device.threads else max(host, computed))
     return seconds, f"nothing measured; at {speed / 1e12:.3g} TFLOP/s on {device.name}"
@@ -342,7 +341,7 @@ def _seconds(run: Run, images: ImageCounts, device: Device, speeds: Mapping[obje
 
 def model_of(run: Run) -> str:
     """The backbone, with its decoder where that is not SAM's."""
-    return run.backbone + (f" + {decoder}" if (decoder := decoder_of(run)) != "sam" else "")
+    return run.backbone + (f" + {decoder}" if (decoder := run.rule("decoder")) != "sam" else "")
 
 
 def images_of(planned: Plan, run: Run) -> ImageCounts:

@@ -181,7 +181,7 @@ METHODS = Registry(
     group=METHOD_GROUP,
     base="harness.methods.base:Method",
     fault=config_fault,
-    further={name: entry.where for name, entry in methods.TUNERS.items()},
+    further={name: entry.where for name, entry in methods.PEFT_METHODS.items()},
     aliases=methods.ALIASES,
     left_out=methods.reason_left_out,
 )
@@ -251,7 +251,7 @@ def option_names(name: str) -> set[str]:
 
 def trains(name: str) -> Literal["own", "decoder", "nothing"]:
     """What trains under a method: parts of its own, the mask decoder alone, or nothing; a built-in method is not imported for this."""
-    if entry := {**methods.BUILTIN, **methods.TUNERS}.get(name := METHODS.resolve(name)):
+    if entry := {**methods.BUILTIN, **methods.PEFT_METHODS}.get(name := METHODS.resolve(name)):
         return entry.trains
     config = METHODS.get(name).config_class()
     own = config.trains_encoder or config.freezes_decoder

@@ -50,7 +50,7 @@ _NAMES = (
     "lily", "loha", "lokr", "miss", "oft", "osf", "peanut", "psoft", "pvera", "randlora", "road", "shira", "supertuning",
     "tinylora", "unilora", "vblora", "vera", "waveft",
 )  # fmt: skip
-TUNERS = {f"peft/{name}": _entry(f"peft:{name}") for name in _NAMES}
+PEFT_METHODS = {f"peft/{name}": _entry(f"peft:{name}") for name in _NAMES}
 """The tuners of Hugging Face peft. They are named one by one, or together as ``peft/all``; ``all`` does not include them."""
 
 ALIASES = {name: f"peft/{name}" for name in ("gralora", "oft", "shira", "vera")}

@@ -141,26 +141,41 @@ class PeftConfig(LinearsConfig):
         return number
 
 
-_FACTORS = ("alpha", "d_initial", "delora_lambda", "lora_alpha", "psoft_alpha", "randlora_alpha", "scaling")
-"""Options that multiply what is learnt."""
+_COUNTS = {
+    "block_size", "deltaT", "gralora_k", "group_size", "init_r", "mini_r", "n_frequency", "num_B", "num_cayley_neumann_terms",
+    "num_vectors", "r", "stride_A", "target_r", "theta_d_length", "u", "vector_length",
+}  # fmt: skip
+"""Options that count what is learnt."""
+_FACTORS = (
+    "alpha", "d_initial", "delora_lambda", "init_theta_d_bound", "init_vector_bank_bound", "lora_alpha", "psoft_alpha",
+    "randlora_alpha", "scaling",
+)  # fmt: skip
+"""Options that multiply what is learnt, or what its gradient is multiplied with at the start."""
 
 
 def _fault(tuner: str, options: Mapping[str, Any]) -> str:
     """Why a tuner does not do what these options say, where peft takes them all the same; empty where it does."""
     if options.get("init_r", 1) <= options.get("target_r", 0):
         return "init_r must be above target_r: AdaLoRA begins with more singular values than it ends with"
-    if tuner != "oft" and isinstance(rank := options.get("r"), int) and rank < 1:  # which counts blocks where r is 0
-        return f"r={rank} must be above zero"
+    counts = {name: options[name] for name in _COUNTS & options.keys() if options[name] is not None}
+    if tuner == "oft":  # which counts blocks where r is 0
+        del counts["r"]
+    if none := next((name for name, value in sorted(counts.items()) if value < 1), ""):
+        return f"{none}={counts[none]} must be above zero"
     if tuner == "hra" and options["r"] % 2:
         return f"r={options['r']} must be even: reflections come in pairs, which cancel at the start"
-    if tuner == "vblora" and options["topk"] > options["num_vectors"]:
-        return f"topk={options['topk']} must not be above num_vectors={options['num_vectors']}"
+    if tuner == "vblora" and not 2 <= options["topk"] <= options["num_vectors"]:  # the softmax of one logit is constant
+        return f"topk={options['topk']} must be from 2 to num_vectors={options['num_vectors']}"
+    if beta := next((name for name in ("beta1", "beta2") if not 0 < options.get(name, 0.5) < 1), ""):
+        return f"{beta}={options[beta]} must be between 0 and 1"
     if isinstance(rank := options.get("effective_rank"), float) and not 0 < rank < 1:
         return f"effective_rank={rank} must be a whole number, or a share of the ranks between 0 and 1"
-    if dead := next((name for name, value in options.items() if "dropout" in name and value >= 1), ""):
-        return f"{dead}={options[dead]} drops all that is learnt; take less than 1"
+    if dropout := next(
+        (name for name, value in options.items() if name.endswith("dropout") and not 0 <= value < 1), ""
+    ):
+        return f"{dropout}={options[dropout]} must be at least 0 and less than 1"
     zero = next((name for name in _FACTORS if options.get(name) == 0), "")
-    return f"{zero}=0 multiplies all that is learnt; take another number" if zero else ""
+    return f"{zero}=0: nothing would be learnt; take another number" if zero else ""
 
 
 def _spelt(value: object) -> str:

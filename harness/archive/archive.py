@@ -229,7 +229,7 @@ def trials_among(records: Iterable[Record]) -> set[str]:
     tuned: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         run = record.run
-        if run.tuning and "chosen" not in run.tuning:
+        if run.is_trial:
             trials.add(record.key)
         elif run.tuning.get("seeds"):
             group = (run.protocol_hash, run.backbone, run.checkpoint, run.benchmark, row_identity(run))

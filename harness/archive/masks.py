@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.archive.files import read_sidecar
 
-MASKS = "masks.png"
+MASKS_FILE = "masks.png"
 LARGEST_MASKS = 64 << 20
 _MOST_PIXELS = 2**28
 """Bounds on what is read: 128 masks of 1024 px with their truths."""

@@ -36,7 +36,7 @@ OF_A_STEP = (
 )
 """Rules that change the cost of a step, apart from size, batch and precision."""
 PLAIN: Mapping[str, object] = {"accumulate": 1, "decoder": "sam"}
-"""The values of a session, or of an older record, that does not name these rules."""
+"""The values of a session that does not name these rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Comparability:
         object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
 
     def is_step_of(self, rules: Mapping[str, object]) -> bool:
-        """Whether the step of these rules was measured; rules that are not named, as in an older record, count as equal."""
+        """Whether the step of these rules was measured; one that is not among them counts as equal."""
         options = {name: value for name, value in self.options.items() if name in OF_A_STEP}
         measured = {
             "image_size": self.image_size, "precision": self.precision, "batch_size": self.batch, **PLAIN, **options,

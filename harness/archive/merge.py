@@ -19,7 +19,7 @@ from harness.archive.files import (
     sidecar,
     sidecars_of,
 )
-from harness.archive.masks import MASKS, read_masks
+from harness.archive.masks import MASKS_FILE, read_masks
 from harness.archive.measured import CostStore
 from harness.archive.parser import load_record
 from harness.archive.schema import Record
@@ -44,10 +44,9 @@ def checked(path: Path) -> Record:
     record = load_record(path)
     if seal_holds(read_regular(path, largest=LARGEST_RECORD)) is None:
         raise ValueError("it has no seal, so an edited number would not show; run it again")
-    is_trial = bool(record.run.tuning) and "chosen" not in record.run.tuning  # whose scores by image nobody needs
     for name, file in sidecars_of(path).items():
         if not os.path.lexists(file):
-            if name in record.sidecars and name != MASKS and not is_trial:
+            if name in record.sidecars and name != MASKS_FILE and not record.run.is_trial:
                 raise ValueError(f"{file.name} is gone")
         elif not is_of_record(name, record.sidecars):
             if record.code == "OK":  # files of a failure may be of a start that is about to succeed
@@ -68,8 +67,8 @@ POOLED = ("e_max", "miou", "ece")
 
 def _require_means(record: Record, images: ImageTables) -> None:
     """Refuse a score that is not the mean of its images'. Raises ValueError."""
-    pooled = {*POOLED, *(["accuracy"] if record.run.rules.get("task") != "classification" else [])}
-    if record.run.rules.get("evaluation", {}).get("overlap") == "accumulated":
+    pooled = {*POOLED, *(["accuracy"] if record.run.rule("task") != "classification" else [])}
+    if record.run.rule("evaluation").get("overlap") == "accumulated":
         pooled |= {"iou", "jaccard", "dice", "ber"}
     for model, split, metric, score in record.each_score():
         scores = images[model, split].scores.get(metric) if (model, split) in images else None

@@ -74,7 +74,7 @@ def _of_method(run: Run) -> dict[str, Any]:
     """What the method of a built-in run would say of it today."""
     from harness.methods.parts.operations import parse_operations
 
-    options, epochs = {**default_options(run.method), **run.method_config}, int(run.rules.get("epochs") or 0)
+    options, epochs = {**default_options(run.method), **run.method_config}, int(run.rule("epochs") or 0)
     operations = list[str]()
     with suppress(KeyError, MethodError):
         operations = list(parse_operations(options["operations"], style=options["style"]))

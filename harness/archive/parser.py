@@ -67,11 +67,11 @@ def _short(value: object) -> str:
     return text if len(text) < 60 else f"{text[:40]}…"
 
 
-Count = Annotated[int, Field(ge=1, le=_MOST)]
+AtLeastOne = Annotated[int, Field(ge=1, le=_MOST)]
 Natural = Annotated[int, Field(ge=0, le=_MOST)]
 Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(_name)]
-MethodName = Annotated[str, AfterValidator(_method_name)]
+RecordedMethod = Annotated[str, AfterValidator(_method_name)]
 Printable = Annotated[str, AfterValidator(_printable)]
 Options = dict[str, Any]
 
@@ -81,12 +81,12 @@ class _Rules(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
-    image_size: Count
-    batch_size: Count
-    accumulate: Count
-    epochs: Count
-    select_every: Count
-    mask_tokens: Count
+    image_size: AtLeastOne
+    batch_size: AtLeastOne
+    accumulate: AtLeastOne
+    epochs: AtLeastOne
+    select_every: AtLeastOne
+    mask_tokens: AtLeastOne
     decoder: str
     own_classes: list[str]
     precision: str
@@ -103,7 +103,7 @@ class _Epoch(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
-    epoch: Required[Count]
+    epoch: Required[AtLeastOne]
     loss: float
     lr: float
     seconds: float
@@ -142,7 +142,7 @@ OF_A_CHOICE = ("grid", "edge", "trials", "metric", "on", "hours")
 
 @dataclass(frozen=True, kw_only=True)
 class _Run(Run):
-    method: MethodName
+    method: RecordedMethod
     label: RowLabel
     benchmark: Name
     backbone: Printable
@@ -162,7 +162,7 @@ class _File(Record):
     run: _Run
     sidecars: Annotated[dict[str, str], Field(alias="beside")] = field(default_factory=dict, compare=False)
     scores: dict[Name, dict[Name, Annotated[dict[Name, float], AfterValidator(_scores)]]] = field(default_factory=dict)
-    selected_epoch: Count | None = None
+    selected_epoch: AtLeastOne | None = None
     parameters: dict[str, Natural] = field(default_factory=dict)
     cost: dict[str, Amount] = field(default_factory=dict)
     history: list[_Epoch] = field(default_factory=list)  # type: ignore[assignment]
@@ -171,7 +171,7 @@ class _File(Record):
     available: dict[str, Natural] = field(default_factory=dict)
     ignored: dict[str, Natural] = field(default_factory=dict)
     foreground: dict[str, Amount] = field(default_factory=dict)
-    attempts: Count = 1
+    attempts: AtLeastOne = 1
 
     def plain(self) -> Record:
         return Record(**{**vars(self), "run": self.run.plain()})

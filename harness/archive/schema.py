@@ -12,7 +12,7 @@ from harness.evaluation.conventions import E_MEASURES
 from harness.models.known import RENAMED
 from harness.protocols.keys import content_hash as content_hash
 from harness.protocols.keys import first_backbone as first_backbone
-from harness.protocols.keys import hashed_options, hashed_rules
+from harness.protocols.keys import hashed_options, hashed_rules, rule
 from harness.system.text import limited_to
 
 SCHEMA_VERSION = 3
@@ -137,6 +137,15 @@ class Run:
         content["rules"] = hashed_rules(self.rules)
         content["method_config"] = hashed_options(self.method, self.method_config)
         return content_hash([KEY_VERSION, content])
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it was only tried while options were tuned: its scores are no result."""
+        return bool(self.tuning) and "chosen" not in self.tuning
+
+    def rule(self, name: str) -> Any:
+        """A rule's value; of a run that is older than the rule, the one that every run had."""
+        return rule(self.rules, name)
 
     @property
     def trial_runs(self) -> int:

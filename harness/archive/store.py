@@ -22,7 +22,7 @@ from harness.archive.files import (
     sidecar,
     sidecars_of,
 )
-from harness.archive.masks import MASKS
+from harness.archive.masks import MASKS_FILE
 from harness.archive.parser import load_record, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
 from harness.system.errors import UsageError, writing_to
@@ -55,7 +55,7 @@ class RecordStore:
         return sidecar(self.path(key), "architecture.csv")
 
     def masks_path(self, key: str) -> Path:
-        return self.folder / f"{key}.{MASKS}"
+        return self.folder / f"{key}.{MASKS_FILE}"
 
     def write(
         self, record: Record, images_csv: str = "", masks_png: bytes = b"", *, keep: Collection[str] | None = None

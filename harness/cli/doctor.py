@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.cli.command import CommandParser, Once, add_plugins, command, load_own_plugins, require_effect, verb
-from harness.methods import TUNERS
+from harness.methods import PEFT_METHODS
 from harness.models.catalog import resolve_backbone
 from harness.planning.request import PlannedRow
 from harness.planning.understand import parse_row, split_words
@@ -121,7 +121,7 @@ def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
         machine = Machine(
             device=require_gpu(),
             backbones=[resolve_backbone(arguments.backbone)] if arguments.backbone else ["vit_b", "vit_h"],
-            methods=[*names, *TUNERS] if arguments.accept and arguments.methods == "all" else names,
+            methods=[*names, *PEFT_METHODS] if arguments.accept and arguments.methods == "all" else names,
             data=arguments.data,
             results=Path(folder),
             shared=out.with_suffix(".runs"),

@@ -20,10 +20,10 @@ from harness.cli.command import (
     verb,
 )
 from harness.cli.find import find_run
-from harness.comparison.submission import check_rows
 from harness.experiment.number_code import has_changed
 from harness.report.trackers import TARGETS, export_records
 from harness.studies import load_study
+from harness.submission import check_rows
 from harness.system.errors import UsageError
 from harness.system.streams import say_skipped
 from harness.system.text import printable_line

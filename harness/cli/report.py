@@ -105,7 +105,7 @@ def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record
 def is_redistributable(record: Record) -> bool:
     """Whether the images of a run may be redistributed: one's own, and those of benchmarks whose terms allow it."""
     run = record.run
-    if run.is_generated or run.rules.get("own_classes"):
+    if run.is_generated or run.rule("own_classes"):
         return True
     try:
         return bool(is_own(run.benchmark) or BENCHMARKS.get(run.benchmark).redistribution)

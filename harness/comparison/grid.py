@@ -208,7 +208,7 @@ class Grid:
     @property
     def is_own(self) -> bool:
         """Whether its images are the user's own."""
-        return bool(self.records) and all(record.run.rules.get("own_classes") for record in self.records)
+        return bool(self.records) and all(record.run.rule("own_classes") for record in self.records)
 
     @cached_property
     def first_columns(self) -> dict[str, Column]:
@@ -318,7 +318,7 @@ class Grid:
 
 def _test_share(record: Record, column: Column) -> float:
     """Images tested over images trained on where every seed has its own split, else 0."""
-    trained = record.counts.get("train") if record.run.rules.get("split_follows_seed") else 0
+    trained = record.counts.get("train") if record.run.rule("split_follows_seed") else 0
     return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 

@@ -61,17 +61,17 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
 
     parts = []
     runs = runs[runs["benchmark"].isin(study.benchmarks) & runs["seed"].isin(study.seeds)]
-    for entry in study.entries:
-        free = choices_of(entry.method, entry.options, study.choose)
-        here = where(runs[runs["method"] == entry.method], partial(is_row, options=entry.options, free=free))
+    for row in study.entries:
+        free = choices_of(row.method, row.options, study.choose)
+        here = where(runs[runs["method"] == row.method], partial(is_row, options=row.options, free=free))
         if free:
             here = chosen_of(here, free)
-        elif grid := grid_of(entry.method, entry.options, study.tune):
+        elif grid := grid_of(row.method, row.options, study.tune):
             here = _tuned(where(here, lambda run: "chosen" in run.tuning), study, grid)
         else:  # an option that a row names is not tuned, even where another study has tuned it
-            alone = here.loc[[run.changed.keys() <= entry.options.keys() for run in here["run"]]]
+            alone = here.loc[[run.changed.keys() <= row.options.keys() for run in here["run"]]]
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
-        parts += [here.assign(row=row) for row, of, _ in study_lines(study) if of is entry]
+        parts += [here.assign(row=name) for name, of, _ in study_lines(study) if of is row]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -97,7 +97,7 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
         grid: option -> every value that was to run.
 
     Raises:
-        UsageError: a finished run does not hold the validation score of its last state, as an earlier version wrote it.
+        UsageError: a finished run does not hold the validation score of its last state.
     """
     if runs.empty:
         return runs
@@ -125,8 +125,8 @@ def _validation(record: Record) -> float:
     scores = record.scores.get("last", {}).get("val", {})
     if not scores:
         raise UsageError(
-            f"run {record.key} has no validation score of its last state, which 'choose' needs: an earlier version wrote it; move its "
-            "record away to run it again"
+            f"run {record.key} has no validation score of its last state, which 'choose' needs; move its record "
+            "away to run it again"
         )
     name, value = next(iter(scores.items()))  # validation computes one metric
     return -math.inf if math.isnan(value) else sign(name) * value
@@ -161,24 +161,24 @@ def where(runs: pd.DataFrame, holds: Callable[[Run], bool]) -> pd.DataFrame:
 
 
 def study_lines(study: Study) -> list[tuple[str, Row, str]]:
-    """(name, entry, scored model) of each row of a study: one an entry and model of it that is scored."""
+    """(name, row, scored model) of each line of a study's table: one a row and model of it that is scored."""
     lines: list[tuple[str, Row, str]] = []
-    for entry in study.entries:
-        scores = entry.scores or study.table.scores
+    for row in study.entries:
+        scores = row.scores or study.table.scores
         for model in scores:
             title = SCORE_TITLES.get(model, model)
-            lines.append((name_of(entry) + (f" ({title})" if title and len(scores) > 1 else ""), entry, model))
+            lines.append((name_of(row) + (f" ({title})" if title and len(scores) > 1 else ""), row, model))
     return lines
 
 
-def name_of(entry: Row) -> str:
-    """The name of an entry of a study: its label, or without one the name in any other table."""
-    return entry.label if entry.label != entry.method else _in_words(entry.method, entry.options)
+def name_of(row: Row) -> str:
+    """The name of a row of a study: its label, or without one the name in any other table."""
+    return row.label if row.label != row.method else _in_words(row.method, row.options)
 
 
 def baseline_of(study: Study) -> str:
     """The row that a study compares the others with; empty without one."""
-    return next((name_of(entry) for entry in study.entries if entry.label == study.table.baseline), "")
+    return next((name_of(row) for row in study.entries if row.label == study.table.baseline), "")
 
 
 def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:

@@ -197,7 +197,7 @@ def _under_other_rules(records: Sequence[Record]) -> set[int]:
     rules have every seed. Rules that change no number do not count, nor does which fold of the data is a seed's."""
     kinds: list[str] = []
     for run in (record.run for record in records):
-        folds = run.rules.get("split_follows_seed")
+        folds = run.rule("split_follows_seed")
         rules = {name: value for name, value in run.rules.items() if not (folds and name == "split_seed")}
         kinds.append(content_hash(hashed_rules(rules)))
     seeds = {kind: {r.run.seed for r, own in zip(records, kinds, strict=True) if own == kind} for kind in kinds}

@@ -27,7 +27,7 @@ from harness.dispatch.sweeps import (
     CANCELLED,
     PYTHON_OPTIONS,
     WORKER,
-    Array,
+    JobArray,
     Sweep,
     create_sweep,
     read_sweeps,
@@ -235,13 +235,13 @@ class SlurmExecutor:
                     locations[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
         return locations
 
-    def _arrays(self, shapes: Sequence[Shape]) -> Iterator[Array]:
+    def _arrays(self, shapes: Sequence[Shape]) -> Iterator[JobArray]:
         """The lines of each shape as arrays no larger than the cluster accepts."""
         largest, first = self.profile.max_array_size, 0
         while first < len(shapes):
             shape = shapes[first]
             count = min(shapes.count(shape) + shapes.index(shape) - first, largest * shape.runs_per_job)
-            yield Array(first=first, runs=count, per_task=shape.runs_per_job, gpus=self.profile.gpus_of(shape))
+            yield JobArray(first=first, runs=count, per_task=shape.runs_per_job, gpus=self.profile.gpus_of(shape))
             first += count
 
     def _sbatch(self, sweep: Sweep, number: int, shape: Shape) -> str:

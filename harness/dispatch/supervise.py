@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
+from harness.datasets.base import AWAY
 from harness.dispatch.attempts import (
     BEATS_PER_LEASE,
     Attempt,
@@ -143,11 +144,14 @@ class Assignment:
         return record
 
 
-Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed"]
+Outcome = Literal["finished", "failed", "interrupted", "elsewhere", "crashed", "gpu-failed", "files-away"]
 """``finished`` and ``failed``: there is a record, that of a failure by this attempt alone. ``interrupted``: stopped on request; continues
-from its checkpoint. ``elsewhere``: another process works on it. ``crashed``: the child died; the run may be restarted."""
+from its checkpoint. ``elsewhere``: another process works on it. The rest are `CRASHES`: the child died, and the run may be restarted."""
+CRASHES: frozenset[Outcome] = frozenset({"crashed", "gpu-failed", "files-away"})
 
 INTERRUPTED_STATUS = 75
+AWAY_STATUS = 74
+"""Of a child that could not reach its files (`harness.datasets.base.AWAY`)."""
 _TICK_S = 0.02
 
 
@@ -222,8 +226,9 @@ def fork_child(assigned: Assignment, *, log: Path, stop: StopSignals) -> int:
             write_progress(content)
 
         status = _execute(assigned, stop=stop, progress=report, signals=numbers)
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        status = AWAY_STATUS if isinstance(error, OSError) and error.errno in AWAY else status
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -307,11 +312,12 @@ def _conclude(assigned: Assignment, lease: Lease, status: int, *, oom_killed: bo
     else:
         node = f" on {assigned.holder.host}" if device_fault(last_line) else ""
         lease.release("killed", f"exit status {code}{node}" + (f": {last_line}" if last_line else ""))
-    return _outcome(assigned.give_up())
+    crash: Outcome = "files-away" if code == AWAY_STATUS else "gpu-failed" if device_fault(last_line) else "crashed"
+    return _outcome(assigned.give_up(), crash=crash)
 
 
-def _outcome(record: Record | None) -> Outcome:
-    return "crashed" if record is None else "finished" if record.code == "OK" else "failed"
+def _outcome(record: Record | None, *, crash: Outcome = "crashed") -> Outcome:
+    return crash if record is None else "finished" if record.code == "OK" else "failed"
 
 
 def _die_with(parent: int) -> None:

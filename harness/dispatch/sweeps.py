@@ -80,7 +80,7 @@ class PlannedRun(NamedRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Array:
+class JobArray:
     """A job array: some of the sweep's runs, of one shape.
 
     Args:
@@ -131,7 +131,7 @@ class Sweep:
     snapshot: str = ""
     code: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    arrays: tuple[Array, ...] = ()
+    arrays: tuple[JobArray, ...] = ()
     ended: str = ""
     folder: Path = Path()
 
@@ -287,8 +287,8 @@ def record_fingerprint(record: Record) -> str:
     return content_hash([record.code, record.attempts, record.finished])
 
 
-ROOT = Path(str(harness.__file__)).parent
-_PACKAGES = {Path("harness", name): (ROOT / name).resolve() for name in ("", "methods", "datasets")}
+PACKAGE = Path(str(harness.__file__)).parent
+_PACKAGES = {Path("harness", name): (PACKAGE / name).resolve() for name in ("", "methods", "datasets")}
 """Path in a snapshot -> folder that is copied; in a clone two of these are links to folders next to ``harness``."""
 LARGEST_CODE = 64 << 20
 """Bound on the bytes of all files; ours have 2 MB."""

@@ -15,11 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.datasets.base import AWAY
 from harness.dispatch.attempts import Holder, attempts, close
-from harness.dispatch.supervise import Assignment, Outcome, StopSignals, exceeded_memory, supervise
+from harness.dispatch.supervise import CRASHES, Assignment, Outcome, StopSignals, exceeded_memory, supervise
 from harness.dispatch.sweeps import Sweep, read_sweep
-from harness.system.errors import UsageError, device_fault
+from harness.system.errors import UsageError
 from harness.system.machine import cores, set_threads
 
 STATUS = 3
@@ -78,7 +77,7 @@ def work(assigned: Sequence[Assignment], *, stop: StopSignals, patience_s: float
         held = []
         for each in waiting:
             outcome = "elsewhere" if stop else _persist(each, stop=stop)
-            if outcome == "crashed":  # its GPU failed, or it had to stop: no other run is started here
+            if outcome in CRASHES:  # its GPU failed, or it had to stop: no other run is started here
                 return outcomes | {outcome}
             if outcome == "elsewhere":
                 held.append(each)
@@ -100,7 +99,7 @@ def on_cluster(sweep: Sweep, task: str, assigned: Sequence[Assignment], *, stop:
         _close_earlier_attempt(each.folder, task)
     outcomes = work(assigned, stop=stop, patience_s=ENDING_S)
     print(f"{task}: {', '.join(sorted(outcomes)) or 'elsewhere'}", flush=True)
-    if (stop or "crashed" in outcomes) and any(each.settled() is None for each in assigned):
+    if (stop or outcomes & CRASHES) and any(each.settled() is None for each in assigned):
         request_requeue(sweep, task)
     return FAILED if "failed" in outcomes else 0
 
@@ -130,13 +129,10 @@ def _persist(assigned: Assignment, *, stop: StopSignals) -> Outcome:
     cluster a run whose GPU failed is not restarted here: the task is requeued, which may give it another node."""
     while True:
         outcome = supervise(assigned, stop=stop)
-        if outcome != "crashed" or stop:
+        if outcome not in CRASHES or stop or (outcome == "gpu-failed" and assigned.holder.job):
             return outcome
-        last, until = attempts(assigned.folder)[-1], time.monotonic() + AWAY_WAIT_S
-        if assigned.holder.job and device_fault(last.detail):
-            return outcome
-        # A file server may be away for longer than three attempts take.
-        while any(os.strerror(number) in last.detail for number in AWAY) and not stop and time.monotonic() < until:
+        until = time.monotonic() + AWAY_WAIT_S  # a file server may be away for longer than three attempts take
+        while outcome == "files-away" and not stop and time.monotonic() < until:
             time.sleep(0.5)
 
 

@@ -24,7 +24,7 @@ from harness.training.feeding import normalise
 from harness.training.images import to_input
 
 Array = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Float32s = NDArray[np.float32]
 Size = tuple[int, int]
 """Height and width."""
 
@@ -54,7 +54,7 @@ class Framing:
         """What is kept of an output: (B, h, w) of a binary task, (B, C, h, w) of several classes."""
         return class_scores(output, side=1 if self._labels else self._side, num_classes=self._num_classes)
 
-    def restored(self, scores: Floats, size: Size) -> tuple[Floats, Array]:
+    def restored(self, scores: Float32s, size: Size) -> tuple[Float32s, Array]:
         """From the scores of one image its probabilities (H, W) or (C, H, W), and its mask (H, W) of class indices."""
         resized = resize_bilinear(scores, size)
         chosen = resized.argmax(axis=0) if scores.ndim == 3 else resized > self._rules.evaluation.threshold
@@ -95,7 +95,7 @@ class AsPublished(Framing):
     def scores(self, output: SegmenterOutput) -> Tensor:
         return output.masks[:, 0]
 
-    def restored(self, scores: Floats, size: Size) -> tuple[Floats, Array]:
+    def restored(self, scores: Float32s, size: Size) -> tuple[Float32s, Array]:
         logits = self.logits(torch.from_numpy(scores), size)
         return logits.sigmoid().numpy(), (logits > 0).to(torch.uint8).numpy()
 

@@ -30,7 +30,7 @@ from harness.datasets.base import require_plain
 from harness.datasets.readers.decoding import read_image
 from harness.datasets.readers.opening import stored_size
 from harness.datasets.readers.pairing import image_files, name_key
-from harness.experiment.framing import Array, AsPublished, Floats, Framing
+from harness.experiment.framing import Array, AsPublished, Float32s, Framing
 from harness.experiment.pointed import Pointed, require_on_images
 from harness.experiment.scoring import EVALUATION_BATCH
 from harness.experiment.trained import Trained
@@ -155,14 +155,14 @@ class Prediction:
         run = self.trained.run
         if self._labels and (self.overlay or self.probabilities):
             raise UsageError(f"--overlay and --probabilities are for masks; run {run.key} gives {LABELS}")
-        trained_with = str(run.rules.get("prompt", "none"))
+        trained_with = str(run.rule("prompt"))
         if not self.prompts:
             if trained_with != "none":
                 say(
                     f"run {run.key} was trained with prompts ({trained_with}); without one it looks for objects by itself"
                 )
             return
-        if self.trained.task != "binary" or str(run.rules.get("decoder", "sam")) != "sam":
+        if self.trained.task != "binary" or str(run.rule("decoder")) != "sam":
             raise UsageError(
                 f"boxes and points are for SAM's decoder and one foreground, which run {run.key} does not have"
             )
@@ -232,7 +232,7 @@ class Prediction:
     @torch.no_grad()
     def _scores(
         self, segmenter: Any, inputs: Tensor, paths: Sequence[Path], pixels: Sequence[Array], *, framing: Framing
-    ) -> list[list[Floats]]:
+    ) -> list[list[Float32s]]:
         """Scores of each image: of all, then of each of its objects (`Framing.scores`).
 
         Raises:
@@ -252,7 +252,7 @@ class Prediction:
                 raise UsageError(f"{path}: the model's scores are not finite, so it has no mask; use another run")
         return scores
 
-    def _write(self, framing: Framing, path: Path, pixels: Array, scores: Sequence[Floats]) -> None:
+    def _write(self, framing: Framing, path: Path, pixels: Array, scores: Sequence[Float32s]) -> None:
         """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: of all, then of each object."""
         size, (whole, *objects) = pixels.shape[:2], scores
         *others, file = self._outputs(path)
@@ -272,7 +272,7 @@ class Prediction:
             _write_png(file, mask * np.uint8(255))
 
 
-def _labelled(score: Floats, names: Sequence[str]) -> list[str]:
+def _labelled(score: Float32s, names: Sequence[str]) -> list[str]:
     """A label, and the probabilities (C, 1, 1) that it follows from."""
     return [names[int(score.argmax())], *(f"{p:.6g}" for p in score.reshape(-1))]
 

@@ -69,7 +69,7 @@ def register_own(names: Iterable[str], folders: Mapping[str, Path], protocol: Pr
 
 def selects_by(run: Run) -> str:
     """The metric that chooses on a run's validation images: its rules' own, else its benchmark's."""
-    return str(run.rules.get("select_by") or BENCHMARKS.get(run.benchmark).selection_metric)
+    return str(run.rule("select_by") or BENCHMARKS.get(run.benchmark).selection_metric)
 
 
 def manifest_hash(splits: Splits, *, folds: bool = False) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.archive.schema import Run
 from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError
 from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
-from harness.models.decoders import Decoder, dense_activations
+from harness.models.decoders import dense_activations
 from harness.protocols.keys import current_options
 from harness.registry import BENCHMARKS, method_config
 from harness.system.errors import UsageError
@@ -32,9 +32,9 @@ def training_bytes(run: Run, kinds: Mapping[str, str] = NONE) -> float:
 
 def parameters(run: Run) -> tuple[int, int, int]:
     """How many parameters a run trains in the encoder, trains in all, and has."""
-    size, backbone, config = int(run.rules["image_size"]), run.backbone, method_config(run.method, run.method_config)
+    size, backbone, config = int(run.rule("image_size")), run.backbone, method_config(run.method, run.method_config)
     benchmark = BENCHMARKS.get(run.benchmark)
-    head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": decoder_of(run)}
+    head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": run.rule("decoder")}
     head["mask_tokens"] = int(run.rules["mask_tokens"])
     encoder = trained_in_encoder(run.method, run.method_config, backbone, image_size=size)
     total = total_parameters(backbone, image_size=size, **head) + added_parameters(config, backbone, image_size=size)
@@ -64,8 +64,8 @@ def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = 
     This is within 3 % of what a GPU's kernels keep of ViT-H at batch 4 in bf16, 22.0 GiB under LoRA and 32.8 GiB trained in full, and
     within 6 % where scores are kept.
     """
-    size, batch = int(run.rules["image_size"]), int(run.rules.get("batch_size", 1))
-    width = BYTES.get(str(run.rules.get("precision", "fp32")), 4)
+    size, batch = int(run.rule("image_size")), int(run.rule("batch_size"))
+    width = BYTES.get(str(run.rule("precision")), 4)
     bytes_of_a_score = 4 + (width if width < 4 else 0)  # softmax in fp32, and its copy in half precision
     side, config = size // shape.patch, configuration_of(run)
     full = config.trains_backbone_weights
@@ -86,11 +86,11 @@ def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = 
     first = config.gradient_from(shape)
     blocks = [kept(block) for block in (shape.blocks[-1:] if first is None else shape.blocks[first:])]
     total = sum(whole for whole, _ in blocks)
-    if run.rules.get("activation_checkpointing"):
+    if run.rule("activation_checkpointing"):
         total = sum(entering for _, entering in blocks) + max(whole for whole, _ in blocks)
     masks = 8 * 4 * size * size  # logits, probabilities, losses and their gradients at full size
     upscaled = 2.0 * (size // shape.embedding_patch) ** 2 * 16 * (DECODER_DIM // 8) * 4 * width
-    if (name := decoder_of(run)) != "sam":
+    if (name := run.rule("decoder")) != "sam":
         upscaled = dense_activations(name, dim=shape.dim, tokens=side * side) * width / 2
     return batch * (total + masks + upscaled)
 
@@ -99,9 +99,9 @@ def _kind_of(run: Run, shape: BackboneShape, block: BlockShape, kinds: Mapping[s
     """How a block of the run attends: *widened* without relative positions by axes, where no head is wider."""
     if shape.relative_positions != "axes":
         return "widened"
-    if not run.rules.get("fused_attention", True):
+    if not run.rule("fused_attention"):
         return "math"
-    named = str(run.rules.get("attention", "auto"))
+    named = str(run.rule("attention"))
     return kinds.get("window" if block.window else "global", "widened") if named == "auto" else named
 
 
@@ -113,14 +113,8 @@ def widening(shape: BackboneShape, block: BlockShape, *, side: int) -> float:
     return (width + 2 * (block.window or side)) / width
 
 
-def decoder_of(run: Run) -> Decoder:
-    """The run's mask decoder; older records without the rule have SAM's."""
-    decoder: Decoder = run.rules.get("decoder", "sam")
-    return decoder
-
-
 def configuration_of(run: Run) -> MethodConfig:
-    """The run's method configuration. For a method or options that are unknown here (older records, plug-ins), one that trains all of
+    """The run's method configuration. For a method or options that are unknown here (gone, or a plug-in's), one that trains all of
     the encoder's blocks, so that they are priced too."""
     return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))
 

@@ -382,7 +382,7 @@ def record_choices(step: Step) -> None:
             continue
         run = replace(record.run, tuning=dict(tuning), label=group.row.name if chosen else record.run.label)
         # A run that was not chosen is only a trial, unless it is a row's plain run, which has no label, or another grid's choice.
-        before = record.run.tuning
-        is_trial = bool(before) and ("chosen" not in before or is_from_more(group.recorded, before))
-        if record.run.trial_runs <= run.trial_runs if chosen else is_trial:
+        before = record.run
+        only_tried = before.is_trial or (bool(before.tuning) and is_from_more(group.recorded, before.tuning))
+        if before.trial_runs <= run.trial_runs if chosen else only_tried:
             store.write(replace(record, run=run), keep=SIDECARS)

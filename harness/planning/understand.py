@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.archive.schema import Run
 from harness.check import parse_assignments
-from harness.methods import TUNERS
+from harness.methods import PEFT_METHODS
 from harness.models.catalog import resolve_backbone
 from harness.models.published import checkpoint_paths, is_word, published_file
 from harness.planning.data import register_own
@@ -42,7 +42,7 @@ def split_words(text: str, everything: list[str]) -> list[str]:
         raise UsageError(f"{text!r}: a bracket is not closed")
     # An option may be a list, in brackets itself.
     words = re.findall(r"(?:[^,\[]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])+", text)
-    several = {"all": everything, "peft/all": list(TUNERS)}
+    several = {"all": everything, "peft/all": list(PEFT_METHODS)}
     return [name for word in map(str.strip, words) if word for name in several.get(word, [word])]
 
 
@@ -239,7 +239,7 @@ def _rows(
     rows = tuple(map(parse_row, words)) or tuple(PlannedRow(**vars(row)) for row in study.entries)
     require_rows(options, rows)
     rows = with_options(with_options(rows, options), of_study)
-    return tuple(each for row in rows for each in _with_choices(row, study.choose)), rules
+    return tuple(each for row in rows for each in _one_per_choice(row, study.choose)), rules
 
 
 def _require_texts(request: Request, given: Mapping[str, Iterable[Path | str]]) -> None:
@@ -260,7 +260,7 @@ def _require_benchmarks(rules: Mapping[str, Any], runs_on: Collection[str]) -> N
             )
 
 
-def _with_choices(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> list[PlannedRow]:
+def _one_per_choice(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> list[PlannedRow]:
     """One copy of the row for every value that its seeds choose from, all under the row's name."""
     grid = choices_of(row.method, row.options, choose)
     return [

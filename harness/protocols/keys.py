@@ -177,6 +177,11 @@ def with_later(rules: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def rule(rules: Mapping[str, Any], name: str) -> Any:
+    """One of a record's rules; its default where it is newer than the record."""
+    return rules.get(name, _defaults().get(name))
+
+
 def current_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
     """A record's rules without those that are gone. Raises UsageError: one of them had another value than its constant."""
     for name in rules.keys() & CUT_RULES.keys():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.archive.files import is_of_record
-from harness.archive.masks import MASKS, KeptMask, chosen_images, extremes, read_masks
+from harness.archive.masks import MASKS_FILE, KeptMask, chosen_images, extremes, read_masks
 from harness.archive.schema import Record
 from harness.comparison.grid import Column
 from harness.comparison.leaderboard import Leaderboard
@@ -104,7 +104,7 @@ def about(board: Leaderboard, benchmark: str) -> str:
     """The meaning of the colours and numbers of tiles."""
     column = board.columns[benchmark]
     record, _ = next(iter(_kept(board, benchmark).values()))
-    model = "the last state" if record.run.rules.get("select") == "last" else "the best checkpoint on validation"
+    model = "the last state" if record.run.rule("select") == "last" else "the best checkpoint on validation"
     return (
         f"Masks of test images on {column.title} by {model}, of one seed, with the image's {metric_title(column.metric)} in %."
         " Light: found; blue: missed; orange: invented. Images under which all rows stand are chosen by a hash of their names."
@@ -120,7 +120,7 @@ def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Im
     for row in sorted(cells, key=lambda row: row != board.baseline):
         cell = cells[row]
         for record in board.grid.finished(row, benchmark):
-            if board.grid.archive.store.masks_path(record.key).is_file() and is_of_record(MASKS, record.sidecars):
+            if board.grid.archive.store.masks_path(record.key).is_file() and is_of_record(MASKS_FILE, record.sidecars):
                 by_seed.setdefault(record.run.seed, {}).setdefault(row, record)
                 value = cell.values.get(record.run.seed)
                 far = math.inf if value is None else abs(value - median(cell.by_seed))
@@ -134,7 +134,9 @@ def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Im
 
 def _read(board: Leaderboard, record: Record) -> dict[Image, KeptMask]:
     try:
-        masks = read_masks(board.grid.archive.store.masks_path(record.key), expected=record.sidecars.get(MASKS, ""))
+        masks = read_masks(
+            board.grid.archive.store.masks_path(record.key), expected=record.sidecars.get(MASKS_FILE, "")
+        )
     except ValueError:  # not what was written
         return {}
     return {(mask.split, mask.stem): mask for mask in masks}

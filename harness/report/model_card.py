@@ -45,7 +45,7 @@ def model_card(
         "metrics": [name for name in shown if name in names] or None,
         "model_name": name_of_model,
     }
-    state = "last checkpoint" if run.rules.get("select") == "last" else "best checkpoint on validation"
+    state = "last checkpoint" if run.rule("select") == "last" else "best checkpoint on validation"
     data = "The images are generated." if run.is_generated else f"The data: {terms}. {source * (terms != 'your own')}"
     unknown = "The licence is that of the weights which the run started from. " if run.checkpoint else ""
     lines = [
@@ -67,7 +67,7 @@ def _metadata(run: Run, more: Mapping[str, Any]) -> str:
     """The YAML that the Hub reads."""
     from huggingface_hub import ModelCardData
 
-    task = "image-classification" if run.rules.get("task") == "classification" else "image-segmentation"
+    task = "image-classification" if run.rule("task") == "classification" else "image-segmentation"
     tags = ["sam-peft-harness", run.method, run.backbone.replace("/", "-")]
     return str(ModelCardData(**more, datasets=[run.benchmark], pipeline_tag=task, tags=tags).to_yaml())
 
@@ -80,7 +80,7 @@ def _facts(record: Record, title: str, base: str) -> str:
         "Base model": f"{base}, backbone `{run.backbone}`, from {start}",
         "Method": f"`{run.label}`" + (f", {trained:,} trained parameters" if trained else ""),
         "Data set": f"{title}{', generated' * run.is_generated}; images: {images or 'not recorded'}; split: {run.split_rule}",
-        "Protocol": f"`{run.protocol}`, hash `{run.protocol_hash}`, {run.rules.get('image_size')} px, seed {run.seed}",
+        "Protocol": f"`{run.protocol}`, hash `{run.protocol_hash}`, {run.rule('image_size')} px, seed {run.seed}",
         "Record": f"`{record.key}`, made {record.finished or 'at a time that is not recorded'}",
     }
     return "\n".join(f"- **{name}**: {text}" for name, text in facts.items())
@@ -88,8 +88,8 @@ def _facts(record: Record, title: str, base: str) -> str:
 
 def _input(run: Run, *, several: bool) -> str:
     """What the model takes and gives, in words; ``several``: of several classes."""
-    image = f"An image is stretched to {run.rules.get('image_size')} × {run.rules.get('image_size')} pixels, not padded"
-    if run.rules.get("task") == "classification" or run.rules.get("decoder", "sam") != "sam":
+    image = f"An image is stretched to {run.rule('image_size')} × {run.rule('image_size')} pixels, not padded"
+    if run.rule("task") == "classification" or run.rule("decoder") != "sam":
         return f"{image}."
     return f"{image}; " + (
         "the classes are those of its own mask tokens." if several else "the mask is that of the first mask token."

@@ -58,7 +58,7 @@ def pages_below(
             f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
         )
     if study is not None and isinstance(archive, Joined):
-        from harness.comparison.submission import with_own_rows
+        from harness.submission import with_own_rows
 
         study = with_own_rows(study, archive)
     if study is not None:
@@ -95,14 +95,14 @@ def page_of_study(
 
 def narrowed(study: Study, runs: Sequence[Run]) -> Study:
     """The study with the seeds, benchmarks, backbones, methods and protocol of ``runs``, which the command line may have replaced."""
-    from harness.comparison.submission import rows_of
+    from harness.submission import rows_of
 
-    entries: dict[str, Row] = {}
+    found: dict[str, Row] = {}
     for run in runs:
-        for entry in rows_of(run, runs, study):
-            entries.setdefault(entry.label, entry)
-    order = {entry.label: number for number, entry in enumerate(study.entries)}
-    rows = sorted(entries.values(), key=lambda entry: order.get(entry.label, len(order)))
+        for row in rows_of(run, runs, study):
+            found.setdefault(row.label, row)
+    order = {row.label: number for number, row in enumerate(study.entries)}
+    rows = sorted(found.values(), key=lambda row: order.get(row.label, len(order)))
     of_papers = study.table.paper and runs[0].protocol in {study.protocol, *Papers.read().setups}
     return replace(
         study,

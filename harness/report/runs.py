@@ -108,7 +108,7 @@ def _curves(record: Record) -> Iterator[str]:
         yield f"{name:<14} {sparkline(values)} {values[0]:.4g} to {values[-1]:.4g}"
     notes = [f"{len(record.history)} epochs"] if quantities else []
     if quantities and record.selected_epoch:
-        chosen = "last" if record.run.rules.get("select") == "last" else "best"
+        chosen = "last" if record.run.rule("select") == "last" else "best"
         notes += [f"{chosen} checkpoint in epoch {record.selected_epoch}"]
     notes += [f"α learns after epoch {start} (T_B)"] if (start := search_start(record)) else []
     yield from [", ".join(notes)] if notes else []
@@ -182,11 +182,10 @@ def command_of(records: Iterable[Record]) -> str:
     if not runs:
         return ""
     run = runs[0]
-    generated = run.rules.get("data") == "sample"  # unless a folder was given
-    own = bool(run.rules.get("own_classes")) or (generated and run.origin != "generated")
-    by_label = not run.changed and run.label.startswith(f"{run.method}[")  # older records do not say what they changed
+    generated = run.rule("data") == "sample"  # unless a folder was given
+    own = bool(run.rule("own_classes")) or (generated and run.origin != "generated")
     seeds = list(dict.fromkeys(str(run.seed) for run in runs))
-    words = ["sam-peft", "run", "--methods", run.label if by_label else run.method]
+    words = ["sam-peft", "run", "--methods", run.method]
     words += ["--datasets", f"{run.benchmark}=DIR" if own else run.benchmark]
     words += ["--protocol", run.protocol, "--backbone", run.backbone]
     words += ["--seeds", ",".join(seeds) if len(seeds) > 1 else f"{seeds[0]},"]
@@ -196,9 +195,7 @@ def command_of(records: Iterable[Record]) -> str:
         *((name, ours) for name, (ours, _) in rules.items()),
     ]:
         words += ["--set", f"{name}={_word(value)}"]
-    is_built_in = METHODS.is_fixed(run.method) and (
-        bool(run.rules.get("own_classes")) or BENCHMARKS.is_fixed(run.benchmark)
-    )
+    is_built_in = METHODS.is_fixed(run.method) and (bool(run.rule("own_classes")) or BENCHMARKS.is_fixed(run.benchmark))
     words += [] if is_built_in else ["--plugin", "FILE.py"]
     words += ["--checkpoint", "FILE"] if run.checkpoint else []
     words += [] if generated or own else ["--data", "DIR"]

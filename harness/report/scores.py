@@ -14,6 +14,7 @@ from harness.comparison.names import benchmark_title, heading
 from harness.comparison.papers import MARKS, Papers
 from harness.comparison.rows import baseline_of
 from harness.comparison.tables import grids, weights_in_words
+from harness.protocols.keys import rule
 from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.report.sentences import gain
 from harness.studies import Study
@@ -127,10 +128,10 @@ def rules_in_words(grid: Grid) -> list[str]:
     weights = f"checkpoint {weights_in_words(grid.checkpoint)}" if grid.checkpoint else "random weights"
     lines = [rules, f"Backbone: {grid.backbone}, {weights}"]
     by_prompt = {"box": "a box around each object of the true mask", "points": "points on each object of the true mask"}
-    if (prompt := str(grid.rules.get("prompt", "none"))) in by_prompt:
+    if (prompt := rule(grid.rules, "prompt")) in by_prompt:
         without = max(record.counts.get("unprompted", 0) for record in grid.records)
         more = f"; {without} test images have no object and no prompt" if without else ""
-        if noise := grid.rules.get("prompt_noise", 0):
+        if noise := rule(grid.rules, "prompt_noise"):
             more = f"; in tests each edge of a box is moved by up to {noise:g} of its side{more}"
         lines.append(f"Prompts: {by_prompt[prompt]}, in training and in tests{more}")
     seeds = sorted({seed for cell in grid.cells.values() for seed in cell.planned})
@@ -151,14 +152,14 @@ def data_in_words(name: str, records: Sequence[Record]) -> str:
     named = ", ".join(f"{count} of {split}" for split, count in sorted(left_out.items()))
     details += [f"test images left out, as every pixel of the mask is ignored: {named}"] * bool(left_out)
     details += [f"split: {' or '.join(rules)}"] * bool(rules)
-    if any(record.run.rules.get("test_untrained") for record in records):
+    if any(record.run.rule("test_untrained") for record in records):
         details.append("training images that nothing trained on are tested too")
     return title + (f": {'; '.join(details)}" if details else "")
 
 
 def _selected_on_test(record: Record) -> bool:
     """Whether the checkpoint was chosen on the test split, as some released code does."""
-    return bool(record.run.rules.get("quirks", {}).get("selection") == "released")
+    return bool(record.run.rule("quirks").get("selection") == "released")
 
 
 def _details(grid: Grid) -> dict[str, dict[str, Value]]:
@@ -200,7 +201,7 @@ def _rates(records: Iterable[Record]) -> str:
             )
         else:
             own = {name: value for name, value in run.method_config.items() if name in ("lr", "encoder_lr")}
-            text = _options(own if any(own.values()) else {name: run.rules.get(name) for name in own if name == "lr"})
+            text = _options(own if any(own.values()) else {name: run.rule(name) for name in own if name == "lr"})
         rates[text] = None
     return "; ".join(filter(None, rates))
 
@@ -302,7 +303,8 @@ def paper_tables(grid: Grid, papers: Papers) -> list[Table]:
 
 def alpha_code(record: Record, last: Shares) -> AlphaCode:
     """The flag of a run whose mixture says nothing about the choice of α. Empty for other runs, without α, and for a control
-    without a search. ``last`` is softmax(α) at the end of training. Older records do not hold how far α could move."""
+    without a search. ``last`` is softmax(α) at the end of training, which alone decides where the record does not hold how far α could
+    move."""
     sizes = [len(shares) for shares in last.values() if len(shares) > 1]
     if not sizes or record.run.never_reached:
         return ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.archive.archive import Archive, Kind, epoch_numbers, frame
-from harness.archive.masks import MASKS, read_masks
+from harness.archive.masks import MASKS_FILE, read_masks
 from harness.archive.schema import Record
 from harness.protocols.compare import flat
 from harness.report.formats import as_spreadsheet
@@ -83,7 +83,7 @@ def _scores(record: Record) -> dict[str, float]:
 def _pictures(archive: Archive, record: Record) -> dict[str, Any]:
     """``masks/test/STEM`` -> (S, 2 S, 3) uint8: prediction left, truth right."""
     path = archive.store.masks_path(record.key)
-    masks = read_masks(path, expected=record.sidecars.get(MASKS, "")) if path.is_file() else []
+    masks = read_masks(path, expected=record.sidecars.get(MASKS_FILE, "")) if path.is_file() else []
     return {f"masks/{mask.split}/{mask.stem}": mask.coloured() for mask in masks}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.archive.archive import Archive
 from harness.archive.files import SIDECARS
-from harness.archive.masks import MASKS
+from harness.archive.masks import MASKS_FILE
 
 
 def main(root: Path) -> None:
@@ -33,9 +33,9 @@ def main(root: Path) -> None:
             path = archive.store.path(record.key).with_suffix(f".{name}")
             if not path.is_file():
                 continue
-            if only_tuned or (name == MASKS and row in shown):
+            if only_tuned or (name == MASKS_FILE and row in shown):
                 path.unlink()
-            elif name != MASKS:
+            elif name != MASKS_FILE:
                 path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
                 path.unlink()
             else:

@@ -21,10 +21,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _demo_protocol(request: pytest.FixtureRequest) -> None:
     """The protocol demo has the rules of the records that comparison and report make up (`tests.harness.report.sample`)."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report"):
+    if request.path.relative_to(Path(__file__).parent).parts[0] in ("comparison", "report", "test_submission.py"):
         from tests.harness.report.sample import known_rules
 
-        for module in ("comparison.tables", "comparison.papers", "comparison.submission", "report.runs"):
+        for module in ("comparison.tables", "comparison.papers", "submission", "report.runs"):
             request.getfixturevalue("monkeypatch").setattr(f"harness.{module}.protocol_rules", known_rules)
 
 

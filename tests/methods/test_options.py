@@ -71,7 +71,7 @@ def test_an_option_off_its_default_changes_what_the_method_does(name: str, optio
 
 def test_defaults_are_what_they_were() -> None:
     """A default is out of a run's key where the option is younger than the first records, so that another one is another method."""
-    for name in [*methods.BUILTIN, *methods.TUNERS]:
+    for name in [*methods.BUILTIN, *methods.PEFT_METHODS]:
         config = method_config_class(name)
         assert asdict(config()) == methods.default_options(name), name
         assert config.__dataclass_params__.frozen
@@ -79,7 +79,7 @@ def test_defaults_are_what_they_were() -> None:
 
 
 def test_what_trains_under_a_method_is_what_its_class_says() -> None:
-    for name, entry in {**methods.BUILTIN, **methods.TUNERS}.items():
+    for name, entry in {**methods.BUILTIN, **methods.PEFT_METHODS}.items():
         config = method_config_class(name)()
         own = "own" if config.trains_encoder or config.freezes_decoder else "decoder"
         assert entry.trains == (own if config.trains else "nothing")

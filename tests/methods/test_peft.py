@@ -52,7 +52,7 @@ def test_the_table_knows_every_tuner_of_peft() -> None:
     left_out = methods.tuners()["left_out"]
     assert TUNERS.keys() | left_out.keys() == KINDS.keys()
     assert not TUNERS.keys() & left_out.keys()
-    assert list(methods.TUNERS) == [f"peft/{name}" for name in TUNERS]
+    assert list(methods.PEFT_METHODS) == [f"peft/{name}" for name in TUNERS]
 
 
 @pytest.mark.parametrize("name", TUNERS)
@@ -273,9 +273,15 @@ TEXTS = [
         ("peft/osf", {"effective_rank": 500}, MethodError, "nothing in the encoder trains"),
         ("peft/osf", {"effective_rank": 1.5}, UsageError, "effective_rank"),
         ("peft/glora", {"config_A_B": "none", "config_C": "none", "config_D_E": "none"}, MethodError, "nothing"),
-        ("peft/lora", {"lora_dropout": 1.0}, UsageError, "lora_dropout=1.0 drops all"),
+        ("peft/lora", {"lora_dropout": 1.0}, UsageError, "lora_dropout=1.0 must be"),
         ("peft/vera", {"r": 0}, UsageError, "r=0 must be above zero"),
         ("peft/vblora", {"topk": 300}, UsageError, "num_vectors=256"),
+        ("peft/vblora", {"topk": 1}, UsageError, "topk=1 must be from 2"),
+        ("peft/vblora", {"vector_length": 0}, UsageError, "vector_length=0 must be above zero"),
+        ("peft/vblora", {"init_vector_bank_bound": 0.0}, UsageError, "init_vector_bank_bound=0: nothing"),
+        ("peft/oft", {"num_cayley_neumann_terms": 0}, UsageError, "num_cayley_neumann_terms=0 must be above zero"),
+        ("peft/adalora", {"beta1": 1.0}, UsageError, "beta1=1.0 must be between"),
+        ("peft/lokr", {"rank_dropout": -0.5}, UsageError, "rank_dropout=-0.5 must be at least 0"),
         *TEXTS,
     ],
 )

@@ -21,8 +21,8 @@ from pathlib import Path
 from harness.__main__ import main as command
 from harness.archive.archive import Archive, Joined, weights_of
 from harness.archive.schema import Record
-from harness.comparison.submission import rows_of
 from harness.studies import Row, Study, choices_of, load_study
+from harness.submission import rows_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LEAST = 0.001

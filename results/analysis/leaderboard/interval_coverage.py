@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from harness.comparison.leaderboard import PRIORS
 from harness.statistics import family, max_t
 
-Array = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 DRAWS, FEW, SIMULATIONS = 2000, 20, 2000
 SEEDS, RATES, IMAGES, VAL_IMAGES = 4, 3, 500, 90
@@ -83,7 +83,9 @@ COSTS = np.array([[0.0, 0.0, 0.0], [1.5, 0.0, 1.5], [2.0, 1.0, 0.0]])
 """Kind of row -> points that each rate loses."""
 
 
-def chosen_quality(generator: np.random.Generator, sd: Array, costs: Array, *, bad: float, val_noise: float) -> Array:
+def chosen_quality(
+    generator: np.random.Generator, sd: Floats, costs: Floats, *, bad: float, val_noise: float
+) -> Floats:
     """(…, SEEDS) quality of the runs that validation chooses; ``sd`` (…), ``costs`` (…, RATES)."""
     shape = (*sd.shape, SEEDS, RATES)
     quality = sd[..., None, None] * generator.standard_normal(shape) - costs[..., None, :]
@@ -92,7 +94,7 @@ def chosen_quality(generator: np.random.Generator, sd: Array, costs: Array, *, b
     return np.take_along_axis(quality, seen.argmax(axis=-1)[..., None], axis=-1)[..., 0]
 
 
-def expected_quality(scenario: Scenario, benchmark: Benchmark) -> tuple[Array, Array]:
+def expected_quality(scenario: Scenario, benchmark: Benchmark) -> tuple[Floats, Floats]:
     """SDs, and the mean quality of what is chosen by kind of row and SD: (G,) and (3, G)."""
     generator = np.random.default_rng(1)
     sds = benchmark.run * np.exp(np.linspace(-4, 4, 41))
@@ -108,8 +110,8 @@ def expected_quality(scenario: Scenario, benchmark: Benchmark) -> tuple[Array, A
 
 
 def scores(
-    generator: np.random.Generator, scenario: Scenario, benchmark: Benchmark, expected: tuple[Array, Array]
-) -> Iterator[Array]:
+    generator: np.random.Generator, scenario: Scenario, benchmark: Benchmark, expected: tuple[Floats, Floats]
+) -> Iterator[Floats]:
     """(rows, SEEDS, IMAGES) scores of one draw after the other, minus what is true of each row."""
     while True:
         sd = benchmark.run * np.exp(scenario.spread * generator.standard_normal(scenario.rows))
@@ -130,7 +132,7 @@ class Outcome:
     """A line a draw: whether the intervals hold all truths, and the half-width of each row's interval in points."""
 
     held: NDArray[np.bool_]
-    half_widths: Array
+    half_widths: Floats
 
 
 def simulate(scenario: Scenario, *, draws: int, simulations: int = SIMULATIONS, seed: int = 0) -> dict[str, Outcome]:
@@ -138,7 +140,7 @@ def simulate(scenario: Scenario, *, draws: int, simulations: int = SIMULATIONS, 
     generator = np.random.default_rng(seed)
     worlds = [scores(generator, scenario, each, expected_quality(scenario, each)) for each in scenario.benchmarks]
     held: dict[str, list[bool]] = {name: [] for name in PRIORS}
-    halves: dict[str, list[Array]] = {name: [] for name in PRIORS}
+    halves: dict[str, list[Floats]] = {name: [] for name in PRIORS}
     for _ in range(draws):
         images = [next(world) for world in worlds]
         truth = generator.normal(0, 3, scenario.rows - 1) if scenario.shifted else np.zeros(scenario.rows - 1)

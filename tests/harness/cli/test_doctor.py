@@ -38,7 +38,7 @@ def test_the_page_of_methods_holds_the_current_matrix() -> None:
     _, page, _ = re.split("<!-- doctor:(?:begin|end) -->", text)
     some = ["lora", "naslora", "vpt", "lst", "peft/miss"]
     shown = _cells(page)
-    assert [*shown][2:] == [*methods.BUILTIN, *methods.TUNERS], stale
+    assert [*shown][2:] == [*methods.BUILTIN, *methods.PEFT_METHODS], stale
     for name, cells in [*_cells(_matrix("vit_b", some)).items()][2:]:
         assert shown[name] == cells, stale
 

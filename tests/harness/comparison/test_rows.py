@@ -60,5 +60,5 @@ def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_b
     ]
     assert len(chosen_of(frame(MadeUp(both[:1]), "runs"), {"lr": [1e-4]})) == 1
     older = [Record(run=r.run, key=r.key, code="OK", scores={"best": {"val": {"ber": 0.1}}}) for r in both]
-    with pytest.raises(UsageError, match="earlier version"):
+    with pytest.raises(UsageError, match="no validation score of its last state"):
         chosen_of(frame(MadeUp(older), "runs"), {"lr": [1e-4, 1e-3]})

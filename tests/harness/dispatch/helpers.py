@@ -13,7 +13,7 @@ from harness.archive.store import RecordStore
 from harness.dispatch import sweeps
 from harness.dispatch.attempts import Holder
 from harness.dispatch.supervise import Assignment
-from harness.dispatch.sweeps import Array, PlannedRun, Sweep, create_sweep, names_of_run
+from harness.dispatch.sweeps import JobArray, PlannedRun, Sweep, create_sweep, names_of_run
 from harness.planning.request import Job
 
 STANDIN = Path(__file__).with_name("standin.py")
@@ -31,7 +31,7 @@ def submitted(
     results: Path, jobs: list[Job], *, executor: str = "slurm", job: str = "7", allowed: int = 5, **fields: Any
 ) -> Sweep:
     """A sweep of one array on disk, as an executor leaves it; ``fields`` are the sweep's."""
-    array = Array(first=0, runs=len(jobs), gpus=2, job=job)
+    array = JobArray(first=0, runs=len(jobs), gpus=2, job=job)
     fields = {
         "command": "run",
         "snapshot": "/snapshots/abc",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -151,6 +152,10 @@ def breaks() -> None:
 ECC = "CUDA error: uncorrectable ECC error encountered"
 
 
+def loses_its_files() -> None:
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
 def loses_its_gpu() -> None:
     raise RuntimeError(f"{ECC}\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1")
 
@@ -173,6 +178,7 @@ def aborts() -> None:
 @pytest.mark.parametrize(
     ("run", "kills", "end", "detail"),
     [
+        (ends(loses_its_files), (0, 0), "killed", f"exit status 74: OSError: [Errno {errno.ESTALE}] Stale file handle"),
         (signalled(signal.SIGKILL), (3, 4), "OOM", "killed by the out-of-memory killer"),
         (signalled(signal.SIGKILL), (3, 3), "killed", "signal SIGKILL"),
         (signalled(signal.SIGXCPU), (3, 4), "killed", "signal SIGXCPU"),  # another process ran out of memory
@@ -188,7 +194,8 @@ def test_how_a_child_died_is_written_with_its_attempt(tmp_path, experiment, monk
     monkeypatch.setattr(module, "oom_kills", lambda: next(counts))
     experiment(run)
     job = make_job(tmp_path)
-    assert started(job) == ("failed" if end == "OOM" else "crashed")
+    crash = "gpu-failed" if ECC in detail else "files-away" if "74" in detail else "crashed"
+    assert started(job) == ("failed" if end == "OOM" else crash)
     assert (last(job).end, last(job).detail) == (end, detail)
 
 

@@ -133,7 +133,7 @@ def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, 
         ({"rules": {"data": "sample"}}, "lora --datasets kvasir=DIR {}"),
         ({"rules": {"data": "sample"}, "origin": "generated"}, "lora --datasets kvasir {}"),
         ({"benchmark": "mine", "rules": {"own_classes": ["a"]}}, "lora --datasets mine=DIR {}"),
-        ({"benchmark": "mine", "label": "lora[r]"}, "'lora[r]' --datasets mine {} --plugin FILE.py --data DIR"),
+        ({"benchmark": "mine"}, "lora --datasets mine {} --plugin FILE.py --data DIR"),
         ({"checkpoint": "a", "changed": {"on": True}}, "lora --datasets kvasir {} --set lora.on=true --checkpoint FILE --data DIR"),
     ],
 )  # fmt: skip
