@@ -288,6 +288,8 @@ def nnunet_labels(root: Path) -> dict[str, int]:
     try:
         labels = coco.parse_json(path.read_bytes())["labels"].items() if path.is_file() else ()
         named = {str(name): int(index) for name, index in labels}
+        if broken := [index for _, index in labels if int(index) != float(index)]:
+            raise ValueError(f"{broken[0]} is no whole number")
         if sorted(named.values()) != list(range(len(named))):
             raise ValueError(f"numbered {sorted(named.values())}, not from 0")
         if named and next(name for name, index in named.items() if index == 0).casefold() != "background":

@@ -59,6 +59,8 @@ class Tuner:
         choices: option -> the values that it may have, where peft takes any.
         deviates: option -> those of them with which it does not start as the plain backbone.
         refused: what such a value begins with -> why it is not among them.
+        least: option -> the least that it may be; ``r`` is at least 1 where it is not named.
+        nonzero: options that multiply what is learnt, or what its gradient is multiplied with at the start.
         lacks: clause of the contract -> why it does not hold.
     """
 
@@ -73,6 +75,8 @@ class Tuner:
     choices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     deviates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    least: Mapping[str, int] = field(default_factory=dict)
+    nonzero: Sequence[str] = ()
     lacks: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -141,40 +145,26 @@ class PeftConfig(LinearsConfig):
         return number
 
 
-_COUNTS = {
-    "block_size", "deltaT", "gralora_k", "group_size", "init_r", "mini_r", "n_frequency", "num_B", "num_cayley_neumann_terms",
-    "num_vectors", "r", "stride_A", "target_r", "theta_d_length", "u", "vector_length",
-}  # fmt: skip
-"""Options that count what is learnt."""
-_FACTORS = (
-    "alpha", "d_initial", "delora_lambda", "init_theta_d_bound", "init_vector_bank_bound", "lora_alpha", "psoft_alpha",
-    "randlora_alpha", "scaling",
-)  # fmt: skip
-"""Options that multiply what is learnt, or what its gradient is multiplied with at the start."""
-
-
 def _fault(tuner: str, options: Mapping[str, Any]) -> str:
     """Why a tuner does not do what these options say, where peft takes them all the same; empty where it does."""
     if options.get("init_r", 1) <= options.get("target_r", 0):
         return "init_r must be above target_r: AdaLoRA begins with more singular values than it ends with"
-    counts = {name: options[name] for name in _COUNTS & options.keys() if options[name] is not None}
-    if tuner == "oft":  # which counts blocks where r is 0
-        del counts["r"]
-    if none := next((name for name, value in sorted(counts.items()) if value < 1), ""):
-        return f"{none}={counts[none]} must be above zero"
+    for name, least in {"r": 1, **TUNERS[tuner].least}.items():
+        if isinstance(value := options.get(name), int) and value < least:
+            return f"{name}={value} must be {least} or more"
     if tuner == "hra" and options["r"] % 2:
         return f"r={options['r']} must be even: reflections come in pairs, which cancel at the start"
-    if tuner == "vblora" and not 2 <= options["topk"] <= options["num_vectors"]:  # the softmax of one logit is constant
-        return f"topk={options['topk']} must be from 2 to num_vectors={options['num_vectors']}"
-    if beta := next((name for name in ("beta1", "beta2") if not 0 < options.get(name, 0.5) < 1), ""):
-        return f"{beta}={options[beta]} must be between 0 and 1"
+    if tuner == "vblora" and options["topk"] > options["num_vectors"]:
+        return f"topk={options['topk']} must not be above num_vectors={options['num_vectors']}"
     if isinstance(rank := options.get("effective_rank"), float) and not 0 < rank < 1:
         return f"effective_rank={rank} must be a whole number, or a share of the ranks between 0 and 1"
+    if beta := next((name for name in ("beta1", "beta2") if not 0 < options.get(name, 0.5) < 1), ""):
+        return f"{beta}={options[beta]} must be between 0 and 1"
     if dropout := next(
         (name for name, value in options.items() if name.endswith("dropout") and not 0 <= value < 1), ""
     ):
         return f"{dropout}={options[dropout]} must be at least 0 and less than 1"
-    zero = next((name for name in _FACTORS if options.get(name) == 0), "")
+    zero = next((name for name in TUNERS[tuner].nonzero if options[name] == 0), "")
     return f"{zero}=0: nothing would be learnt; take another number" if zero else ""
 
 

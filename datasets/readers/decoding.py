@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from harness.datasets.base import DatasetError, Pair, Sample
 from harness.datasets.readers.opening import LEAST_OF_SIXTEEN, SCALE, open_image, orientation, upright
@@ -35,6 +36,8 @@ _MOST_THIRD_VALUE = 0.01
 _FEW_LEVELS, _MOST_OFF_EDGES, _MOST_OFF_EDGES_OF_FEW = 8, 0.25, 0.05
 """Of the pixels between a mask's darkest and brightest level most lie at edges: nearly all where such levels are few. Compression
 leaves 0.12 elsewhere, scaling up to 0.17."""
+_LEAST_OBJECT = 4
+"""Pixels of an object; fewer may be what scaling a mask leaves of its soft edges."""
 _COLOUR = re.compile(r"\S.*?\s+(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})")
 """A class with its colour, such as ``crop 0,255,0``."""
 _COLOUR_NOISE = 32
@@ -106,7 +109,7 @@ def turn_is_open(image: Image.Image, mask_size: tuple[int, int]) -> bool:
     """Whether EXIF turns or mirrors an image, and a mask of this (width, height) fits it as well when it is left as it is stored."""
     if (turn := orientation(image)) not in _TRANSPOSING:
         return turn != 1
-    if abs(np.log(image.width / image.height)) > 0.05:  # else `fit` takes either
+    if abs(np.log(image.width / image.height)) > 0.1:  # else `fit` takes either
         return False
     return image.width == image.height or mask_size not in (image.size, image.size[::-1])
 
@@ -146,12 +149,13 @@ def mixed_encodings(held: Iterable[frozenset[int]], *, num_classes: int, named: 
 
     Args:
         held: of each mask its `object_values`.
-        named: classes are named, so that 255 is always to be ignored; masks that hold it with an index show that this is meant.
+        named: classes are named, so that 255 is always to be ignored; at least as many masks that hold it with an index show that this
+            is meant.
     """
     values = [each for each in held if each]
     full, both = sum(each == {255} for each in values), sum(255 in each and min(each) < num_classes for each in values)
     indices = sum(max(each) < num_classes for each in values)
-    if not full or not indices + both or (named and both):
+    if not full or not indices + both or (named and both >= full):
         return ""
     return (
         f"{indices + both} masks hold class indices, and {full} hold 0 and 255 alone; write the index of the object in all, or 255 in all "
@@ -190,25 +194,43 @@ def read_binary(
         return on_black(image, path, colour, two_levels=rule == "two levels")
     if only_255:
         return (_grey_view(image, path) == 255).astype(np.uint8)
-    lossless = image.format not in LOSSY_FORMATS
+    lossless = not _is_lossy(image, path)
     if image.mode == "P" and not is_grey_palette(image):
         return two_colours(image, path)
     values = _grey_view(image, path)
     if image.mode == "1" or (lossless and values.max(initial=0) <= 1):
         return (values > 0).astype(np.uint8)
-    if lossless and rule == "two levels":
-        _refuse_levels(values.astype(np.uint8), path)
-    _refuse_pictures(values, path, third_class=lossless and rule == "half")
-    if lossless and rule == "nonzero":
-        return (values > 0).astype(np.uint8)
-    if lossless and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
+    if lossless and rule != "nonzero" and {1, 255} <= set(levels := np.unique(values).tolist()) <= {0, 1, 255}:
         raise DatasetError(
             f"{path} has the mask values {levels}, so 255 may be an area to ignore; a binary mask has 0 and 255, or 0 and 1"
         )
+    if lossless and rule == "two levels":
+        _refuse_levels(values.astype(np.uint8), path)
+        if image.mode in _SIXTEEN_BIT:  # scaled to 8 bits, low levels are 0
+            _refuse_levels(_ranks(np.asarray(image)), path, shown=listed(np.asarray(image)))
+    if rule == "two levels":
+        _refuse_dark_objects(values, path)
+    _refuse_pictures(values, path, third_class=lossless and rule == "half")
+    if lossless and rule == "nonzero":
+        return (values > 0).astype(np.uint8)
     if (0 if lossless else _MOST_LEFT_BY_COMPRESSION) < values.max(initial=0) <= 127:
         png = "" if lossless else f" in {image.format} files; save masks as PNG"
         raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: foreground is above 127{png}")
     return (values > 127).astype(np.uint8)
+
+
+def _is_lossy(image: Image.Image, path: Path) -> bool:
+    """Whether compression may have changed the values: WebP has a lossless kind too."""
+    if image.format != "WEBP":
+        return image.format in LOSSY_FORMATS
+    with path.open("rb") as file:
+        return b"VP8L" not in file.read(64)
+
+
+def _ranks(values: NDArray[np.generic]) -> Array:
+    """Levels of any range as 0 to 255 in the same order, evenly apart; as few as there are distinct ones."""
+    levels, ranks = np.unique(values, return_inverse=True)
+    return (ranks.reshape(values.shape) * 255 // max(1, len(levels) - 1)).astype(np.uint8)
 
 
 def two_colours(image: Image.Image, path: Path) -> Array:
@@ -261,8 +283,11 @@ def on_black(
     share = stored @ paint / max(1, int(paint @ paint))  # of the paint in each colour, (H, W)
     if (np.abs(stored - share[..., None] * paint) > _COLOUR_NOISE).any():
         raise DatasetError(f"{path} has the colours {_colours(image)}: a binary mask is one colour on black")
-    if two_levels and len(_flat_levels((share.clip(0, 1) * 255).astype(np.uint8), side=3)):
-        raise DatasetError(f"{path} has the colours {_colours(image)}, areas of two shades: a binary mask has one")
+    if two_levels:
+        shades = (share.clip(0, 1) * 255).round().astype(np.uint8)
+        if len(_flat_levels(shades, side=3)) or (len(np.unique(shades)) == 3 and _off_edges(shades).any()):
+            raise DatasetError(f"{path} has the colours {_colours(image)}, areas of two shades: a binary mask has one")
+        _refuse_dark_objects(shades, path)
     return (share >= 0.5).astype(np.uint8)
 
 
@@ -329,27 +354,47 @@ def _refuse_pictures(values: NDArray[np.integer], path: Path, *, third_class: bo
         raise DatasetError(f"{path} has the unexpected mask values {listed(values)}: a binary mask is black and white")
 
 
-def _refuse_levels(values: Array, path: Path) -> None:
+def _refuse_levels(values: Array, path: Path, *, shown: str = "") -> None:
     """Objects of another class, or ids of objects, at levels between background and foreground. A soft edge has many levels, flat
-    nowhere and with darker and brighter ones next to them."""
+    nowhere and with darker and brighter ones next to them. ``shown``: the levels as the file has them."""
     levels = np.unique(values)
     if 127 < levels[0] < _THIRD_VALUE[1]:
         levels = np.append(np.uint8(0), levels)  # all would be foreground
-    if len(levels) < 3 or set(levels.tolist()) == {0, 1, 255}:  # which says below that 255 may be to be ignored
+    shown = shown or listed(levels)
+    if len(levels) < 3:
         return
     if len(levels) == 3:
-        raise DatasetError(f"{path} has the unexpected mask values {listed(levels)}: a binary mask has two")
-    between = (values > levels[0]) & (values < levels[-1])
+        raise DatasetError(f"{path} has the unexpected mask values {shown}: a binary mask has two")
     flat, ids = _flat_levels(values, side=3), _flat_levels(values, side=2)
-    darker, brighter = (
-        np.asarray(Image.fromarray(values).filter(kind(5))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
-    )
-    off = np.count_nonzero(between & ((darker == values) | (brighter == values))) / np.count_nonzero(between)
+    off = np.count_nonzero(_off_edges(values)) / np.count_nonzero((values > levels[0]) & (values < levels[-1]))
     most_off = _MOST_OFF_EDGES_OF_FEW if len(levels) - 2 <= _FEW_LEVELS else _MOST_OFF_EDGES
     if len(flat) or off > most_off or 2 * np.isin(values, ids).sum() > np.count_nonzero(values):
         raise DatasetError(
-            f"{path} has the unexpected mask values {listed(levels)}, not at edges alone: a binary mask is black and white; where these "
+            f"{path} has the unexpected mask values {shown}, not at edges alone: a binary mask is black and white; where these "
             "are ids of objects it is their union, such as numpy's (mask > 0) * 255"
+        )
+
+
+def _off_edges(values: Array) -> NDArray[np.bool_]:
+    """Which pixels between the darkest and the brightest level have none near them that is darker, or none that is brighter."""
+    darker, brighter = (
+        np.asarray(Image.fromarray(values).filter(kind(5))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+    )
+    return (values > values.min()) & (values < values.max()) & ((darker == values) | (brighter == values))
+
+
+def _refuse_dark_objects(values: NDArray[np.integer], path: Path) -> None:
+    """Objects that would be lost: brighter than what compression leaves, and background in every pixel."""
+    regions, _ = ndimage.label(values > _MOST_LEFT_BY_COMPRESSION, structure=np.ones((3, 3)))
+    brightest = np.zeros(regions.max() + 1, values.dtype)
+    np.maximum.at(brightest, regions.ravel(), values.ravel())
+    lost = (
+        (np.bincount(regions.ravel()) >= _LEAST_OBJECT) & (brightest > _MOST_LEFT_BY_COMPRESSION) & (brightest <= 127)
+    )
+    if lost.any() and values.max() > 127:
+        raise DatasetError(
+            f"{path} has objects at levels up to {brightest[lost].max()} alone, and foreground is above 127: a binary mask is black and "
+            "white; make it so, or say in classes.txt which levels are which classes"
         )
 
 

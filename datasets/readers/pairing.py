@@ -127,12 +127,17 @@ def paired_by_key(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Pair
 
 def pair_names(image_paths: Sequence[Path], mask_paths: Sequence[Path]) -> Paired:
     """Pairs by equal names or ``NAME_mask`` and its like. If none pair so, by names without the beginning and end that all images, or all
-    masks, share."""
+    masks, share. Raises DatasetError: one stray file, or both kinds of names at once."""
     paired = pair_files(image_paths, mask_paths)
     by_image, by_mask = without_affixes(image_paths), without_affixes(mask_paths)
     alike = by_image.keys() == by_mask.keys() and len(by_image) == len(image_paths) == len(mask_paths) > 1
     if not paired.pairs and not alike:
         _refuse_stray(image_paths, mask_paths)
+    left = paired.unpaired_images, paired.unused_masks
+    if paired.pairs and len(left[0]) > 1 and without_affixes(left[0]).keys() == without_affixes(left[1]).keys():
+        raise DatasetError(
+            f"{paired.pairs[0].image} has its mask by its whole name, and {len(left[0])} others by a part of theirs; name all alike"
+        )
     return paired_by_key(by_image, by_mask) if alike and not paired.pairs else paired
 
 

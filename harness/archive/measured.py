@@ -113,8 +113,8 @@ class MethodCost:
         inference_parameters: the same -> all parameters of that model.
         merge_failures: mode -> why it was not measured.
         checkpoint_bytes: the method's state on disk.
-        ratios: of older records, by the label of a baseline.
-        changed: fields of ``config`` that differ from the protocol's for this method; None in older records.
+        ratios: by the label of a baseline, in files that name their baselines.
+        changed: fields of ``config`` that differ from the protocol's for this method; None where the file lacks them.
     """
 
     method: str
@@ -133,7 +133,6 @@ class MethodCost:
     checkpoint_bytes: int = 0
     ratios: dict[str, Any] = field(default_factory=dict)
     changed: list[str] | None = None
-    not_counted: dict[str, int] = field(default_factory=dict)  # of older records, as the next
     joules: float | None = None
 
     def is_step_of(self, method: str, config: Mapping[str, object]) -> bool:

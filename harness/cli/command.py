@@ -182,6 +182,7 @@ _ADVICE = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EFBIG: "; raise the limit",
+    errno.ELOOP: "; make it a folder, or choose another",
 }
 
 

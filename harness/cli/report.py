@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     pages = site(
         boards, title=study.title if study else "Results", photographs=pictures,
         links=dict(options.link),
-        withheld="Photographs: name their folder by --data DIR; --photographs all also shows those that may not be redistributed.",
+        withheld="No photographs stand beside masks whose images are in no known folder (--data DIR) or may not be redistributed "
+        "(--photographs all).",
     )  # fmt: skip
     require_own_site(folder)
     for name, text in pages.items():

@@ -210,6 +210,15 @@ class Grid:
         """Whether its images are the user's own."""
         return bool(self.records) and all(record.run.rule("own_classes") for record in self.records)
 
+    def decides(self, column: Column) -> bool:
+        """Whether a column says which row is better: not of generated images, nor of too few seeds or test images of the user's own."""
+        records = [record for record in self.records if record.run.benchmark == column.benchmark]
+        images = max(
+            (sum(record.tested.get(part, 0) for part in column.parts(record)) for record in records), default=0
+        )
+        few = len({record.run.seed for record in records}) < LEAST_SEEDS or images < LEAST_IMAGES
+        return not self.is_generated and not (self.is_own and few)
+
     @cached_property
     def first_columns(self) -> dict[str, Column]:
         """Benchmark -> its leading column: the first metric, on all test images where there are several splits."""
@@ -277,9 +286,9 @@ class Grid:
     def marks(self) -> dict[tuple[str, Column], Mark]:
         """Marks of the best row of each column, and of rows that are not significantly different from it. Rows of the same seeds that
         tie in the printed digit are both best. A row with a collapsed run has no interval, so it is not compared. A column has no
-        marks where fewer than two rows rank, where a row with a gap leads or ties, and for generated images."""
+        marks where fewer than two rows rank, where a row with a gap leads or ties, and where it decides nothing."""
         marks: dict[tuple[str, Column], Mark] = {}
-        for column in () if self.is_generated else self.columns:
+        for column in filter(self.decides, self.columns):
             order = self.best_first(column)
             if len(order) < 2 or self._is_open(order, column):
                 continue
@@ -322,6 +331,8 @@ def _test_share(record: Record, column: Column) -> float:
     return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
 
 
+LEAST_SEEDS, LEAST_IMAGES = 3, 30
+"""With fewer, a table of own images only says what is higher on these images."""
 CELL = ["row", "benchmark", "split", "metric"]
 """What a cell is of: columns of `Grid.scores`."""
 TIDY = [

@@ -130,9 +130,10 @@ class Leaderboard:
         return {row: differences[-1] for row, differences in together.items()}
 
     def verdict(self, row: str, benchmark: str = "") -> Verdict:
-        """Whether a row is better or worse than the baseline, by the interval of their difference."""
+        """Whether a row is better or worse than the baseline, by the interval of their difference; empty where nothing decides."""
         found = self.difference(row, benchmark)
-        if found is None or found.low is None:
+        decides = all(self.grid.decides(column) for name, column in self.columns.items() if benchmark in ("", name))
+        if found is None or found.low is None or not decides:
             return ""
         return "not distinguishable" if found.is_none else "better" if found.mean > 0 else "worse"
 

@@ -79,11 +79,11 @@ def reason_code(error: Exception) -> Code:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message in one line, with its type unless it is a ValueError."""
+    """An error's message in one line, with its type unless it is a ValueError or has a code of its own."""
     if isinstance(error, OSError) and error.errno in REASONS:
         return f"{os_reason(error)}: {error.filename or 'a file of the run'}"
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ValueError | Diverged | Blank) else f"{type(error).__name__}: {text}"
 
 
 STAGES = ("loading", "training", "validating", "testing", "merging", "other")

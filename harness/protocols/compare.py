@@ -102,6 +102,6 @@ def headed(names: Iterable[str], rules: Rules) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, list):
-        return "+".join(map(str, value)) or "none"
+    if isinstance(value, list) or value is None:
+        return "+".join(map(str, value or ())) or "none"
     return str(value) or "none"

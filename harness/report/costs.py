@@ -153,7 +153,7 @@ def _rounds_of(cost: MethodCost, what: str, row: Row) -> Sequence[float]:
 
 
 def _baselines(session: CostRecord, cost: MethodCost) -> list[MethodCost]:
-    """Full fine-tuning and LoRA, as far as the session measured them, else its first method; and what older sessions name."""
+    """Full fine-tuning and LoRA, as far as the session measured them, else its first method; and what the session names."""
     wanted = {name for method in session.methods for name in method.ratios}
     for usual in _BASELINES:
         labels = {method.label for method in session.methods if method.method == usual}

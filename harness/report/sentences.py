@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.comparison.differences import Difference
-from harness.comparison.grid import Column, Grid
+from harness.comparison.grid import LEAST_IMAGES, LEAST_SEEDS, Column, Grid
 from harness.comparison.leaderboard import Leaderboard
 from harness.comparison.names import NOT_ADAPTED, TITLES
 from harness.comparison.names import heading as heading
 from harness.comparison.names import metric_title as metric_title
-from harness.system.text import counted
 
 
 def named(board: Leaderboard, benchmark: str) -> str:
@@ -80,10 +79,6 @@ def _without_interval(board: Leaderboard, benchmark: str) -> str:
     return f"{best.row} is highest ({percent(best.mean)}); too few seeds for a ranking"
 
 
-LEAST_SEEDS, LEAST_IMAGES = 3, 30
-"""With fewer, a table of own images only says what is higher on these images."""
-
-
 def gain(grid: Grid, column: Column) -> str:
     """Whether adapting the encoder helps on one's own images, on a leading column: the best row against the decoder alone, else against
     zero-shot. Empty where neither has a score."""
@@ -106,9 +101,10 @@ def gain(grid: Grid, column: Column) -> str:
     points += "no interval" if difference.low is None else f"95 % interval over {difference.over}"
     tested = [[record.tested.get(part, 0) for part in column.parts(record)] for record in grid.records]
     images = max(map(sum, tested), default=0)
-    if difference.low is None or difference.n < LEAST_SEEDS or images < LEAST_IMAGES:
+    if difference.low is None or not grid.decides(column):
+        these = f"these {images} images" if images > 1 else "this image"
         return (
-            f"{column.name}: {best} is higher than {other} on these {counted(images, 'image')}: {points}; a verdict needs"
+            f"{column.name}: {best} is higher than {other} on {these}: {points}; a verdict needs"
             f" {LEAST_SEEDS} seeds and {LEAST_IMAGES} test images."
         )
     return f"{column.name}: {best} is highest, {compared} {other}: {points}."

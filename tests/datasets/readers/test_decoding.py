@@ -101,6 +101,13 @@ def soft_edges(*, dots: Sequence[int] = (), side: int = 3) -> Image.Image:
     return Image.fromarray(values)
 
 
+def shaded_object() -> Image.Image:
+    """A disc with soft edges, and a dark object without a flat place."""
+    values = np.array(soft_edges())
+    values[5:9, 5:9] = np.arange(60, 76).reshape(4, 4)
+    return Image.fromarray(values)
+
+
 REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "two colours and neither is black": [(lambda disc: palette(disc, (68, 1, 84), (253, 231, 37)), {})],
     "0, 128, 255": [(lambda disc: Image.fromarray(np.tile(np.array([0, 128, 255], np.uint8), (20, 30))), {})],
@@ -113,7 +120,17 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "has the colours 0,0,0; 0,128,0; 128,0,0": [
         (lambda disc: coloured(disc, RED, GREEN), {"colour": colour}) for colour in ("any", RED)
     ],
-    "areas of two shades": [(lambda disc: coloured(disc, *[WINE] * 3, *[RED] * 4), {"colour": "any", **TWO})],
+    "areas of two shades": [
+        (lambda disc: coloured(disc, *[WINE] * 3, *[RED] * 4), {"colour": "any", **TWO}),
+        (
+            lambda disc: Image.merge("RGB", [third_levels(disc, 17, area=2), *[Image.fromarray(disc * 0)] * 2]),
+            {"colour": "any", **TWO},
+        ),
+    ],
+    "mask values 0, 1, 65535": [
+        (lambda disc: Image.fromarray(np.where(np.roll(disc, 30, 1) > 0, 65535, disc.astype(np.uint16))), TWO)
+    ],
+    "objects at levels up to 75 alone": [(lambda disc: shaded_object(), TWO)],
     "255 may be an area to ignore": [
         (lambda disc: Image.fromarray(np.where(np.roll(disc, 30, 1) > 0, 255, disc).astype(np.uint8)), {})
     ],
@@ -139,6 +156,18 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         (lambda disc: soft_edges(dots=[*range(20, 120)], side=1), TWO),
     ],
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "options"),
+    [("a.webp", 17, {"lossless": True}), ("a.webp", 100, {"lossless": True}), ("a.jpg", 100, {"quality": 90})],
+)
+def test_a_third_level_is_refused_in_other_formats_too(tmp_path, disc, name: str, level: int, options) -> None:
+    values = disc * np.uint8(255)
+    values[2:8, 2:8] = level
+    Image.fromarray(values).save(tmp_path / name, **options)
+    with pytest.raises(DatasetError, match=r"mask values|objects at levels"):
+        read_binary(tmp_path / name, rule="two levels")
 
 
 @pytest.mark.parametrize("words", REFUSED)
@@ -174,7 +203,7 @@ def test_colour_in_a_lossy_file_is_refused(tmp_path: Path, disc, options) -> Non
             read_binary(tmp_path / "mask.jpg", colour=colour)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 100}), ("webp", {"lossless": True})])
+@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 100}), ("webp", {"quality": 100})])
 def test_a_lossy_format_of_dark_objects_is_refused_not_read_as_background(tmp_path: Path, disc, suffix, options):
     path = tmp_path / f"mask.{suffix}"
     Image.fromarray(disc * np.uint8(50)).save(path, **options)
