@@ -117,10 +117,12 @@ def turned(orientation: int, *, of_mask: int = 1, width: int = 30) -> Write:
     return lay
 
 
-def stray(name: str, image: str = "images/img_{}.jpg", drawn: str = "masks/mask_{}.png") -> Write:
+def stray(name: str, image: str = "images/img_{}.jpg", drawn: str = "masks/mask_{}.png", *, also: str = "") -> Write:
     def lay(root: Path) -> None:
         write(root, image, drawn, [f"{number:02}" for number in range(80)])
         photograph(root / name)
+        if also:
+            mask(root / also)
 
     return lay
 
@@ -158,6 +160,9 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "indices alone": (drawn(DRAWN, classes=NAMED), {}, READ),
     "indices and 255": (drawn(DRAWN, THREE, THREE, classes=NAMED), {}, "8 masks hold class indices, and 16 hold 0 and 255"),
     "indices and one of 255": (drawn(*[DRAWN] * 23, THREE, classes=NAMED), {}, "23 masks hold class indices, and 1 hold"),
+    "an area to ignore in one, alone in two": (
+        drawn(DRAWN + 255 * STRIPE, THREE, THREE, classes=NAMED), {}, "8 masks hold class indices, and 16 hold 0 and 255"
+    ),
     "an area to ignore, alone too": (drawn(*[DRAWN + 255 * STRIPE] * 7, THREE, classes=NAMED), {}, READ),
     "0 and 1, 0 and 255, no names": (drawn(DRAWN, THREE), {}, READ),
     "nnU-Net, 1 and 255": (
@@ -168,6 +173,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "nnU-Net": (nnunet('{"Background": 0, "liver": 1}', bands(0, 1)), {}, READ),
     "nnU-Net without a background": (nnunet('{"liver": 0, "tumour": 1}'), {}, "0 is not the background"),
     "nnU-Net, background last": (nnunet('{"liver": 0, "background": 1}'), {}, "0 is not the background"),
+    "nnU-Net, a fraction": (nnunet('{"background": 0, "liver": 1.5}'), {}, "1.5 is no whole number"),
     "nnU-Net, a label twice": (nnunet('{"background": 0, "liver": 1, "liver": 2}'), {}, "'liver' is there twice"),
     **{
         f"a {kind} of {count} frames among {where}": (frames(kind, where, count), {}, word)
@@ -218,6 +224,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "a stray image": (stray("images/cover.jpg"), {}, "cover.jpg has no partner"),
     "one image more": (stray("images/img_80.jpg"), {}, "img_80.jpg has no partner"),
     "a stray mask": (stray("masks/legend.png"), {}, "legend.png has no partner"),
+    "a pair by its whole name": (stray("images/x.jpg", also="masks/x.png"), {}, "x.jpg has its mask by its whole name, and 80 others"),
     "a stray beside equal names": (stray("images/cover.jpg", "images/{}.jpg", "masks/{}.png"), {}, "cover.jpg"),
     **{f"a pipe {name}": (pipe(name), {}, f"{name} is a pipe") for name in ("train.csv", "classes.txt", "set.json")},
 }  # fmt: skip

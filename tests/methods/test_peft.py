@@ -280,6 +280,7 @@ TEXTS = [
         ("peft/vblora", {"vector_length": 0}, UsageError, "vector_length=0 must be 1"),
         ("peft/vblora", {"init_vector_bank_bound": 0.0}, UsageError, "init_vector_bank_bound=0: nothing"),
         ("peft/oft", {"num_cayley_neumann_terms": 0}, UsageError, "num_cayley_neumann_terms=0 must be 2"),
+        ("peft/hra", {"apply_GS": True}, UsageError, "apply_GS=true: does not start"),
         ("peft/adalora", {"beta1": 1.0}, UsageError, "beta1=1.0 must be between"),
         ("peft/lokr", {"rank_dropout": -0.5}, UsageError, "rank_dropout=-0.5 must be at least 0"),
         *TEXTS,

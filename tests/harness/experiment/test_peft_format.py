@@ -257,6 +257,7 @@ WRONG = {
     "an endless number": (_changed_config(lora_alpha=float("inf")), "lora_alpha=inf"),
     "a number beyond all weights": (_changed_config(lora_alpha=1e300), "not finite"),
     "a pattern that never ends": (_changed_config(target_modules="(([a-z.]+)+)+x"), "pattern.*target_modules"),
+    "a repeated group with a blank": (_changed_config(target_modules="(?x)(.+) +!"), "pattern.*target_modules"),
     "one of many repeats": (_changed_config(exclude_modules=".*" * 20 + "x"), "pattern.*exclude_modules"),
     "one of many choices": (_changed_config(rank_pattern={"(.|..)" * 30: 2}), "pattern.*rank_pattern"),
     "a start from random numbers": (_changed_config(init_lora_weights="pissa_niter_4"), "pissa_niter_4"),

@@ -355,3 +355,4 @@ def test_a_table_of_own_images_ends_with_a_verdict_on_tuning(records: list[Any],
     page = " ".join(render(records).split())
     assert [word for word in words if word not in page] == []
     assert ("is highest" in page) == any("is highest" in word for word in words)
+    assert not ("is higher than" in page and "**" in page)
