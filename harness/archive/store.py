@@ -26,7 +26,7 @@ from harness.archive.masks import MASKS_FILE
 from harness.archive.parser import load_record, refuse_unread
 from harness.archive.schema import SCHEMA_VERSION, Record, Run
 from harness.system.errors import UsageError, writing_to
-from harness.system.files import write_atomically
+from harness.system.files import refuse_links, write_atomically
 from harness.system.text import printable_line
 
 
@@ -34,8 +34,9 @@ def require_writable(folder: Path, *, named: str = "results folder", option: str
     """Try to write into a folder, or where it would be made, before work depends on it; leaves nothing. Raises UsageError: that
     fails."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    with writing_to(f"{named} {folder}", then=f"; choose another with {option} DIR"), tempfile.TemporaryFile(dir=there):
-        pass
+    with writing_to(f"{named} {folder}", then=f"; choose another with {option} DIR"):
+        refuse_links(folder)
+        tempfile.TemporaryFile(dir=there).close()
 
 
 class RecordStore:

@@ -96,14 +96,19 @@ def end_of(path: Path, *, size: int) -> str:
 
 
 def own_folder(path: Path) -> Path:
-    """The folder, created if needed. Raises OSError: its path has a link below a folder of `SHARED`."""
+    """The folder, created if needed. Raises OSError as `refuse_links`."""
+    refuse_links(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def refuse_links(path: Path) -> None:
+    """Raises OSError: the path of a folder has a link below a folder of `SHARED`."""
     parts = path.parts
     outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
     for end in range(outside, len(parts)):
         if (folder := Path(*parts[: end + 1])).is_symlink():
             raise OSError(errno.ELOOP, f"{folder.name} is a link or no folder", str(path))
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
