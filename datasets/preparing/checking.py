@@ -284,7 +284,7 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
     if benchmark.task != "binary":
         return RuleResult("mask values", "passed", message)
     if not any(mask.shares[1] for mask in prints) and any(IGNORE in values for values in held):
-        odd = "255 is to be ignored where classes.txt names the classes: write 1 for the object, or remove classes.txt"
+        odd = "every object is 255, which is to be ignored where classes are named: write 1 for the object, or remove the names"
         return RuleResult("mask values", "failed", f"{message}; {odd}")
     objects = {max(values) for values in held if len(values) == 1}
     if len(objects) > 1 and max(objects) < _MOST_CLASSES:

@@ -299,17 +299,23 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
 def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], image: int) -> list[str]:
     """The split of each row by the column that names it, or in ``metadata`` by the first folder of its image; empty without either.
     Raises DatasetError: only some rows name a split, or two columns disagree."""
-    columns: dict[str, list[str]] = {}
+    columns: dict[
+        str, tuple[bool, list[str]]
+    ] = {}  # where -> whether its name says that splits are there, and the words
     for at in range(max(map(len, rows), default=0)):
         name, cells = header[at] if at < len(header) else "", [row[at] if at < len(row) else "" for row in rows]
-        if names_a_split(name) or name.casefold() in ("set", "subset", "phase") or all(map(split_of, cells)):
-            columns[f"its {_called(header, at)}"] = cells
+        may_name = name.casefold() in ("set", "subset", "phase", "usage")
+        named = names_a_split(name) or (
+            may_name and all(re.fullmatch(r"\d|te?|tra?|tr?n|tst|va?", cell) for cell in cells)
+        )
+        if named or may_name or all(map(split_of, cells)):
+            columns[f"its {_called(header, at)}"] = named, cells
     if path.stem == "metadata":
-        columns["the folders of its images"] = [row[image].partition("/")[0] for row in rows]
+        columns["the folders of its images"] = False, [row[image].partition("/")[0] for row in rows]
     found: dict[str, list[str]] = {}
-    for where, words in columns.items():
+    for where, (named, words) in columns.items():
         splits = [split_of(word) or "" for word in words]
-        if not all(splits) and (any(splits) or names_a_split(where.removeprefix("its column "))):
+        if not all(splits) and (any(splits) or named):
             raise DatasetError(
                 f"{path} has {words[splits.index('')]!r} in {where}, which is not a split; correct or rename it"
             )

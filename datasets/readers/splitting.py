@@ -94,11 +94,11 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: Path) -> list[str]:
-    """Stems of a list, one per line, or several with commas, semicolons or tabs between them. Blank lines, comments (``#``), folders and
-    the extensions of images are dropped."""
+    """Stems of a list, one per line, or several with commas, semicolons or tabs between them; an image and its mask of one name count once
+    in a line. Blank lines, comments (``#``), folders and the extensions of images are dropped."""
     lines = [line.strip() for line in read_text(path).replace("\\", "/").splitlines()]
-    words = [word.strip() for line in lines if not line.startswith("#") for word in re.split(r"[,;\t]", line)]
-    return [_stem(word) for word in words if word]
+    words = [map(str.strip, re.split(r"[,;\t]", line)) for line in lines if not line.startswith("#")]
+    return [stem for of_line in words for stem in dict.fromkeys(map(_stem, filter(None, of_line)))]
 
 
 def _stem(name: str) -> str:

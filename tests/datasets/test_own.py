@@ -235,6 +235,13 @@ def test_lists_split_a_folder(tmp_path: Path, names: tuple[str, ...], folder: st
         (lambda root: [write(root / s, stems=x) for s, x in SPLITS if s != "test"], "given val; test carved (seed 0"),
         (lambda root: [write(root, stems=STEMS[4:]), write(root / "test", stems=STEMS[:4])], "given test; val carved"),
         (lambda root: [write(root), (root / "test.txt").write_text("\n".join(STEMS[:4]))], "given test; val carved"),
+        (
+            lambda root: [
+                write(root),
+                (root / "test.txt").write_text("".join(f"{s}.jpg\t{s}.png\n" for s in STEMS[:4])),
+            ],
+            "given test; val carved",
+        ),
         (lambda root: write_column(root, "set", train="A", val="B", test="A"), "carved"),
     ],
 )
@@ -326,6 +333,8 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "'0' in its column holdout": lambda root: write_column(root, "holdout", train="0", val="0", test="1"),
     "held looks like a split": lambda root: [write(root), write(root / "held", stems=STEMS[:3])],
     "call lists of splits train.csv": lambda root: _table(root, "test_set.csv"),
+    "'0' in its column set": lambda root: write_column(root, "set", train="0", val="0", test="1"),
+    "'tr' in its column usage": lambda root: write_column(root, "usage", train="tr", val="va", test="te"),
     "'0' in its column is_test": lambda root: write_column(root, "is_test", train="0", val="0", test="1"),
     "test_images looks like a split": lambda root: [write(root), write(root, "test_images/{}.jpg", "test_masks/{}.png", STEMS[:2])],
     "img/eval looks like a split": lambda root: [write(root, f"img/{s}/{{}}.jpg", f"gt/{s}/{{}}.png") for s in ("train", "eval")],
@@ -633,7 +642,7 @@ def _ids(path: Path) -> None:
         (_paint((255, 0, 0), (128, 0, 0), (255, 0, 20), (255, 255, 255)), "", 0, ""),
         (_cycle(_indices(1), _indices(2), _indices(3)), "", 0, "each mask holds one of 1, 2, 3: several classes?"),
         (_cycle(bands(0, 255), bands(0, 1, 255)), "", 1, "masks hold class indices, and 12 hold 0 and 255 alone"),
-        (bands(0, 255), "ground\ntree\n", 1, "255 is to be ignored where classes.txt"),
+        (bands(0, 255), "ground\ntree\n", 1, "255, which is to be ignored where classes are named"),
         (_ids, "", 1, "ids of objects"),
         (lambda path: mask(path, np.tile(np.arange(3, dtype=np.uint8), (24, 10)), range(9)), "", 1, "a binary palette has two"),
         (bands(0, 1, 7), "a\nb\nc\n", 1, "class indices 7, and there are 3 classes"),
