@@ -28,15 +28,13 @@ class _Sets(FolderLayout):
 
     def parts_at(self, root: Path) -> dict[str, Paired]:
         return {
-            name: part._replace(pairs=tuple(_called(pair, f"{name}_") for pair in part.pairs))
+            name: part._replace(
+                pairs=tuple(replace(pair, stem=f"{name}_{pair.stem}", prefix=f"{name}_") for pair in part.pairs)
+            )
             if name in FURTHER
             else part
             for name, part in super().parts_at(root).items()
         }
-
-
-def _called(pair: Pair, prefix: str) -> Pair:
-    return replace(pair, stem=f"{prefix}{pair.stem}", prefix=prefix)
 
 
 def _sets(name: str, **parts: tuple[str, str]) -> Layout:

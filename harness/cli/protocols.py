@@ -59,7 +59,9 @@ def _shown(name: str) -> Answer:
     digest = protocol_hash(protocol)
     rows = {key: value for key, value in opened(as_rules(protocol)).items() if key != "name"}
     head = f"# {name}  hash {digest}  {', '.join(map(str, files))}"
-    return {"protocol": name, "hash": digest, "fields": rows}, [head, *(f"{k:36} {_text(v)}" for k, v in rows.items())]
+    shown = {key: list(value) if isinstance(value, tuple) else value for key, value in rows.items()}
+    lines = [f"{key:36} {printable_line(str(value))}" for key, value in shown.items()]
+    return {"protocol": name, "hash": digest, "fields": rows}, [head, *lines]
 
 
 def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -69,7 +71,3 @@ def opened(rules: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         inner = opened(value, f"{path}{key}.") if isinstance(value, dict) and value else {path + key: value}
         leaves |= inner
     return leaves
-
-
-def _text(value: Any) -> str:
-    return printable_line(str(list(value) if isinstance(value, tuple) else value))

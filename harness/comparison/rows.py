@@ -188,7 +188,8 @@ def row_name(run: Run, *, tuned: Collection[str] = ()) -> str:
 
 
 def _in_words(method: str, options: Mapping[str, Any], *, note: str = "") -> str:
-    words = [*([note] if note else []), *(f"{name}={_short(options[name])}" for name in sorted(options))]
+    values = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in options.items()}
+    words = [*([note] if note else []), *(f"{name}={values[name]}" for name in sorted(values))]
     return method_title(method) + (f" ({', '.join(words)})" if words else "")
 
 
@@ -215,7 +216,3 @@ def _unique(groups: Sequence[RowKey], names: Sequence[str], tuned: Sequence[bool
         count = Counter((table, name) for (table, _), name in unique.items())
         unique = {group: name + (apart(group) if count[group[0], name] > 1 else "") for group, name in unique.items()}
     return unique
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -62,9 +62,9 @@ def grids(
         for _, copy in here.groupby(_copies(list(here["run"])))
     ]
     tables.sort(key=lambda grid: (grid.is_generated, -len(grid.rows), -len(grid.runs)))
-    for telling_apart in (_rules_and_weights, _data):
+    for which in (0, 1):
         count = Counter(grid.title for grid in tables)
-        tables = [replace(grid, title=grid.title + telling_apart(grid) * (count[grid.title] > 1)) for grid in tables]
+        tables = [replace(g, title=g.title + _telling_apart(g)[which] * (count[g.title] > 1)) for g in tables]
     return tables
 
 
@@ -251,13 +251,11 @@ def _other_inputs(runs: Sequence[Run], study: Study | None) -> list[str]:
     return words + ["other weights"] * (wanted != {weights_of(run.checkpoint) for run in runs})
 
 
-def _rules_and_weights(grid: Grid) -> str:
-    return f" · rules {grid.protocol_hash[:8]}, weights {weights_in_words(grid.checkpoint)}"
-
-
-def _data(grid: Grid) -> str:
+def _telling_apart(grid: Grid) -> tuple[str, str]:
+    """What follows the title of a table where another has it too: its rules and weights; where that is not enough, its data."""
     files = sorted({(run.benchmark, run.manifest, run.data_fingerprint) for run in grid.runs["run"]})
-    return f" · data {content_hash(files)[:6]}"
+    weights = weights_in_words(grid.checkpoint)
+    return f" · rules {grid.protocol_hash[:8]}, weights {weights}", f" · data {content_hash(files)[:6]}"
 
 
 def weights_in_words(checkpoint: str) -> str:
