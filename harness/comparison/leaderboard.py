@@ -42,10 +42,11 @@ class Leaderboard:
     baseline: str
     spread: Literal["pooled", "shrunk"] = "pooled"
 
-    @property
+    @cached_property
     def columns(self) -> Mapping[str, Column]:
-        """Benchmark -> the column that is compared."""
-        return self.grid.first_columns
+        """Benchmark -> the column that is compared, of benchmarks that have a run."""
+        ran = {record.run.benchmark for record in self.grid.records}
+        return {name: column for name, column in self.grid.first_columns.items() if name in ran or not ran}
 
     def other_splits(self, benchmark: str) -> list[Column]:
         """The columns of its metric on parts of the test images, which do not decide the ranking."""
@@ -59,14 +60,11 @@ class Leaderboard:
     def _ran(self) -> list[str]:
         return [row for row in self.grid.rows if self.grid.records_of(row)]
 
-    @property
-    def not_run(self) -> list[str]:
-        return [row for row in self.grid.rows if row not in self._ran]
-
     @cached_property
     def complete(self) -> tuple[str, ...]:
-        """Benchmarks on which every row with a run has all its seeds; means are over these."""
-        return tuple(name for name in self.columns if all(self.cell(row, name).complete for row in self._ran))
+        """Benchmarks on which every row that has a run there has all its seeds; means are over these, of rows that ran on all."""
+        ran = {name: [row for row in self._ran if self.grid.records_of(row, name)] for name in self.columns}
+        return tuple(name for name, rows in ran.items() if all(self.cell(row, name).complete for row in rows))
 
     @property
     def leading(self) -> str:

@@ -223,12 +223,12 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
         names = tuple(study.table.metrics)
     else:
         names = shown_metrics(benchmark, runs, scored=known)
-    parts: Mapping[str, str] = {"test": ""}
+    by_val = any(run.rule("split_rule") == "val-as-test" for run in runs)
+    parts = {"test": ("official validation" if by_val else "official") if UNTRAINED in scored else ""}
     if study is not None and benchmark in study.table.splits:
         splits = study.table.splits[benchmark]
     elif UNTRAINED in scored:
         splits = (ALL, *sorted(scored.keys() - {ALL, UNTRAINED}))
-        parts = {"test": "official"}
     elif benchmark not in SPLITS_APART and (ALL in scored or (not scored and benchmark in TESTED_TOGETHER)):
         splits = (ALL,)
     else:

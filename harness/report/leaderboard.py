@@ -35,6 +35,18 @@ def leaderboard_page(boards: Sequence[Leaderboard], study: Study) -> Page:
     )  # fmt: skip
 
 
+def waiting(board: Leaderboard) -> list[str]:
+    """What has not run: rows that lack runs on every benchmark, those that have begun with how far they are, and benchmarks without a
+    run."""
+    left = []
+    for row in board.grid.rows:
+        cells = [board.cell(row, name) for name in board.columns]
+        if all(cell.code == MISSING or not cell.planned for cell in cells):
+            most = max(cells, key=lambda cell: len(cell.values))
+            left.append(f"{row} ({len(most.values)} of {len(most.planned)} seeds)" if most.values else row)
+    return left + [column.title for name, column in board.grid.first_columns.items() if name not in board.columns]
+
+
 def _table(board: Leaderboard, study: Study) -> Table:
     lines = [_line(board, row) for row in board.rows]
     has_states = any(line["state"] for line in lines)
@@ -54,7 +66,7 @@ def _table(board: Leaderboard, study: Study) -> Table:
             "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
         )
     below += [STATE] if has_states else []
-    below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
+    below += [f"Not run yet: {', '.join(left)}."] if (left := waiting(board)) else []
     return Table(
         heading=board.grid.title, above=[*([study.note] if study.note else []), *rules_in_words(board.grid)],
         columns=heads(*titles, words=["verdict", "merges", "state"]), below=below,
@@ -107,8 +119,10 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
     lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
     verdicts = {row: board.verdict(row, board.leading) for row in board.rows} | {board.baseline: "not distinguishable"}
     for verdict in _BLOCKS:
-        rows = [row for row in board.rows if verdicts[row] == verdict]
+        whole = [row for row in board.rows if any(board.cell(row, name).code != MISSING for name in board.columns)]
+        rows = [row for row in whole if verdicts[row] == verdict]
         shown = [row for row in rows if not most or row in rows[:most] or row in (board.baseline, *named)]
+        shown = rows if len(rows) == len(shown) + 1 else shown
         lines += [f"| {' | '.join([row, *_cells(board, row)])} |" for row in shown]
         if left := len(rows) - len(shown):
             lines.append(f"| *and {left} more* |  | {verdict} |{' |' * (len(titles) - 2)}")
@@ -124,7 +138,9 @@ def _cells(board: Leaderboard, row: str) -> list[str]:
     for name in board.columns:
         cell = board.cell(row, name)
         score = (
-            f"{percent(cell.mean)} ± {percent(cell.sd or 0)}" if cell.values else cell.code.replace(MISSING, "–") or "–"
+            f"{percent(cell.mean)} ± {percent(cell.sd or 0)}"
+            if cell.complete
+            else cell.code.replace(MISSING, "–") or "–"
         )
         cells.append(score + " (collapsed)" * cell.collapsed)
     for count in (board.parameters(row), board.parameters(row, "trainable")):
@@ -144,5 +160,5 @@ def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, w
             count < len(board.rows)
         )
     below += [f"All rows are in the [whole table]({whole})."] if whole else []
-    below += [f"Not run: {', '.join(board.not_run)}."] if board.not_run else []
+    below += [f"Not run yet: {', '.join(left)}."] if (left := waiting(board)) else []
     return "\n".join([as_block(board, named=named, most=most), "", " ".join(below)])

@@ -137,7 +137,8 @@ def rules_in_words(grid: Grid) -> list[str]:
     seeds = sorted({seed for cell in grid.cells.values() for seed in cell.planned})
     lines.append(f"Seeds: {', '.join(map(str, seeds))}")
     for name in grid.first_columns:
-        lines.append(data_in_words(name, [record for record in grid.records if record.run.benchmark == name]))
+        if records := [record for record in grid.records if record.run.benchmark == name]:
+            lines.append(data_in_words(name, records))
     return lines
 
 

@@ -21,13 +21,14 @@ from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded_figure,
 from harness.statistics import average_of
 from harness.studies import load_study
 
-LEADERBOARD = "leaderboard-short"
+LEADERBOARD, SHORT = "leaderboard", "leaderboard-short"
+"""Studies: the leaderboard, and its first edition."""
 NAMED = (
     "NAS-LoRA",
-    "NAS-LoRA r=8, all linears",
+    "NAS-LoRA r=8 on all linears",
     "Conv-LoRA",
-    "LoRA r=8, all linears",
-    "LoRA r=23, all linears",
+    "LoRA r=8 on all linears",
+    "LoRA r=23 on all linears",
     "Decoder alone",
     "Zero-shot",
 )
@@ -161,16 +162,19 @@ def draw(of: list[Line], mean: Difference, path: Path) -> None:
         )
 
 
-def board(archive: Archive) -> Leaderboard:
-    study = load_study(LEADERBOARD)
+def board(archive: Archive, name: str = LEADERBOARD) -> Leaderboard:
+    study = load_study(name)
     return leaderboards(grids(archive, study=study), study)[0]
 
 
-def blocks(leaders: Leaderboard) -> dict[str, str]:
+def blocks(archive: Archive) -> dict[str, str]:
     """Page -> its leaderboard, between two marks."""
-    whole = f"../results/tables/{LEADERBOARD}.md"
+    leaders = board(archive)
     return {
-        "docs/short-training.md": summary(leaders, named=NAMED, most=ROWS, whole=whole),
+        "docs/short-training.md": summary(
+            board(archive, SHORT), named=NAMED, most=ROWS, whole=f"../results/tables/{SHORT}.md"
+        ),
+        "docs/findings.md": summary(leaders, named=NAMED, most=ROWS, whole=f"../results/tables/{LEADERBOARD}.md"),
         "README.md": as_block(leaders, named=NAMED, most=2),
     }
 
@@ -189,7 +193,7 @@ def main() -> None:
     print("\n" + "\n".join(f"- {line}" for line in (*costs(of), *controls(archive))))
     if options.docs:
         figures = options.docs / "figures"
-        for page, text in blocks(leaders).items():
+        for page, text in blocks(archive).items():
             write_between_marks(options.docs.parent / page, text)
         draw(of, mean, figures / "answer.svg")
         with styled():

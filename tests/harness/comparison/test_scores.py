@@ -16,6 +16,7 @@ from harness.archive.store import RecordStore
 from harness.comparison import Difference, grids
 from harness.comparison.differences import RowScores, simultaneous
 from harness.comparison.leaderboard import leaderboards
+from harness.report.leaderboard import waiting
 from harness.statistics import crossed, family, max_t
 from harness.studies import study_from_dict
 from tests.harness.report.sample import DEMO, MadeUp, grid_of, measured_on, record
@@ -205,16 +206,23 @@ def test_a_leaderboard_with_shrunk_spreads_has_wider_intervals_for_rows_that_var
         assert (widths[1] > 1.1 * widths[0]) == (spread == "shrunk"), (spread, widths)
 
 
-def test_a_leaderboard_is_sorted_by_the_mean_over_what_all_rows_have() -> None:
+def test_a_leaderboard_is_sorted_by_the_mean_of_rows_that_ran_on_all_benchmarks_that_are_complete() -> None:
     records = noisy("lora", 0.6) + noisy("decoder", 0.5) + noisy("bitfit", 0.7)
     records += noisy("lora", 0.6, "leaf") + noisy("decoder", 0.9, "leaf")
     found = board(records, ["kvasir", "leaf"])
-    assert found.complete == ("kvasir",)
-    assert (found.rows, found.not_run) == (["BitFit", "LoRA", "Decoder alone"], ["Full fine-tuning"])
+    assert found.complete == ("kvasir", "leaf")
+    assert (found.rows, waiting(found)) == (["Decoder alone", "LoRA", "BitFit"], ["Full fine-tuning"])
+    assert found.difference("BitFit") is None
     best = there(found.difference("BitFit", "kvasir"))
     assert best.mean == pytest.approx(10.0)
-    assert [found.verdict(row, "kvasir") for row in found.rows] == ["better", "", "worse"]
+    assert [found.verdict(row, "kvasir") for row in found.rows] == ["worse", "", "better"]
     assert found.difference("BitFit", "leaf") is None
+    begun = board([*records, *noisy("bitfit", 0.2, "leaf")[:1], record(0.5, method="full", seed=0)], ["kvasir", "leaf"])
+    assert (begun.complete, begun.leading) == ((), "kvasir")
+    assert waiting(begun) == [
+        f"Full fine-tuning (1 of {len(found.grid.cells['LoRA', found.columns['kvasir']].planned)} seeds)"
+    ]
+    assert waiting(board(noisy("lora", 0.6) + noisy("decoder", 0.5), ["kvasir", "leaf"]))[-1] == "Leaf"
     whole = board([*records, *noisy("bitfit", 0.2, "leaf")], ["kvasir", "leaf"])
     assert whole.complete == ("kvasir", "leaf")
     means = [(row, whole.difference(row)) for row in whole.rows]

@@ -29,7 +29,7 @@ def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> None:
     import answer
 
-    for page, text in answer.blocks(answer.board(Archive(RESULTS))).items():
+    for page, text in answer.blocks(Archive(RESULTS)).items():
         whole = (REPOSITORY / page).read_text(encoding="utf-8")
         assert text in whole, "new records: python results/analysis/answer.py --docs docs"
 

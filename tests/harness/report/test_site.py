@@ -120,6 +120,7 @@ def test_the_sentence_says_what_differs_from_the_baseline(tmp_path: Path, record
 
 def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_marks(tmp_path: Path) -> None:
     records = [*runs("lora"), *runs("full", shift=0.1), *runs("bitfit", shift=0.05), *runs("decoder", (0.5, 0.52, 0.1))]
+    records += runs("mona", shift=0.04)
     board = board_of(tmp_path, [*records, record(method="zeroshot", code="OOM", parameters={})])
     start, end = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "\n<!-- /leaderboard -->"
     (page := tmp_path / "page.md").write_text(f"before\n{start}old{end}\nafter\n")
@@ -129,13 +130,13 @@ def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_mark
     assert (before, after) == ("before\n", "\nafter\n")
     table, _, below = block.removesuffix(end + after).partition("\n\n")
     assert table.splitlines()[2:] == [
-        "| Full fine-tuning | +10.0 [+7.7, +12.3] | better | 81.0 ± 1.0 | 111k | 3.62M | – | – | – |",
-        "| *and 1 more* |  | better | | | | | | |",
+        "| Full fine-tuning | +10.0 [+7.6, +12.4] | better | 81.0 ± 1.0 | 111k | 3.62M | – | – | – |",
+        "| *and 2 more* |  | better | | | | | | |",
         "| LoRA | baseline |  | 71.0 ± 1.0 | 111k | 3.62M | 1× | 1× | – |",
         "| Decoder alone | -33.7 | no interval | 37.3 ± 23.7 (collapsed) | 111k | 3.62M | – | – | – |",
         "| Zero-shot | – | no interval | OOM | – | – | – | – | – |",
     ]
-    assert "Full fine-tuning and BitFit beat LoRA.** Kvasir-SEG Sα has 4 of 5 rows so far." in below
+    assert "Full fine-tuning, BitFit and Mona beat LoRA.** Kvasir-SEG Sα has 5 of 6 rows so far." in below
 
 
 def test_the_baseline_is_the_one_named_else_the_usual_else_the_first(tmp_path: Path) -> None:

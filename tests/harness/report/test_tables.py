@@ -166,11 +166,11 @@ def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_no
     page = render([*(record(0.8 + 0.01 * seed, seed=seed) for seed in range(3)), *collapsed, *failed], study=board)
     table = rows(page)
     assert table["LoRA"] == [
-        "–", "81.0 ± 1.0 (3)", "baseline", "MISSING (0/3)", "baseline", "0.111", "3.616", "1.00", "1.00", "–",
+        "–", "81.0 ± 1.0 (3)", "baseline", "0.111", "3.616", "1.00", "1.00", "–",
     ]  # fmt: skip
     assert table["Decoder alone"][:3] == ["–", "67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
     assert table["Full fine-tuning"][1:3] == ["DIVERGED (0/3)", "–"]
-    assert "Not run: BitFit." in page
+    assert "Not run yet: BitFit, SBU." in page
     assert page.count("| method |") == 1
     assert page_of_study(Archive(Path("nowhere")), board).numbers is None
     assert "State: " not in page
@@ -179,11 +179,12 @@ def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_no
     assert (rows(submitted)["LoRA"][-1], "State: submitted" in submitted) == ("submitted", True)
 
 
-def test_a_leaderboard_has_a_mean_with_its_interval_once_all_rows_have_two_sets() -> None:
+def test_a_leaderboard_has_a_mean_with_its_interval_once_two_sets_have_all_seeds() -> None:
     board = study(entries=["lora", "decoder", "bitfit"], **BOARD)
     first = [record(0.8 + 0.01 * seed, seed=seed, method=m) for m in ("lora", "decoder", "bitfit") for seed in range(3)]
     second = three(0.2) + three(0.18, method="decoder")
-    assert "mean Δ" not in rows(render([*first, *second], study=board))["method"]
+    assert "mean Δ" not in rows(render([*first, *second, *three(0.16, method="bitfit")[:2]], study=board))["method"]
+    assert rows(render([*first, *second], study=board))["BitFit"][0] == "–"
     table = rows(render([*first, *second, *three(0.16, method="bitfit")], study=board))
     at = table["method"].index("mean Δ")
     assert table["LoRA"][at] == "baseline"
