@@ -160,7 +160,13 @@ def before(words: list[str]) -> None:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what takes long or wants real weights; each answers as the real one does."""
-    for module in ("accept", "experiment.adopting", "experiment.exporting", "experiment.trained", "training.checkpoint"):
+    for module in (
+        "accept",
+        "experiment.adopting",
+        "experiment.exporting",
+        "experiment.trained",
+        "training.checkpoint",
+    ):
         import_module(f"harness.{module}")  # imported now, it keeps the real ones of what it names
     trained = SimpleNamespace(run=SimpleNamespace(key="k"), task="binary")
     prediction = SimpleNamespace(images=["a.png"], out=Path("masks"), trained=trained, run=lambda **_: 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from harness.archive.archive import STATES
+from harness.archive.archive import MISSING, STATES
 from harness.archive.measured import CostRecord, MethodCost
 from harness.comparison.differences import Difference, simultaneous
 from harness.comparison.grid import Cell, Column, Grid
@@ -44,9 +44,9 @@ class Leaderboard:
 
     @cached_property
     def columns(self) -> Mapping[str, Column]:
-        """Benchmark -> the column that is compared, of benchmarks that have a run."""
-        ran = {record.run.benchmark for record in self.grid.records}
-        return {name: column for name, column in self.grid.first_columns.items() if name in ran or not ran}
+        """Benchmark -> the column that is compared, of benchmarks on which a row has no run left to wait for."""
+        ended = {column.benchmark for (_, column), cell in self.grid.cells.items() if cell.code != MISSING}
+        return {name: column for name, column in self.grid.first_columns.items() if name in ended or not ended}
 
     def other_splits(self, benchmark: str) -> list[Column]:
         """The columns of its metric on parts of the test images, which do not decide the ranking."""

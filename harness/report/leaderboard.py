@@ -36,8 +36,8 @@ def leaderboard_page(boards: Sequence[Leaderboard], study: Study) -> Page:
 
 
 def waiting(board: Leaderboard) -> list[str]:
-    """What has not run: rows that lack runs on every benchmark, those that have begun with how far they are, and benchmarks without a
-    run."""
+    """What has not run: rows that lack runs on every benchmark, those that have begun with how far they are, and benchmarks on which no
+    row is whole."""
     left = []
     for row in board.grid.rows:
         cells = [board.cell(row, name) for name in board.columns]
