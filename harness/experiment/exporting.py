@@ -148,8 +148,9 @@ def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> None:
 def _merged(report: MergeReport, *, form: Form, images: str) -> str:
     """What a merge did, and what it cost on ``images``."""
     left = f", {len(report.left)} kept as they are" if report.left and form == "onnx" else ""
+    how = f"a merge ({report.mode}) folds" if form == "peft" else f"merged by {report.mode}, which folds"
     return (
-        f", merged by {report.mode}: {len(report.folded)} sites folded{left}, mask logits differ from the unmerged model's "
+        f", {how} {len(report.folded)} sites{left}, mask logits differ from the unmerged model's "
         f"by {report.relative_deviation:.1e} (relative, on {images})"
     )
 
@@ -175,6 +176,9 @@ def _write_sam(segmenter: Segmenter, method: Method, mode: MergeMode, *, out: Pa
             replace_atomically(out, lambda path: torch.save({"model": state} if sam_2 else state, path))
 
 
+_NO_MERGE = "peft loads it but cannot merge it next to a saved mask decoder; for merged weights leave --peft out"
+
+
 def _write_peft(
     segmenter: Segmenter, method: Method, run: Run, calibration: Sequence[Tensor], *, out: Path, card: str
 ) -> str:
@@ -184,10 +188,9 @@ def _write_peft(
     with writing_to(f"--out {out}"), new_folder(out) as new:
         (new / TENSORS).write_bytes(save(_on_cpu(tensors), {"format": "pt", METADATA: _metadata(run)}))
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (new / CARD).write_text(card, encoding="utf-8")
-    if config["peft_type"] in MERGED:
-        return ""
-    return "; peft loads it but cannot merge it next to a saved mask decoder; for merged weights leave --peft out"
+        limit = "" if config["peft_type"] in MERGED else _NO_MERGE
+        (new / CARD).write_text(card + (f"\nNote: {limit}.\n" if limit else ""), encoding="utf-8")
+    return f"; {limit}" if limit else ""
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
