@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from harness.datasets.base import DatasetError
 
@@ -114,8 +114,17 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        return cls._whole(lambda: super(_Header, cls).frombuf(buf, encoding, errors))
+
+    @classmethod
+    def _frombuf(cls, *given: Any, **how: Any) -> _Header:
+        """What `tarfile` itself calls in its latest releases."""
+        return cls._whole(lambda: super(_Header, cls)._frombuf(*given, **how))  # type: ignore[misc]
+
+    @classmethod
+    def _whole(cls, read: Callable[[], _Header]) -> _Header:
         try:
-            header = super().frombuf(buf, encoding, errors)
+            header = read()
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:

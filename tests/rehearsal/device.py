@@ -248,6 +248,10 @@ def pretended() -> Iterator[Gpu]:
             (torch.fft, {"fftfreq": _factory("fftfreq", torch.fft.fftfreq)}),
             (Tensor, _moves()),
             (torch.cuda, _cuda()),
+            (
+                torch.accelerator,
+                {"current_stream": lambda *_: SimpleNamespace(is_capturing=lambda: False)},
+            ),  # optimisers ask
             (clip, {GROUPS: _grouped(getattr(clip, GROUPS))}),
             (functional, {"one_hot": _one_hot(functional.one_hot)}),
             (torch.amp, {"autocast": Autocast}),
