@@ -56,7 +56,7 @@ def _table(board: Leaderboard, study: Study) -> Table:
     below = [
         f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
         f" hold for all rows of a column at once (max-T; the spread of runs is {SPREADS[board.spread]})."
-        + ("" if board.leading else f" Mean: over {names}, complete for all rows.")
+        + ("" if board.leading else f" Mean: over {names}, of rows that ran on all.")
         + " Verdict: better or worse where the interval leaves out 0.",
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left.",
