@@ -393,8 +393,8 @@ def _refuse_dark_objects(values: NDArray[np.integer], path: Path) -> None:
     )
     if lost.any() and values.max() > 127:
         raise DatasetError(
-            f"{path} has objects at levels up to {brightest[lost].max()} alone, and foreground is above 127: a binary mask is black and "
-            "white; make it so, or say in classes.txt which levels are which classes"
+            f"{path} has objects at levels up to {brightest[lost].max()} alone, and foreground is above 127: save (mask > 127) * 255 to "
+            "leave them out, or numpy's (mask > 0) * 255 to keep them"
         )
 
 
