@@ -385,6 +385,8 @@ def _off_edges(values: Array) -> NDArray[np.bool_]:
 
 def _refuse_dark_objects(values: NDArray[np.integer], path: Path) -> None:
     """Objects that would be lost: brighter than what compression leaves, and background in every pixel."""
+    if not ((values > _MOST_LEFT_BY_COMPRESSION) & (values <= 127)).any():  # most masks; the rest takes a while
+        return
     regions, _ = ndimage.label(values > _MOST_LEFT_BY_COMPRESSION, structure=np.ones((3, 3)))
     brightest = np.zeros(regions.max() + 1, values.dtype)
     np.maximum.at(brightest, regions.ravel(), values.ravel())

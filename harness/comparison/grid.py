@@ -63,6 +63,10 @@ class Column:
         """The test splits of a record whose images it holds."""
         return list(record.tested) if self.split == ALL else [self.split]
 
+    def tested(self, record: Record) -> int:
+        """How many test images a record's score in it is of."""
+        return sum(record.tested.get(part, 0) for part in self.parts(record))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -213,9 +217,7 @@ class Grid:
     def decides(self, column: Column) -> bool:
         """Whether a column says which row is better: not of generated images, nor of too few seeds or test images of the user's own."""
         records = [record for record in self.records if record.run.benchmark == column.benchmark]
-        images = max(
-            (sum(record.tested.get(part, 0) for part in column.parts(record)) for record in records), default=0
-        )
+        images = max(map(column.tested, records), default=0)
         few = len({record.run.seed for record in records}) < LEAST_SEEDS or images < LEAST_IMAGES
         return not self.is_generated and not (self.is_own and few)
 
@@ -328,7 +330,7 @@ class Grid:
 def _test_share(record: Record, column: Column) -> float:
     """Images tested over images trained on where every seed has its own split, else 0."""
     trained = record.counts.get("train") if record.run.rule("split_follows_seed") else 0
-    return sum(record.tested.get(split, 0) for split in column.parts(record)) / trained if trained else 0.0
+    return column.tested(record) / trained if trained else 0.0
 
 
 LEAST_SEEDS, LEAST_IMAGES = 3, 30

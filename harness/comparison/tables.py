@@ -62,9 +62,9 @@ def grids(
         for _, copy in here.groupby(_copies(list(here["run"])))
     ]
     tables.sort(key=lambda grid: (grid.is_generated, -len(grid.rows), -len(grid.runs)))
-    for which in (0, 1):
+    for telling_apart in (_rules_and_weights, _data):
         count = Counter(grid.title for grid in tables)
-        tables = [replace(g, title=g.title + _telling_apart(g)[which] * (count[g.title] > 1)) for g in tables]
+        tables = [replace(grid, title=grid.title + telling_apart(grid) * (count[grid.title] > 1)) for grid in tables]
     return tables
 
 
@@ -251,11 +251,13 @@ def _other_inputs(runs: Sequence[Run], study: Study | None) -> list[str]:
     return words + ["other weights"] * (wanted != {weights_of(run.checkpoint) for run in runs})
 
 
-def _telling_apart(grid: Grid) -> tuple[str, str]:
-    """What follows the title of a table where another has it too: its rules and weights; where that is not enough, its data."""
+def _rules_and_weights(grid: Grid) -> str:
+    return f" · rules {grid.protocol_hash[:8]}, weights {weights_in_words(grid.checkpoint)}"
+
+
+def _data(grid: Grid) -> str:
     files = sorted({(run.benchmark, run.manifest, run.data_fingerprint) for run in grid.runs["run"]})
-    weights = weights_in_words(grid.checkpoint)
-    return f" · rules {grid.protocol_hash[:8]}, weights {weights}", f" · data {content_hash(files)[:6]}"
+    return f" · data {content_hash(files)[:6]}"
 
 
 def weights_in_words(checkpoint: str) -> str:

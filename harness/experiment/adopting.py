@@ -177,7 +177,8 @@ def _leaves(value: object) -> Iterator[object]:
 
 
 def backtracks(pattern: str) -> bool:
-    """Whether matching a layer's name may take for ever: a group is repeated, or there are too many repeats and groups."""
+    """Whether matching a layer's name may take for ever: a group is repeated, the flag x lets blanks stand between, or
+    there are too many repeats and groups."""
     return bool(re.search(r"\)\s*[*+{]|\(\?[a-z]*x", pattern)) or len(re.findall(r"[*+{?(]", pattern)) > _MOST_CHOICES
 
 

@@ -66,7 +66,7 @@ def _table(board: Leaderboard, study: Study) -> Table:
             "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
         )
     below += [STATE] if has_states else []
-    below += [f"Not run yet: {', '.join(left)}."] if (left := waiting(board)) else []
+    below += [f"Still to run: {', '.join(left)}."] if (left := waiting(board)) else []
     return Table(
         heading=board.grid.title, above=[*([study.note] if study.note else []), *rules_in_words(board.grid)],
         columns=heads(*titles, words=["verdict", "merges", "state"]), below=below,
@@ -160,5 +160,5 @@ def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, w
             count < len(board.rows)
         )
     below += [f"All rows are in the [whole table]({whole})."] if whole else []
-    below += [f"Not run yet: {', '.join(left)}."] if (left := waiting(board)) else []
+    below += [f"Still to run: {', '.join(left)}."] if (left := waiting(board)) else []
     return "\n".join([as_block(board, named=named, most=most), "", " ".join(below)])

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from harness.archive.archive import Archive
 from harness.models.checkpoint import read_tensors
 from harness.report.sentences import with_interval
-from tests.values import REPOSITORY, RESULTS
+from tests.values import REPOSITORY, RESULTS, there
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,24 @@ def test_recommendations_give_differences_of_the_leaderboard() -> None:
     }
     said |= {"1×", *(f"{time.value:.2f}×" for row in leaders.rows if (time := leaders.ratio(row, "time")))}
     assert {*differences, *times} - said == set()
+
+
+def test_findings_give_the_differences_of_two_rows_and_of_the_short_edition() -> None:
+    import answer
+
+    page = (REPOSITORY / "docs" / "findings.md").read_text(encoding="utf-8").replace("−", "-")
+    leaders, short = answer.board(Archive(RESULTS)), answer.board(Archive(RESULTS), answer.SHORT)
+    of_mona, of_r8 = "LoRA r=23 on all linears", "LoRA r=8 on all linears"
+    for row, other in (("Mona", of_mona), ("Full fine-tuning", of_mona), (f"NAS-{of_r8}", of_r8)):
+        found = there(leaders.grid.difference(row, other, leaders.columns["kvasir"]))
+        mean, _, bounds = with_interval(found).partition(" ")
+        assert bounds in page
+        assert mean[1:] in page.partition(bounds)[0][-90:]
+    whole = [row for row in leaders.on("kvasir") if leaders.cell(row, "kvasir").complete]
+    both = [row for row in whole if row in short.rows and leaders.parameters(row)]
+    assert [row for row in short.on("kvasir") if row in both] == both, "the same order: ρ = 1"
+    assert len(both) == 6
+    assert f"was {there(short.difference('Full fine-tuning', 'kvasir')).mean:.1f} points there" in page
 
 
 def test_the_answer_is_that_of_the_page() -> None:

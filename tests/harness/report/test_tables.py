@@ -170,7 +170,7 @@ def test_a_leaderboard_is_one_table_and_tells_failed_rows_from_those_that_did_no
     ]  # fmt: skip
     assert table["Decoder alone"][:3] == ["–", "67.0 ± 40.7 (3) COLLAPSED", "-14.00"]
     assert table["Full fine-tuning"][1:3] == ["DIVERGED (0/3)", "–"]
-    assert "Not run yet: BitFit, SBU." in page
+    assert "Still to run: BitFit, SBU." in page
     assert page.count("| method |") == 1
     assert page_of_study(Archive(Path("nowhere")), board).numbers is None
     assert "State: " not in page
