@@ -17,6 +17,7 @@ from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, load_plugin, method_config_class
+from tests.methods.compared import attached
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"sites": "q,k,v,proj,mlp", "blocks": "1,3"}),
@@ -120,9 +121,7 @@ def test_method_fulfils_contract(name: str, options: dict[str, Any], backbone: s
 
 @pytest.mark.parametrize(("name", "constant"), [("lora", "rows"), ("hira", "rows"), ("naslora", "_columns")])
 def test_constants_of_a_method_are_no_part_of_its_state(name: str, constant: str) -> None:
-    segmenter = build_segmenter("tiny", task="binary", image_size=64, head_seed=0)
-    method = METHODS.get(name)(method_config_class(name)(sites="q,v"))
-    method.attach(segmenter)
+    segmenter, method = attached(name, sites="q,v")
     assert any(each.endswith(f".{constant}") for each, _ in segmenter.named_buffers())
     assert not any(each.endswith(f".{constant}") for each in method.state())
 

@@ -16,6 +16,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, trained_in_decoder
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.registry import METHODS, method_config, method_config_class
+from tests.methods.compared import require_alike
 from tests.methods.test_additive_baselines import perturb
 
 SIDE = 64
@@ -67,13 +68,7 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
             ]
         ),
     ]  # fmt: skip
-    weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for output in outputs:
-        (output * weights).sum().backward()
-
-    torch.testing.assert_close(*outputs, rtol=0, atol=1e-11)
-    for ours, other in pairs:
-        torch.testing.assert_close(ours.grad, other.grad, rtol=0, atol=1e-11)
+    require_alike(*outputs, pairs, tolerance=1e-12, of_gradients=1e-12)
 
 
 @pytest.mark.parametrize(("name", "options"), [("lora", {}), ("lora", {"sites": "qkv,decoder"})])

@@ -11,26 +11,18 @@ import pytest
 import torch
 from peft import HiraConfig, get_peft_model
 
-from harness.methods.base import Method
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
-from harness.registry import METHODS, method_config
+from tests.methods.compared import attached, require_alike
 
 IMAGES = torch.randn(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 PATHS = {"qkv": "attn.qkv", "attn.proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 SITES = {"qkv": ["qkv"], "qkv,proj,mlp": [*PATHS]}
 
 
-def _attached(**options: Any) -> tuple[Any, Method]:
-    segmenter = build_segmenter("tiny_timm", task="binary", image_size=64)
-    method: Method = METHODS.get("hira")(method_config("hira", options), seed=1)
-    method.attach(segmenter)
-    return segmenter, method
-
-
 @pytest.mark.parametrize("sites", SITES)
 def test_outputs_gradients_counts_and_merges_equal_those_of_peft(sites: str) -> None:
-    segmenter, method = _attached(sites=sites)
+    segmenter, method = attached("hira", backbone="tiny_timm", sites=sites)
     plain = build_segmenter("tiny_timm", task="binary", image_size=64).encoder
     theirs: Any = get_peft_model(plain, HiraConfig(r=3, target_modules=SITES[sites]))
     pairs: list[tuple[Any, Any]] = []
@@ -45,15 +37,8 @@ def test_outputs_gradients_counts_and_merges_equal_those_of_peft(sites: str) -> 
     with torch.no_grad():
         for ours, other in pairs:
             other.copy_(ours.add_(0.1 * torch.randn(ours.shape, generator=generator)))
-    outputs = [segmenter.double().encoder(IMAGES), theirs.double()(IMAGES)]
-    weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=generator)
-    for output in outputs:
-        (output * weights).sum().backward()
-
-    torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-9)
-    for ours, other in pairs:
-        torch.testing.assert_close(ours.grad, other.grad, rtol=1e-8, atol=1e-9)
-
+    outputs = segmenter.double().encoder(IMAGES), theirs.double()(IMAGES)
+    require_alike(*outputs, pairs, tolerance=1e-10, of_gradients=1e-9)
     merged = theirs.merge_and_unload()
     assert method.merge("exact").extra_parameters == 0
     for index, block in enumerate(merged.blocks):

@@ -15,6 +15,7 @@ from harness.methods.parts.lowrank import AdaptedLinear, LowRank
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.segmenter import Segmenter
+from tests.methods.compared import require_alike
 
 PEFT_NAMES = {"qkv": "qkv", "proj": "proj", "mlp_in": "lin1", "mlp_out": "lin2"}
 
@@ -26,11 +27,6 @@ def _attached(config: LoRAConfig, *, seed: int = 1) -> tuple[Segmenter, LoRA]:
     for adapter in method.adapters().values():  # zero up-projections would hide the down-projections
         nn.init.normal_(adapter.up, std=0.1, generator=torch.Generator().manual_seed(len(adapter.up)))
     return segmenter, method
-
-
-def _close(actual: Tensor | None, expected: Tensor | None) -> None:
-    assert actual is not None
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("sites", ["qkv", "proj", "mlp", "qkv,proj,mlp"])
@@ -46,13 +42,8 @@ def test_output_and_gradients_equal_peft(sites: str) -> None:
             other.copy_(own)
     images = torch.randn(2, 3, 96, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    output, expected = segmenter.double().encoder(images), reference.double()(images)
-    output.square().mean().backward()
-    expected.square().mean().backward()
-
-    _close(output, expected)
-    for own, other in pairs:
-        _close(own.grad, other.grad)
+    outputs = segmenter.double().encoder(images), reference.double()(images)
+    require_alike(*outputs, pairs, tolerance=1e-9, of_gradients=1e-9)
 
 
 def _twins(reference: nn.Module, method: LoRA) -> list[tuple[Tensor, Tensor]]:
@@ -94,22 +85,18 @@ def test_slices_of_fused_qkv_equal_separate_projections_under_peft(slices: str) 
             separate[name].weight.copy_(fused.weight[start : start + dim])
             separate[name].bias.copy_(fused.bias[start : start + dim])
     inject_adapter_in_model(PeftConfig(r=3, lora_alpha=6, target_modules=list(chosen), bias="none"), separate)
+    pairs: list[tuple[Tensor, Tensor]] = []
     for name, adapter in adapters.items():
-        separate[name].lora_A["default"].weight.data.copy_(adapter.down.data)
-        separate[name].lora_B["default"].weight.data.copy_(adapter.up.data)
-    tokens, weights = torch.randn(5, 7, dim, generator=generator), torch.randn(5, 7, 3 * dim, generator=generator)
-
-    tokens, weights, separate = tokens.double(), weights.double(), separate.double()
+        twin = separate[name]
+        pairs += [(adapter.down, twin.lora_A["default"].weight), (adapter.up, twin.lora_B["default"].weight)]
+    with torch.no_grad():
+        for own, other in pairs:
+            other.copy_(own)
+    tokens, separate = torch.randn(5, 7, dim, generator=generator).double(), separate.double()
 
     output = AdaptedLinear(fused, adapters).double()(tokens)
     expected = torch.cat([separate[name](tokens) for name in "qkv"], dim=-1)
-    (output * weights).sum().backward()
-    (expected * weights).sum().backward()
-
-    _close(output, expected)
-    for name, adapter in adapters.items():
-        _close(adapter.down.grad, separate[name].lora_A["default"].weight.grad)
-        _close(adapter.up.grad, separate[name].lora_B["default"].weight.grad)
+    require_alike(output, expected, pairs, tolerance=1e-9, of_gradients=1e-9)
 
 
 def test_another_seed_draws_other_down_projections() -> None:

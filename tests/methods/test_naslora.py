@@ -15,14 +15,7 @@ from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig, NASPCLoRA, NASPCLoRAConfig
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
-
-
-def _attached(**options: Any) -> tuple[nn.Module, NASLoRA]:
-    segmenter = build_segmenter("tiny", task="binary")
-    method = NASLoRA(NASLoRAConfig(**options), seed=1)
-    method.attach(segmenter)
-    return segmenter, method
-
+from tests.methods.compared import attached
 
 W, A = (WEIGHTS,), (ARCHITECTURE,)
 BOTH: dict[str, Any] = {"alternate": "both", "search_start_epoch": 1}
@@ -77,7 +70,7 @@ def test_a_configuration_knows_whether_the_weights_lose_updates(options: dict[st
 
 
 def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
-    segmenter, method = _attached(lr=2e-4, alpha_lr=3e-3)
+    segmenter, method = attached("naslora", lr=2e-4, alpha_lr=3e-3)
     weights, architecture = method.parameter_groups()
     trained = {name for name, p in segmenter.named_parameters() if p.requires_grad}
     assert (weights.role, weights.lr, weights.weight_decay) == (WEIGHTS, 2e-4, None)
@@ -89,14 +82,14 @@ def test_groups_split_weights_from_architecture_with_their_own_rates() -> None:
 
 
 def test_a_single_operation_leaves_nothing_to_search() -> None:
-    _, method = _attached(operations="sep_conv_3x3", search_start_epoch=0, alpha_std=0.0)
+    _, method = attached("naslora", operations="sep_conv_3x3", search_start_epoch=0, alpha_std=0.0)
     assert [group.role for group in method.parameter_groups()] == [WEIGHTS]
     assert method.architecture() == {}
     assert not method.decode()
 
 
 def test_architecture_names_every_cell_and_sums_to_one() -> None:
-    _, method = _attached(sites="q,v", blocks="0,3")
+    _, method = attached("naslora", sites="q,v", blocks="0,3")
     shares = method.architecture()
     assert list(shares) == ["blocks.0.qkv.q", "blocks.0.qkv.v", "blocks.3.qkv.q", "blocks.3.qkv.v"]
     assert all(len(share) == 8 and sum(share) == pytest.approx(1) for share in shares.values())
@@ -184,9 +177,7 @@ def test_partial_channels_at_rank_one_are_naslora_and_say_so() -> None:
 )
 def test_a_cell_of_sam_2_sees_the_window_or_map_of_its_site(scope: Any, seen: dict[str, int]) -> None:
     """At 64 px the maps of the stages are 16, 8, 4 and 2 tokens a side; attention pools in blocks 1, 3 and 5."""
-    segmenter = build_segmenter("tiny_sam2", task="binary", image_size=64)
-    method = NASLoRA(NASLoRAConfig(sites="qkv,proj", scope=scope))
-    method.attach(segmenter)
+    segmenter, method = attached("naslora", backbone="tiny_sam2", sites="qkv,proj", scope=scope)
     sides: dict[str, int] = {}
     for site, cell in method.cells().items():
         cell.register_forward_hook(lambda _, inputs, __, site=site: sides.update({site: inputs[0].shape[-1]}))

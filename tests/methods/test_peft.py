@@ -15,7 +15,6 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from harness import methods
 from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
-from harness.methods.base import Method
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import block_sites
 from harness.methods.peft import FILLED_IN, SEEDS, TUNERS, method_of, tuner_config
@@ -23,6 +22,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
+from tests.methods.compared import attached
 
 KINDS = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 QUICK = ("lora", "oft", "vera", "adalora", "ia3", "lokr")
@@ -95,13 +95,6 @@ def _case(name: str, backbone: str) -> ContractCase:
     return ContractCase(method=method_of(name), config=tuner_config(name)(**options), backbone=backbone)
 
 
-def _attached(name: str, *, seed: int = 1, backbone: str = "tiny_timm", **options: Any) -> tuple[Any, Method]:
-    segmenter = build_segmenter(backbone, task="binary", image_size=64)
-    method: Method = METHODS.get(name)(method_config(name, options), seed=seed)
-    method.attach(segmenter)
-    return segmenter, method
-
-
 STARTS = [("lora", {"init_lora_weights": kind}) for kind in ("gaussian", "mica", "olora", "orthogonal", "pissa")]
 DEVIATE = [
     (name, {option: value})
@@ -123,7 +116,7 @@ def test_outputs_and_gradients_equal_those_of_peft_on_the_plain_encoder(
     name: str, options: dict[str, Any], backbone: str
 ) -> None:
     options = {**NARROW.get(name, {}), **options}
-    segmenter, _ = _attached(f"peft/{name}", sites="qkv", backbone=backbone, **options)
+    segmenter, _ = attached(f"peft/{name}", sites="qkv", backbone=backbone, **options)
     ours = segmenter.encoder
     plain = build_segmenter(backbone, task="binary", image_size=64).encoder.requires_grad_(False)
     plain.config = {"model_type": "custom"}
@@ -179,7 +172,7 @@ def test_another_start_is_the_identity_or_declared_and_follows_from_the_state(
 
 def test_q_k_and_v_apart_are_the_fused_layer_and_fuse_again() -> None:
     for backbone in ("tiny", "tiny_mobile_sam"):  # three thirds, and by head
-        segmenter, method = _attached("peft/ia3", backbone=backbone, sites="q,v")
+        segmenter, method = attached("peft/ia3", backbone=backbone, sites="q,v")
         plain = build_segmenter(backbone, task="binary", image_size=64)
         torch.testing.assert_close(segmenter.encode(IMAGES), plain.encode(IMAGES), rtol=0, atol=1e-5)
         scales = {n: p for n, p in segmenter.encoder.named_parameters() if p.requires_grad and "blocks.0." in n}
@@ -195,7 +188,8 @@ def test_q_k_and_v_apart_are_the_fused_layer_and_fuse_again() -> None:
 
 def test_what_a_tuner_starts_from_follows_from_the_methods_seed() -> None:
     for name in ("peft/lora", "peft/vera", "peft/shira", "peft/fourierft"):
-        states = [_attached(name, seed=seed, **NARROW.get(name.partition("/")[2], {}))[1].state() for seed in (1, 1, 2)]
+        options = {"backbone": "tiny_timm", **NARROW.get(name.partition("/")[2], {})}
+        states = [attached(name, seed=seed, **options)[1].state() for seed in (1, 1, 2)]
         equal = [[torch.equal(states[0][key], other[key]) for key in states[0]] for other in states[1:]]
         assert all(equal[0])
         assert not all(equal[1]), name
@@ -231,7 +225,7 @@ def test_pruned_ranks_go_on_after_a_resume_and_end_at_the_budget() -> None:
 
 
 def test_singular_vectors_are_held_near_orthogonal() -> None:
-    segmenter, method = _attached("peft/adalora")
+    segmenter, method = attached("peft/adalora", backbone="tiny_timm")
     before = method.auxiliary_loss()
     factors = [p for n, p in segmenter.named_parameters() if "lora_A.default" in n or "lora_B.default" in n]
     off = [

@@ -16,7 +16,7 @@ from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.original_sam import plain_sam, sam_state_dict
 from harness.models.segmenter import Segmenter
-from harness.registry import METHODS, method_config_class
+from tests.methods.compared import attached
 
 SIZE = 64
 
@@ -28,9 +28,7 @@ def _images(count: int, *, seed: int) -> Tensor:
 
 def _trained(name: str, backbone: str = "tiny", **options: Any) -> tuple[Segmenter, LowRankMethod]:
     """A segmenter whose adapters are far from their start, with running statistics of real passes; evaluation mode."""
-    segmenter = build_segmenter(backbone, task="binary", image_size=SIZE)
-    method = METHODS.get(name)(method_config_class(name)(**options), seed=1)
-    method.attach(segmenter)
+    segmenter, method = attached(name, backbone=backbone, **options)
     generator = torch.Generator().manual_seed(2)
     for adapter in method.adapters().values():
         nn.init.normal_(adapter.up, std=0.2, generator=generator)
