@@ -117,34 +117,32 @@ def test_unusable_plugin_file_is_one_clear_line(tmp_path: Path, name: str, text:
     assert "\n" not in str(refused.value)
 
 
-BROKEN = {
-    "no_config": ("class Broken(Method):\n    name = 'broken'\n", "its config_class must be a dataclass below"),
+FROZEN = "@dataclass(frozen=True, kw_only=True)\n"
+OPTIONS = f"{FROZEN}class Options(DecoderOnlyConfig):\n    rank: int = 3\n"
+BROKEN = "class Broken(Method):\n    name = 'broken'\n"
+CONFIGURED = f"{BROKEN}    config_class = Options\n"
+FAULTS = {
+    "no_config": (BROKEN, "its config_class must be a dataclass below"),
     "no_count": (
-        "@dataclass(frozen=True, kw_only=True)\nclass Options(MethodConfig):\n    rank: int = 3\n"
-        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        f"{FROZEN}class Options(MethodConfig):\n    rank: int = 3\n{CONFIGURED}",
         "its config_class has no encoder_parameters(shape)",
     ),
     "no_dataclass": (
-        "class Options(DecoderOnlyConfig):\n    rank: int = 3\n"
-        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        OPTIONS.removeprefix(FROZEN) + CONFIGURED,
         "rank is not a field of its config_class: Options lacks @dataclass(frozen=True, kw_only=True)",
     ),
     "no_default": (
-        "@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int\n"
-        "class Broken(Method):\n    name = 'broken'\n    config_class = Options\n",
+        OPTIONS.replace(" = 3", "") + CONFIGURED,
         "its config_class cannot be made of its defaults: TypeError",
     ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
-}
-OPTIONS = "@dataclass(frozen=True, kw_only=True)\nclass Options(DecoderOnlyConfig):\n    rank: int = 3\n"
-FAILING = {
     "counts": (
-        "    def encoder_parameters(self, shape):\n        return shape.nothing\n",
-        "encoder_parameters fails: Attr",
+        f"{OPTIONS}    def encoder_parameters(self, shape):\n        return shape.nothing\n{CONFIGURED}",
+        "method broken: its encoder_parameters fails: Attr",
     ),
     "divides": (
-        "    def __post_init__(self):\n        1 / (self.rank - 2)\n",
-        "configuration fails: ZeroDivisionError",
+        f"{OPTIONS}    def __post_init__(self):\n        1 / (self.rank - 2)\n{CONFIGURED}",
+        "method broken: its configuration fails: ZeroDivisionError",
     ),
 }
 HEAD = (
@@ -153,27 +151,18 @@ HEAD = (
 )
 
 
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_plugin_without_a_usable_configuration_is_refused(fault, tmp_path, says):
-    code, message = BROKEN[fault]
-    broken = tmp_path / f"{fault}.py"
-    broken.write_text(HEAD + code + "class Fine(Method):\n    name = 'fine'\n    config_class = DecoderOnlyConfig\n")
+    """When it is loaded, or when what its method says of itself fails."""
+    code, message = FAULTS[fault]
+    plugin = tmp_path / f"{fault}.py"
+    plugin.write_text(HEAD + code + "class Fine(Method):\n    name = 'fine'\n    config_class = DecoderOnlyConfig\n")
     grid = ["--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path / "runs"), "--plan"]
-    line = says(run, *grid, "--plugin", broken, "--methods", "lora", code=2)
-    assert line.startswith(f"error: --plugin {broken}")
+    line = says(run, *grid, "--plugin", plugin, "--methods", "broken[rank=2]", code=2)
+    loaded = message.startswith("method ")
+    assert line.startswith(f"error: {message}" if loaded else f"error: --plugin {plugin}")
     assert message in line
-    assert not {"broken", "fine"} & set(METHODS.names())
-
-
-@pytest.mark.parametrize("method", FAILING)
-def test_what_a_plugins_configuration_raises_is_one_line(method, tmp_path, says):
-    code, message = FAILING[method]
-    plugin = tmp_path / "plugin.py"
-    plugin.write_text(f"{HEAD}{OPTIONS}{code}class Mine(Method):\n    name = '{method}'\n    config_class = Options\n")
-    grid = ["--protocol", "demo", "--datasets", "kvasir", "--results", str(tmp_path / "runs"), "--plan"]
-    line = says(run, *grid, "--plugin", plugin, "--methods", f"{method}[rank=2]", code=2)
-    assert line.startswith(f"error: method {method}: its {message}")
-    METHODS._loaded.pop(method)
+    assert loaded or not {"broken", "fine"} & set(METHODS.names())
 
 
 def test_the_shortest_benchmark_is_planned_and_checked_with_its_splits(tmp_path: Path, capsys, says) -> None:

@@ -56,7 +56,7 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
     dim = segmenter.prompt_encoder.no_mask_embed.weight.shape[1]
     embedding = EMBEDDING[:, :dim]
     sparse, dense = theirs.prompt_encoder(points=None, boxes=None, masks=None)
-    outputs = [
+    outputs = (
         segmenter.decode(embedding).masks,
         torch.cat(
             [
@@ -67,7 +67,7 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
                 for image in embedding.split(1)
             ]
         ),
-    ]  # fmt: skip
+    )  # fmt: skip
     require_alike(*outputs, pairs, tolerance=1e-12, of_gradients=1e-12)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.contract.start import Violation
 from harness.experiment.experiment import run_experiment
-from harness.methods.base import MergeReport, Method
+from harness.methods.base import MergeReport
 from harness.methods.bitfit import BitFit, BitFitConfig
 from harness.methods.lora import LoRA, LoRAConfig
-from harness.models.build import build_segmenter
 from harness.registry import METHODS
 from tests.harness.planned import job_of
+
+
+def _answering(question: str, answer: int | None) -> Any:
+    """LoRA's options, which say this of every shape."""
+    return make_dataclass("Answering", [], bases=(LoRAConfig,), namespace={question: lambda *_: answer}, frozen=True)
 
 
 class _Added(LoRA):
@@ -50,12 +54,7 @@ class _NeverLearns(_Added):
 
 
 class _CountsWrong(_Added):
-    @dataclass(frozen=True, kw_only=True)
-    class Config(LoRAConfig):
-        def encoder_parameters(self, shape: Any) -> int:
-            return super().encoder_parameters(shape) + 1
-
-    config_class = Config
+    config_class = _answering("encoder_parameters", 12345)
 
 
 class _ChangesFrozenWeight(_Added):
@@ -158,24 +157,12 @@ class _CountsItsCalls(_Added):
         return (("weights",),) if self.calls % 5 else ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ConfigWithoutGradient(LoRAConfig):
-    def gradient_from(self, shape: Any) -> None:
-        return None
-
-
 class _SaysNoGradientPasses(LoRA):
-    config_class = _ConfigWithoutGradient
-
-
-@dataclass(frozen=True, kw_only=True)
-class _ConfigThatAddsNothing(LoRAConfig):
-    def added_parameters(self, shape: Any) -> int:
-        return 0
+    config_class = _answering("gradient_from", None)
 
 
 class _SaysItAddsNothing(LoRA):
-    config_class = _ConfigThatAddsNothing
+    config_class = _answering("added_parameters", 0)
 
 
 BROKEN = [
@@ -209,14 +196,8 @@ def test_contract_catches_a_method_that_breaks_it(method: Any, check: str, messa
         CHECKS[check](ContractCase(method=method, config=config))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ConfigOfNothing(LoRAConfig):
-    def encoder_parameters(self, shape: Any) -> int:
-        return 0
-
-
 class _TrainsNothing(_Added):
-    config_class = _ConfigOfNothing
+    config_class = _answering("encoder_parameters", 0)
 
     def _insert(self, segmenter: Any) -> None:
         """Nothing."""
@@ -264,18 +245,12 @@ class _Normalises(_Added):
 
 
 def test_running_statistics_of_inserted_modules_are_part_of_the_state() -> None:
-    def attached() -> tuple[Any, Method]:
-        segmenter = build_segmenter("tiny", task="binary", image_size=64)
-        method = _Normalises(LoRAConfig(), seed=1)
-        method.attach(segmenter)
-        return segmenter, method
-
-    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    (trained, method), (fresh, other) = attached(), attached()
+    case = ContractCase(method=_Normalises, config=LoRAConfig())
+    (trained, method), (fresh, other) = case.attached(), case.attached()
     with torch.no_grad():
-        trained.train()(images)
+        trained.train()(case.images)
         other.load_state(method.state())
-        assert torch.equal(trained.eval()(images).masks, fresh.eval()(images).masks)
+        assert torch.equal(trained.eval()(case.images).masks, fresh.eval()(case.images).masks)
     assert [name.rpartition(".")[2] for name in method.own_buffers()] == [
         "running_mean",
         "running_var",

@@ -6,9 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.archive.schema import Record
+from harness.costing.instruments import flop_counter
 from harness.methods.parts.placement import BackboneShape
+from harness.models.attention_choice import apply_choice
+from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.planning.data import ImageCounts
 from harness.pricing import decoder_flops, encoder_flops, forward_flops, run_flops, step_flops
@@ -82,11 +89,6 @@ def test_gradient_that_stops_early_costs_less(method: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_sam2", "tiny_sam3"])
 def test_closed_form_flops_of_sams_decoders_are_those_of_their_layers_that_read_the_image(name: str) -> None:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from harness.models.build import build_segmenter
-
     segmenter = build_segmenter(name, task="binary", fused_attention=False).eval()
     with torch.no_grad():
         encoded = segmenter.encode(torch.zeros(1, 3, 128, 128))
@@ -103,11 +105,6 @@ def test_closed_form_flops_of_sams_decoders_are_those_of_their_layers_that_read_
 @pytest.mark.parametrize("decoder", ["mask-transformer", "mask2former"])
 def test_closed_form_flops_of_other_decoders_are_those_that_are_counted(decoder: Any) -> None:
     """What is left out: class tokens and deformable sampling."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from harness.models.build import build_segmenter
-
     if decoder == "mask2former":
         pytest.importorskip("transformers")
     name = "timm/vit_small_patch14_dinov2"
@@ -136,14 +133,6 @@ def test_a_decoder_changes_the_price_of_a_run() -> None:
 @pytest.mark.parametrize("backbone", ["vit_b", pytest.param("vit_h", marks=pytest.mark.slow)])
 def test_a_step_needs_what_its_kernels_count(backbone: str, method: str) -> None:
     """Per image at 1024 px, with the heads that relative positions widen, on tensors without values."""
-    import torch
-    from torch import nn
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from harness.costing.instruments import flop_counter
-    from harness.models.attention_choice import apply_choice
-    from harness.models.build import build_segmenter
-
     with torch.device("meta"):
         segmenter = build_segmenter(backbone, task="binary", image_size=1024, head_seed=0)
         METHODS.get(method)(method_config(method, {}), seed=0).attach(segmenter)
