@@ -268,16 +268,14 @@ def show(steps: Sequence[Step], how: How) -> int:
 def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
-    from harness.planning.tuning import plan_steps, record_choice_of_finished, record_choices
+    from harness.planning.tuning import plan_step, record_choice_of_finished, record_choices
 
-    tunings = [step.tuning for step in steps if step.tuning is not None]
-    while steps[0].tuning is not None:
-        step, *steps = steps
-        tunings.pop(0)
-        if trials := step.left:
+    step, *later = steps
+    while step.tuning is not None:
+        if step.left:
             if not how.cancel:
-                say(f"tuning: {len(trials)} of {len(step.planned.jobs)} trials have no result yet; they run first")
-            after = {job.run.key for later in steps for job in later.planned.pending}
+                say(f"tuning: {len(step.left)} of {len(step.planned.jobs)} trials have no result yet; they run first")
+            after = {job.run.key for each in later for job in each.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
             failed = start(step.planned, step.request, how, later=more)
             if how.cancel:
@@ -288,12 +286,12 @@ def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
                 return 0 if failed is None else 1
         record_choices(step)
-        if trials:
-            steps = plan_steps(step.chosen(), tunings, found)
-    (last,) = steps
-    record_choice_of_finished(last.planned, RecordStore(last.request.results))
-    failed = start(last.planned, last.request, how)
-    return 0 if failed is None else _print_table(last, how, failed=bool(failed))
+        request, (step, *later) = step.chosen(), later
+        if request != step.request:  # other values than those that stood in for them
+            step = plan_step(request, step.tuning, found)
+    record_choice_of_finished(step.planned, RecordStore(step.request.results))
+    failed = start(step.planned, step.request, how)
+    return 0 if failed is None else _print_table(step, how, failed=bool(failed))
 
 
 def _print_table(step: Step, how: How, *, failed: bool) -> int:

@@ -302,12 +302,13 @@ def expand(
             is_asked = "test_untrained" in protocol.benchmarks.get(name, {})
             resolved = without_untrained(own_rules(name, resolve(protocol, name)), name, files, is_asked=is_asked)
             resolved = for_backbone(resolved, backbone)
-            plain, model = as_rules(resolved), (backbone, resolved.decoder)  # once, since asdict is slow
+            plain, segmenter = as_rules(resolved), (backbone, resolved.decoder)  # once, since asdict is slow
             for number, row in enumerate(rows):
-                elsewhere = (row.benchmarks and name not in row.benchmarks) or (row.models and model not in row.models)
-                if elsewhere or (number, backbone) in unfit:
+                if name not in (row.benchmarks or (name,)) or segmenter not in (row.segmenters or (segmenter,)):
                     continue
-                chosen = {**request.rules.get((name, *model), {}), **row.rules}
+                if (number, backbone) in unfit:
+                    continue
+                chosen = {**request.rules.get((name, *segmenter), {}), **row.rules}
                 rules = with_rules(resolved, chosen) if chosen else resolved
                 try:
                     _require_fit(row, name, task, backbone, rules, request)
@@ -319,7 +320,7 @@ def expand(
                 held = as_rules(rules) if chosen else plain
                 for job in _jobs(row, name, backbone, found, request, rules=held, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
-                    keys.setdefault((number, name, *model), []).append(job.run.key)
+                    keys.setdefault((number, name, *segmenter), []).append(job.run.key)
     if left_out and not jobs:
         raise UsageError(next(iter(left_out)))
     return jobs, keys, [*left_out, *problems, *_never_reached(job.run for job in jobs.values())]

@@ -24,7 +24,7 @@ class PlannedRow(Row):
     Args:
         method: any name of it; the row has the canonical one.
         benchmarks: only there; everywhere if empty.
-        models: only under these, each a backbone and a decoder; under all if empty.
+        segmenters: only on these, each a backbone and a decoder; on all if empty.
         rules: rules of the protocol that hold for its runs alone: those of a trial.
         tuning: see `harness.archive.schema.Run`.
 
@@ -33,7 +33,7 @@ class PlannedRow(Row):
     """
 
     benchmarks: tuple[str, ...] = ()
-    models: tuple[tuple[str, str], ...] = ()
+    segmenters: tuple[tuple[str, str], ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
 

@@ -69,12 +69,12 @@ class Tuning:
 
 
 class TrialGroup(NamedTuple):
-    """The trials of one row under one model, on the benchmarks that choose together.
+    """The trials of one row on one segmenter, on the benchmarks that choose together.
 
     Args:
         grid: its own grids, by field.
         benchmarks: whose validation chooses.
-        model: backbone and decoder.
+        segmenter: its backbone and decoder.
         runs: values -> the keys of its runs.
         recorded: what a run records about its tuning (`harness.archive.schema.Run`): the choice, or the grid alone until all trials ended.
     """
@@ -82,7 +82,7 @@ class TrialGroup(NamedTuple):
     row: PlannedRow
     grid: Mapping[str, Sequence[Any]]
     benchmarks: tuple[str, ...]
-    model: tuple[str, str]
+    segmenter: tuple[str, str]
     runs: Mapping[tuple[Any, ...], Sequence[str]]
     recorded: Mapping[str, Any]
 
@@ -132,27 +132,31 @@ class Step:
             for_all = {option: value for option, value in values.items() if is_rule(option)}
             if for_all:  # the trials of the next step run under them too
                 for name in dict.fromkeys((*where, *group.benchmarks)):
-                    rules[name, *group.model] = {**rules.get((name, *group.model), {}), **for_all}
+                    rules[name, *group.segmenter] = {**rules.get((name, *group.segmenter), {}), **for_all}
             if group.row in self.request.rows:
                 row = _with(group.row, group.grid, tuple(values.values()))
-                row = replace(row, label=group.row.name, benchmarks=where, models=(group.model,), tuning=group.recorded)
+                row = replace(row, label=group.row.name, tuning=group.recorded)
+                row = replace(row, benchmarks=where, segmenters=(group.segmenter,))
                 rows[self.request.rows.index(group.row)].append(row)
         tuned = tuple(each for row, own in zip(self.request.rows, rows, strict=True) for each in own or [row])
         return replace(self.request, rows=tuned, rules=rules)
 
 
 def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> list[Step]:
-    """Trials, then the runs with what they chose; a step is planned again after its trials ran.
-
-    Raises:
-        UsageError: see `plan_trials` and `harness.planning.plan.plan`.
-    """
+    """The trials of each tuning, then the runs. Raises UsageError: see `plan_step`."""
     steps = list[Step]()
-    for tuning in tunings:
-        planned, trials = plan_trials(request, tuning, found=found)
-        steps.append(Step(request=request, planned=planned, tuning=tuning, trials=trials))
+    for tuning in (*tunings, None):
+        steps.append(plan_step(request, tuning, found))
         request = steps[-1].chosen()
-    return [*steps, Step(request=request, planned=plan(request, found=found))]
+    return steps
+
+
+def plan_step(request: Request, tuning: Tuning | None, found: Found) -> Step:
+    """The trials of ``tuning``, or the runs where it is None. Raises UsageError: see `plan_trials` and `harness.planning.plan.plan`."""
+    if tuning is None:
+        return Step(request=request, planned=plan(request, found=found))
+    planned, trials = plan_trials(request, tuning, found=found)
+    return Step(request=request, planned=planned, tuning=tuning, trials=trials)
 
 
 def tuning_of(
@@ -269,17 +273,21 @@ def plan_trials(request: Request, tuning: Tuning, found: Found | None = None) ->
             f"--tune-on: of {named} some are better higher and some lower, so their mean chooses nothing; name "
             "benchmarks of one kind"
         )
-    models = dict.fromkeys((backbone, decoder) for _, _, backbone, decoder in planned.keys)
+    segmenters = dict.fromkeys((backbone, decoder) for _, _, backbone, decoder in planned.keys)
     trials = []
     for row, grid in rows:
         own = {values: number for number, (of, _, values) in enumerate(tried) if of == row}
-        for on, model in itertools.product([benchmarks] if tuning.on else [(name,) for name in benchmarks], models):
+        for on, segmenter in itertools.product(
+            [benchmarks] if tuning.on else [(name,) for name in benchmarks], segmenters
+        ):
             runs = {
-                values: [key for name in on for key in planned.keys.get((number, name, *model), ())]
+                values: [key for name in on for key in planned.keys.get((number, name, *segmenter), ())]
                 for values, number in own.items()
             }
             if any(runs.values()):  # none of a benchmark that is left out
-                trials.append(TrialGroup(row=row, grid=grid, benchmarks=on, model=model, runs=runs, recorded={}))
+                trials.append(
+                    TrialGroup(row=row, grid=grid, benchmarks=on, segmenter=segmenter, runs=runs, recorded={})
+                )
     return planned, _with_choices(trials, tuning, planned, request.results)
 
 

@@ -17,6 +17,7 @@ from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.samples import write_samples
 from harness.planning import plan as planning
+from harness.planning import tuning
 from harness.planning.data import sample_writer
 from harness.planning.plan import Plan
 from harness.planning.understand import understand
@@ -285,7 +286,9 @@ def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: 
     assert work.done[0] == [f"lora[lr={value}] on kvasir, seed 0" for value in ("1e-4", "1e-3")]
 
 
-def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any, tmp_path: Path) -> None:
+def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any, tmp_path, monkeypatch) -> None:
+    planned, plan = [], tuning.plan
+    monkeypatch.setattr(tuning, "plan", lambda request, found: (planned.append(request), plan(request, found=found))[1])  # type: ignore[func-returns-value]
     best = {"kvasir": 1e-3, "camo": 1e-4}
 
     def score(run: Any) -> float:
@@ -302,7 +305,9 @@ def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any
     rows = {(r.run.method, r.run.benchmark, r.run.rules["decoder_lr"]) for r in kept if r.run.method != "decoder"}
     assert rows == {(method, benchmark, best[benchmark]) for method in ("lora", "bitfit") for benchmark in best}
     assert len({r.run.protocol_hash for r in kept}) == 1  # one table
+    assert len(planned) == 3 + 2  # every step, then those whose values were open
     assert tuned(score, *grid, methods="lora,bitfit", datasets="kvasir,camo", seeds="3,")[1].done == [[]]
+    assert len(planned) == 5 + 3
 
 
 def test_options_are_tried_under_the_chosen_rule_where_the_trials_lie_outside(tuned: Any, tmp_path: Path) -> None:
