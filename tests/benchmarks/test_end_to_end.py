@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import end_to_end
 from benchmarks.child import measured
@@ -48,8 +49,6 @@ def test_the_table_has_medians_and_ratios_paired_by_round() -> None:
 
 
 def test_the_peers_loss_and_overlap_are_those_of_their_formulas() -> None:
-    import torch
-
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 1, 5, 4, generator=generator, dtype=torch.float64)
     truth = (torch.rand(2, 1, 5, 4, generator=generator) > 0.5).double()

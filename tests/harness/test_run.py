@@ -12,43 +12,24 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from harness.datasets import samples
 from harness.planning.understand import all_methods
 from harness.run import main
 from tests.harness.dispatch import standin
+from tests.harness.planning.tiles import planned_of, write_tiles
 
 PLAIN = ["--protocol", "demo", "--executor", "inline", "--methods", "lora", "--datasets", "kvasir"]
 DEMO = [*PLAIN, "--set", "epochs=1"]
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on stderr of a call that must exit with 2."""
-    capsys.readouterr()
-    assert main(list(arguments)) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in "\n".join(lines)
-    return errors[0]
-
-
 def test_a_folder_of_ones_own_may_have_a_name_like_a_benchmarks(tmp_path: Path) -> None:
-    mask = Image.new("L", (16, 16))
-    mask.paste(255, (6, 6, 10, 10))
-    for split in ("train", "val", "test"):
-        for kind, drawn in {"images": Image.new("L", (16, 16)), "masks": mask}.items():
-            (folder := tmp_path / "data" / split / kind).mkdir(parents=True)
-            for index in range(2):
-                drawn.save(folder / f"{split}{index}.png")
-    own = ["--datasets", f"roads={tmp_path / 'data'}", "--methods", "lora", "--protocol", "demo", "--plan"]
-    assert main([*own, "--results", str(tmp_path / "runs")]) == 0
+    assert planned_of(tmp_path, "--datasets", f"roads={write_tiles(tmp_path / 'data')}").jobs
 
 
-def test_results_that_cannot_be_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_results_that_cannot_be_a_folder(says, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(capsys, *DEMO, "--results", str(tmp_path / "file"))
+    assert "cannot be written" in says(main, *DEMO, "--results", tmp_path / "file", code=2)
 
 
 def test_main_job_trains_tests_records_and_prints_a_table_and_a_second_call_only_prints_it(capsys, tmp_path) -> None:

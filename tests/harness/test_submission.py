@@ -23,6 +23,7 @@ from harness.cli.records import main as records_verb
 from harness.cli.tables import main as tables_verb
 from harness.comparison import grids, leaderboards
 from harness.experiment.number_code import _of_method
+from harness.registry import METHODS
 from harness.run import main as run
 from harness.studies import Row, load_study
 from harness.system.errors import UsageError
@@ -303,8 +304,6 @@ def test_the_intake_takes_a_right_submission_after_a_rerun(
 @pytest.fixture
 def loose(mine: Path) -> Iterator[Path]:
     """A submission of a plug-in that breaks the contract, with records that name its code."""
-    from harness.registry import METHODS
-
     path = mine / "loose.py"
     path.write_text(BREAKS, encoding="utf-8")
     spec = there(importlib.util.spec_from_file_location("loose_method", path))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.dispatch.attempts import attempts, state_folder
+
 REPOSITORY = Path(__file__).parents[2]
 
 sys.path.append(str(REPOSITORY / "slurm" / "testcluster"))
@@ -105,8 +107,6 @@ def job_id(results: Path) -> str:
 
 
 def attempts_of(results, key):
-    from harness.dispatch.attempts import attempts, state_folder
-
     return attempts(state_folder(results, key))
 
 

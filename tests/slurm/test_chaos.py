@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 
 from tests.harness.dispatch import standin
 from tests.harness.dispatch.helpers import make_job
@@ -80,12 +82,9 @@ def node(cluster):
     return cluster.call("sinfo", "-h", "-N", "-o", "%N").split()[0]
 
 
-def to_a_task(*command):
-    def happen(cluster, chance):
-        if task := a_task(cluster, chance):
-            cluster.call(*command, task, check=False, timeout_s=240.0)  # scancel retries while a task changes its state
-
-    return happen
+def to_a_task(cluster, chance, *, command):
+    if task := a_task(cluster, chance):
+        cluster.call(*command, task, check=False, timeout_s=240.0)  # scancel retries while a task changes its state
 
 
 def kill(cluster, chance, *, number, stepd):
@@ -108,24 +107,18 @@ def kill(cluster, chance, *, number, stepd):
             pass
 
 
-def to_the_node(state):
-    def happen(cluster, chance):
-        name = node(cluster)
-        cluster.call("scontrol", "update", f"nodename={name}", f"state={state}", "reason=test", check=False)
+def to_the_node(cluster, chance, *, state):
+    name = node(cluster)
+    cluster.call("scontrol", "update", f"nodename={name}", f"state={state}", "reason=test", check=False)
+    time.sleep(4.0)
+    cluster.call("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+
+
+def suspend(cluster, chance):
+    if task := a_task(cluster, chance):
+        cluster.call("scontrol", "suspend", task, check=False)
         time.sleep(4.0)
-        cluster.call("scontrol", "update", f"nodename={name}", "state=resume", check=False)
-
-    return happen
-
-
-def in_turn(first, second):
-    def happen(cluster, chance):
-        if task := a_task(cluster, chance):
-            cluster.call("scontrol", first, task, check=False)
-            time.sleep(4.0)
-            cluster.call("scontrol", second, task, check=False)
-
-    return happen
+        cluster.call("scontrol", "resume", task, check=False)
 
 
 def hold(cluster, chance):
@@ -142,17 +135,17 @@ def preempt(cluster, chance):
     time.sleep(3.0)
 
 
-EVENTS = {
-    "scancel": to_a_task("scancel"),
-    "SIGTERM": to_a_task("scancel", "--signal=TERM"),
-    "USR2": to_a_task("scancel", "--signal=USR2"),
-    "kill of slurmstepd": lambda cluster, chance: kill(cluster, chance, number=signal.SIGKILL, stepd=True),
-    "kill of a job": lambda cluster, chance: kill(cluster, chance, number=signal.SIGKILL, stepd=False),
-    "SIGSTOP": lambda cluster, chance: kill(cluster, chance, number=signal.SIGSTOP, stepd=False),
-    "drain": to_the_node("drain"),
-    "down": to_the_node("down"),
+EVENTS: dict[str, Callable[..., None]] = {
+    "scancel": partial(to_a_task, command=["scancel"]),
+    "SIGTERM": partial(to_a_task, command=["scancel", "--signal=TERM"]),
+    "USR2": partial(to_a_task, command=["scancel", "--signal=USR2"]),
+    "kill of slurmstepd": partial(kill, number=signal.SIGKILL, stepd=True),
+    "kill of a job": partial(kill, number=signal.SIGKILL, stepd=False),
+    "SIGSTOP": partial(kill, number=signal.SIGSTOP, stepd=False),
+    "drain": partial(to_the_node, state="drain"),
+    "down": partial(to_the_node, state="down"),
     "preempt": preempt,
-    "requeue": to_a_task("scontrol", "requeue"),
-    "suspend": in_turn("suspend", "resume"),
+    "requeue": partial(to_a_task, command=["scontrol", "requeue"]),
+    "suspend": suspend,
     "hold": hold,
 }

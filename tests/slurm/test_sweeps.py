@@ -15,6 +15,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.sweeps import read_sweeps
 from harness.dispatch.target import target_of
 from harness.planning.data import sample_writer
@@ -34,8 +35,6 @@ def write_profile(folder, **changes):
 
 
 def executor(results, folder, **changes):
-    from harness.dispatch.run_jobs import make_executor
-
     where = target_of("slurm", cluster=str(write_profile(folder, **changes)))
     return make_executor(where, results=results)
 

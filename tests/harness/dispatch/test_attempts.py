@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from harness.dispatch import attempts as module
-from harness.dispatch.attempts import Exhausted, Held, Holder, Lease, Lost, attempts, close, silent_s
+from harness.dispatch.attempts import Held, Holder, Lease, Lost, attempts, close, silent_s
 from harness.system import files
 from harness.system.files import create_exclusively
 from tests.harness.dispatch.helpers import gone
@@ -114,14 +114,6 @@ def test_an_overtaken_holder_notices_at_its_next_heartbeat(tmp_path):
     Lease.acquire(tmp_path, holder=Holder.here(), lease_s=0.1)
     with pytest.raises(Lost):
         lease.beat()
-
-
-def test_a_run_that_is_to_be_given_up_is_not_started(tmp_path):
-    for _ in range(2):
-        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda past: len(past) == 2).release("interrupted")
-    with pytest.raises(Exhausted):
-        Lease.acquire(tmp_path, holder=Holder.here(), over=lambda past: len(past) == 2)
-    assert len(attempts(tmp_path)) == 2
 
 
 def test_a_contender_between_look_and_creation_wins(tmp_path, monkeypatch):

@@ -44,14 +44,10 @@ def standin(monkeypatch):
     use_standin(monkeypatch)
 
 
-def run_with(executor, jobs):
-    executor.submit(jobs)
-    return executor.wait(on_change=lambda runs: None)
-
-
 def run_all(results, jobs, *, workers=2):
     executor = make_executor(target_of("local", workers=workers), results=results)
-    return run_with(executor, jobs)
+    executor.submit(jobs)
+    return executor.wait(on_change=lambda runs: None)
 
 
 def held_jobs(results):

@@ -25,7 +25,6 @@ from harness.experiment import building
 from harness.experiment.building import RunData, attached_segmenter, attention_of, open_data
 from harness.experiment.environment import STAGES, Stopwatch, one_line
 from harness.experiment.experiment import Experiment, run_experiment
-from harness.experiment.scoring import Scoring
 from harness.models.original_sam import plain_sam
 from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS
@@ -296,9 +295,6 @@ def test_a_stop_while_a_model_is_scored_is_heard_and_counts_nothing_twice(
     assert (record.scores, images[1]) == (whole.scores, images[0])
 
 
-LIMITS = {"train_limit": 4, "val_limit": 2, "test_limit": 2}
-
-
 def test_head_mask_tokens_and_method_start_from_the_seed(tmp_path: Path) -> None:
     run = job_of(tmp_path, "lora", benchmarks=("trans10k_v2",)).run
     states = []
@@ -319,17 +315,6 @@ def test_head_mask_tokens_and_method_start_from_the_seed(tmp_path: Path) -> None
         assert torch.equal(states[1][name], states[2][name]), name
 
 
-def test_a_limit_leaves_the_same_images_to_every_seed(tmp_path: Path) -> None:
-    job = job_of(tmp_path, "lora", **LIMITS)
-    left = []
-    for seed in (0, 1):
-        data = open_data(replace(job.run, seed=seed), Path(job.dataset_root))
-        sources = (data.train, data.val, *data.tests.values())
-        left.append([[source.stem(index) for index in range(len(source))] for source in sources])
-    assert left[0] == left[1]
-    assert [len(stems) for stems in left[0]] == [4, 2, 2]
-
-
 @pytest.mark.parametrize(("benchmark", "first", "better"), [("kvasir", 0.5, 0.6), ("sbu", 0.6, 0.5)])
 def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, benchmark: str, first: float, better: float
@@ -344,30 +329,6 @@ def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
     assert run_experiment(job_of(tmp_path, benchmarks=(benchmark,))).code == "ERROR"
     assert given["selection"].improves(better, first)
     assert not given["selection"].improves(first, better)
-
-
-@pytest.mark.parametrize(("quirk", "scored"), [("intended", ["val"]), ("released", ["test"])])
-def test_an_epoch_is_scored_on_validation_images_unless_the_card_is_as_released(tmp_path, monkeypatch, quirk, scored):
-    seen: list[list[str]] = []
-
-    def scores(self: Scoring, segmenter: Any, splits: dict[str, Any], **_: Any) -> None:
-        seen.append([*splits])
-        raise ArithmeticError("as far as this test goes")
-
-    monkeypatch.setattr(Scoring, "scores", scores)
-    monkeypatch.setattr("harness.experiment.experiment.Training", lambda *, validate, **_: validate())
-    assert run_experiment(job_of(tmp_path, **{"quirks.selection": quirk})).code == "ERROR"
-    assert seen == [scored]
-
-
-def test_folds_of_a_seed_are_opened_as_planned(tmp_path: Path) -> None:
-    first, second = (job_of(tmp_path, seeds=(seed,), split_follows_seed=True) for seed in (0, 1))
-    tested = [
-        {pair.stem for pair in open_data(job.run, Path(job.dataset_root)).tests["test"].pairs}
-        for job in (first, second)
-    ]
-    assert tested[0] != tested[1]
-    assert first.run.manifest == second.run.manifest
 
 
 def test_the_head_starts_from_a_number_of_31_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

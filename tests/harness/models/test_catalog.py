@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from segment_anything import sam_model_registry
 
 from harness.models.build import build_segmenter
 from harness.models.catalog import (
@@ -28,8 +29,6 @@ KNOWN_TIMM = ["timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2", "tim
 
 @pytest.mark.parametrize(("name", "published"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)])
 def test_totals_equal_segment_anything(name: str, published: int) -> None:
-    from segment_anything import sam_model_registry
-
     with torch.device("meta"):
         sam = sam_model_registry[name]()
     assert sum(p.numel() for p in sam.parameters()) == published

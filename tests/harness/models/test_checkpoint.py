@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from segment_anything import sam_model_registry
 from timm.models import _hub
 
 from harness.models.build import build_segmenter, seeded
@@ -67,8 +68,6 @@ def test_a_sam_checkpoint_loads_strictly_and_saves_back(tmp_path: Path, sam_stat
 
 
 def test_an_export_of_vit_b_loads_into_the_registry() -> None:
-    from segment_anything import sam_model_registry
-
     with torch.device("meta"):
         state = sam_state_dict(build_segmenter("vit_b", task="binary"))
         sam_model_registry["vit_b"]().load_state_dict(state, strict=True, assign=True)

@@ -168,7 +168,7 @@ def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) ->
     made = plan(Request(rows=rows, benchmarks=("kvasir",), **where))
     counted = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert counted == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
-    assert "3,997,056" in plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
+    assert "3,997,056" in plan_text(made, price(made, tmp_path, target=target_of()), target=target_of())
 
 
 def test_a_budget_of_updates_makes_another_run_only_of_a_method_whose_weights_lose_updates(samples, tmp_path) -> None:
@@ -200,7 +200,7 @@ def test_every_decoder_has_its_runs_and_sams_keep_their_keys(samples: Path, tmp_
     models = {model: trained for _, model, _, trained, _ in parameter_rows(made)}
     assert models.keys() == {"tiny_timm", "tiny_timm + linear", "tiny_timm + mask-transformer"}
     assert models["tiny_timm + mask-transformer"] - models["tiny_timm + linear"] == 112_580 - 130
-    assert "tiny_timm + linear" in plan_text(made, price(made, tmp_path, where=target_of()), where=target_of())
+    assert "tiny_timm + linear" in plan_text(made, price(made, tmp_path, target=target_of()), target=target_of())
     (linear,) = planned(samples, tmp_path, overrides={"decoder": "linear"}, **where).jobs
     assert linear.run.key == made.jobs[1].run.key
 

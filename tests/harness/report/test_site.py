@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.archive.archive import Archive
@@ -70,10 +72,6 @@ def test_a_row_with_a_collapsed_run_is_marked_and_not_like_the_best(tmp_path: Pa
 
 
 def test_the_csv_of_the_site_has_a_line_a_run_and_metric(tmp_path: Path) -> None:
-    import io
-
-    import pandas as pd
-
     table = pd.read_csv(io.StringIO(pages_of(tmp_path, [*runs("lora"), *runs("full", shift=0.1)])[LEADERBOARD]))
     assert {"method", "options", "benchmark", "seed", "metric", "value"} <= set(table.columns)
     chosen = table[(table.row == "LoRA") & (table.metric == "s_measure")]
