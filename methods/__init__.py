@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 class MethodEntry(NamedTuple):
     """A built-in method: its class as a lazy ``module:Class``, the arXiv id of its paper, and what trains: parts of its ``own``, the mask
-    ``decoder`` alone, or ``nothing``. A test holds the last against the class."""
+    ``decoder`` alone, or ``nothing``. A test checks the last against the class."""
 
     where: str
     paper: str = ""
@@ -75,7 +75,7 @@ def tuners() -> dict[str, Any]:
 def default_options(name: str) -> dict[str, Any]:
     """Every option of a built-in method, or of a tuner of peft, with its default as JSON has it; empty for any other name.
 
-    Keys of runs stand on these files and not on the classes, which a test holds against them.
+    Keys of runs depend on these files and not on the classes; a test checks that the two agree.
     """
     built_in: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "defaults.json").read_text("utf-8"))
     entry = tuners()["tuners"].get(name.removeprefix("peft/")) if name.startswith("peft/") else None

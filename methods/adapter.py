@@ -1,8 +1,8 @@
 """Adapter (Houlsby et al., 1902.00751): y + up(GELU(down(y))) for the output y of attention and for that of the MLP,
 before they join the residual stream.
 
-Both projections start from a truncated normal of standard deviation 1e-2, cut at two of them, and zero biases, as in
-the paper: near the identity, not the identity, which is a declared deviation. Deviations: the paper also trains the
+Both projections start from a normal of standard deviation 1e-2, truncated at two of them, and zero biases, as in
+the paper: near the identity but not equal to it, which is a declared deviation. Deviations: the paper also trains the
 layer norms; here, as in Conv-LoRA's comparison, the adapters alone train. In a timm ViT with layer scale the adapter
 comes before the scale.
 """
@@ -28,9 +28,9 @@ class AdapterConfig(PlacedConfig):
     """Houlsby adapter (1902.00751): a bottleneck with a residual after attention and after the MLP.
 
     Args:
-        sites: after which: ``proj`` (attention), ``mlp``, or both.
+        sites: what an adapter follows: ``proj`` (attention), ``mlp``, or both.
         hidden: width of the bottleneck; 2 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
-        std: of the truncated normal both projections start from, near zero, 1e-2 (paper).
+        std: standard deviation of the truncated normal that both projections start from, 1e-2 (paper).
     """
 
     sites: str = "proj,mlp"

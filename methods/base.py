@@ -41,7 +41,7 @@ class MethodConfig:
     lr: Positive | None = None
 
     def __post_init__(self) -> None:
-        """Raises MethodError: a field has another value than its type allows, where that is a choice, a `Count` or a `Positive`."""
+        """Raises MethodError: a field whose type is a choice, a `Count` or a `Positive` has a value outside it."""
         for name, kind in _kinds(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
@@ -57,10 +57,13 @@ class MethodConfig:
     trains: ClassVar[bool] = True
     """Whether a run trains anything; where it does not, the pretrained segmenter is tested as it is."""
 
+    quirks: ClassVar[Mapping[str, str]] = {}
+    """Option -> the quirk of the protocol that gives its default."""
+
     @property
     def spares_weight_updates(self) -> bool:
         """Whether the weights get fewer updates than the iterations of an epoch over the whole training split: some go
-        to the architecture, or it keeps images for itself."""
+        to the architecture, or the architecture has images that the weights never see."""
         return False
 
     @property
@@ -81,7 +84,7 @@ class MethodConfig:
         """Forward and backward passes of a run, as a multiple of those of ``epochs`` epochs with one pass a step.
 
         Args:
-            of_updates: the run goes on until the weights have had the updates of these epochs.
+            of_updates: the run goes on until the weights have had as many updates as these epochs have steps.
         """
         return 1.0
 
@@ -107,7 +110,7 @@ class MethodConfig:
         return False
 
     def decoder_parameters(self, linears: Sequence[tuple[int, int]]) -> int:
-        """What the method adds to a frozen mask decoder with ``linears`` (inputs, outputs)."""
+        """Parameters that the method adds to a frozen mask decoder with ``linears`` (inputs, outputs)."""
         return 0
 
     def added_parameters(self, shape: BackboneShape) -> int:
@@ -119,7 +122,7 @@ class MethodConfig:
         return []
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
-        """The first block that backward passes, None where no gradient passes the backbone."""
+        """The first block that the backward pass reaches, None where no gradient flows through the backbone."""
         return 0
 
 
@@ -158,7 +161,7 @@ class ParameterGroup:
 class Method(ABC):
     """One way to adapt a segmenter.
 
-    Life of a method: construct with a configuration, `attach` once, train what `parameter_groups` names, optionally
+    Life cycle of a method: construct with a configuration, `attach` once, train what `parameter_groups` names, optionally
     `merge`.
 
     Args:
@@ -169,11 +172,11 @@ class Method(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[MethodConfig]]
     packages: ClassVar[tuple[str, ...]] = ()
-    """Installed packages whose version decides what it does, and which a record names."""
+    """Installed packages whose versions affect what it computes; a record names them."""
     paper: ClassVar[str] = ""
     """arXiv id, or where it is described, for the doctor's table."""
     lacks: ClassVar[Mapping[str, str]] = {}
-    """Clause of the contract that it does not hold -> why."""
+    """Clause of the contract that it does not fulfil -> why."""
     merge_modes: tuple[MergeMode, ...] = ()
     """Modes that `merge` takes. An instance may override its class where that depends on the configuration."""
     identity_at_init: bool = True
@@ -275,8 +278,8 @@ class Method(ABC):
         return False
 
     def own_buffers(self) -> Iterable[str]:
-        """Full names of buffers that belong to the method: those of modules that it inserted, such as running statistics of its own norms,
-        but for what is not persistent."""
+        """Full names of buffers that belong to the method: those of modules that it inserted, such as running statistics of its own norms;
+        persistent ones only."""
         return [name for name, _ in self.segmenter.named_buffers() if name in self._inserted_buffers]
 
     def _tensors(self) -> dict[str, Tensor]:

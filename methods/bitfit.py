@@ -1,7 +1,7 @@
 """BitFit (2106.10199): only the encoder's biases train. LN-Tune (2304.01917): only the scales and shifts of its norms.
 
-Nothing is inserted: the trained parameters are the backbone's own, so the model is its own merge. Those outside the blocks train too:
-of the patch embedding, the final norm (timm) and the neck's norms, which the ViT of LN-Tune's paper does not have. Batch norms (TinyViT)
+Nothing is inserted: the trained parameters are the backbone's own, so there is nothing to merge. Those outside the blocks train too:
+in the patch embedding, the final norm (timm) and the neck's norms, which the ViT of LN-Tune's paper does not have. Batch norms (TinyViT)
 stay as they are.
 """
 
@@ -20,7 +20,7 @@ from harness.methods.parts.sites import Adaptable, block_sites
 
 @dataclass(frozen=True, kw_only=True)
 class BitFitConfig(PlacedConfig):
-    """BitFit (2106.10199): the biases that the encoder has, and of its blocks those of ``blocks``."""
+    """BitFit (2106.10199): the encoder's biases; inside its blocks, those of the chosen ``blocks`` alone."""
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         widths = 6 if shape.qkv_bias else 3  # qkv (3), proj, second norm, the MLP's second linear
@@ -41,7 +41,7 @@ class BitFitConfig(PlacedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNormConfig(BitFitConfig):
-    """LayerNorm tuning (2304.01917): the scales and shifts that the encoder's norms have, also of those outside the blocks: the final one
+    """LayerNorm tuning (2304.01917): the scales and shifts of the encoder's norms, including those outside the blocks: the final one
     (timm), the neck's two (SAM), one before them (CLIP)."""
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
@@ -58,7 +58,7 @@ def _shifts(convolutions: Sequence[NormedConvolution]) -> int:
 
 
 class BitFit(Method):
-    """BitFit; see the module. A method that trains others of the backbone's own parameters says which in `_trains`."""
+    """BitFit; see the module. A method that trains other parameters of the backbone overrides `_trains`."""
 
     name = "bitfit"
     config_class = BitFitConfig

@@ -2,9 +2,9 @@
 bottleneck map.
 
 Expert i of n: bicubic ×i, 3×3 convolution with bias, GELU, bicubic back. Router: the globally pooled map f gives one
-logit an expert, f W_g + ε · (softplus(f W_n) + 0.01), with ε ~ N(0, 1) in training and ε = 0 after it. The expert with
+logit per expert, f W_g + ε · (softplus(f W_n) + 0.01), with ε ~ N(0, 1) in training and ε = 0 after it. The expert with
 the largest logit acts (noisy top-1 gating, 1701.06538, equations 3-5). A balance loss w · (cv²(importance) + cv²(load)), summed
-over the adapters, spreads the work (equations 6-11 there). Exactly mergeable is the linear path B A alone.
+over the adapters, spreads the work (equations 6-11 there). Only the linear path B A can be merged exactly.
 
 As released, the chosen expert's gate is the softmax over one logit, that is 1, and the task loss never reaches the
 router (``gate: released``). ``gate: switch`` weights the expert by its share of the softmax over all logits, as
@@ -16,7 +16,7 @@ the map, take the linear path A x alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +40,15 @@ class ConvLoRAConfig(LoRAConfig):
         gate: ``released`` routes to one expert without weighting it, so that the gate learns from the balance loss
             alone; ``switch`` multiplies the expert's output by its share of the gate's softmax, which gives the gate a
             task gradient. That is Switch's idea (2101.03961), not Conv-LoRA's. ``intended`` is its name in older records.
-        expert_bias: of the experts' convolutions at the start: ``zero`` (code; the protocols at the paper's scale) or
-            ``uniform``, as PyTorch starts a convolution, which is that of the first records.
+        expert_bias: initial biases of the experts' convolutions: ``zero`` (code; the protocols at the paper's scale) or
+            ``uniform``, PyTorch's default for a convolution, which the first records used.
         scope: where a map ends: at the attention ``window`` (as released) or at the ``image``.
         balance: weight of the balance loss, 0.01 (code).
     """
 
     experts: Count = 8
     gate: Literal["released", "switch", "intended"] = "released"
+    quirks: ClassVar = {"gate": "moe_gate"}
     expert_bias: Literal["zero", "uniform"] = "uniform"
     scope: Literal["window", "image"] = "window"
     balance: float = 0.01
@@ -64,7 +65,7 @@ class ConvLoRAConfig(LoRAConfig):
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
         expert = 9 * self.rank * self.rank + self.rank
-        routing = 2 * self.rank  # gate and noise, an expert, no bias
+        routing = 2 * self.rank  # gate and noise per expert, no bias
         adapters = len(self.adapted(shape))
         return super().encoder_parameters(shape) + adapters * self.experts * (expert + routing)
 
@@ -75,7 +76,7 @@ class Expert(nn.Module):
     Args:
         channels: channels in and out.
         scale: i; 1 works at the map's own resolution.
-        zero_bias: the bias starts at zero, else as PyTorch's does.
+        zero_bias: the bias starts at zero, otherwise at PyTorch's default.
         generator: source of the initial weights.
 
     Shape: (B, channels, h, w) to the same.
@@ -99,7 +100,7 @@ class Expert(nn.Module):
 
 
 class Mixture(nn.Module):
-    """One expert a map, chosen by a noisy gate that starts undecided (zeros).
+    """One expert per map, chosen by a noisy gate that starts undecided (zeros).
 
     Args:
         channels: channels of the map.
@@ -133,7 +134,7 @@ class Mixture(nn.Module):
         self._epsilon = torch.empty(0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied or pickled: not the balance, which hangs on the graph of one forward pass."""
+        """The state to copy or pickle, without the balance, which belongs to the graph of one forward pass."""
         return {**self.__dict__, "balance": None}
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ class Mixture(nn.Module):
             maps = maps.float()
             chosen, share = self._route(maps)
             mixed = torch.zeros_like(maps)
-            # One count for all experts: on a GPU every decision where a map goes waits for all earlier work.
+            # One count for all experts: on a GPU every decision on where a map goes waits for all earlier work.
             counts = (chosen[:, None] == torch.arange(len(self.experts), device=maps.device)).sum(dim=0).tolist()
             for expert, rows in zip(self.experts, chosen.argsort(stable=True).split(counts), strict=True):
                 if len(rows):
@@ -162,7 +163,7 @@ class Mixture(nn.Module):
         share = logits.softmax(dim=1).gather(1, chosen[:, None]).squeeze(1)
         gates = F.one_hot(chosen, len(self.experts)) * (share[:, None] if self.weighted else 1.0)
         balance = squared_variation(gates.sum(dim=0)) + squared_variation(expert_load(clean, logits, spread))
-        if not recomputing():  # the loss holds the first pass's; the recomputation only has to save the same tensors
+        if not recomputing():  # the loss has the first pass's; a recomputation only has to save the same tensors
             self.balance = balance
         return chosen, share
 
@@ -170,7 +171,7 @@ class Mixture(nn.Module):
         """ε, new in each forward pass; a recomputation has the noise of the pass that it repeats."""
         if not recomputing():
             noise = torch.randn(like.shape, generator=self.generator)
-            # Pinned, or a GPU's host would wait for the copy.
+            # Pinned, or the host would wait for the copy to the GPU.
             self._epsilon = (
                 noise.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else noise.to(like.device)
             )
@@ -228,7 +229,7 @@ class MixtureOnTokens(nn.Module):
         return torch.eye(len(self.mixture.gate), device=self.mixture.gate.device)
 
     def drop_linear_part(self) -> bool:
-        """Keep E_g alone; it is always left."""
+        """Keep E_g alone; since it always remains, the answer is True."""
         self.linear_folded = True
         return True
 

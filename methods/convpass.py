@@ -1,10 +1,10 @@
-"""Convpass (2207.07039): a convolutional bypass beside attention and another beside the MLP, each of what the half's norm gives.
+"""Convpass (2207.07039): a convolutional bypass parallel to attention and another parallel to the MLP, each fed by the norm before it.
 
 x ← x + attention(n) + s · c(n) with n = norm1(x), and the same with norm2 and the MLP; c(n) = up(φ(conv(φ(down(n))))). The
 convolution is 3 × 3 on the bottleneck's map, φ(z) = z · sigmoid(1.702 z). Down starts Xavier-uniform, the convolution as the identity,
 up and all biases at zero (released code), so that the start is the pretrained model. A prefix token of a timm ViT has no neighbours
 and is a map of one token, as the class token in the released code.
-Deviations: no dropout. s is 1, and the paper chooses it for each data set.
+Deviations: no dropout; s is 1, while the paper chooses it for each data set.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from harness.methods.parts.sites import Adaptable, BlockSite, TokenLayout, block
 
 KERNEL = 3
 NORMS = {"proj": "norm1", "mlp": "norm2"}
-"""By the site that stands for a half: the norm whose output its bypass reads."""
+"""By the site that stands for a half of the block: the norm whose output its bypass reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvpassConfig(PlacedConfig):
-    """Convpass (2207.07039): a convolutional bypass beside attention and another beside the MLP.
+    """Convpass (2207.07039): a convolutional bypass parallel to attention and another parallel to the MLP.
 
     Args:
-        sites: beside which: ``proj`` (attention; the paper's Convpass-attn), ``mlp``, or both.
+        sites: what a bypass is parallel to: ``proj`` (attention; the paper's Convpass-attn), ``mlp``, or both.
         hidden: channels of the bottleneck, 8 (paper).
-        scale: factor s of what a bypass gives, 1 (code; the paper chooses it for each data set).
+        scale: factor s of a bypass's output, 1 (code; the paper chooses it for each data set).
     """
 
     sites: str = "proj,mlp"
@@ -55,7 +55,7 @@ class ConvpassConfig(PlacedConfig):
         blocks, hidden = self.placed(shape), self.hidden
         if any(block.inputs or block.pool > 1 for block in blocks) and "proj" in self.halves:
             raise MethodError(
-                "convpass runs in parallel to attention on the tokens that enter it, and attention of this backbone changes their width "
+                "convpass runs in parallel to attention on the tokens that enter it, and this backbone's attention changes their width "
                 "or map; take convpass[sites=mlp] or another method"
             )
         bypasses = (2 * block.dim * hidden + hidden + block.dim + 9 * hidden**2 + hidden for block in blocks)
@@ -93,7 +93,7 @@ def _gelu(values: Tensor) -> Tensor:
 
 
 class BypassedBlock(nn.Module):
-    """The backbone's block with a bypass beside its halves.
+    """The backbone's block with a bypass parallel to its halves.
 
     Args:
         target: the backbone's block, frozen.
@@ -127,7 +127,7 @@ class Convpass(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder = segmenter.encoder
-        self.config.encoder_parameters(encoder.shape)  # refuses what it does not fit
+        self.config.encoder_parameters(encoder.shape)  # refuses a backbone that it does not fit
         for target in block_sites(encoder, self.config.blocks):
             layout, device = target.layout_at("mlp_in"), next(target.block.parameters()).device
             bypasses = {

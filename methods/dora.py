@@ -3,7 +3,7 @@
 The magnitude m (one number an output) starts at ‖W‖, so that with B = 0 the start is the identity; direction and
 magnitude then learn apart. The norm is a constant in backward (equation 11, section 4.3), as HF peft does. The update is
 linear per token, so that all of it folds into W. Deviations: on slices of a fused qkv (``sites=q,v``) each slice has a
-magnitude of its own for its own outputs; the magnitude has no weight decay, as nothing with one dimension here.
+magnitude of its own for its own outputs; the magnitude has no weight decay, like every one-dimensional parameter here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Decomposed(AdaptedLinear):
     def forward(self, tokens: Tensor) -> Tensor:
         bias, gain = self.base.bias, self.gain()
         linear = super().forward(tokens)
-        # In the layer's own precision: a bias in float32 would lift what follows.
+        # In the layer's own precision: a bias in float32 would promote what follows.
         scaled = linear * gain.to(linear.dtype)
         return scaled if bias is None else scaled + (bias * (1 - gain)).to(linear.dtype)
 

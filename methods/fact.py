@@ -28,8 +28,8 @@ class FacTConfig(LinearsConfig):
     """FacT (2212.03145): the updates of all layers as one tensor, factored.
 
     Args:
-        sites: which linears (paper: all of a block). The MLP's width must be a multiple of the token's, as its weights
-            are seen as so many square ones.
+        sites: which linears (paper: all of a block). The MLP's width must be a multiple of the token's, since its
+            weights are treated as several square ones.
         rank: r = 16 (paper): U, V for all layers, and an r×r core for each square weight.
         scale: s = 1 (code; the paper tunes it over 0.01 to 100).
     """
@@ -46,7 +46,7 @@ class FacTConfig(LinearsConfig):
         """How many square weights of the token's width the sites of a block hold.
 
         Raises:
-            MethodError: the MLP does not divide into such.
+            MethodError: the MLP does not divide into square weights.
         """
         ratio, rest = divmod(shape.mlp_dim, shape.dim)
         fused = 3 * (shape.dim // shape.entering)  # squares of the width that qkv reads
@@ -88,7 +88,7 @@ class FactoredLinear(nn.Module):
         self.register_buffer("outputs", outputs, persistent=False)
         self.scale = scale
         self._in_order = torch.equal(outputs.flatten(), torch.arange(base.out_features))
-        self._shared = (factors,)  # in a tuple, so that it is not registered once a layer
+        self._shared = (factors,)  # in a tuple, so that it is not registered in every layer
 
     def _blocks(self) -> Tensor:
         """Σ by output part and input part, (outputs, inputs, r, r)."""
@@ -133,7 +133,7 @@ class FacT(LinearMethod):
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, rank = segmenter.encoder, self.config.rank
         blocks = self.config.placed(encoder.shape)
-        self.config.encoder_parameters(encoder.shape)  # refuses an MLP that is not of square weights
+        self.config.encoder_parameters(encoder.shape)  # refuses an MLP that does not divide into square weights
         dim = max(block.dim for block in blocks)
         down = kaiming_uniform((rank, dim), fan_in=dim, generator=self.generator)
         factors = nn.ParameterDict({"down": down, "up": torch.zeros(dim, rank)})
@@ -149,7 +149,7 @@ class FacT(LinearMethod):
             outputs = torch.cat([target.outputs(part) for part in ([*SLICES] if names == ["qkv"] else names)])
         outputs = outputs.view(-1, dim)
         parts = len(outputs) * (base.in_features // dim)
-        # The MLP's second layer reads all of its parts at once, so that its fan in is theirs together.
+        # The MLP's second layer reads all of its parts at once, so its fan-in is the sum of theirs.
         fan_in = rank * (base.in_features // dim)
         own = kaiming_uniform((parts, rank, rank), fan_in=fan_in, generator=self.generator)
         factored = FactoredLinear(base, own=own, outputs=outputs, factors=self._factors, scale=self.config.scale)

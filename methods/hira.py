@@ -1,9 +1,9 @@
 """HiRA (ICLR 2025, openreview TwJrTz9cRS): y = (W + W ⊙ B A) x + b, with W and b frozen.
 
 A (r, inputs) starts Kaiming-uniform (a = √5), B (outputs, r) at zero, so that the start is the identity, as in HF peft. The
-product with W, entry by entry, makes an update of full rank of as many parameters as LoRA's; it is part of W, so that all of it
-folds. There is no scale: entries of W are small, so that HiRA learns at higher rates than LoRA (peft's comparison: 4.5e-3 where
-LoRA has 1e-4), which a comparison at one rate must say. No dropout.
+product with W, entry by entry, gives an update of full rank with as many parameters as LoRA's, and all of it folds into
+W. There is no scale: entries of W are small, so HiRA needs higher learning rates than LoRA (peft's comparison: 4.5e-3 where
+LoRA has 1e-4), which a comparison at one rate must state. No dropout.
 """
 
 from __future__ import annotations

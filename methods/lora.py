@@ -115,7 +115,7 @@ class LowRankMethod(LinearMethod):
         without a core no image is read. Raises MethodError: see `fit_cores`; or it is merged already.
         """
         if self._merged:
-            raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state afresh")
+            raise MethodError(f"{self.name} is merged already, so its updates are gone; load its state anew")
         fitted, updates = fit_cores(self.segmenter, self._layers, calibration), []
         for layer in self._layers:
             downs, ups = [], []
@@ -131,7 +131,7 @@ class LowRankMethod(LinearMethod):
         return updates
 
     def _fold_convolutions(self) -> MergeReport:
-        """The merge mode ``conv``; methods that have it say how."""
+        """The merge mode ``conv``; methods that have it implement this."""
         raise NotImplementedError
 
 

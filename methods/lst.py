@@ -155,7 +155,7 @@ class LadderEncoder(nn.Module):
         self.ladder = ladder
 
     def __getattr__(self, name: str) -> Any:
-        """What it does not have itself is the backbone's: blocks, grid, shape, `finish`, …"""
+        """Attributes that it does not have itself are the backbone's: blocks, grid, shape, `finish`, …"""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -30,15 +30,15 @@ class NASLoRAConfig(LowRankConfig):
     """NAS-LoRA (2512.03499). What the paper leaves open is our choice and says so.
 
     Args:
-        sites: the paper says "Q, K, V of every block". That fits one cell on the fused qkv as well as one each on ``q,k,v``.
+        sites: the paper says "Q, K, V of every block". That can mean one cell on the fused qkv or one each on ``q,k,v``.
             Our default is the first, so that LoRA and NAS-LoRA differ in the cell alone.
         rank: r = 3 (paper).
-        scale: factor of the update; 1, the paper's formula has none.
+        scale: factor of the update; 1, since the paper's formula has none.
         style: see `harness.methods.parts.operations` (the paper does not say whether ReLU and batch norm stay; ours: as DARTS).
         operations: ``all`` (DARTS's eight, paper), ``no-conv``, ``no-pool``, or names separated by commas.
         scope: ``window`` runs the cell inside the attention window, ``image`` on the whole map (ours: window, as
             Conv-LoRA released).
-        alpha_std: α ~ N(0, alpha_std²) at init, one α a cell (1e-3, paper).
+        alpha_std: α ~ N(0, alpha_std²) at init, one α per cell (1e-3, paper).
         alpha_lr: learning rate of α (1e-3, paper), which has no weight decay (ours). ``lr`` of the weights is the protocol's when None
             (1e-4, paper).
         stagewise: weights alone for ``search_start_epoch`` epochs, then weights and α alternate (paper); False learns
@@ -46,15 +46,15 @@ class NASLoRAConfig(LowRankConfig):
         search_start_epoch: T_B = 10 (paper).
         alternate: how, from T_B on. ``both``: every iteration updates α on a batch of its own, then the weights on
             theirs, as DARTS and PC-DARTS do. The weights lose no update, at the price of a second pass. With ``alpha_data=holdout``
-            they see only their part of the images, and under ``budget: epochs`` get so much fewer updates, half by default.
-            ``joint``: one pass updates both. ``iteration`` and ``epoch``: turns, α first; the weights get half of the updates. The paper
-            does not say (ours: ``both``).
+            they see only their part of the images, and under ``budget: epochs`` get correspondingly fewer updates, half by default.
+            ``joint``: one pass updates both. ``iteration`` and ``epoch``: they take turns, α first; the weights get half of the updates.
+            The paper does not say (ours: ``both``).
         alpha_data: α learns from the ``train`` split as the weights do, or from a ``holdout`` half of it that the
             weights never see, as in DARTS (ours: train). ``shuffled`` is a control: α learns from training images with the masks of
             others, which shows what it chooses where there is nothing to learn. A protocol with prompts has no such control,
             since they show where the other mask is.
-        order: with ``both`` and in turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
-        residual: let the bottleneck pass the cell by too, B (cell(A x) + A x), as Conv-LoRA does; the formula of
+        order: with ``both`` and with turns: ``alpha-first`` as DARTS does, or ``weights-first`` (the paper does not say).
+        residual: let the bottleneck bypass the cell as well, B (cell(A x) + A x), as Conv-LoRA does; the formula of
             the paper has no such term.
         norm: after every pool and every stage of a convolution: ``batch`` (DARTS's while it searches: no parameters) or ``none``;
             style=linear has none.
@@ -92,7 +92,7 @@ class NASLoRAConfig(LowRankConfig):
 
     @property
     def cell_channels(self) -> int:
-        """Channels of the bottleneck that pass the cell; the others bypass it."""
+        """Channels of the bottleneck that go through the cell; the others bypass it."""
         return self.rank
 
     @property
@@ -132,7 +132,7 @@ class NASLoRAConfig(LowRankConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NASPCLoRAConfig(NASLoRAConfig):
-    """NAS-PC-LoRA (2512.03499): only a part of the bottleneck's channels passes the cell, as in PC-DARTS (1907.05737).
+    """NAS-PC-LoRA (2512.03499): only some of the bottleneck's channels go through the cell, as in PC-DARTS (1907.05737).
 
     Args:
         channel_ratio: P = 2/3 (paper): 2 of 3 channels; rounded to at least one channel, so that at rank 1 no channel is
@@ -156,7 +156,7 @@ class NASPCLoRAConfig(NASLoRAConfig):
 
 
 class OneConvolution(nn.Module):
-    """What a linear cell is once its search is over: one convolution with zero padding.
+    """A linear cell after its search: one convolution with zero padding.
 
     Args:
         cell: a cell of ``style=linear``.
@@ -226,7 +226,7 @@ class CellOnTokens(nn.Module):
         return diagonal.diag()
 
     def drop_linear_part(self) -> bool:
-        """Stop passing what `linear_part` passes; whether the cell has other operations."""
+        """Stop passing what `linear_part` passes. Returns whether the cell has other operations."""
         assert isinstance(self.cell, Cell)
         if self._spares_padding:
             return True
@@ -306,7 +306,7 @@ class NASLoRA(LowRankMethod):
         return {site: cell.mixture().tolist() for site, cell in self.cells().items() if cell.alpha is not None}
 
     def decode(self) -> bool:
-        return sum(cell.decode() for cell in self.cells().values()) > 0  # all of them, where any() would stop early
+        return sum(cell.decode() for cell in self.cells().values()) > 0  # decodes every cell; any() would stop early
 
     def _fold_convolutions(self) -> MergeReport:
         done = MergeReport()

@@ -1,8 +1,8 @@
 """Hugging Face peft's tuners as methods: ``peft/miss``, ``peft/lokr[r=4]``, …
 
-The options of ``peft/NAME`` are the fields of peft's own configuration, with its defaults, but for those that the bridge fills in
-(`FILLED_IN`). They are written out in ``tuners.yaml``, so that a run keeps its key when peft gains an option; a test holds the
-table against peft.
+The options of ``peft/NAME`` are the fields of peft's own configuration, with its defaults, except for those that the bridge fills in
+(`FILLED_IN`). They are written out in ``tuners.yaml``, so that a run keeps its key when peft gains an option; a test compares
+the table with peft.
 
 Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, with their weights copied and frozen. A fused
 layer becomes three, q, k and v. A merge lets peft fold its update into each and joins them, under the backbone's own names.
@@ -40,7 +40,7 @@ _ADAPTER = "default"
 
 _PREFIX = "peft/"
 WHOLE = ("loha", "lokr", "fourierft", "waveft", "shira")
-"""Tuners that multiply by an update of the layer's own size, forward and twice backward. For a plan's price alone."""
+"""Tuners that multiply by an update of the layer's own size, forward and twice backward. Used only for a plan's price."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,14 @@ class Tuner:
         start: why it does not start as the plain backbone; empty where it does.
         unmerged: why it is not merged, empty where it is.
         one_width: why all blocks must have one width, empty where they need not.
-        draws: in training it takes a random number of torch's own even for a dropout of 0.
-        mixes: what it gives for a token depends on the other tokens.
+        draws: in training it draws from torch's own generator even for a dropout of 0.
+        mixes: its output for a token depends on the other tokens.
         choices: option -> the values that it may have, where peft takes any.
-        deviates: option -> those of them with which it does not start as the plain backbone.
-        refused: what such a value begins with -> why it is not among them.
-        least: option -> the least that it may be; ``r`` is at least 1 where it is not named.
-        nonzero: options that multiply what is learnt, or what its gradient is multiplied with at the start.
-        lacks: clause of the contract -> why it does not hold.
+        deviates: option -> those values with which it does not start as the plain backbone.
+        refused: beginning of other values -> why they are not among the choices.
+        least: option -> its least value; ``r`` is at least 1 where it is not named.
+        nonzero: options that scale what is learnt, or its gradient at the start.
+        lacks: clause of the contract that it does not fulfil -> why.
     """
 
     paper: str
@@ -99,7 +99,7 @@ class PeftConfig(LinearsConfig):
     """A tuner of peft on linear layers of the encoder.
 
     Args:
-        sites: which; by default q, k and v, each as a layer of its own. ``qkv`` is the fused layer whole.
+        sites: which linears; by default q, k and v, each as a layer of its own. ``qkv`` is the fused layer whole.
     """
 
     tuner: ClassVar[str]
@@ -126,7 +126,7 @@ class PeftConfig(LinearsConfig):
         return not entry.start and all(getattr(self, name) not in values for name, values in entry.deviates.items())
 
     def options(self) -> dict[str, Any]:
-        """Those of peft's configuration."""
+        """The options of peft's configuration."""
         return {name: value for name, value in asdict(self).items() if name in TUNERS[self.tuner].options}
 
     def layers(self, shape: BackboneShape) -> list[tuple[str, int, int]]:
@@ -146,7 +146,7 @@ class PeftConfig(LinearsConfig):
 
 
 def _fault(tuner: str, options: Mapping[str, Any]) -> str:
-    """Why a tuner does not do what these options say, where peft takes them all the same; empty where it does."""
+    """Why a tuner does not do what these options say, although peft takes them; empty where it does."""
     if options.get("init_r", 1) <= options.get("target_r", 0):
         return "init_r must be above target_r: AdaLoRA begins with more singular values than it ends with"
     for name, least in {"r": 1, **TUNERS[tuner].least}.items():
@@ -196,14 +196,14 @@ def tuner_config(tuner: str) -> type[PeftConfig]:
 
 
 class Parts(nn.Module):
-    """A linear layer as several, each of which gives some of its outputs.
+    """A linear layer split into several, each of which gives some of its outputs.
 
     Args:
         base: the backbone's own layer.
         rows: by part, which outputs it gives; together all, each once.
         heads: number of groups of outputs in each of which the parts follow one another.
-        quiet: never set the parts to training.
-        tokens_alone: what a token becomes depends on no other.
+        quiet: never switch the parts to training mode.
+        tokens_alone: the output for a token depends on no other token.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class _Holder(nn.Module):
 def inject(
     tuner: str, options: Mapping[str, Any], layers: Mapping[str, nn.Linear], *, generator: torch.Generator
 ) -> BaseTuner:
-    """Let peft replace ``layers`` by its own, which are then in ``model.layers`` of what comes back.
+    """Let peft replace ``layers`` by its own, which are then in ``model.layers`` of the result.
 
     Args:
         tuner: its name in `TUNERS`.
@@ -301,7 +301,7 @@ def inject(
         generator: every initial value follows from it.
 
     Raises:
-        MethodError: peft refuses the options on these layers; its own words.
+        MethodError: peft refuses the options on these layers; the message is peft's.
         RuntimeError: its start is computed from weights, and those on the meta device have no values.
     """
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[_KINDS[tuner]]
@@ -311,7 +311,7 @@ def inject(
         "feedforward_modules": [part for part in parts if part == "mlp_out"],
         "progressbar": False,
         "save_indices": True,
-        "total_step": 10**9,  # until a run says
+        "total_step": 10**9,  # until a run sets it
     }
     for name in sorted(SEEDS & config_class.__dataclass_fields__.keys()):
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
@@ -321,7 +321,7 @@ def inject(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.default_generator.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message="Invalid `")  # peft takes another value than the one given
+        warnings.filterwarnings("error", message="Invalid `")  # peft would replace the value that was given
         if options.get("boft_n_butterfly_factor", 1) != 1:
             warnings.filterwarnings("error", message="Setting boft_n_butterfly_factor")
         try:
@@ -349,10 +349,10 @@ def _keep_in_state(layer: Any) -> None:
 
 
 def trained_parameters(tuner: str, options: Mapping[str, Any], layers: Sequence[tuple[str, int, int]]) -> int:
-    """How many a tuner trains on layers (name, inputs, outputs). Raises MethodError: peft refuses the options on these layers."""
+    """Parameters that a tuner trains on layers (name, inputs, outputs). Raises MethodError: peft refuses the options on these layers."""
     if peft.PEFT_TYPE_TO_TUNER_MAPPING[_KINDS[tuner]].uses_shared_state or tuner == "lily":
         groups = Counter([tuple((name, inputs, outputs) for name, inputs, outputs in layers)])
-    else:  # layers of one size have as many each
+    else:  # layers of one size have equally many
         groups = Counter(((f"0.{'mlp_out' if n.endswith('.mlp_out') else 'q'}", i, o),) for n, i, o in layers)
     return sum(number * _trained(tuner, options, group) for group, number in groups.items())
 
@@ -482,7 +482,7 @@ class AdaLoRA(PeftMethod):
         finite, ranks = flags[: len(gradients)], iter(flags[len(gradients) :])
         before = {name: [bool(next(ranks)) for _ in kept["lora_E"]] for name, kept in patterns.items()}
         config.rank_pattern = dict(before)
-        if len(gradients) == len(factors) and all(finite):  # else fp16 made no step
+        if len(gradients) == len(factors) and all(finite):  # else fp16 skipped the step
             model.update_and_allocate(number)
         for statistic in self._STATISTICS:  # a copy of the method would have to copy these tables
             setattr(allocator, statistic, {})
@@ -493,7 +493,7 @@ class AdaLoRA(PeftMethod):
 
 
 class _InPlace(dict[str, Tensor]):
-    """Tensors by name; to set one copies values into it."""
+    """Tensors by name; setting one copies values into it."""
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         self[name].copy_(value)

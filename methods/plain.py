@@ -36,7 +36,7 @@ class ZeroShotConfig(DecoderOnlyConfig):
 
     def __post_init__(self) -> None:
         if self.lr is not None:
-            raise MethodError(f"lr={self.lr}: nothing of zeroshot trains; leave out its rate")
+            raise MethodError(f"lr={self.lr}: zeroshot trains nothing; leave lr out")
 
     def passes(self, *, epochs: int, of_updates: bool) -> float:
         return 0.0
@@ -79,7 +79,7 @@ class ZeroShot(Method):
 
 class Full(Method):
     """The whole encoder trains besides mask decoder and head; prompt encoder and IoU head stay frozen. A pretrained encoder may need a
-    lower rate than a decoder that starts from random weights: ``encoder_lr`` (ours; no paper says)."""
+    lower rate than a decoder that starts from random weights: ``encoder_lr`` (ours; no paper gives it)."""
 
     name = "full"
     config_class = FullConfig

@@ -1,9 +1,9 @@
 """Rein (2312.04265): after each block f + s · MLP_f(softmax(f Tᵀ / √d)₂… · MLP_T(T₂…) + f), with learnt tokens T of that block.
 
 T = A B of low rank, as released; both linear maps and the scale s are shared by all blocks. The first token takes part in the
-softmax and gives nothing, so that a feature may look nowhere. Tokens without a position (a ViT's class token) stay as they are. The start
-is the released one (w1oves/Rein 29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3. It is near the
-identity but not equal to it: a declared deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
+softmax and contributes nothing, so that a feature may attend to nothing. Tokens without a position (a ViT's class token) stay as they are.
+The start is the released one (w1oves/Rein 29755d4): A and B uniform within ±√(6 / (3 p² + √(d r))) for patch side p, s = 1e-3. It is near
+the identity but not equal to it: a declared deviation. Deviation: the tokens are not linked to the queries of a Mask2Former decoder.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from harness.methods.parts.sites import Adaptable, block_sites
 
 @dataclass(frozen=True, kw_only=True)
 class ReinConfig(PlacedConfig):
-    """Rein (2312.04265): learnt tokens refine what each block gives.
+    """Rein (2312.04265): learnt tokens refine the output of each block.
 
     Args:
-        tokens: of a block, 100 (code).
-        rank: of their matrix, 16 (code).
-        scale: what the learnt factor of the change starts from, 1e-3 (code).
+        tokens: number of tokens per block, 100 (code).
+        rank: rank of their matrix, 16 (code).
+        scale: initial value of the learnt factor of the change, 1e-3 (code).
     """
 
     tokens: Count = 100
@@ -40,7 +40,7 @@ class ReinConfig(PlacedConfig):
 
 
 class Shared(nn.Module):
-    """What all blocks have in common: MLP_T and MLP_f, (d, d) each, and s."""
+    """What all blocks share: MLP_T and MLP_f, (d, d) each, and s."""
 
     def __init__(self, dim: int, *, scale: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class RefinedBlock(nn.Module):
     Args:
         block: the backbone's own, frozen.
         left, right: A (m, r) and B (r, d), whose product are the m tokens.
-        shared: of all blocks.
+        shared: the maps and the scale of all blocks.
         prefix_tokens: leading tokens that pass by.
     """
 
@@ -63,7 +63,7 @@ class RefinedBlock(nn.Module):
         self.block = block
         self.left, self.right = nn.Parameter(left), nn.Parameter(right)
         self.prefix_tokens = prefix_tokens
-        self._shared = (shared,)  # in a tuple, so that it is not registered once a block
+        self._shared = (shared,)  # in a tuple, so that it is not registered in every block
 
     def forward(self, tokens: Tensor) -> Tensor:
         (shared,), outputs = self._shared, self.block(tokens)
@@ -85,7 +85,7 @@ class Rein(Method):
 
     def _insert(self, segmenter: Adaptable) -> None:
         encoder, config, dim = segmenter.encoder, self.config, segmenter.encoder.shape.dim
-        config.encoder_parameters(encoder.shape)  # refuses several widths
+        config.encoder_parameters(encoder.shape)  # refuses a backbone of several widths
         targets = block_sites(encoder, config.blocks)
         device = next(encoder.parameters()).device
         shared = Shared(dim, scale=config.scale, generator=self.generator).to(device)

@@ -14,7 +14,7 @@ The released code (tianrun-chen/SAM-Adapter-PyTorch) names the axes of its embed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +40,15 @@ class SAMAdapterConfig(PlacedConfig):
     scale: Count = 32
     ratio: float = 0.25
     patch_embedding: Literal["released", "intended"] = "intended"
+    quirks: ClassVar = {"patch_embedding": "samadapter_embedding"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.ratio < 1:
-            raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum is in [0, 1)")
+            raise MethodError(f"ratio={self.ratio}: the removed fraction of the spectrum must be in [0, 1)")
 
     def width(self, shape: BackboneShape) -> int:
-        shape.require_one_width("samadapter", "makes the prompts of all blocks of one embedding of the patches")
+        shape.require_one_width("samadapter", "makes the prompts of all blocks from one embedding of the patches")
         return max(1, shape.dim // self.scale)
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
@@ -61,7 +62,7 @@ def high_frequencies(images: Tensor, *, ratio: float) -> Tensor:
 
     Args:
         images: any range.
-        ratio: area of the removed central square as a fraction of the spectrum's; each side is removed to √ratio.
+        ratio: area of the removed central square as a fraction of the spectrum's; its side is √ratio of theirs.
     """
     spectrum = torch.fft.fftshift(torch.fft.fft2(images.float()), dim=(-2, -1))
     height, width = images.shape[-2:]
@@ -126,7 +127,7 @@ class PromptedBlock(nn.Module):
         self.block = block
         self.down = down
         self.prefix_tokens = prefix_tokens
-        self._shared = (up, embedding)  # in a tuple, so that they are not registered once a block
+        self._shared = (up, embedding)  # in a tuple, so that they are not registered in every block
 
     def forward(self, tokens: Tensor) -> Tensor:
         up, embedding = self._shared

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class SSFConfig(PlacedConfig):
     """
 
     init: Literal["released", "intended"] = "intended"
+    quirks: ClassVar = {"init": "ssf_init"}
     outside: bool = True
 
     def encoder_parameters(self, shape: BackboneShape) -> int:
@@ -45,7 +46,7 @@ class SSFConfig(PlacedConfig):
         if self.outside and not shape.patch_bias:
             raise MethodError(f"{unfit} its patch projection; take ssf[outside=false]")
         channels = sum(block.entering + 6 * block.dim + block.mlp_dim for block in self.placed(shape))
-        projected = shape.stem[1].outputs if shape.stem else shape.embedded  # of the two that embed patches the last
+        projected = shape.stem[1].outputs if shape.stem else shape.embedded  # the last of the two that embed patches
         return 2 * (channels + (projected if self.outside else 0))
 
     def gradient_from(self, shape: BackboneShape) -> int | None:
@@ -53,7 +54,7 @@ class SSFConfig(PlacedConfig):
 
 
 class ScaleShift(nn.Module):
-    """γ ⊙ base(x) + β, a channel each.
+    """γ ⊙ base(x) + β per channel.
 
     Args:
         base: a linear, a norm over the last axis, or a convolution (channels on axis 1), frozen.
@@ -69,7 +70,7 @@ class ScaleShift(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         output = self.base(inputs)
-        shift, scale = self.shift.to(output.dtype), self.scale.to(output.dtype)  # float32 would lift what follows
+        shift, scale = self.shift.to(output.dtype), self.scale.to(output.dtype)  # float32 would promote what follows
         if isinstance(affine_part(self.base), nn.Linear | nn.LayerNorm):
             return torch.addcmul(shift, output, scale)
         return torch.addcmul(shift[:, None, None], output, scale[:, None, None])

@@ -26,7 +26,7 @@ class VPTConfig(PlacedConfig):
     """VPT-deep (2203.12119): learnt tokens that join the attention of a block.
 
     Args:
-        tokens: prompts a block; 12 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
+        tokens: prompts per block; 12 meets the parameter budget of LoRA r = 3 (Conv-LoRA's comparison).
     """
 
     tokens: Count = 12

@@ -51,12 +51,12 @@ def chain(first: Tensor, second: Tensor) -> Tensor:
 
 
 def widen(kernel: Tensor, side: int) -> Tensor:
-    """Zeros around a kernel (…, k, k) up to (…, side, side); with "same" padding it convolves alike."""
+    """A kernel (…, k, k) padded with zeros to (…, side, side); with "same" padding it convolves alike."""
     return F.pad(kernel, [(side - kernel.shape[-1]) // 2] * 4)
 
 
 SIDE = max(form.kernel for form in CONVOLUTIONS.values())
-"""Taps a side that a kernel is widened to; with padding to match, the zeros around a smaller one change nothing."""
+"""Taps along each side that a kernel is widened to; with padding to match, the zeros around a smaller one change nothing."""
 
 
 class SeparableStages(nn.Module):
@@ -82,7 +82,7 @@ class SeparableStages(nn.Module):
         taps = [kaiming_uniform((channels, side**2), fan_in=side**2, generator=generator) for side in sides]
         mixers = [kaiming_uniform((channels, channels), fan_in=channels, generator=generator) for _ in sides]
         self.depthwise = nn.Parameter(torch.cat(taps, dim=1))
-        """(C, Σ k²): the taps of all stages, a row a channel."""
+        """(C, Σ k²): the taps of all stages, one row per channel."""
         self.pointwise = nn.Parameter(torch.stack(mixers))
         """(stages, C, C)."""
         self.register_buffer("_columns", _tap_positions(sides), persistent=False)
@@ -158,14 +158,14 @@ class Cell(nn.Module):
         self.norm = norm
         self.residual = residual
         self.momentum = MOMENTUM
-        """How far running statistics follow a batch."""
+        """Momentum of the running statistics."""
         self.skip_folded = False
         """Whether a merge has taken the skip connection out of the cell and into the backbone."""
         several = len(operations) > 1
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(operations), generator=generator)) if several else None
         convolutions = [name for name in operations if name in CONVOLUTIONS]
         self.stages = SeparableStages(operations, channels=channels, generator=generator) if convolutions else None
-        # One row of running statistics a batch norm: pools, dilated and first stages, second stages.
+        # One row of running statistics per batch norm: pools, dilated and first stages, second stages.
         self._counts = [sum(name in group for name in operations) for group in _GROUPS]
         self._first = self._counts[1] + len(convolutions)
         rows = normed(operations) if style == "darts" and norm != "none" else 0
@@ -206,7 +206,7 @@ class Cell(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.to(self.running_mean.dtype)  # that of the cell itself, whatever autocast made of its input
+            maps = maps.to(self.running_mean.dtype)  # the cell's own precision, whatever autocast made of its input
             if self.style == "linear":
                 kernel = self.kernel()
                 return F.conv2d(maps, kernel, padding=kernel.shape[-1] // 2)
@@ -234,7 +234,7 @@ class Cell(nn.Module):
         return kernel[..., rim : side - rim, rim : side - rim]
 
     def _batched(self, maps: Tensor) -> Tensor:
-        """The DARTS style with one convolution a dilation and one batch norm a stage.
+        """The DARTS style with one convolution per dilation and one batch norm per stage.
 
         A share of the mixture is the scale of its operation's last batch norm.
         """
@@ -260,8 +260,8 @@ class Cell(nn.Module):
         return mixed + normalised.unflatten(1, (-1, self.channels)).sum(dim=1)
 
     def _normalise(self, maps: Tensor, start: int, stop: int, *, scales: Tensor | None = None) -> Tensor:
-        """The norm; rows ``start:stop`` of its statistics belong to ``maps``, and so do any ``scales`` of what comes
-        out of it."""
+        """The norm; rows ``start:stop`` of its statistics belong to ``maps``, and any ``scales``
+        multiply its output."""
         weight = None if scales is None else scales.repeat_interleave(self.channels)
         if self.norm == "none":
             return maps if weight is None else maps * weight[:, None, None]
@@ -274,7 +274,7 @@ class Cell(nn.Module):
         if maps.numel() == maps.shape[1]:
             raise MethodError(
                 "a cell with batch norm cannot train on one image whose map is 1x1, since one value has no variance; use a "
-                "larger image_size, a training split that batch_size divides without a rest of one, or norm=none"
+                "larger image_size, a training split that batch_size divides without a remainder of one, or norm=none"
             )
         return F.batch_norm(maps, mean, variance, weight, training=True, momentum=self.momentum, eps=EPSILON)
 

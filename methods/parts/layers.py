@@ -1,4 +1,4 @@
-"""Layers of a method's own, what they start from, and what they remember when activations are recomputed."""
+"""Layers that methods add, their initial weights, and what they remember when activations are recomputed."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class MergeReport:
 
 @torch.no_grad()
 def predictions(segmenter: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
-    """Logits of every batch (B, 3, H, W) in evaluation mode; the mode it was in is put back."""
+    """Logits of every batch (B, 3, H, W) in evaluation mode; its mode is then restored."""
     training = segmenter.training
     segmenter.eval()
     try:
@@ -125,7 +125,7 @@ def add_update(base: nn.Linear, adapter: LowRank, matrix: Tensor, offset: Tensor
 
 @torch.no_grad()
 def fold_layers(layers: Iterable[Layer]) -> MergeReport:
-    """Replace each layer by what it folds itself into, ``folded()``."""
+    """Replace each layer by the one that it folds itself into, ``folded()``."""
     done = MergeReport()
     for layer in layers:
         layer.target.replace(layer.module, layer.adapted.folded())
@@ -181,7 +181,7 @@ class LeastSquares:
         self.add(inputs[0], output)
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        """M (r, r) and c (r,), on the CPU. Where the tokens leave directions open, the solution of least norm."""
+        """M (r, r) and c (r,), on the CPU. Where the tokens do not determine all directions, the solution of least norm."""
         solution = torch.linalg.pinv(self.gram.cpu(), hermitian=True, rtol=1e-10) @ self.moment.cpu()
         return solution[:-1].T, solution[-1] if self.affine else torch.zeros_like(solution[-1])
 
@@ -194,7 +194,7 @@ def fit_cores(
     the layer has no bias (DINOv3's qkv) c has nowhere to go; it is then zero, and M is fitted without it.
 
     Args:
-        segmenter: passed in evaluation mode; the mode it was in is put back.
+        segmenter: run in evaluation mode; its mode is then restored.
         layers: the adapted layers.
         calibration: batches (B, 3, H, W) of training images.
 

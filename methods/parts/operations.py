@@ -1,4 +1,4 @@
-"""The candidate operations of a cell, by name: DARTS's eight (1806.09055). Free of torch, as the reader of older
+"""The candidate operations of a cell, by name: DARTS's eight (1806.09055). Free of torch, since the parser of older
 records needs them.
 
 ``style`` says what an operation is made of:

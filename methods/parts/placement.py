@@ -52,11 +52,11 @@ class BlockShape:
         mlp_dim: hidden width of the MLP.
         window: side of an attention window in tokens, 0 for attention over the whole map.
         scale: how many times finer its map is than the encoder's last, along a side.
-        downsampling: convolutions that it begins with, which make its map of the one before (TinyViT).
+        downsampling: convolutions that it begins with, which make its map from the previous one (TinyViT).
         local: convolution between attention and MLP (TinyViT).
-        inputs: width of the tokens that come in, 0 where it is ``dim``. Others go through a projection parallel to attention (Hiera).
-        pool: attention pools its queries by so much a side, so that its map comes in so many times finer than it leaves
-            (Hiera). ``window`` is that of what comes in.
+        inputs: width of the tokens that come in, 0 where it is ``dim``. Another width is projected parallel to attention (Hiera).
+        pool: factor by which attention pools its queries along each side, so that the map that enters is that many times finer
+            than the one that leaves (Hiera). ``window`` counts tokens of the map that enters.
     """
 
     dim: int
@@ -91,11 +91,11 @@ class BackboneShape:
         image_size: default side of the square input in pixels, which sets how many positions are learnt.
         stem: convolutions that make the first block's map where no patch projection does (TinyViT), with the stride of each.
         final_norm: whether a norm follows the last block (timm).
-        relative_positions: what blocks learn of them: decomposed by ``axes`` (SAM), one number per head and a pair of
+        relative_positions: what blocks learn for relative positions: decomposed by ``axes`` (SAM), one number per head and a pair of
             ``distances`` (TinyViT), or nothing (timm).
         layer_scale: blocks scale both residual branches by a learnt vector (timm's DINOv2).
         positioned_prefix: prefix tokens that have a row in the position embedding.
-        learnt_positions: other rows of the position embedding, None for one a patch, 0 for an encoder that learns none.
+        learnt_positions: other rows of the position embedding, None for one per patch, 0 for an encoder that learns none.
         qkv_by_head: the fused output holds q, k and v of the first head, then of the second (TinyViT), not three thirds.
         qkv_bias: whether the fused q, k, v have a bias (DINOv3 in timm: none).
         patch_bias: whether the patch projection has one (CLIP in timm: none).
@@ -151,7 +151,7 @@ class BackboneShape:
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """First block of each stage, and the one behind its last; a stage begins where attention pools."""
+        """First block of each stage, and the one after its last; a stage begins where attention pools."""
         starts = [index for index, block in enumerate(self.blocks) if index == 0 or block.pool > 1]
         return tuple(zip(starts, [*starts[1:], self.depth], strict=True))
 
@@ -195,7 +195,7 @@ class BackboneShape:
 
     @property
     def parameters(self) -> int:
-        """Of the whole encoder: of what its checkpoint learnt."""
+        """Parameters of the whole encoder, as its checkpoint learnt them."""
         dim, side = self.dim, self.image_size // self.patch
         patches = self.projection_taps + (self.embedded if self.patch_bias else 0)
         embedding = sum(convolution.parameters for convolution in self.stem) or patches

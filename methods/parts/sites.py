@@ -1,8 +1,8 @@
-"""Where a method touches an encoder: one view on the blocks of SAM, of a timm ViT, of TinyViT, of SAM 2 and of SAM 3.
+"""Where a method touches an encoder: one view of the blocks of SAM, of a timm ViT, of TinyViT, of SAM 2 and of SAM 3.
 
 A *site* is a sub-module of a block by its role (``qkv``, ``proj``, ``mlp_in``, ``mlp_out``, ``norm1``, ``norm2``). A
 *token layout* knows how the tokens that reach a site become a feature map: SAM, TinyViT, SAM 2 and SAM 3 hand over (B', h, w, C), one
-window or the whole image an entry; timm hands over (B, N, C) with prefix tokens in front.
+window or the whole image per entry; timm hands over (B, N, C) with prefix tokens in front.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class TokenLayout:
         window: side of the attention window in tokens, 0 where attention is global.
         prefix_tokens: leading tokens without a position (timm).
         kind: ``map`` for (B', h, w, C), ``sequence`` for (B, N, C).
-        normed_padding: windows are padded before the norm (TinyViT), so that padding comes to qkv as the norm's bias and not as zeros.
+        normed_padding: windows are padded before the norm (TinyViT), so that padding reaches qkv as the norm's bias and not as zeros.
         scale: how many times finer the block's map is than ``grid``.
     """
 
@@ -194,7 +194,7 @@ class BlockSite:
 
     def layout_at(self, site: str) -> TokenLayout:
         """The layout at ``site``: windows exist between the query projection and the output projection only, and what padding becomes
-        behind qkv is cropped with it."""
+        after qkv is cropped with them."""
         if site == "qkv":
             return self.layout
         window = self.layout.window // self.pool if site == "proj" else 0
