@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 
-from harness.models.build import build_segmenter, require_checkpoint
+from harness.models.build import build_segmenter
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import PoolingAttention, packed, unpacked
 from harness.system.errors import UsageError
 
 SIZES = ("tiny", "small", "base_plus", "large")
-MEMORY = (
-    "maskmem_tpos_enc",
-    "memory_attention.layers.0.self_attn.q_proj.weight",
-    "memory_encoder.out_proj.weight",
-    "mask_downsample.weight",
-    "no_mem_pos_enc",
-    "no_obj_ptr",
-    "no_obj_embed_spatial",
-    "obj_ptr_proj.layers.0.weight",
-    "obj_ptr_tpos_proj.weight",
-)
-"""One name of each part of Meta's ``sam2.1_hiera_*.pt`` that an image does not pass."""
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -48,6 +35,9 @@ def test_closed_forms_and_names_are_those_of_the_published_sizes(size: str) -> N
     }
     ours = {segmenter.encoder.published(key): tensor.shape for key, tensor in segmenter.encoder.state_dict().items()}
     assert {key: shape for key, shape in ours.items() if key.startswith("trunk.")} == expected
+    assert {key.partition(".")[0] for key in sam_state_dict(segmenter)} == {
+        "image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -59,19 +49,6 @@ def test_further_tokens_are_attended_to_in_every_window_and_give_no_output(fused
     weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
     expected = attention.proj((weights @ v).transpose(1, 2).flatten(2))[:, :16].unflatten(1, (4, 4))
     torch.testing.assert_close(attention(windows, further), expected)
-
-
-def test_a_published_file_loads_without_its_memory_and_an_export_gives_the_rest_back(tmp_path: Path) -> None:
-    state = sam_state_dict(build_segmenter("tiny_sam2", task="binary", head_seed=5))
-    assert {key.partition(".")[0] for key in state} == {
-        "image_encoder", "sam_prompt_encoder", "sam_mask_decoder", "no_mem_embed"
-    }  # fmt: skip
-    path = tmp_path / "sam2.1_hiera_toy.pt"
-    torch.save({"model": state | {key: torch.zeros(2, 3) for key in MEMORY}}, path)
-    require_checkpoint("tiny_sam2", path)
-    exported = sam_state_dict(build_segmenter("tiny_sam2", task="binary", checkpoint=path))
-    assert exported.keys() == state.keys()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in exported.items())
 
 
 def test_maps_are_packed_without_loss_and_sides_may_differ() -> None:

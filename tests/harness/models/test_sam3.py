@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.models import catalog
-from harness.models.build import build_segmenter, require_checkpoint
+from harness.models.build import build_segmenter
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
@@ -20,15 +20,6 @@ from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from tests.harness.models.trackers import built, images_of, masks, require_near, sam3, transformers
 from tests.harness.planned import job_of
-
-LEFT_OUT = (
-    "detector_model.text_encoder.text_model.final_layer_norm.weight",
-    "detector_model.vision_encoder.neck.fpn_layers.0.proj1.weight",
-    "tracker_neck.fpn_layers.3.proj1.weight",
-    "tracker_model.memory_encoder.projection.weight",
-    "tracker_model.no_object_pointer",
-)
-"""Names of ``facebook/sam3`` through which no image passes on its way to the tracker's masks."""
 
 
 def test_with_four_scales_transformers_leaves_the_embedding_of_no_memory_out(tmp_path: Path) -> None:
@@ -107,21 +98,6 @@ def test_without_transformers_it_is_refused_in_one_line(monkeypatch: pytest.Monk
     with pytest.raises(UsageError, match=r"pip install 'sam-peft-harness\[sam3\]'"):
         catalog.require_stands("sam", "sam3")
     catalog.require_stands("sam", "sam2_hiera_tiny")
-
-
-def test_a_published_file_loads_and_says_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    segmenter = build_segmenter("tiny_sam3", task="binary", head_seed=5).eval()
-    state, path = sam_state_dict(segmenter), tmp_path / "model.safetensors"
-    save_file(state | {key: torch.zeros(2, 3) for key in LEFT_OUT}, path)
-    require_checkpoint("tiny_sam3", path)
-    assert f"{len(LEFT_OUT)} tensors" in capsys.readouterr().err
-    loaded = build_segmenter("tiny_sam3", task="binary", checkpoint=path).eval()
-    exported = sam_state_dict(loaded)
-    assert exported.keys() == state.keys()
-    assert all(torch.equal(tensor, state[key]) for key, tensor in exported.items())
-    images = images_of(128)
-    with torch.no_grad():  # with the rotations, which no checkpoint holds
-        torch.testing.assert_close(loaded(images).masks, segmenter(images).masks, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.timm_encoder import create_vit
 from tests.harness.models.images import random_images
-
-
-def _require_equal_gradients(ours: nn.Module, theirs: dict[str, Tensor]) -> None:
-    for name, parameter in ours.named_parameters():
-        expected = theirs[name]
-        scale = float(expected.abs().max())
-        assert scale > 0, name
-        torch.testing.assert_close(parameter.grad, expected, atol=1e-5 * scale, rtol=1e-4, msg=name)
+from tests.methods.compared import require_alike
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -33,12 +25,8 @@ def test_dinov3_equals_timm(size: tuple[int, int], fused: bool) -> None:
     vit.set_input_size(size)
     images = random_images(2, *size)
     features = vit.forward_features(images)[:, 5:].unflatten(1, (size[0] // 16, size[1] // 16)).permute(0, 3, 1, 2)
-    output = encoder(images)
-    torch.testing.assert_close(output, features, atol=1e-5, rtol=1e-5)
-    direction = torch.randn_like(output)
-    (output * direction).sum().backward()
-    (features * direction).sum().backward()
-    _require_equal_gradients(encoder, {name: p.grad for name, p in vit.named_parameters()})
+    pairs = [(parameter, vit.get_parameter(name)) for name, parameter in encoder.named_parameters()]
+    require_alike(encoder(images), features, pairs, tolerance=1e-5, of_gradients=1e-5)
 
 
 def test_other_rotary_vits_of_timm_equal_timm() -> None:

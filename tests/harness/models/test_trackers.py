@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from harness.cli import predict
-from harness.models.build import build_segmenter
+from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
 from harness.models.segmenter import Prompts
@@ -27,6 +28,20 @@ from tests.harness.models.trackers import (
     transformers,
 )
 
+LEFT_OUT = {
+    "tiny_sam2": (
+        *("maskmem_tpos_enc", "memory_attention.layers.0.self_attn.q_proj.weight", "memory_encoder.out_proj.weight"),
+        *("mask_downsample.weight", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial"),
+        *("obj_ptr_proj.layers.0.weight", "obj_ptr_tpos_proj.weight"),
+    ),
+    "tiny_sam3": (
+        "detector_model.text_encoder.text_model.final_layer_norm.weight",
+        "detector_model.vision_encoder.neck.fpn_layers.0.proj1.weight",
+        *("tracker_neck.fpn_layers.3.proj1.weight", "tracker_model.memory_encoder.projection.weight"),
+        "tracker_model.no_object_pointer",
+    ),
+}
+"""One name of each part of Meta's ``sam2.1_hiera_*.pt``, and of the Hub's ``facebook/sam3``, that an image does not pass."""
 FAMILIES = pytest.mark.parametrize("name", ["tiny_sam2", "tiny_sam3"])
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -84,6 +99,27 @@ def test_masks_of_prompts_are_those_of_transformers(tmp_path: Path, name: str, d
             require_near(found, masks(theirs, embeddings(theirs, images), **other), what, sam_2=sam_2)
             whole = theirs(images, multimask_output=False, **other).pred_masks[:, 0]
             require_near(found, whole, f"{what} through transformers' own forward", sam_2=sam_2)
+
+
+@FAMILIES
+def test_a_published_file_loads_without_what_no_image_passes_and_an_export_gives_the_rest_back(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segmenter = build_segmenter(name, task="binary", head_seed=5).eval()
+    state, left_out = sam_state_dict(segmenter), {key: torch.zeros(2, 3) for key in LEFT_OUT[name]}
+    if name == "tiny_sam2":
+        torch.save({"model": state | left_out}, path := tmp_path / "sam2.1_hiera_toy.pt")
+    else:
+        save_file(state | left_out, path := tmp_path / "model.safetensors")
+    require_checkpoint(name, path)
+    assert (f"{len(left_out)} tensors" in capsys.readouterr().err) == (name == "tiny_sam3"), "more than its memory"
+    loaded = build_segmenter(name, task="binary", checkpoint=path).eval()
+    exported = sam_state_dict(loaded)
+    assert exported.keys() == state.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in exported.items())
+    images = images_of(128)
+    with torch.no_grad():  # of SAM 3 with the rotations, which no checkpoint holds
+        torch.testing.assert_close(loaded(images).masks, segmenter(images).masks, atol=0, rtol=0)
 
 
 @FAMILIES
