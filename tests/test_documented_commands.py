@@ -31,6 +31,7 @@ from harness.registry import SEGMENTED, method_config
 from tests.datasets import test_polyp
 from tests.datasets.test_labels import write_folders
 from tests.documented import commands
+from tests.harness.planning.tiles import write_tiles
 from tests.harness.report.sample import record
 from tests.values import REPOSITORY, RESULTS
 
@@ -88,16 +89,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("runs", "A", "B", "mine"):
         for made in finished(root / "WEIGHTS"):
             RecordStore(root / folder).write(made)
-    generator = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (root / "tiles" / kind).mkdir(parents=True)
-    for number in range(30):
-        Image.fromarray(generator.integers(0, 256, (40, 40, 3), np.uint8)).save(
-            root / "tiles" / "images" / f"{number}.png"
-        )
-        mask = np.zeros((40, 40), np.uint8)
-        mask[number : number + 9, 5:20] = 255
-        Image.fromarray(mask).save(root / "tiles" / "masks" / f"{number}.png")
+    write_tiles(root / "tiles")
     write_folders(root / "flowers")
     test_polyp.original(root / "POLYPS")
     shutil.copytree(REPOSITORY / "docs" / "examples", root / "docs" / "examples")

@@ -143,7 +143,6 @@ OF_FILES: dict[str, tuple[str, Save, bool]] = {  # kind -> the parts of the data
     "32 bits": ("masks", tiff(np.int32), True),
     "16 bits, full": ("masks", tiff(np.uint16, 65535), True),
     "16 bits, signed": ("masks", tiff(np.int16, -1), False),
-    "12 bits in 16": ("masks", tiff(np.uint16, 4095), False),
     "64 bits": ("masks", tiff(np.int64, 1), False),
     "booleans, white is nought": ("masks", tiff(bool), False),
     "compressed strips": ("masks", lambda path, mask: grey(path, mask, format="TIFF", compression="tiff_lzw"), True),
@@ -174,7 +173,6 @@ OF_FILES: dict[str, tuple[str, Save, bool]] = {  # kind -> the parts of the data
     "images with opacity": ("images", lambda path, array: pillow(path, array, mode="RGBA", format="PNG"), True),
     "images of a palette": ("images", lambda path, array: pillow(path, array, mode="P", format="PNG"), True),
     "images of floats": ("images", lambda path, array: tifffile.imwrite(path, array.astype(np.float32) / 255), False),
-    "images of 12 bits": ("images", lambda path, array: tifffile.imwrite(path, array[..., 0].astype(np.uint16) * 16), False),
     "images of five bands": ("images", lambda path, array: tifffile.imwrite(path, np.dstack([array, array[..., :2]])), False),
     "progressive images": ("images", partial(pillow, progressive=True), True),
     "images with a damaged header": ("images", partial(pillow, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), True),
@@ -296,7 +294,6 @@ FOLDERS: dict[str, tuple[Callable[[Drawn, Path], Any], bool]] = {
     "nnU-Net's first version": (lambda d, r: nnunet(d, r, {"0": "background", "1": "liver"}), False),
     "nnU-Net, regions": (lambda d, r: nnunet(d, r, {"background": 0, "whole": [1, 2], "core": 2}), False),
     "nnU-Net, a gap": (lambda d, r: nnunet(d, r, {"background": 0, "liver": 2}, level=2), False),
-    "nnU-Net, a fraction": (lambda d, r: nnunet(d, r, {"background": 0, "liver": 1.5}), False),
     "nnU-Net, truth values": (lambda d, r: nnunet(d, r, {"background": False, "liver": True}), True),
     "nnU-Net, labels as text": (lambda d, r: nnunet(d, r, {"background": "0", "liver": "1"}), True),
 }  # fmt: skip

@@ -9,33 +9,23 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from harness.methods.base import Method
-from harness.methods.lora import LowRankMethod
 from harness.methods.parts.placement import MethodError
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape, trained_in_decoder
 from harness.models.original_sam import plain_sam, sam_state_dict
-from harness.registry import METHODS, method_config, method_config_class
-from tests.methods.compared import require_alike
+from harness.registry import METHODS, method_config_class
+from tests.methods.compared import attached, require_alike
 from tests.methods.test_additive_baselines import perturb
 
 SIDE = 64
 EMBEDDING = torch.randn(2, 256, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def _attached(name: str, **options: Any) -> tuple[Any, LowRankMethod]:
-    segmenter = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)
-    method: Method = METHODS.get(name)(method_config(name, {"sites": "decoder", **options}), seed=1)
-    method.attach(segmenter)
-    assert isinstance(method, LowRankMethod)
-    return segmenter, method
-
-
 @pytest.mark.parametrize("name", ["lora", "dora"])
 def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft(name: str) -> None:
-    segmenter, method = _attached(name, rank=3, alpha=6.0)
+    segmenter, method = attached(name, sites="decoder", rank=3, alpha=6.0)
     theirs = plain_sam("tiny", image_size=SIDE)
-    theirs.load_state_dict(sam_state_dict(build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)))
+    theirs.load_state_dict(sam_state_dict(build_segmenter("tiny", task="binary", image_size=SIDE)))
     targets = [site.replace("mask_decoder.hypernetwork", "output_hypernetworks_mlps.0") for site in method.adapters()]
     targets = [target.removeprefix("mask_decoder.") for target in targets]
     peft = LoraConfig(r=3, lora_alpha=6, target_modules=targets, use_dora=name == "dora")
@@ -71,9 +61,9 @@ def test_masks_and_gradients_equal_those_of_segment_anythings_decoder_under_peft
     require_alike(*outputs, pairs, tolerance=1e-12, of_gradients=1e-12)
 
 
-@pytest.mark.parametrize(("name", "options"), [("lora", {}), ("lora", {"sites": "qkv,decoder"})])
-def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
-    segmenter, method = _attached(name, **options)
+@pytest.mark.parametrize("sites", ["decoder", "qkv,decoder"])
+def test_a_merge_is_a_plain_sam(sites: str) -> None:
+    segmenter, method = attached("lora", sites=sites)
     perturb(segmenter)
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     report = method.merge("exact", held_out=[images])
@@ -82,7 +72,7 @@ def test_a_merge_is_a_plain_sam(name: str, options: dict[str, Any]) -> None:
     assert not report.left
     assert "mask_decoder.transformer.layers.0.self_attn.q_proj" in report.folded
     plain_sam("tiny", image_size=SIDE).load_state_dict(sam_state_dict(segmenter), strict=True)
-    plain = build_segmenter("tiny", task="binary", image_size=SIDE, head_seed=1)
+    plain = build_segmenter("tiny", task="binary", image_size=SIDE)
     before, after = (model.get_submodule("mask_decoder").state_dict() for model in (plain, segmenter))
     changed = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
     assert changed == {f"{site.removeprefix('mask_decoder.')}.weight" for site in report.folded if "decoder" in site}

@@ -18,9 +18,9 @@ from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import decoder_parameters, encoder_parameters
 from harness.models.original_sam import sam_state_dict
 from harness.models.segmenter import Segmenter
-from harness.registry import METHODS, method_config_class
 from harness.system.errors import UsageError
 from tests.harness.models import mobile_sam_oracle as oracle
+from tests.methods.compared import attached
 
 EXPECTED: Any = json.loads(oracle.EXPECTED.read_text(encoding="utf-8"))
 
@@ -164,9 +164,7 @@ def test_windows_stay_whole_for_who_reads_them_as_maps_or_watches() -> None:
     ("name", "config"), [("lora", {}), ("dora", {}), ("hira", {}), ("peft/oft", {"oft_block_size": 16}), ("fact", {})]
 )
 def test_a_method_of_single_tokens_skips_the_padding_and_changes_nothing_by_that(name: str, config: dict) -> None:
-    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
-    method = METHODS.get(name)(method_config_class(name)(**config))
-    method.attach(segmenter)
+    segmenter, method = attached(name, backbone="tiny_mobile_sam", **config)
     generator = torch.Generator().manual_seed(0)
     for parameter in itertools.chain(*(group.named.values() for group in method.parameter_groups())):
         parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=generator))
