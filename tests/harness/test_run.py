@@ -64,34 +64,30 @@ def test_unreadable_image_fails_its_run_with_the_file_named(tmp_path: Path, caps
     assert "NO_DATA" in capsys.readouterr().out
 
 
-def test_diverging_run_has_its_code_and_a_retry_reruns_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diverging_run_has_its_code_and_a_retry_reruns_it(tmp_path: Path, says) -> None:
     arguments = [*DEMO, "--results", str(tmp_path), "--set", "lr=1e30", "--set", "clip=0"]
-    assert main(arguments) == 1
-    assert "DIVERGED" in capsys.readouterr().out
+    assert "| DIVERGED" in says(main, *arguments, code=1)
     (path,) = (tmp_path / "records").glob("*.json")
     before = path.stat().st_mtime_ns
     assert main(arguments) == 1
     assert path.stat().st_mtime_ns != before
 
 
-def test_plan_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_prints_and_starts_nothing(tmp_path: Path, says) -> None:
     grid = ["--protocol", "nas-lora", "--backbone", "vit_h", "--methods", "all", "--datasets", "all"]
-    assert main([*grid, "--plan", "--results", str(tmp_path)]) == 1
-    text = capsys.readouterr().out
+    text = says(main, *grid, "--plan", "--results", tmp_path, code=1)
     assert f"{9 * len(all_methods())} runs" in text
     assert "4,020,096" in text
     assert len([line for line in text.splitlines() if line.startswith("missing: ")]) == 2
     assert not any(tmp_path.iterdir())
 
 
-def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(tmp_path, capsys, monkeypatch) -> None:
+def test_a_plan_of_generated_images_writes_nothing_and_has_the_keys_of_the_runs(tmp_path, says, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "harness.experiment.experiment", standin)
     assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
     assert not any(tmp_path.iterdir())
     assert main([*DEMO, "--results", str(tmp_path / "runs")]) == 0
-    capsys.readouterr()
-    assert main([*DEMO, "--plan", "--results", str(tmp_path / "runs")]) == 0
-    assert "1 run, 1 finished" in capsys.readouterr().out
+    assert "1 run, 1 finished" in says(main, *DEMO, "--plan", "--results", tmp_path / "runs")
 
 
 @pytest.mark.parametrize(

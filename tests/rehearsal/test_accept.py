@@ -186,7 +186,7 @@ def test_after_too_large_a_batch_a_small_one_runs(room, ends, machine, monkeypat
     with pretended(), patch.object(torch.cuda, "get_device_properties", lambda _: properties):
         found, wrong = tried(accept.beyond_memory, machine)
     assert (found["images"], found["code"]) == (16, "OOM")
-    assert "activation_checkpointing=true" in found["advice"]
+    assert "--set activation_checkpointing=true, or a smaller batch_size" in found["advice"]
     assert [f"ends as {ends}: " in line for line in wrong] == ([] if ends == "OK" else [True])
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.archive.store import RecordStore
 from harness.methods.parts.lowrank import AdaptedLinear
 from tests.rehearsal.runs import budget, listed, rehearse, small_job
 
@@ -67,28 +66,3 @@ def test_what_waits_exceeds_the_budget_with_its_line(
     seen = rehearse(small_job(tmp_path, "lora"))
     assert seen.step.total() > budget("step", "sam", "lora")
     assert line in listed(seen.step)
-
-
-def without_gpu(x: Tensor) -> Tensor:
-    raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
-
-
-def test_a_run_whose_gpu_fails_leaves_no_record_so_that_it_is_started_again(tmp_path: Path, monkeypatch) -> None:
-    planted(monkeypatch, without_gpu)
-    job = small_job(tmp_path, "lora")
-    with pytest.raises(RuntimeError, match="launch failure"):
-        rehearse(job)
-    assert RecordStore(tmp_path).find(job.run.key) is None
-
-
-def without_room(x: Tensor) -> Tensor:
-    raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_a_run_that_finds_no_room_names_settings_that_take_less(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planted(monkeypatch, without_room)
-    record = rehearse(small_job(tmp_path, "lora")).record
-    assert record.code == "OOM"
-    assert "--set activation_checkpointing=true, or a smaller batch_size" in record.message

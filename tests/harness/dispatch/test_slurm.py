@@ -280,33 +280,30 @@ def test_a_waiting_command_looks_ever_more_rarely_and_gives_a_requeued_job_time(
     assert naps[18:] == [30.0] * 3  # the last run was seen at work before the first two of these: 40 seconds
 
 
-def run(monkeypatch, results, methods, *more):
-    arguments = ["--yes", "--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
-    arguments += ["--cluster", "testcluster", *more]
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    return main(arguments)
-
-
 def test_cancel_takes_what_the_same_command_submitted_and_leaves_what_others_did(
     tmp_path, idle_cluster, monkeypatch, capsys
 ):
     results, cancelled = tmp_path / "runs", tmp_path / "cancelled"
+
+    def run(methods, *more):
+        words = ["--yes", "--protocol", "demo", "--datasets", "kvasir", "--methods", methods, "--results", str(results)]
+        words += ["--cluster", "testcluster", *more]
+        monkeypatch.setattr(sys, "argv", ["run.py", *words])
+        assert main(words) == 0
+        return capsys.readouterr()
+
     counting(idle_cluster, tmp_path)
     idle_cluster("scancel", f"echo $* >> {cancelled}")
-    assert run(monkeypatch, results, "lora") == 0
+    run("lora")
     queue(idle_cluster, results)
-    assert run(monkeypatch, results, "lora,naslora") == 0
-    assert "not resubmitted" in capsys.readouterr().err
+    assert "not resubmitted" in run("lora,naslora").err
     queue(idle_cluster, results)
-    assert run(monkeypatch, results, "lora") == 0
-    assert "nothing to submit: every run is finished, queued or running" in capsys.readouterr().out
-    assert run(monkeypatch, results, "naslora,lora", "--cancel", "--set", "cluster.time=2h") == 0
+    assert "nothing to submit: every run is finished, queued or running" in run("lora").out
+    assert "cancelled 1 job" in run("naslora,lora", "--cancel", "--set", "cluster.time=2h").out
     assert cancelled.read_text().split() == ["2"]
-    assert "cancelled 1 job" in capsys.readouterr().out
     queue(idle_cluster, results, of=lambda sweep: not sweep.ended)
     monkeypatch.setattr(module, "user_name", lambda: "bob")
-    assert run(monkeypatch, results, "lora", "--cancel") == 0
-    assert "nothing to cancel" in capsys.readouterr().out
+    assert "nothing to cancel" in run("lora", "--cancel").out
     assert cancelled.read_text().split() == ["2"]
 
 

@@ -200,18 +200,17 @@ def test_a_damaged_history_of_alpha_costs_its_figure_and_a_line(tmp_path: Path, 
     assert (whole.count("<figure"), page.count("<figure")) == (2, 1), "the curves stay"
 
 
-def test_pages_link_what_is_named_the_papers_and_say_the_day_of_the_last_run(tmp_path: Path, capsys: Any) -> None:
+def test_pages_link_what_is_named_the_papers_and_say_the_day_of_the_last_run(tmp_path: Path, says: Any) -> None:
     store_of(tmp_path, [*runs("lora", finished="2026-01-02T03:04:05"), *runs("full", shift=0.1)])
-    out = tmp_path / "site"
+    words, out = ["--results", tmp_path, "--out", tmp_path / "site"], tmp_path / "site"
     links = ["--link", "Code=https://example.org/code", "--link", "Documentation=docs/index.html"]
-    assert main(["--results", str(tmp_path), "--out", str(out), *links]) == 0
+    says(main, *words, *links)
     page = (out / INDEX).read_text(encoding="utf-8")
-    for words in (
+    for part in (
         'href="https://example.org/code"',
         'href="docs/index.html"',
         "arxiv.org/abs/2106.09685",
         "2026-01-02",
     ):
-        assert words in page
-    assert main(["--results", str(tmp_path), "--out", str(out), "--link", "Code=javascript:alert(1)"]) == 2
-    assert "NAME=https" in capsys.readouterr().err
+        assert part in page
+    assert "NAME=https" in says(main, *words, "--link", "Code=javascript:alert(1)", code=2)

@@ -62,7 +62,7 @@ def test_pages_of_hostile_records_hold_no_html_no_formula_and_no_further_column(
     assert not any(cell.startswith("=") for cell in cells)
 
 
-def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(tmp_path, capsys) -> None:
+def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(tmp_path, says) -> None:
     store = RecordStore(tmp_path)
     evil = "\x1b]0;owned\x07\x9b31m"
     store.write(record(label=f"lora{evil}", data_note=evil, environment={"host": evil}))
@@ -76,10 +76,9 @@ def test_no_verb_sends_an_escape_of_a_record_or_of_a_file_name_to_the_terminal(t
         (tables, ["--format", "csv"]),
         (tables, ["--format", "latex"]),
     ):
-        assert verb([*words, "--results", str(tmp_path)]) == 0
-        shown = capsys.readouterr()
-        assert "owned" in shown.out + shown.err
-        assert not set("\x1b\x07\x9b") & set(shown.out + shown.err)
+        shown = says(verb, *words, "--results", tmp_path)
+        assert "owned" in shown
+        assert not set("\x1b\x07\x9b") & set(shown)
 
 
 @pytest.mark.parametrize("protocol", ["../../NOTES", "/NOTES", "..", ""])
