@@ -13,6 +13,7 @@ import torch
 from harness import methods
 from harness.contract.case import ContractCase, grouped_parameters
 from harness.registry import METHODS, method_config, method_config_class
+from tests.methods.compared import attached
 
 OTHER: dict[str, Any] = {
     "lr": 0.5, "blocks": "last-half", "sites": "q,k,v,proj", "rank": 2, "alpha": 7.0, "scaling": "rslora",
@@ -86,19 +87,15 @@ def test_what_trains_under_a_method_is_what_its_class_says() -> None:
 
 
 def test_two_rates_of_full_fine_tuning_are_each_in_a_group_of_its_own() -> None:
-    case = ContractCase(method=METHODS.get("full"), config=method_config("full", {"encoder_lr": 3e-5, "lr": 1e-3}))
-    rates = {path: group.lr for group in case.attached()[1].parameter_groups() for path in group.named}
+    _, method = attached("full", encoder_lr=3e-5, lr=1e-3)
+    rates = {path: group.lr for group in method.parameter_groups() for path in group.named}
     assert {rate for path, rate in rates.items() if path.startswith("encoder.")} == {3e-5}
     assert {rate for path, rate in rates.items() if not path.startswith("encoder.")} == {1e-3}
 
 
 def test_alpha_starts_as_wide_as_configured() -> None:
-    case = ContractCase(
-        method=METHODS.get("naslora"),
-        config=method_config("naslora", {"alpha_std": 0.5, "sites": "q,k,v,proj,mlp"}),
-    )
-    groups = case.attached()[1].parameter_groups()
-    (architecture,) = [group for group in groups if group.role == "architecture"]
+    _, method = attached("naslora", alpha_std=0.5, sites="q,k,v,proj,mlp")
+    (architecture,) = [group for group in method.parameter_groups() if group.role == "architecture"]
     alphas = torch.cat([alpha.detach() for alpha in architecture.named.values()])
     assert alphas.std().item() == pytest.approx(0.5, rel=0.15)
     assert alphas.mean().item() == pytest.approx(0.0, abs=0.15)

@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig
-from harness.methods.plain import Full, FullConfig
 from harness.models.build import build_segmenter, require_checkpoint
 from harness.models.catalog import decoder_parameters, encoder_parameters
 from harness.models.original_sam import sam_state_dict
@@ -113,8 +111,7 @@ def test_a_file_without_classifier_and_counted_batches_loads_too(official: Path,
 
 
 def test_statistics_of_batch_norms_never_move_and_training_equals_evaluation() -> None:
-    segmenter = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
-    Full(FullConfig()).attach(segmenter)
+    segmenter, _ = attached("full", backbone="tiny_mobile_sam")
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     buffers = {name: buffer.clone() for name, buffer in segmenter.encoder.named_buffers()}
     in_training = segmenter.train()(images).masks
@@ -125,8 +122,7 @@ def test_statistics_of_batch_norms_never_move_and_training_equals_evaluation() -
 
 @pytest.mark.parametrize("sides", [(3, 5), (14, 14), (16, 15), (7, 23)])
 def test_what_is_computed_without_padding_is_what_whole_windows_give(sides: tuple[int, int]) -> None:
-    segmenter: Any = build_segmenter("tiny_mobile_sam", task="binary", image_size=64)
-    LoRA(LoRAConfig()).attach(segmenter)
+    segmenter, _ = attached("lora", backbone="tiny_mobile_sam")
     generator = torch.Generator().manual_seed(0)
     for block in segmenter.encoder.requires_grad_(True).double().blocks:
         block.downsample = None
