@@ -47,7 +47,7 @@ def of_backbone(backbone: str) -> dict[str, str]:
             "backbones": (backbone,),
         }
         planned = plan(Request(**request, results=Path(folder)))
-        prices = price(planned, None, where=where)
+        prices = price(planned, None, target=where)
     of = {name: [each for each in prices if each.run.method == name] for name in METHODS}
     binary = {name: next(each for each in runs if each.run.benchmark == "kvasir") for name, runs in of.items()}
     seconds = {name: step_seconds(each.run, device(planned, where)) for name, each in binary.items()}

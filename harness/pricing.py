@@ -211,20 +211,20 @@ def cpu(cores: int) -> Device:
     return Device(name=counted(cores, "CPU core"), flops=(4.5e10 * cores, 7.5e10 * cores), threads=cores)
 
 
-def device(planned: Plan, where: Target) -> Device:
+def device(planned: Plan, target: Target) -> Device:
     """The device of one run there."""
-    if where.profile is not None:
-        shapes = [where.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
-        if not any(map(where.profile.gpus_of, shapes)):
+    if target.profile is not None:
+        shapes = [target.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
+        if not any(map(target.profile.gpus_of, shapes)):
             return cpu(max(shape.cpus for shape in shapes))
         gres, *others = (
             " ".join(getattr(shape, name) for shape in shapes) for name in ("gres", "constraint", "partition")
         )
-        return gpu(gres, " ".join(where.profile.extra.values()), *others)
-    if where.devices:
-        name = gpu_name(where.devices[0])
+        return gpu(gres, " ".join(target.profile.extra.values()), *others)
+    if target.devices:
+        name = gpu_name(target.devices[0])
         return replace(gpu(name), model=name)
-    return replace(cpu(where.threads), model=processor())
+    return replace(cpu(target.threads), model=processor())
 
 
 class RunForecast(NamedTuple):
@@ -237,17 +237,16 @@ class RunForecast(NamedTuple):
     disk_bytes: float
 
 
-def price(planned: Plan, results: Path | None, *, where: Target) -> tuple[RunForecast, ...]:
+def price(planned: Plan, results: Path | None, *, target: Target) -> tuple[RunForecast, ...]:
     """The forecast of a plan's unfinished runs, from records of similar runs below ``results`` if there are any."""
-    machine = device(planned, where)
+    machine = device(planned, target)
     runs = [job.run for job in planned.pending]
     speeds = _speeds(results, machine, {_levels(run)[-1] for run in runs}) if results else {}
     alone: dict[tuple[object, ...], RunForecast] = {}
     priced = []
     for run in runs:
         images = images_of(planned, run)
-        # Seeds of one plan share the objects of options and rules, and cost the same.
-        same = (run.method, id(run.method_config), run.benchmark, run.backbone, id(run.rules), images)
+        same = (replace(run, seed=0).key, images)  # the seeds of a row cost the same
         if same not in alone:
             seconds, basis = _seconds(run, images, machine, speeds)
             alone[same] = RunForecast(
@@ -277,17 +276,17 @@ def _attention(run: Run, device: Device) -> Mapping[str, str]:
     )
 
 
-def days(runs: Sequence[RunForecast], where: Target) -> float:
+def days(runs: Sequence[RunForecast], target: Target) -> float:
     """Days until all runs are done, with as many at a time as there is room for and no waiting in a queue."""
-    profile, queues = where.profile, dict[Shape | None, list[float]]()
+    profile, queues = target.profile, dict[Shape | None, list[float]]()
     for priced in runs:  # on a cluster each shape has arrays of its own
         queues.setdefault(profile.shape(priced.run.backbone) if profile else None, []).append(priced.hours)
-    return max((max(*hours, sum(hours) / _parallel(where)) for hours in queues.values()), default=0.0) / 24
+    return max((max(*hours, sum(hours) / _parallel(target)) for hours in queues.values()), default=0.0) / 24
 
 
-def _parallel(where: Target) -> int:
+def _parallel(target: Target) -> int:
     """Runs at the same time."""
-    return where.workers if where.profile is not None or where.devices else min(where.workers, cores())
+    return target.workers if target.profile is not None or target.devices else min(target.workers, cores())
 
 
 def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> dict[object, list[float]]:
@@ -311,7 +310,7 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
     """Keys by which earlier runs are found, from the most similar to ``run`` to the least. What trains nothing is mostly a start, and
     says nothing of training."""
-    shape = (model_of(run), run.rule("image_size"), run.rule("precision"))
+    shape = (segmenter_of(run), run.rule("image_size"), run.rule("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (run.rule("batch_size"), run.rule("activation_checkpointing"))
     kind = "zero-shot" if run.method == "zeroshot" else "any"
@@ -339,7 +338,7 @@ def _seconds(run: Run, images: ImageCounts, device: Device, speeds: Mapping[obje
     return seconds, f"nothing measured; at {speed / 1e12:.3g} TFLOP/s on {device.name}"
 
 
-def model_of(run: Run) -> str:
+def segmenter_of(run: Run) -> str:
     """The backbone, with its decoder where that is not SAM's."""
     return run.backbone + (f" + {decoder}" if (decoder := run.rule("decoder")) != "sam" else "")
 
@@ -359,25 +358,25 @@ def published_images(benchmark: str) -> ImageCounts:
     return ImageCounts(train=train if "val" in sizes else train - val, val=val, test=test)
 
 
-def hesitation(planned: Plan, results: Path, *, where: Target) -> str:
+def hesitation(planned: Plan, results: Path, *, target: Target) -> str:
     """Why a plan should not start without ``--yes``, and what to use instead; empty if it should."""
     runs = [job.run for job in planned.pending]
-    if where.profile is not None:
+    if target.profile is not None:
         if any(run.is_generated for run in runs):
             return f"the protocol {planned.protocol.name} trains on generated images; give --data DIR for --cluster"
         if random := [run.backbone for run in runs if not run.checkpoint and configuration_of(run).trains]:
-            return f"{random[0]} would start from random weights; give its file with --checkpoint {random[0]}=FILE"
+            return f"{random[0]} would start from random weights; give its pretrained file with --checkpoint {random[0]}=FILE"
     for known in (None, results):  # records are read only where the closed form says that it matters
-        prices = price(planned, known, where=where)
-        if (long := days(prices, where)) <= MOST_DAYS:
+        prices = price(planned, known, target=target)
+        if (long := days(prices, target)) <= MOST_DAYS:
             return ""
-    on_cpu = where.profile is None and not where.devices
+    on_cpu = target.profile is None and not target.devices
     instead = "--cluster NAME, or --protocol mobile" if on_cpu else "fewer methods, seeds or benchmarks"
-    spent = f"{sum(run.hours for run in prices):,.0f} hours of {device(planned, where).name}"
-    return f"{counted(len(runs), 'run')} would take about {long:.0f} days here ({spent}); take {instead}"
+    spent = f"{sum(run.hours for run in prices):,.0f} hours of {device(planned, target).name}"
+    return f"{counted(len(runs), 'run')} would take about {long:.0f} days here ({spent}); use {instead}"
 
 
-def plan_text(planned: Plan, prices: Sequence[RunForecast], *, where: Target) -> str:
+def plan_text(planned: Plan, prices: Sequence[RunForecast], *, target: Target) -> str:
     """Runs, trainable parameters, prices and what is missing."""
     runs = counted(len(planned.jobs), "run")
     lines = [f"{runs}, {len(planned.finished)} finished, {len(planned.failed)} failed before", ""]
@@ -389,9 +388,9 @@ def plan_text(planned: Plan, prices: Sequence[RunForecast], *, where: Target) ->
     lines += ["", f"{'benchmark':14} images of training / validation / test, splits"]
     lines += [f"{name:14} {' · '.join(words)}" for name, words in _data(planned)]
     if prices:
-        lines += ["", *_forecast(planned, prices, where)]
-        if where.profile is not None:
-            runs_of = Counter(where.profile.shape(priced.run.backbone) for priced in prices)
+        lines += ["", *_forecast(planned, prices, target)]
+        if target.profile is not None:
+            runs_of = Counter(target.profile.shape(priced.run.backbone) for priced in prices)
             lines += ["", *(f"{counted(count, 'run')}, each with {shape.in_words}" for shape, count in runs_of.items())]
     missing = [f"missing: {line}" for line in planned.missing]
     return "\n".join([*lines, "", *(missing or ["nothing is missing"])]) + "\n"
@@ -425,24 +424,26 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
     """(label, backbone with its decoder, trained in the encoder, trained, all) for every row, on the first benchmark it meets."""
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
-        rows.setdefault((job.run.label, model_of(job.run)), job.run)
+        rows.setdefault((job.run.label, segmenter_of(job.run)), job.run)
     return [(*names, *parameters(run)) for names, run in rows.items()]
 
 
-def _forecast(planned: Plan, prices: Sequence[RunForecast], where: Target) -> list[str]:
-    """A line a method with what its hours rest on, the sum, and when it is finished."""
+def _forecast(planned: Plan, prices: Sequence[RunForecast], target: Target) -> list[str]:
+    """A line per method with its hours and what they are based on, the sum, and when all are finished."""
     methods: dict[str, list[RunForecast]] = {}
     for priced in prices:
-        methods.setdefault(f"{priced.run.label} · {model_of(priced.run)}", []).append(priced)
+        methods.setdefault(f"{priced.run.label} · {segmenter_of(priced.run)}", []).append(priced)
     width = max([28, *map(len, methods)])
     lines = [f"{'method':<{width}} {'runs':>5} {'hours':>9} {'peak GiB':>9} {'disk GiB':>9}  hours from"]
     for name, runs in {**methods, "all": prices}.items():
         peak, disk = max(run.peak_memory_bytes for run in runs) / 2**30, sum(run.disk_bytes for run in runs) / 2**30
         line = f"{name:<{width}} {len(runs):>5} {_hours(sum(run.hours for run in runs)):>9} {peak:>9.2f} {disk:>9.2f}"
-        basis = runs[0].time_basis if name in methods else f"unfinished runs, in hours of {device(planned, where).name}"
+        basis = (
+            runs[0].time_basis if name in methods else f"unfinished runs, in hours of {device(planned, target).name}"
+        )
         lines.append(f"{line}  {basis}")
-    at_once = counted(_parallel(where), "run") + (" of a shape" if where.profile else "")
-    hours = 24 * days(prices, where)
+    at_once = counted(_parallel(target), "run") + (" of a shape" if target.profile else "")
+    hours = 24 * days(prices, target)
     length = f"{_hours(hours)} hours" if hours >= 1 else counted(max(1, round(60 * hours)), "minute")
     return [*lines, f"finished after about {length} ({at_once} at a time, no waiting in a queue)"]
 

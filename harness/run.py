@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from harness.cli.command import PROGRAM, Once, add_plugins, add_results, command, load_own_plugins, require_effect, verb
 from harness.registry import METHODS
@@ -27,30 +27,10 @@ from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
     from harness.dispatch.target import Target
-    from harness.planning.plan import Found, Plan
-    from harness.planning.request import Request
+    from harness.planning.plan import Found
     from harness.planning.tuning import Step
 
 ADVICE = "--protocol demo needs no files; sam-peft protocols list names the others"
-
-
-class How(NamedTuple):
-    """How the planned runs are carried out or shown.
-
-    Args:
-        where: the target that executes the runs.
-        command: the command line, which the sweep's file records.
-        plan, json, wait, retry, cancel, yes: the options of these names.
-    """
-
-    where: Target
-    command: str
-    plan: bool
-    json: bool
-    wait: bool
-    retry: str | None
-    cancel: bool
-    yes: bool
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--methods",
         action=Once,
         metavar="A,B[opt=1],…",
-        help="methods, with options in brackets; 'all' for every one that trains",
+        help="methods, with options in brackets; 'all' for every method that trains something",
     )
     grid.add_argument(
         "--datasets",
@@ -157,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--yes",
         action="store_true",
-        help="start even if it takes more than a month, or on a cluster from generated images or random weights",
+        help="start even if it takes more than a month, or on a cluster with generated images or random weights",
     )
     how.add_argument("--cancel", action="store_true", help="with --cluster: cancel this sweep's jobs and no others")
     return p
@@ -193,7 +173,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
     if not arguments.cluster:
         for option, why in (
             ("wait", "on this machine the command waits for its runs anyway"),
-            ("retry", "on this machine failed runs restart anyway"),
+            ("retry", "on this machine failed runs are restarted anyway"),
             ("cancel", "stop a run on this machine with Ctrl-C"),
         ):
             if getattr(arguments, option):
@@ -213,28 +193,27 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     with spinner() as report:
         report("reading settings and protocols")
         request, tuning, overrides = understand(arguments, settings)
-    where = target_of(
+    target = target_of(
         arguments.executor, workers=arguments.workers, cluster=arguments.cluster, cluster_overrides=overrides
     )
-    how = How(where=where, **{name: getattr(arguments, name) for name in How._fields if name != "where"})
 
     with TemporaryDirectory(prefix="harness-plan-") as folder:  # `--plan` leaves no generated images in the results
-        if not how.plan:
+        if not arguments.plan:
             require_writable(request.results)
-        samples = sample_writer(request.results, instead=Path(folder) if how.plan else None)
+        samples = sample_writer(request.results, instead=Path(folder) if arguments.plan else None)
         found = find(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
         steps = plan_steps(request, tuning.steps if tuning else (), found)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
-        if how.plan:
-            return show(steps, how)
+        if arguments.plan:
+            return show(steps, arguments, target)
         missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
-        if missing and not how.cancel:
+        if missing and not arguments.cancel:
             raise UsageError(_missing(list(missing)))
-        return carry_out_steps(steps, found, how)
+        return carry_out_steps(steps, found, arguments, target)
 
 
-def show(steps: Sequence[Step], how: How) -> int:
+def show(steps: Sequence[Step], arguments: argparse.Namespace, target: Target) -> int:
     """Print the plan and price of every step; a run is listed only in its first step. Returns 1 if something is missing, else
     0."""
     from harness.dispatch.run_jobs import not_restarted, to_start
@@ -246,26 +225,26 @@ def show(steps: Sequence[Step], how: How) -> int:
         planned, heading = step.planned, step.heading if len(steps) > 1 else ""
         for line in planned.problems:
             say(line)
-        started = to_start(planned, how.where, retry=how.retry)
+        started = to_start(planned, target, retry=arguments.retry)
         if line := not_restarted(planned, started)[1]:
             say(line)
         jobs = tuple(job for job in started if job.run.key not in priced)
         planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in priced))
-        prices = price(replace(planned, jobs=jobs), step.request.results, where=how.where) if jobs else ()
+        prices = price(replace(planned, jobs=jobs), step.request.results, target=target) if jobs else ()
         priced |= {each.run.key: each.hours for each in prices}
-        if how.json:
+        if arguments.json:
             print(json.dumps({"step": heading, **plan_data(planned, prices)}))
         elif priced and not planned.jobs:
             show_text(f"{heading}: they are among the trials")
         else:
-            text = plan_text(planned, prices, where=how.where)
+            text = plan_text(planned, prices, target=target)
             show_text(f"{heading}: {text}\n" if heading else text)
-    if len(steps) > 1 and priced and not how.json:
+    if len(steps) > 1 and priced and not arguments.json:
         show_text(f"trials and runs: {counted(len(priced), 'run')}, {sum(priced.values()):,.1f} device-hours")
     return int(any(step.planned.missing for step in shown))
 
 
-def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
+def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespace, target: Target) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.archive.store import RecordStore
     from harness.planning.tuning import plan_step, record_choice_of_finished, record_choices
@@ -273,14 +252,14 @@ def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
     step, *later = steps
     while step.tuning is not None:
         if step.left:
-            if not how.cancel:
+            if not arguments.cancel:
                 say(f"tuning: {len(step.left)} of {len(step.planned.jobs)} trials have no result yet; they run first")
             after = {job.run.key for each in later for job in each.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
-            failed = start(step.planned, step.request, how, later=more)
-            if how.cancel:
+            failed = start(step, arguments, target, later=more)
+            if arguments.cancel:
                 return 0
-            step = step.again()
+            step = step.with_results()
             if step.left:
                 what = "are on their way" if failed is None else "have no result"
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
@@ -290,15 +269,15 @@ def carry_out_steps(steps: list[Step], found: Found, how: How) -> int:
         if request != step.request:  # other values than those that stood in for them
             step = plan_step(request, step.tuning, found)
     record_choice_of_finished(step.planned, RecordStore(step.request.results))
-    failed = start(step.planned, step.request, how)
-    return 0 if failed is None else _print_table(step, how, failed=bool(failed))
+    failed = start(step, arguments, target)
+    return 0 if failed is None else _print_table(step, as_json=arguments.json, failed=bool(failed))
 
 
-def _print_table(step: Step, how: How, *, failed: bool) -> int:
+def _print_table(step: Step, *, as_json: bool, failed: bool) -> int:
     from harness.report.pages import finished_table
 
     runs, width = [job.run for job in step.planned.jobs], terminal_width(sys.stdout)
-    style: Literal["json", "text", "markdown"] = "json" if how.json else "text" if width else "markdown"
+    style: Literal["json", "text", "markdown"] = "json" if as_json else "text" if width else "markdown"
     with spinner() as report:
         report("writing the tables")
         table, page = finished_table(runs, step.request.results, study=step.request.study, style=style, width=width)
@@ -323,14 +302,14 @@ def _of_edited_plugins(step: Step) -> list[str]:
 
     changed = Counter(record.run.method for record in finished if has_changed(record))
     return [
-        f"{method}: {counted(count, 'finished run')} of other code than its plug-in and harness.methods have now; another --results "
-        f"trains from the start, or deleting the records in {store.root / 'records'}"
+        f"{method}: {counted(count, 'finished run')} of an earlier version of its plug-in or of harness.methods; to train anew, "
+        f"give another --results folder or delete the records in {store.root / 'records'}"
         for method, count in changed.items()
     ]
 
 
-def start(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[str, str] | None:
-    """Run what is pending, and return what `harness.dispatch.run_jobs.run_jobs` returns.
+def start(step: Step, arguments: argparse.Namespace, target: Target, *, later: int = 0) -> dict[str, str] | None:
+    """Run what is pending in a step, and return what `harness.dispatch.run_jobs.run_jobs` returns.
 
     Args:
         later: runs that follow in later steps.
@@ -338,22 +317,24 @@ def start(planned: Plan, request: Request, how: How, *, later: int = 0) -> dict[
     Raises:
         UsageError: it would take more than a month, or what `run_jobs` says.
     """
-    from harness.dispatch.run_jobs import run_jobs
+    from harness.dispatch.run_jobs import run_jobs, to_start
     from harness.pricing import hesitation
 
+    planned, results = step.planned, step.request.results
     for line in planned.problems:
         say(line)
-    if not how.cancel and not how.yes and (doubt := hesitation(planned, request.results, where=how.where)):
+    started = replace(planned, jobs=tuple(to_start(planned, target, retry=arguments.retry)))
+    if not arguments.cancel and not arguments.yes and (doubt := hesitation(started, results, target=target)):
         raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
     return run_jobs(
         planned,
-        how.where,
-        results=request.results,
+        target,
+        results=results,
         later=later,
-        command=how.command,
-        wait=how.wait,
-        retry=how.retry,
-        cancel=how.cancel,
+        command=arguments.command,
+        wait=arguments.wait,
+        retry=arguments.retry,
+        cancel=arguments.cancel,
     )
 
 

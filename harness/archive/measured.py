@@ -112,7 +112,6 @@ class MethodCost:
         inference_memory_bytes: the same -> peak bytes.
         inference_parameters: the same -> all parameters of that model.
         merge_failures: mode -> why it was not measured.
-        checkpoint_bytes: the method's state on disk.
         ratios: by the label of a baseline, in files that name their baselines.
         changed: fields of ``config`` that differ from the protocol's for this method; None where the file lacks them.
     """
@@ -130,10 +129,8 @@ class MethodCost:
     inference_memory_bytes: dict[str, Natural] = field(default_factory=dict)
     inference_parameters: dict[str, Natural] = field(default_factory=dict)
     merge_failures: dict[str, str] = field(default_factory=dict)
-    checkpoint_bytes: int = 0
     ratios: dict[str, Any] = field(default_factory=dict)
     changed: list[str] | None = None
-    joules: float | None = None
 
     def is_step_of(self, method: str, config: Mapping[str, object]) -> bool:
         """Whether this is the cost of the same method with the same options, but for those that cost nothing."""

@@ -1,6 +1,6 @@
 """``sam-peft cost``: measure training and inference cost, methods interleaved.
 
-Rounds go A B C A B C … in one process on one device, so that whatever slows the machine slows all; ratios are paired by round. The
+Rounds go A B C A B C … in one process on one device, so that whatever slows the machine slows all methods; ratios are paired by round. The
 result is a cost record below ``ROOT/cost``; ``sam-peft tables --study cost`` prints the table.
 """
 
@@ -28,14 +28,7 @@ from harness.models.catalog import backbone_shape, require_stands, resolve_backb
 from harness.models.decoders import LABELLING
 from harness.models.published import weights_file
 from harness.planning.plan import configured
-from harness.planning.understand import (
-    all_methods,
-    parse_row,
-    require_rows,
-    split_overrides,
-    split_words,
-    with_options,
-)
+from harness.planning.understand import parse_rows, require_rows, split_overrides, with_options
 from harness.protocols.load import for_backbone, load_protocol
 from harness.report.costs import cost_page
 from harness.report.formats import write
@@ -90,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     load_own_plugins(arguments)
     store, compared = CostStore(results_of(arguments)), _compared(arguments)
 
-    import torch  # after all that the options alone can refuse
+    import torch  # after everything that the options alone can get refused
 
     from harness.costing.instruments import used_by_others
     from harness.costing.measure import measure
@@ -122,7 +115,7 @@ def _compared(arguments: argparse.Namespace) -> dict[str, Any]:
     protocol = for_backbone(protocol, backbone)
     shape = backbone_shape(backbone, protocol.image_size)
     require_stands(protocol.decoder, backbone)
-    compared = [parse_row(word) for word in split_words(arguments.methods, all_methods())]
+    compared = parse_rows(arguments.methods)
     require_rows(by_method, compared)
     rows = [configured(row, protocol) for row in with_options(compared, by_method)]
     for row in rows:

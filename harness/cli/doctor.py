@@ -1,6 +1,6 @@
 """``sam-peft doctor``: test every method on tiny models, or a GPU (--device cuda).
 
-It prints what each method can do by the contract of methods, on a tiny SAM and a tiny timm ViT.
+It prints what each method can do under the contract of methods, on a tiny SAM and a tiny timm ViT.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.cli.command import CommandParser, Once, add_plugins, command, load_
 from harness.methods import PEFT_METHODS
 from harness.models.catalog import resolve_backbone
 from harness.planning.request import PlannedRow
-from harness.planning.understand import parse_row, split_words
+from harness.planning.understand import parse_rows
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from harness.system.progress import spinner
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
     """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
-    out = arguments.out or Path("gpu.json" if arguments.accept else "gpu-step.json")  # a step must not replace hours
+    out = arguments.out or Path("gpu.json" if arguments.accept else "gpu-step.json")  # a step must not overwrite hours
     with spinner() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
         report("loading torch")
         from harness.accept import Machine, accept, benchmark_below
@@ -137,9 +137,9 @@ def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
 
 
 def chosen_rows(text: str) -> list[PlannedRow]:
-    """``lora[rank=8],vpt`` as rows; ``all`` stands for every method that is known. Raises UsageError: none, or an unknown method or
+    """``lora[rank=8],vpt`` as rows; ``all`` stands for every known method. Raises UsageError: none, or an unknown method or
     option."""
-    rows = [parse_row(word) for word in split_words(text, METHODS.names())]
+    rows = list(parse_rows(text, METHODS.names()))
     if not rows:
         raise UsageError("--methods names no method")
     for row in (row for row in rows if row.options):

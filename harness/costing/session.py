@@ -240,7 +240,6 @@ class Session:
         checkpoint: its weights, None for random ones; cost hardly depends on them.
         protocol: the rules, with image size and batch size.
         task, num_classes: of the benchmark that is stood for.
-        seed: of weights and methods.
         shared: who else uses the device, in words.
         clock: ``wall``, or ``processor`` for a CPU that others use as well.
 
@@ -256,7 +255,6 @@ class Session:
     num_classes: int = 2
     rounds: int = 9
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seed: int = 0
     shared: str = ""
     clock: Literal["wall", "processor"] = "wall"
 

@@ -25,7 +25,7 @@ from harness.planning.memory import trained_in_encoder
 from harness.planning.request import Job, PlannedRow, Request
 from harness.protocols.load import as_rules, for_backbone, protocol_hash, resolve, with_rules
 from harness.protocols.protocol import Protocol
-from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, option_names
+from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, method_config_class
 from harness.system.errors import UsageError
 from harness.system.progress import spinner
 from harness.system.text import first_of
@@ -86,12 +86,8 @@ class ConfiguredRow(PlannedRow):
 def configured(row: PlannedRow, protocol: Protocol) -> ConfiguredRow:
     """A row with its configuration: the protocol's switches and its table for the method, then the row's options. Raises UsageError: an
     unknown field."""
-    switches = {
-        "gate": protocol.quirks.moe_gate,
-        "init": protocol.quirks.ssf_init,
-        "patch_embedding": protocol.quirks.samadapter_embedding,
-    }
-    values: dict[str, Any] = {key: value for key, value in switches.items() if key in option_names(row.method)}
+    quirks: Mapping[str, str] = method_config_class(row.method).quirks
+    values = {option: getattr(protocol.quirks, quirk) for option, quirk in quirks.items()}
     values |= protocol.methods.get(row.method, {})
     base = method_config(row.method, values)
     config = method_config(row.method, {**values, **row.options})
@@ -249,8 +245,8 @@ def earlier(results: Path, jobs: Mapping[str, Job]) -> tuple[frozenset[str], dic
         if isinstance(record, str):
             path = store.path(key)
             problems.append(
-                f"{path} is not a readable record ({record}): its run counts as not started, and the file stays as "
-                f"{path.name}.unreadable once the run has a new record"
+                f"{path} is not a readable record ({record}): its run counts as not started; once it has a new record, this file "
+                f"is renamed to {path.name}.unreadable"
             )
         elif record.code != "OK":
             failed[key] = record.code
@@ -421,13 +417,11 @@ def _jobs(
     checkpoint, files = found.pretrained[backbone], found.files[name]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
-    shared = {
-        **_of_row(row, name, request, rules),
-        "rules": {**rules, **budget},
-    }  # one dict object for all seeds: `harness.pricing.price` recognises runs of equal cost by it
+    shared = _of_row(row, name, request, rules)
     for seed in request.seeds:
-        of_seed = {"rules": {**shared["rules"], "split_seed": seed}} if rules.get("split_follows_seed") else {}
+        of_seed = {"split_seed": seed} if rules.get("split_follows_seed") else {}
         run = Run(
+            rules={**rules, **budget, **of_seed},
             backbone=backbone,
             checkpoint=checkpoint.fingerprint,
             protocol_hash=digest,
@@ -438,7 +432,7 @@ def _jobs(
             split_rule=files.split_rule,
             data_note=files.note,
             data_fingerprint=files.fingerprint,
-            **{**shared, **of_seed},
+            **shared,
         )
         yield Job(
             run=run,

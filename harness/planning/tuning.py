@@ -105,7 +105,7 @@ class Step:
     @property
     def heading(self) -> str:
         if self.tuning is None:
-            return "the runs, with the first value of a grid where its trials have not all ended"
+            return "the runs (where trials are still open, with the first value of the grid)"
         return f"trials of {', '.join(self.tuning.grids)}"
 
     @property
@@ -113,7 +113,7 @@ class Step:
         """Keys of the trials that have no result yet."""
         return [job.run.key for job in self.planned.pending] if self.tuning else []
 
-    def again(self) -> Step:
+    def with_results(self) -> Step:
         """The step after its trials ran. Raises UsageError: no value of a row has a score."""
         assert self.tuning is not None
         results = self.request.results
@@ -152,11 +152,47 @@ def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> lis
 
 
 def plan_step(request: Request, tuning: Tuning | None, found: Found) -> Step:
-    """The trials of ``tuning``, or the runs where it is None. Raises UsageError: see `plan_trials` and `harness.planning.plan.plan`."""
+    """The trials of ``tuning``: every row with every value of its grids; the runs where it is None. A row without any of these fields has
+    no trials.
+
+    Raises:
+        UsageError: a value that the field does not take, or none of a row's has a score; see also `harness.planning.plan.plan`.
+    """
     if tuning is None:
         return Step(request=request, planned=plan(request, found=found))
-    planned, trials = plan_trials(request, tuning, found=found)
-    return Step(request=request, planned=planned, tuning=tuning, trials=trials)
+    compared = request.rows
+    if any(map(is_rule, tuning.grids)):
+        plain = [row for row in compared if row.method == RULES_BY and not row.options]
+        compared = tuple(plain[:1]) or (PlannedRow(method=RULES_BY),)
+    rows = [(row, tuning.of_row(row)) for row in compared]
+    benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
+    tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
+    here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
+    planned = _ended_without_value(plan(here, found=found))
+    metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
+    if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
+        named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
+        raise UsageError(
+            f"--tune-on: of {named} some are better when higher and others when lower, so their mean cannot choose; name "
+            "benchmarks of one kind"
+        )
+    segmenters = dict.fromkeys((backbone, decoder) for _, _, backbone, decoder in planned.keys)
+    trials = []
+    for row, grid in rows:
+        own = {values: number for number, (of, _, values) in enumerate(tried) if of == row}
+        for on, segmenter in itertools.product(
+            [benchmarks] if tuning.on else [(name,) for name in benchmarks], segmenters
+        ):
+            runs = {
+                values: [key for name in on for key in planned.keys.get((number, name, *segmenter), ())]
+                for values, number in own.items()
+            }
+            if any(runs.values()):  # none of a benchmark that is left out
+                trials.append(
+                    TrialGroup(row=row, grid=grid, benchmarks=on, segmenter=segmenter, runs=runs, recorded={})
+                )
+    choices = _with_choices(trials, tuning, planned, request.results)
+    return Step(request=request, planned=planned, tuning=tuning, trials=choices)
 
 
 def tuning_of(
@@ -179,7 +215,7 @@ def tuning_of(
     Raises:
         UsageError: malformed grids, one of a method that is not compared, or the protocol has none.
     """
-    of_protocol = grids in (["protocol"], ["card"])
+    of_protocol = grids == ["protocol"]
     given: Mapping[str, Any] = study.tune if study else {}
     if grids:
         given = with_methods(request.protocol.tune) if of_protocol else parse_tune(grids)
@@ -224,8 +260,8 @@ def _fitting(
             options = {option for row in rows for option in option_names(row.method)}
             near = did_you_mean(name, (*options, *TUNABLE_RULES)) if is_rule(name) else ""
             raise UsageError(
-                f"--tune {name}: it is not a rule that can be tuned, and no row that is compared is trained by this field, or each has it "
-                f"set in brackets or by --set{near}"
+                f"--tune {name}: this is not a rule that can be tuned, and no compared row is trained by it, or every row sets it "
+                f"in brackets or by --set{near}"
             )
     return {name: values for name, values in grids.items() if name in used}
 
@@ -252,43 +288,6 @@ def _as_number(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def plan_trials(request: Request, tuning: Tuning, found: Found | None = None) -> tuple[Plan, tuple[TrialGroup, ...]]:
-    """The runs of every row with every value of its grids; a row without any of these fields has no trials. Raises UsageError: a
-    value that the field does not take, or none of a row's has a score; see also `harness.planning.plan.plan`."""
-    compared = request.rows
-    if any(map(is_rule, tuning.grids)):
-        plain = [row for row in compared if row.method == RULES_BY and not row.options]
-        compared = tuple(plain[:1]) or (PlannedRow(method=RULES_BY),)
-    rows = [(row, tuning.of_row(row)) for row in compared]
-    benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
-    tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
-    here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
-    planned = _ended_without_value(plan(here, found=found))
-    metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
-    if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
-        named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
-        raise UsageError(
-            f"--tune-on: of {named} some are better higher and some lower, so their mean chooses nothing; name "
-            "benchmarks of one kind"
-        )
-    segmenters = dict.fromkeys((backbone, decoder) for _, _, backbone, decoder in planned.keys)
-    trials = []
-    for row, grid in rows:
-        own = {values: number for number, (of, _, values) in enumerate(tried) if of == row}
-        for on, segmenter in itertools.product(
-            [benchmarks] if tuning.on else [(name,) for name in benchmarks], segmenters
-        ):
-            runs = {
-                values: [key for name in on for key in planned.keys.get((number, name, *segmenter), ())]
-                for values, number in own.items()
-            }
-            if any(runs.values()):  # none of a benchmark that is left out
-                trials.append(
-                    TrialGroup(row=row, grid=grid, benchmarks=on, segmenter=segmenter, runs=runs, recorded={})
-                )
-    return planned, _with_choices(trials, tuning, planned, request.results)
 
 
 def _with_choices(trials: Iterable[TrialGroup], tuning: Tuning, planned: Plan, results: Path) -> tuple[TrialGroup, ...]:

@@ -35,15 +35,20 @@ def all_methods() -> list[str]:
     return [name for name in METHODS.names() if trains(name) != "nothing"]
 
 
-def split_words(text: str, everything: list[str]) -> list[str]:
-    """Split text at commas that are not inside brackets; ``all`` stands for ``everything``. Raises UsageError: a bracket is not
-    closed."""
+def split_words(text: str) -> list[str]:
+    """Split text at commas that are not inside brackets. Raises UsageError: a bracket is not closed."""
     if text.count("[") != text.count("]"):
         raise UsageError(f"{text!r}: a bracket is not closed")
     # An option may be a list, in brackets itself.
     words = re.findall(r"(?:[^,\[]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])+", text)
-    several = {"all": everything, "peft/all": list(PEFT_METHODS)}
-    return [name for word in map(str.strip, words) if word for name in several.get(word, [word])]
+    return [word for word in map(str.strip, words) if word]
+
+
+def parse_rows(text: str, everything: Sequence[str] | None = None) -> tuple[PlannedRow, ...]:
+    """Rows such as ``lora[rank=6,alpha=12],all``: ``all`` stands for ``everything`` (default: `all_methods`), ``peft/all`` for all of
+    peft's tuners. Raises UsageError: see `parse_row`."""
+    several = {"all": everything or all_methods(), "peft/all": list(PEFT_METHODS)}
+    return tuple(parse_row(name) for word in split_words(text) for name in several.get(word, [word]))
 
 
 def parse_row(word: str) -> PlannedRow:
@@ -149,10 +154,10 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
     for given, example in ((rows, "--methods lora,naslora"), (benchmarks, "--datasets all")):
         if not given:
             raise UsageError(f"give {example} (or --study NAME for a whole table; --help lists everything)")
-    tune_on = tuple(split_words(arguments.tune_on, list(benchmarks))) if arguments.tune_on else ()
+    tune_on = tuple(_or_all(arguments.tune_on, benchmarks)) if arguments.tune_on else ()
     tune_seeds = parse_seeds(arguments.tune_seeds, name="--tune-seeds") if arguments.tune_seeds else ()
     seeds = parse_seeds(arguments.seeds) if arguments.seeds is not None else study.seeds if study else (0,)
-    named_one_by_one = arguments.methods and "all" not in split_words(arguments.methods, ["all"])
+    named_one_by_one = arguments.methods and not {"all", "peft/all"} & set(split_words(arguments.methods))
     _require_benchmarks(rules, {*benchmarks, *tune_on, *(study.tune_on if study else ())})
     # A file for every backbone on the command line takes precedence over the settings.
     checkpoints = files if "" in files else {**named_table(settings, "checkpoints", resolve_backbone), **files}
@@ -171,7 +176,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
         study=study,
         checkpoints=checkpoints,
         leave_out_unfit=not named_one_by_one,
-        **_places(arguments, settings, folders, protocols[0]),
+        **_inputs_and_outputs(arguments, settings, folders, protocols[0]),
     )
     of_weights = [path for path in files.values() if str(path) != "none" and not is_word(path)]
     _require_texts(request, {"--datasets": folders.values(), "--checkpoint": of_weights})
@@ -194,7 +199,7 @@ def _protocols(
     return tuple(load_protocol(name, {**overrides, **further}) for further in changes)
 
 
-def _places(
+def _inputs_and_outputs(
     arguments: argparse.Namespace, settings: Settings, folders: Mapping[str, Path], protocol: Protocol
 ) -> dict[str, Any]:
     """Where a request reads and writes. ``folders``: those of benchmarks that the command line names."""
@@ -225,18 +230,16 @@ def _rows(
         options: of ``--set``: method -> field -> value.
         backbone: of the command line; a study may have rules of its own under it.
     """
-    words = split_words(methods, all_methods()) if methods else ()
+    rows = parse_rows(methods) if methods else ()
     if study is None:
-        if not words:
-            return (), {}
-        rows = tuple(map(parse_row, words))
-        require_rows(options, rows)
+        if rows:
+            require_rows(options, rows)
         return with_options(rows, options), {}
     if not study.entries:
         raise UsageError(f"study {study.name} has no runs of its own; measure it with sam-peft cost")
     under = study.by_backbone.get(resolve_backbone(backbone), {}) if backbone else {}
     rules, of_study = split_overrides({**study.set, **under, **({"budget": study.budget} if study.budget else {})})
-    rows = tuple(map(parse_row, words)) or tuple(PlannedRow(**vars(row)) for row in study.entries)
+    rows = rows or tuple(PlannedRow(**vars(row)) for row in study.entries)
     require_rows(options, rows)
     rows = with_options(with_options(rows, options), of_study)
     return tuple(each for row in rows for each in _one_per_choice(row, study.choose)), rules
@@ -269,6 +272,10 @@ def _one_per_choice(row: PlannedRow, choose: Mapping[str, Sequence[Any]]) -> lis
     ]
 
 
+def _or_all(text: str, everything: Sequence[str]) -> list[str]:
+    return [name for word in split_words(text) for name in (everything if word == "all" else [word])]
+
+
 def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[str, Path], list[str]]:
     """Parse ``--datasets``: the benchmark names; their folders, where ``NAME=DIR`` or the settings give one; and the names of
     the user's own data sets.
@@ -279,7 +286,7 @@ def _benchmarks(words: str, settings: Settings) -> tuple[tuple[str, ...], dict[s
     names: list[str] = []
     folders: dict[str, Path] = {}
     known = [name for name in BENCHMARKS.names() if BENCHMARKS.is_fixed(name) or not is_own(name)]
-    for word in split_words(words, known):
+    for word in _or_all(words, known):
         name, equals, folder = word.partition("=")
         if not equals:
             name = dataset_name(word)

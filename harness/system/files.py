@@ -117,10 +117,8 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     replace_atomically(path, lambda temporary: temporary.write_bytes(data), durable=durable)
 
 
-def replace_atomically(
-    path: Path, write: Callable[[Path], object], *, before: Callable[[], None] = lambda: None, durable: bool = True
-) -> None:
-    """Let ``write`` fill a temporary file next to ``path``, sync it, call ``before``, and rename it to ``path``.
+def replace_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Let ``write`` fill a temporary file next to ``path``, sync it, and rename it to ``path``.
 
     Others who share the folder may write to the file, so that they can continue a run. A full disk, or a limit on files, is an OSError
     with that number, whatever ``write`` raises.
@@ -130,7 +128,6 @@ def replace_atomically(
         write(temporary)
         if durable:
             _sync(temporary)
-        before()
         os.replace(temporary, path)
     except BaseException as error:
         lacking = _no_room(error, temporary)

@@ -42,6 +42,23 @@ def _package(folder: Path, *, entries: dict[str, str], code: str) -> Path:
     return folder
 
 
+def test_an_option_named_like_one_with_a_quirk_is_the_plug_ins_own(tmp_path: Path, capsys) -> None:
+    own = tmp_path / "own_init.py"
+    own.write_text(
+        "from dataclasses import dataclass\n"
+        "from harness.methods.lora import LoRA, LoRAConfig\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Config(LoRAConfig):\n"
+        "    init: float = 0.5\n"
+        "class OwnInit(LoRA):\n"
+        "    name = 'own_init'\n"
+        "    config_class = Config\n"
+    )
+    words = ["--plugin", str(own), "--methods", "own_init", "--datasets", "kvasir", "--protocol", "demo", "--plan"]
+    assert run([*words, "--results", str(tmp_path / "runs")]) == 0
+    assert "own_init" in capsys.readouterr().out
+
+
 def test_method_that_breaks_the_contract_is_named_with_the_clause(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("harness.contract.matrix.CHECKS", {name: CHECKS[name] for name in ("identity", "gradient")})
     wrong = tmp_path / "wrong.py"
@@ -217,10 +234,7 @@ def test_worked_example_runs_with_the_flags_of_a_built_in_method(tmp_path: Path,
     edited.write_text(EXAMPLE.read_text().replace("self.base(tokens * self.scale)", "self.base(self.scale * tokens)"))
     words[1] = str(edited)
     assert run([*words, "--results", str(tmp_path / "runs"), "--executor", "inline"]) == 0
-    assert (
-        "ia3: 1 finished run of other code than its plug-in and harness.methods have now; another --results"
-        in capsys.readouterr().err
-    )
+    assert "ia3: 1 finished run of an earlier version of its plug-in or of harness.methods" in capsys.readouterr().err
     of_results(tmp_path / "runs", finished.key)
     assert f"the plug-in of ia3, or harness.methods, has changed since run {finished.key}" in capsys.readouterr().err
     METHODS._loaded.pop("ia3"), BENCHMARKS._loaded.pop("pets")

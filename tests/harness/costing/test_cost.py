@@ -50,7 +50,6 @@ def test_every_quantity_is_measured(record, methods) -> None:
         architecture = 4 * 8 if method.method == "naslora" else 0
         assert memory["gradients"] == 4 * (method.parameters["trainable"] - architecture)
         assert method.flops["backward"] > 0
-        assert method.checkpoint_bytes > 4 * method.parameters["trainable"]
         assert len(method.inference_seconds["unmerged"]) == record.rounds
         assert method.inference_memory_bytes["unmerged"] > memory["weights"]
     full, lora, decoder = methods["full"], methods["lora"], methods["decoder"]

@@ -111,7 +111,7 @@ def test_what_prevents_a_workers_first_attempt_is_reported(tmp_path, standin, ot
         for end in ("json", "end.json"):
             (folder / f"attempt.1.{end}").rename(folder / f"attempt.999999.{end}")
         (folder / other).write_text("{}")
-    with pytest.raises(UsageError, match=f"1 run could not end: .*{job.run.key}"):
+    with pytest.raises(UsageError, match=f"1 run could not finish: .*{job.run.key}"):
         run_all(tmp_path, [job])
 
 
@@ -153,7 +153,7 @@ def test_a_worker_that_fails_with_a_run_at_work_is_reported(tmp_path, standin):
     executor.submit([job])
     wait_until(lambda: step(tmp_path, job.run.key) >= 1)
     os.kill(attempts(state_folder(tmp_path, job.run.key))[0].holder.pid, signal.SIGKILL)
-    with pytest.raises(UsageError, match=r"1 run could not end: .* -9"):
+    with pytest.raises(UsageError, match=r"1 run could not finish: .* -9"):
         executor.wait(on_change=lambda runs: None)
 
 

@@ -16,8 +16,9 @@ from harness.experiment.experiment import run_experiment
 from harness.experiment.scoring import Scoring
 from harness.models.catalog import backbone_shape
 from harness.planning.data import ImageCounts
+from harness.planning.plan import find
 from harness.planning.request import Job, PlannedRow, Request
-from harness.planning.tuning import Tuning, plan_trials
+from harness.planning.tuning import Tuning, plan_step
 from harness.planning.understand import all_methods
 from harness.pricing import forward_flops, run_flops
 from harness.protocols.load import from_rules, load_protocol
@@ -87,5 +88,5 @@ def test_a_rate_is_refused_and_tuning_one_passes_it_by(tmp_path: Path, capsys: p
     assert "nothing" in capsys.readouterr().err
     rows = (PlannedRow(method="zeroshot"), PlannedRow(method="decoder"))
     requested = Request(rows=rows, benchmarks=("kvasir",), protocol=load_protocol("demo"), results=tmp_path)
-    _, trials = plan_trials(requested, Tuning(grids={"lr": [1e-3, 1e-4]}))
-    assert [trial.row.method for trial in trials] == ["decoder"]
+    step = plan_step(requested, Tuning(grids={"lr": [1e-3, 1e-4]}), find(requested))
+    assert [trial.row.method for trial in step.trials] == ["decoder"]

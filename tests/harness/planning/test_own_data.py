@@ -65,7 +65,7 @@ def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
     assert job.run.rules["test_untrained"] is untrained
     opened, images = open_data(job.run, Path(job.dataset_root)), made.images[name]
     assert (len(opened.tests["test"]) > images.test) is untrained
-    shown = plan_text(made, (), where=target_of())
+    shown = plan_text(made, (), target=target_of())
     assert f"{images.train} → 3 / {limited_to(images.val, 1)} / {images.test}" in shown
     assert ("nothing trains on are tested too" in shown) is untrained
     if name == "tiles" and lists:

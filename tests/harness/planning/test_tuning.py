@@ -365,18 +365,21 @@ def test_a_rate_that_trains_nothing_is_not_tried(tuned: Any, tmp_path: Path) -> 
     [
         (["--set", "decoder_lr=5e-4", "--tune", "decoder_lr=1e-4,1e-3"], "--tune decoder_lr contradict each other"),
         (["--set", "lr=5e-4", *GRID], "--set lr and --tune lr contradict each other"),
-        (["--set", "lora.lr=5e-4", "--tune", "lora.lr=1e-4,1e-3"], "or each has it set in brackets or by --set"),
+        (["--set", "lora.lr=5e-4", "--tune", "lora.lr=1e-4,1e-3"], "or every row sets it in brackets or by --set"),
         ([*GRID, "--tune-on", "kvasir", "--tune-on", "camo"], "--tune-on is given twice"),
         ([*GRID, *GRID], "--tune lr is given twice"),
         (["--tune", "lr=1e-3,0.001"], "is not FIELD=A,B,… with different values"),
         ([*GRID, "--set", "bitfit.bogus=1"], "unknown key 'bogus'"),
         (("--tune", "rank=2,3", "--tune", "rnk=1,2"), "(did you mean 'rank'?)"),
         (("--tune", "lora.ranks=2,3"), "did you mean"),
-        ((*GRID, "--tune", "ssf.lr=1e-3,1e-2"), "--tune ssf.lr: it is not a rule that can be tuned, and no row that"),
+        (
+            (*GRID, "--tune", "ssf.lr=1e-3,1e-2"),
+            "--tune ssf.lr: this is not a rule that can be tuned, and no compared row",
+        ),
         (("--tune", "lr=fast,slow"), "lr='fast'"),
         (("--tune-on", "kvasir"), "need a grid to tune"),
         (("--tune", "split_seed=0,1"), "not a rule that can be tuned"),  # it changes the images
-        ((*GRID, "--tune-on", "kvasir,sbu"), "s_measure of kvasir, ber of sbu some are better higher"),
+        ((*GRID, "--tune-on", "kvasir,sbu"), "s_measure of kvasir, ber of sbu some are better when higher"),
     ],
 )
 def test_what_would_be_dropped_in_silence_or_fail_after_the_trials_is_refused(tuned, capsys, words, message) -> None:

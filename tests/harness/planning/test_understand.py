@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from harness.planning.understand import checkpoint_of, data_folder, parse_row, parse_seeds, split_words, understand
+from harness.planning.understand import (
+    checkpoint_of,
+    data_folder,
+    parse_row,
+    parse_rows,
+    parse_seeds,
+    split_words,
+    understand,
+)
 from harness.protocols.protocol import Protocol
 from harness.run import main, parser
 from harness.settings import Settings, load_settings
@@ -124,7 +132,12 @@ def test_one_file_of_weights_beats_the_settings_and_one_of_a_backbone_joins_them
 
 @pytest.mark.parametrize(
     ("words", "left_out"),
-    [(PLAIN[4:], False), (["--methods", "lora,all", *PLAIN[6:]], True), (["--study", "main"], True)],
+    [
+        (PLAIN[4:], False),
+        (["--methods", "lora,all", *PLAIN[6:]], True),
+        (["--methods", "lora,peft/all", *PLAIN[6:]], True),
+        (["--study", "main"], True),
+    ],
 )
 def test_rows_that_nobody_named_may_be_left_out(words: list[str], left_out: bool) -> None:
     assert understand(parser().parse_args(words), Settings())[0].leave_out_unfit is left_out
@@ -146,13 +159,14 @@ def test_plug_ins_reach_the_request() -> None:
 
 
 def test_methods_with_options_in_brackets() -> None:
-    assert split_words("lora[rank=6,sites='q,v'],all", ["a", "b"]) == ["lora[rank=6,sites='q,v']", "a", "b"]
+    assert split_words("lora[rank=6,sites='q,v'],all") == ["lora[rank=6,sites='q,v']", "all"]
+    assert [row.method for row in parse_rows("mona,all", ["lora", "vpt"])] == ["mona", "lora", "vpt"]
     assert parse_row("lora[rank=[3]]").options == {"rank": ["3"]}  # which the method's configuration refuses
     entry = parse_row("lora[rank=6,sites='q,v']")
     assert entry.method == "lora"
     assert entry.options == {"rank": "6", "sites": "q,v"}
     with pytest.raises(UsageError, match="not closed"):
-        split_words("lora[rank=6", [])
+        split_words("lora[rank=6")
 
 
 @pytest.mark.parametrize(

@@ -74,16 +74,16 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
         fixed = START_SECONDS + UPDATE_SECONDS * run.rules["epochs"] * images.train / run.rules["batch_size"]
         for where, device in ((ON_GPU, gpu()), (Target(executor="inline"), cpu(1))):
             seconds = run_flops(run, shape, images) / device.flops[1] + (START_SECONDS if where is ON_GPU else fixed)
-            assert hours(price(made, tmp_path, where=where)) == pytest.approx(seconds / 3600)
+            assert hours(price(made, tmp_path, target=where)) == pytest.approx(seconds / 3600)
 
 
 def test_a_plan_counts_on_the_attention_that_this_gpu_chose_before(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pricing, "gpu_name", lambda device: "NVIDIA H100")
     made = planned(tmp_path)
-    (unknown,) = price(made, None, where=ON_GPU)
+    (unknown,) = price(made, None, target=ON_GPU)
     kinds = {("NVIDIA H100", "bf16"): {"global": "math"}}
     monkeypatch.setattr(attention_choice, "remembered", lambda _, gpu, precision, **__: kinds[gpu, precision])
-    (known,) = price(made, None, where=ON_GPU)
+    (known,) = price(made, None, target=ON_GPU)
     assert known.peak_memory_bytes > 3 * unknown.peak_memory_bytes
 
 
@@ -102,16 +102,16 @@ def test_the_papers_grid_of_two_methods_has_its_price_on_an_h100(backbone, least
     """11.5 and 35.6 GPU-hours a seed, by an estimate from counted operations and the rates of kernels. On a GPU nothing but the
     operations counts, as the host is faster."""
     where = target_of(cluster="gpu", cluster_overrides={"gres": "gpu:h100:1"})
-    prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, where=where)
+    prices = price(grid(tmp_path, backbone, "lora", "naslora"), tmp_path, target=where)
     assert least <= hours(prices) <= most
     assert all("H100" in run.time_basis for run in prices)
     made = grid(tmp_path, backbone, "lora", "naslora")
-    unnamed = price(made, tmp_path, where=target_of(cluster="gpu"))
+    unnamed = price(made, tmp_path, target=target_of(cluster="gpu"))
     assert hours(unnamed) == hours(prices)
-    assert "in hours of H100 (assumed)" in plan_text(made, unnamed, where=target_of(cluster="gpu"))
+    assert "in hours of H100 (assumed)" in plan_text(made, unnamed, target=target_of(cluster="gpu"))
     monkeypatch.setattr(pricing, "REACHED", 2 * pricing.REACHED)
-    assert hours(price(made, tmp_path, where=where)) == pytest.approx(hours(prices) / 2, rel=5e-3)
-    slower = price(made, tmp_path, where=target_of(cluster="gpu", cluster_overrides={"constraint": "a100|h100"}))
+    assert hours(price(made, tmp_path, target=where)) == pytest.approx(hours(prices) / 2, rel=5e-3)
+    slower = price(made, tmp_path, target=target_of(cluster="gpu", cluster_overrides={"constraint": "a100|h100"}))
     assert hours(slower) > 1.3 * hours(prices)
 
 
@@ -153,11 +153,11 @@ def test_records_of_this_machine_count_and_those_of_another_do_not(data: Path, t
         if method:
             (tested,) = (record for record in RecordStore(tmp_path) if record.run.method == "zeroshot")
             RecordStore(tmp_path).write(replace(tested, cost={"stage_testing_s": 9.0}))
-        assert price(made, tmp_path, where=where)[0].time_basis == basis
+        assert price(made, tmp_path, target=where)[0].time_basis == basis
 
 
 def test_all_is_done_with_the_longest_run_or_when_the_devices_have_shared_the_work(tmp_path: Path) -> None:
-    (one,) = price(planned(tmp_path), tmp_path, where=ON_GPU)
+    (one,) = price(planned(tmp_path), tmp_path, target=ON_GPU)
     for lengths, workers, most in (([1, 1, 1, 3], 2, 3), ([1, 1, 1, 1], 1, 4), ([], 1, 0)):
         runs = [one._replace(hours=hours) for hours in lengths]
         assert days(runs, replace(ON_GPU, workers=workers)) == most / 24
@@ -166,19 +166,19 @@ def test_all_is_done_with_the_longest_run_or_when_the_devices_have_shared_the_wo
 def test_shapes_of_a_cluster_wait_for_their_own_runs_only(tmp_path: Path) -> None:
     made = planned(tmp_path, backbones=("vit_b", "vit_h"), seeds=(0, 1))
     where = target_of(cluster="gpu", cluster_overrides={"parallelism": "1"})
-    runs = [one._replace(hours=1.0) for one in price(made, tmp_path, where=where)]
+    runs = [one._replace(hours=1.0) for one in price(made, tmp_path, target=where)]
     assert days(runs, where) == 2 / 24
 
 
 def test_earlier_records_of_other_images_do_not_change_how_many_there_are(data: Path, tmp_path: Path) -> None:
     """Generated samples, a limit of the protocol, another manifest: only the speed may come from them, not the size."""
     for made in (planned(tmp_path, dataset_roots={"kvasir": data}), planned(tmp_path)):
-        before = price(made, tmp_path / "nothing", where=ON_GPU)
+        before = price(made, tmp_path / "nothing", target=ON_GPU)
         few = {"train": 1, "val": 1, "test": 1}
         write(tmp_path, made, few, backbone="tiny", origin="generated")
         write(tmp_path, made, few, backbone="tiny", seed=1, manifest="another")
         write(tmp_path, made, few, backbone="tiny", seed=2, rules={**made.jobs[0].run.rules, "train_limit": 1})
-        assert price(made, tmp_path, where=ON_GPU) == before
+        assert price(made, tmp_path, target=ON_GPU) == before
 
 
 def test_an_earlier_run_costs_the_time_of_its_stages_where_they_are_known(data: Path, tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ def test_an_earlier_run_costs_the_time_of_its_stages_where_they_are_known(data: 
     images = made.images["kvasir"]
     counts = {"train": images.train, "val": images.val, "test": images.test}
     write(tmp_path, made, counts, seed=0)
-    without_test = price(made, tmp_path, where=ON_GPU)
+    without_test = price(made, tmp_path, target=ON_GPU)
     assert hours(without_test) > SECONDS / 3600
     assert without_test[0].time_basis == "1 record of the same shape"
     (record,) = RecordStore(tmp_path)
     cost = {**record.cost, "stage_training_s": SECONDS, "stage_testing_s": 0.5 * SECONDS}
     RecordStore(tmp_path).write(replace(record, cost=cost))
-    assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(1.5 * SECONDS / 3600)
+    assert hours(price(made, tmp_path, target=ON_GPU)) == pytest.approx(1.5 * SECONDS / 3600)
     RecordStore(tmp_path).write(replace(record, cost={**cost, "gpu_hours": 12.0}))  # on eight GPUs
-    assert hours(price(made, tmp_path, where=ON_GPU)) == pytest.approx(12)
+    assert hours(price(made, tmp_path, target=ON_GPU)) == pytest.approx(12)

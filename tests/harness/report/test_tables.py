@@ -254,7 +254,7 @@ def test_check_finds_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     assert "differs" in says(main, *words, "--check", code=1)
     says(main, *words)
     (results / "tables" / "orphan.md").write_text("# ?\n", encoding="utf-8")
-    assert "no record belongs to this table" in says(main, *words, "--check", code=1)
+    assert "this table has no records" in says(main, *words, "--check", code=1)
 
 
 def test_details_json_and_joined_folders_are_printed_and_not_written(tmp_path: Path, says) -> None:
