@@ -235,7 +235,7 @@ class Grid:
         cell, scale = self.cells[row, column], 100 * column.sign
         images: dict[int, StemScores] = {}
         clusters: dict[str, str] = {}
-        model, records = self.models[row], self.records_of(row, column.benchmark)
+        (model,), records = self.rows[row].scores, self.records_of(row, column.benchmark)
         share = max((_test_share(record, column) for record in records), default=0.0)
         for record in records if not share else ():
             read = self.archive.image_table(record, model, column.split) if record.code == "OK" else None
@@ -248,11 +248,6 @@ class Grid:
         by_seed = {seed: scale * cell.values[seed] for seed in cell.seeds}
         made = RowScores(by_seed=by_seed, images=images, clusters=clusters, test_share=share)
         return self._samples.setdefault((row, column), made)
-
-    @cached_property
-    def models(self) -> Mapping[str, str]:
-        """Row -> which of its runs' models is scored: ``best``, ``merged-exact``, …."""
-        return dict(zip(self.scores["row"], self.scores["model"], strict=True))
 
     def difference(self, row: str, baseline: str, column: Column) -> Difference | None:
         """Row minus baseline, paired by seed and image; None if they have no seed in common."""

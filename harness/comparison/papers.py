@@ -139,7 +139,7 @@ class Papers:
         for (row, column), cell in grid.cells.items():
             here = (grid.rows[row].method, column.benchmark, column.split, column.metric)
             records = grid.records_of(row, column.benchmark)
-            for value in self.published if cell.complete and grid.models[row] == "best" else ():
+            for value in self.published if cell.complete and grid.rows[row].scores == ("best",) else ():
                 if here != (value.method, value.benchmark, value.split, value.metric):
                     continue
                 if not any(is_row(record.run, value.settings) for record in records):
@@ -162,5 +162,5 @@ class Papers:
 def _row_of(grid: Grid, wanted: Row) -> str:
     """The name of a claim's row, empty where it is not there."""
     which = (wanted.method, *(wanted.scores or ("best",)))
-    names = (name for name, row in grid.rows.items() if (row.method, grid.models[name]) == which)
+    names = (name for name, row in grid.rows.items() if (row.method, *row.scores) == which)
     return next((name for name in names if any(is_row(r.run, wanted.options) for r in grid.records_of(name))), "")

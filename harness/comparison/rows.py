@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
         else:  # an option that a row names is not tuned, even where another study has tuned it
             alone = here.loc[[run.changed.keys() <= row.options.keys() for run in here["run"]]]
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
-        parts += [here.assign(row=name) for name, of, _ in study_lines(study) if of is row]
+        parts += [here.assign(row=name) for name in lines_of(row, study)]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -160,15 +161,14 @@ def where(runs: pd.DataFrame, holds: Callable[[Run], bool]) -> pd.DataFrame:
     return runs[runs["run"].map(holds).astype(bool)]
 
 
-def study_lines(study: Study) -> list[tuple[str, Row, str]]:
-    """(name, row, scored model) of each line of a study's table: one a row and model of it that is scored."""
-    lines: list[tuple[str, Row, str]] = []
-    for row in study.entries:
-        scores = row.scores or study.table.scores
-        for model in scores:
-            title = SCORE_TITLES.get(model, model)
-            lines.append((name_of(row) + (f" ({title})" if title and len(scores) > 1 else ""), row, model))
-    return lines
+def lines_of(row: Row, study: Study) -> dict[str, Row]:
+    """The lines of a study's row in its table, by name: one for each of its models that is scored, which is the line's only one."""
+    models = row.scores or study.table.scores
+    titles = {model: SCORE_TITLES.get(model, model) if len(models) > 1 else "" for model in models}
+    return {
+        name_of(row) + (f" ({title})" if title else ""): replace(row, scores=(model,))
+        for model, title in titles.items()
+    }
 
 
 def name_of(row: Row) -> str:

@@ -14,7 +14,7 @@ from harness.archive.older import fullest_fingerprints, same_data
 from harness.archive.schema import UNTRAINED, Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
 from harness.comparison.names import SPLITS_APART, TESTED_TOGETHER, benchmark_rank, benchmark_title, shown_metrics
-from harness.comparison.rows import SAME_RULES, rows, rows_of_study, study_lines, where
+from harness.comparison.rows import SAME_RULES, lines_of, rows, rows_of_study, where
 from harness.protocols.compare import HEADED, from_protocol, headed, overrides_in_words, shared
 from harness.protocols.keys import hashed_rules, with_later
 from harness.protocols.load import protocol_rules
@@ -114,11 +114,12 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
     if study is None:
         benchmarks = sorted(runs["benchmark"].unique(), key=benchmark_rank)
         names = runs.drop_duplicates("row")[["row", "run"]].itertuples(index=False)
-        lines = [(name, Row(label=name, method=run.method, options=run.changed), "best") for name, run in names]
+        lines = {name: Row(label=name, method=run.method, options=run.changed, scores=("best",)) for name, run in names}
         planned = _planned(runs)
     else:
-        benchmarks, lines = list(study.benchmarks), study_lines(study)
-        planned = {(row, name): set(study.seeds) for row, _, _ in lines for name in benchmarks}
+        benchmarks = list(study.benchmarks)
+        lines = {name: line for row in study.entries for name, line in lines_of(row, study).items()}
+        planned = {(name, benchmark): set(study.seeds) for name in lines for benchmark in benchmarks}
     by_benchmark = {name: runs[runs["benchmark"] == name].drop_duplicates("key") for name in benchmarks}
     columns = tuple(column for name, here in by_benchmark.items() for column in _columns(name, here, study=study))
     firsts: list[Run] = list(runs.sort_values("key").drop_duplicates("benchmark")["run"])
@@ -135,7 +136,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
     common = {name: same[name] for name in ("protocol", "backbone", "checkpoint")}
     return Grid(
         **same, title=title, overrides=overrides_in_words(changed) if is_known else None, columns=columns,
-        rows={name: row for name, row, _ in lines}, scores=scores.assign(**common), runs=runs, archive=archive,
+        rows=lines, scores=scores.assign(**common), runs=runs, archive=archive,
     )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def _planned(runs: pd.DataFrame) -> dict[tuple[str, str], set[int]]:
 
 def _scores(
     runs: pd.DataFrame,
-    lines: Sequence[tuple[str, Row, str]],
+    lines: Mapping[str, Row],
     columns: Sequence[Column],
     planned: Mapping[tuple[str, str], set[int]],
 ) -> Iterator[dict[str, Any]]:
@@ -161,8 +162,8 @@ def _scores(
     others = {cell: _under_other_rules([r for r in records if r.code == "OK"]) for cell, records in on.items()}
     manifests = {name: manifest for name, manifest in zip(runs["benchmark"], runs["manifest"], strict=True) if manifest}
     for column in columns:
-        for name, row, model in lines:
-            cell = (name, column.benchmark)
+        for name, row in lines.items():
+            cell, (model,) = (name, column.benchmark), row.scores
             options = ", ".join(f"{option}={value}" for option, value in sorted(row.options.items()))
             for seed in sorted(planned.get(cell, ())):
                 here = [record for record in on.get(cell, ()) if record.run.seed == seed]
