@@ -19,7 +19,7 @@ IGNORE = 255
 
 _REMOTE = getattr(errno, "EREMOTEIO", errno.EIO)  # Linux's own
 AWAY = frozenset({errno.ESTALE, errno.EIO, errno.ETIMEDOUT, _REMOTE, errno.ECONNRESET, errno.EMFILE, errno.ENFILE})
-"""Errors of a file server that is away for a while, or of a machine that is short of handles: the file itself may be whole."""
+"""Errors of a file server that is away for a while, or of a machine that is short of file handles: the file itself may be intact."""
 
 
 class DatasetError(ValueError):
@@ -48,7 +48,7 @@ class Pair:
 
 
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, ends of lines, and bytes that are not UTF-8: tables of scores have a row a stem."""
+"""Control characters, ends of lines, and bytes that are not UTF-8: tables of scores have one row per stem."""
 
 
 def require_plain(name: str, path: Path) -> None:
@@ -100,13 +100,13 @@ class DataOptions:
 
     Args:
         split_seed: seed of splits that are carved.
-        split_follows_seed: whether that is the seed of the run, as words on the splits then say.
+        split_follows_seed: whether that is the seed of the run, which the words on the splits then say.
         split_rule: ``default``, ``carved``, or a benchmark's own word (cvc612: ``pranet``; isic2017: ``val-as-test``; camo:
             ``camo+cod10k``).
-        group: of one's own data: a regular expression; images in whose names it matches the same stay in one split.
-        category: of one's own COCO file: the category that is foreground, ``any`` for all of them.
-        invert: of one's own binary masks: true turns foreground and background, false says that they are right although most
-            of each mask is foreground; None where nobody said so.
+        group: for data of one's own: a regular expression; images in whose names it matches the same text stay in one split.
+        category: for a COCO file of one's own: the category that is foreground, ``any`` for all of them.
+        invert: for binary masks of one's own: true swaps foreground and background, false says that they are right although most
+            of each mask is foreground; None where the user did not say.
         mask_255_only: quirk 11 of InfoSAM: only the value 255 counts as foreground.
     """
 

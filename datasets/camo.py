@@ -1,6 +1,6 @@
 """CAMO: 1250 images with camouflaged objects, 1000 for training (Le et al., CVIU 2019, doi 10.1016/j.cviu.2019.04.006).
 
-Split rule ``camo+cod10k`` (quirk 9) adds COD10K's 3040 training images, which only the SINet bundle brings; the test
+Split rule ``camo+cod10k`` (quirk 9) adds COD10K's 3040 training images, which only the SINet bundle has; the test
 stays CAMO's 250.
 """
 

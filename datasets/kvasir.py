@@ -1,6 +1,6 @@
-"""Kvasir-SEG: 1000 colonoscopy images with polyps (Jha et al., arXiv 1911.07069). Masks are JPEG: 255 is nearly 255.
+"""Kvasir-SEG: 1000 colonoscopy images with polyps (Jha et al., arXiv 1911.07069). Masks are JPEG: 255 may be stored as 254.
 
-No official split. In this order: the lists of ``splits/`` where a copy brings them; PraNet's test images, by stem; a
+No official split. The first of these is used: the lists of ``splits/`` where a copy has them; PraNet's test images, by stem; a
 carve where neither is there.
 """
 
@@ -21,7 +21,7 @@ TEST_LIST = "pranet-kvasir-test"
 
 _PUBLISHED = re.compile(r"c[jk][0-9a-z]{23}")
 _KNOWN_COPY = re.compile(r"(train|val|test)_\d{4}")
-"""Names in the copy at 352 pixels that lost the published ones."""
+"""Names in the copy at 352 pixels, which lost the published ones."""
 
 
 def is_kvasir(stem: str) -> bool:

@@ -3,10 +3,10 @@
 
 No official split: test and validation are carved. ``aug_data`` next to ``data`` holds copies of the same leaves and is
 never read. Some photographs are in ``data`` several times under other numbers: turned, cropped, scaled, recoloured or with another
-banner. `ONE_PHOTOGRAPH` lists them, and a carve keeps them on one side. They were found among all 588 images in two ways, and each was
-looked at: by correlating high-passed thumbnails of 32 px in all eight turns and mirrors (above 0.55, and the colours above 0.75); and by
+banner. `ONE_PHOTOGRAPH` lists them, and a carve keeps them on one side. They were found among all 588 images in two ways, and each checked
+by eye: by correlating high-passed thumbnails of 32 px in all eight turns and mirrors (above 0.55, and the colours above 0.75); and by
 the 120 strongest SIFT points of each at 360 px, also of the mirrored image, matched both ways with Lowe's ratio 0.7 to 0.75 and fitted by
-RANSAC with a similarity or an affine map, where 7 points agree that do not lie on one line, as a stock agency's banner does.
+RANSAC with a similarity or an affine map, where 7 points agree that do not lie on one line, as those of a stock agency's banner do.
 """
 
 from __future__ import annotations

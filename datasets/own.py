@@ -1,7 +1,7 @@
 """A user's own folder as a benchmark, without a line of Python: images, and masks or labels.
 
-The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices, one a
-line, the background first; of painted masks with a colour after each name. Without it masks are binary, unless COCO or nnU-Net names
+The layouts are a table, `harness.datasets.readers.own_layouts`. ``classes.txt`` names the classes of masks that hold indices, one per
+line, the background first; for painted masks a colour follows each name. Without it masks are binary, unless COCO or nnU-Net names
 classes. Lists (``train.txt``, ``val.txt``, ``test.txt``, also in ``splits/``) split an undivided folder. Splits that are missing are
 carved, as for every benchmark.
 """
@@ -65,7 +65,7 @@ class OwnBenchmark(FolderBenchmark):
         if not pairs:
             raise DatasetError(
                 f"{data_root} is not a data set with a layout of {self.name}; give {self.source}. Unpack archives; save volumes, "
-                "arrays and one mask per object as one PNG per image; convert YOLO and LabelMe to COCO, such as with Roboflow"
+                "arrays and one mask per object as one PNG per image; convert YOLO and LabelMe to COCO, for example with Roboflow"
             )
         root = max(pairs, key=lambda root: pairs[root])
         if len(pairs) > 1:
@@ -82,7 +82,7 @@ class OwnBenchmark(FolderBenchmark):
             seen = ", ".join(f"{path.relative_to(data_root)}/ ({n})" for path, n in counts.most_common(6) if n)
             raise DatasetError(
                 f"{root} has {pairs[root]} pairs, and there are further images that would not be read: {seen}; give "
-                f"{self.name}={root} if it is meant, or call the others' folders images/ and masks/, or {own_layouts.LIST_THEM}"
+                f"{self.name}={root} if that is intended, or call the others' folders images/ and masks/, or {own_layouts.LIST_THEM}"
             )
         return root
 
@@ -110,8 +110,8 @@ class OwnBenchmark(FolderBenchmark):
 
     def _refuse_unused(self, root: Path, parts: Mapping[str, Pairs], *, lists: Collection[Path]) -> None:
         """Raise DatasetError if a file or a folder looks like a split but is not used, so that no given split is silently replaced. A file
-        does by its name, a column of splits, or if it lists some of the images and not what used lists say together (``trainval.txt``);
-        a folder by its name, or as further pairs where no test split is given. ``lists``: files that say which pairs there are."""
+        does by its name, by a column of splits, or if it lists some of the images other than the union of used lists (``trainval.txt``);
+        a folder by its name, or by further pairs where no test split is given. ``lists``: files that say which pairs there are."""
         pairs = [pair for each in parts.values() for pair in each]
         read = {*lists, *(pair.mask for pair in pairs)}
         holding = {parent for pair in pairs for parent in (*pair.image.parents, *pair.mask.parents)}
@@ -165,7 +165,7 @@ class OwnBenchmark(FolderBenchmark):
         return Arranged(train, parts["val"], {"test": tested}, rule, "carved")
 
     def group(self, pair: Pair) -> str:
-        """What the first bracket of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""
+        """What the first parentheses of the regular expression `DataOptions.group` matches in an image's name, or its whole match."""
         if not self.options.group:
             return super().group(pair)
         name = pair.stem.removeprefix(pair.prefix)
@@ -189,7 +189,7 @@ class OwnBenchmark(FolderBenchmark):
             return mask
         if self.task != "binary":
             raise DatasetError(
-                f"invert=true turns masks of two classes, and {path} has {self.num_classes}; leave it out"
+                f"invert=true swaps the classes of binary masks, and {path} has {self.num_classes}; leave it out"
             )
         return np.where(mask == IGNORE, mask, 1 - mask)
 
@@ -200,19 +200,19 @@ class OwnBenchmark(FolderBenchmark):
             return decoding.read_colours(path, colours)
         named = _IGNORED in labels or self.class_names != BINARY
         try:
-            # 1 with an area to ignore, such as VOC's borders, makes indices of a binary mask too.
+            # A binary mask that holds 1 and an area to ignore, such as VOC's borders, holds indices too.
             if named or decoding.object_values(path, num_classes=256) == {1, ignored}:
                 mask = decoding.read_indices(path, num_classes=256)
             else:
                 mask = super().decode_mask(path)
         except DatasetError as error:
-            open_image(path)  # a file that is damaged says so by itself
+            open_image(path)  # a damaged file raises its own error
             raise DatasetError(f"{error}; {_EXPLAINED[self.task]}") from error
         mask = np.where(mask == ignored, np.uint8(IGNORE), mask)
         wrong = mask[(mask >= self.num_classes) & (mask != IGNORE)]
         if wrong.size:
             known = f"there are {self.num_classes} classes, so 0 to {self.num_classes - 1} (255 is ignored)"
-            known += "; levels of another kind stand after each name in classes.txt, such as crop 128,128,128"
+            known += "; if grey levels stand for classes, write them after each name in classes.txt, such as crop 128,128,128"
             raise DatasetError(f"{path} has the class indices {', '.join(map(str, np.unique(wrong)[:8]))}, and {known}")
         return mask
 
@@ -289,11 +289,11 @@ def nnunet_labels(root: Path) -> dict[str, int]:
         labels = coco.parse_json(path.read_bytes())["labels"].items() if path.is_file() else ()
         named = {str(name): int(index) for name, index in labels}
         if broken := [index for _, index in labels if int(index) != float(index)]:
-            raise ValueError(f"{broken[0]} is no whole number")
+            raise ValueError(f"{broken[0]} is not a whole number")
         if sorted(named.values()) != list(range(len(named))):
             raise ValueError(f"numbered {sorted(named.values())}, not from 0")
         if named and next(name for name, index in named.items() if index == 0).casefold() != "background":
-            raise ValueError("0 is not the background, as nnU-Net has it")
+            raise ValueError("0 is not the background, which nnU-Net requires")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
             f"{path} names no classes under labels ({error}); correct it, or write {_CLASSES}"
@@ -337,15 +337,15 @@ def any_folder(name: str, folder: Path, options: DataOptions | None = None) -> t
     for option, given in (("category", benchmark.options.category), ("invert", benchmark.options.invert is not None)):
         if given and option != taken:
             what = {"category": "COCO files", "invert": "binary mask images"}[option]
-            raise DatasetError(f"{option} is for {what}, and {root} has the layout {layout!r}; leave it out")
+            raise DatasetError(f"{option} applies to {what}, and {root} has the layout {layout!r}; leave it out")
     return made, root
 
 
 def _labelled_root(name: str, folder: Path, labelled: Sequence[Path]) -> Path:
-    """The folder of folders of classes. Raises DatasetError: several, or what is there are images and masks that could not be paired."""
-    if all(resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS)):  # one a patient, say
+    """The folder of folders of classes. Raises DatasetError: several, or there are images and masks that could not be paired."""
+    if all(resolve_folder(folder, names) for names in (own_layouts.IMAGES, own_layouts.MASKS)):  # one per patient, say
         raise DatasetError(
-            f"{folder} has images and masks in further folders; put each into one, a mask per image, or {own_layouts.LIST_THEM}"
+            f"{folder} has images and masks in subfolders; put each kind into one, one mask per image, or {own_layouts.LIST_THEM}"
         )
     for path in own_layouts.tables_in(labelled[0], ".csv", ".tsv"):
         if own_layouts.names_pairs(path):

@@ -1,8 +1,8 @@
 """The joint polyp protocol of PraNet (Fan et al., MICCAI 2020, arXiv 2006.11392): trained on Kvasir-SEG and CVC-612 together.
 
-PraNet's lists choose the test images, in its own bundle as in the original archives: 100 of Kvasir-SEG, which leaves 900, and 62 of
+PraNet's lists choose the test images, both in its own bundle and in the original archives: 100 of Kvasir-SEG, which leaves 900, and 62 of
 CVC-612, which leave 550. A tenth of both is carved for validation, of CVC-612 in whole sequences. Three further sets are tested where they
-are on disk. The 62 frames share 26 sequences with training, which is the protocol's, and is said wherever it is planned or checked.
+are on disk. The 62 frames share 26 sequences with training. That is part of the protocol, and plans and checks say so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Massachusetts Roads: 1171 aerial images of 1500x1500 (Mnih, PhD thesis, Toronto 2013). Missing imagery is white.
 
 Layout ``tiles``: pieces of training images, ``<image id>_r<row>c<column>``, and no validation or test folder. They are
-split by image, so that no piece of a tested image is trained on, and called what they are.
+split by image, so that no piece of a tested image is trained on, and tables call them tiles.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Road(FolderBenchmark):
     native_size = (1500, 1500)
     carved_by = "whole images"
     test_fraction = 0.3
-    """Of tiles, which come in tens."""
+    """For tiles, of which there are tens per image."""
 
     def layouts(self) -> tuple[Layout, ...]:
         original = {"train": "train", "val": "valid|val", "test": "test"}

@@ -1,4 +1,4 @@
-"""Generated stand-ins of the benchmarks in the layouts and encodings of the real archives. Deterministic, quick.
+"""Generated stand-ins for the benchmarks in the layouts and encodings of the real archives. Deterministic, quick.
 
     path = harness.datasets.samples.write_samples("kvasir", Path("data"))
 
@@ -326,7 +326,7 @@ def scene(name: str, number: int, *, size: int = DEFAULT_SIZE) -> Scene:
 
 
 def _deal(parts: tuple[str, ...], count: int) -> list[str]:
-    """Part of every image: a fifth for validation, a fifth for test, at least two a folder, the rest for training."""
+    """Part of every image: a fifth for validation, a fifth for test, at least two per folder, the rest for training."""
     if parts == ("all",):
         return ["all"] * count
     others = [part for part in parts if part != "train"]

@@ -30,11 +30,11 @@ _MOST_CLASSES = 64
 """Stored values from here on are levels of grey rather than classes."""
 _FOLDERS_NAMED = 6
 _MOST_NUMBERED = 20
-"""Images of one photograph, on average, beyond which numbers at the end of names are taken for plain counting."""
+"""Average number of images of one photograph beyond which numbers at the end of names are taken for plain counting."""
 _EXPECTED = re.compile(r"\.|classes\.txt|dataset\.json|(readme|licen[cs]e|citation)\b", re.IGNORECASE)
-"""Files that need no mention where nothing is read from them."""
+"""Files that need no mention if they are not read."""
 _GLANCES = 24
-"""Masks of a split that are looked at before a run."""
+"""Number of masks of a split that are looked at before a run."""
 INVERTED = (
     "; inverted? The object must be white (above 127), 1, or any colour of a palette except black. For data of your own, "
     "--set benchmarks.NAME.invert=true inverts them (data check: --invert true), and false confirms that they are right"
@@ -42,7 +42,7 @@ INVERTED = (
 
 
 class RuleResult(NamedTuple):
-    """The outcome of one rule: ``failed`` makes the check fail, ``warned`` is to be looked at, ``skipped`` was not checked. ``files``:
+    """The outcome of one rule: ``failed`` makes the check fail, ``warned`` needs a look, ``skipped`` was not checked. ``files``:
     those concerned, at most twenty."""
 
     rule: str
@@ -193,7 +193,7 @@ def _groups(benchmark: Benchmark, splits: Splits, root: Path) -> RuleResult:
     tested = sum(split in splits.test for members in across.values() for split, _ in members)
     message = (
         f"{len(across)} of {len(groups)} groups have images in several splits, {tested} test images among them; "
-        f"{'move each to one side' if benchmark.own else 'a test knows their images'}; the first: {examples[0]}"
+        f"{'move each to one side' if benchmark.own else 'training shares their groups'}; the first: {examples[0]}"
     )
     return RuleResult(rule, "failed" if benchmark.own else "warned", message, examples)
 
@@ -215,7 +215,7 @@ def groups_apart(benchmark: Benchmark, splits: Splits, root: Path) -> tuple[str,
 
 
 _PIECES = (r"(?:r|row|x|y)\d+[_-]?(?:c|col|x|y)\d+", r"scaled[_-]?\d+", r"(?<!\d)\d{1,3}")
-"""What follows the name of a photograph in those of its tiles, its scaled copies, and its numbered ones."""
+"""What follows the name of a photograph in the names of its tiles, its scaled copies, and its numbered copies."""
 
 
 def names_alike(splits: Splits) -> str:
@@ -235,7 +235,7 @@ def names_alike(splits: Splits) -> str:
         if alike := [stem for stem in tested if begins.get(stem) in known]:
             return (
                 f"{len(alike)} of {len(tested)} test images are named like training or validation images ({alike[0]}, "
-                f"{known[begins[alike[0]]]}): if these show one thing, keep them on one side with a group rule, such as "
+                f"{known[begins[alike[0]]]}): if these show the same thing, keep them on one side with a group rule, such as "
                 f"(.+?)([ _-]*{piece})?$ (data check: --group; run: --set benchmarks.NAME.group=)"
             )
     return ""
@@ -284,7 +284,7 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
     if benchmark.task != "binary":
         return RuleResult("mask values", "passed", message)
     if not any(mask.shares[1] for mask in prints) and any(IGNORE in values for values in held):
-        odd = "every object is 255, which is to be ignored where classes are named: write 1 for the object, or remove the names"
+        odd = "every object is 255, ignored where classes are named: write 1 for the object, or remove the names"
         return RuleResult("mask values", "failed", f"{message}; {odd}")
     objects = {max(values) for values in held if len(values) == 1}
     if len(objects) > 1 and max(objects) < _MOST_CLASSES:
@@ -294,8 +294,8 @@ def _values(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
 
 
 def _mixed(benchmark: Benchmark, held: Sequence[frozenset[int]]) -> str:
-    """What is wrong where 255 is the object of some masks and to be ignored in others. Without names of classes, masks of 0 and 1 may stand
-    among those of 0 and 255, as each file says what its object is."""
+    """What is wrong where 255 is the object of some masks and to be ignored in others. Without names of classes, masks of 0 and 1 may be
+    mixed with those of 0 and 255, since each file shows what its object is."""
     named = benchmark.class_names != BINARY
     if colours_of(benchmark.class_names):
         return ""
@@ -305,7 +305,7 @@ def _mixed(benchmark: Benchmark, held: Sequence[frozenset[int]]) -> str:
 
 def mask_polarity(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
     """Whether masks are inverted: those nearly always fill most of a picture and most of its border, objects seldom do. Where the user
-    says so or the opposite (`DataOptions.invert`) he knows."""
+    has said whether they are (`DataOptions.invert`), nothing is judged."""
     share = statistics.median(fingerprint.shares[1] for fingerprint in prints)
     border = statistics.median(fingerprint.border_share for fingerprint in prints)
     coverage = f"foreground covers {share:.0%} of the median mask and {border:.0%} of its border"
@@ -323,7 +323,7 @@ def _classes(benchmark: Benchmark, prints: Sequence[Fingerprint]) -> RuleResult:
 
 
 def one_class_masks(prints: Sequence[Fingerprint], root: Path) -> RuleResult:
-    """Masks without an object are a fact of some data (most tiles have no defect); where none has one, nothing can be learnt."""
+    """Some data have masks without an object (most tiles have no defect); where no mask has one, nothing can be learnt."""
     single = [fingerprint for fingerprint in prints if max(fingerprint.shares, default=0.0) >= 1.0]
     message = f"{len(single)} of {len(prints)} masks hold one class only"
     if 2 * len(single) <= len(prints):
@@ -359,7 +359,7 @@ def _turns(prints: Sequence[Fingerprint], root: Path) -> list[RuleResult]:
 def _copies(
     kind: str, groups: Sequence[Sequence[Fingerprint]], benchmark: Benchmark, root: Path
 ) -> Iterator[RuleResult]:
-    """Copies within a split are warned of. Across splits they fail, unless each are of one group, of which `_groups` has its verdict."""
+    """Copies within a split give a warning. Copies across splits fail, unless they are of one group, which `_groups` judges."""
     for where, several in (("within a split", False), ("across splits", True)):
         chosen = [group for group in groups if (len({fingerprint.split for fingerprint in group}) > 1) is several]
         grouped = all(len({benchmark.group(each.pair) for each in group}) == 1 for group in chosen)
@@ -376,7 +376,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
     """What looks wrong in a sample of a user's own masks, a line each; `run` prints it before it trains on them.
 
     Raises:
-        DatasetError: a rule of `check` fails, or a training or test split is without one object.
+        DatasetError: a rule of `check` fails, or a training or test split has no object at all.
     """
     looked: list[Fingerprint] = []
     found = [_mixed_masks(benchmark, splits), _groups(benchmark, splits, root)]
@@ -384,7 +384,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
         of_split = pairs[:: max(1, len(pairs) // _GLANCES)][:_GLANCES]
         prints = [fingerprint_pair(benchmark, split, pair) for pair in of_split]
         found.append(_readable(prints, root))
-        # Few masks of a split may hold an object, so all are read before there is said to be none.
+        # Few masks of a split may hold an object, so all are read before the split is said to have none.
         if not any(any(each.shares[1:]) or each.error for each in prints) and not any(
             (mask % IGNORE).any() for mask in map(benchmark.mask_of, pairs)
         ):
@@ -399,7 +399,7 @@ def first_look(benchmark: FolderBenchmark, splits: Splits, root: Path) -> tuple[
 
 
 def _mixed_masks(benchmark: FolderBenchmark, splits: Splits) -> RuleResult:
-    """See `_mixed`; of all masks, since few may be of the other kind."""
+    """See `_mixed`; all masks are read, since few may be of the other kind."""
     masks = {pair.mask for pairs in splits.parts.values() for pair in pairs if not pair.entry}
     look = partial(object_values, num_classes=benchmark.num_classes)
     with ThreadPoolExecutor() as pool:

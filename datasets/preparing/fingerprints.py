@@ -21,9 +21,9 @@ from harness.datasets.readers.opening import open_image, orientation, upright
 
 THUMBNAIL, HASH_SIDE = 24, 8
 MOST_BITS = 6
-"""Difference hashes of copies differ in at most so many of 64 bits; chance pairs of natural images in about 32."""
+"""Difference hashes of copies differ in at most this many of 64 bits; those of unrelated natural images in about 32."""
 MOST_DIFFERENCE = 3.0
-"""Thumbnails of copies differ by at most so many grey levels on average. Kvasir-SEG images that were halved, encoded with
+"""Thumbnails of copies differ by at most this many grey levels on average. Kvasir-SEG images that were halved, encoded with
 JPEG quality 20 to 70, or mirrored reach 1.3; neighbouring video frames 0.2 to 4."""
 LEAST_CONTRAST = 6.0
 """Below this standard deviation of the thumbnail a picture is too flat to find copies by."""
@@ -108,7 +108,7 @@ def near_pairs(prints: Sequence[Fingerprint]) -> list[tuple[Fingerprint, Fingerp
 
 
 def _close(bits: NDArray[np.bool_], other_bits: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Index pairs (first < second) whose hashes differ in at most `MOST_BITS`; one matrix product a thousand rows."""
+    """Index pairs (first < second) whose hashes differ in at most `MOST_BITS`; one matrix product per thousand rows."""
     signs, other_signs = bits.astype(np.float32) * 2 - 1, other_bits.astype(np.float32) * 2 - 1
     close: list[tuple[int, int]] = []
     for start in range(0, len(signs), _ROWS):

@@ -22,13 +22,13 @@ from harness.datasets.preparing.unpacking import Progress, unpack
 from harness.datasets.readers.folder_benchmark import FolderBenchmark
 
 FOLDER = ".downloads"
-"""Below the data root: archives on their way."""
+"""Below the data root: archives that are being downloaded."""
 _TIMEOUT_S = 60.0
 _RETRIES = 5
 
 
 def file_name(url: str) -> str:
-    """A local name for what ``url`` serves, of its own for each address."""
+    """A local name for what ``url`` serves, unique to each address."""
     name = re.sub(r"[^\w.+ -]", "_", Path(urlsplit(url).path).name).strip(". ")
     return f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name or 'download'}"
 
@@ -49,7 +49,7 @@ def place_of(source: str, data_root: Path) -> Path:
 
 
 def _download(url: str, path: Path, *, progress: Progress) -> None:
-    """Download, from where an earlier call was cut. Raises DatasetError: it failed; what came so far is kept."""
+    """Download, resuming where an earlier call stopped. Raises DatasetError: it failed; what has arrived is kept."""
     import gdown  # only this verb needs it, and it is slow to import
     import requests
     from gdown.exceptions import DownloadError
@@ -79,7 +79,7 @@ def prepare(
         data_root: where the benchmark's folder goes.
 
     Raises:
-        DatasetError: anything is missing, wrong, hostile or already there. No folder that looks whole is left.
+        DatasetError: anything is missing, wrong, hostile or already there. No folder that looks complete is left.
     """
     folder, staging = data_root / benchmark.folders[0], data_root / f".unpacking-{benchmark.name}"
     if folder.exists():
@@ -101,7 +101,7 @@ def prepare(
 
 
 def _stage(benchmark: FolderBenchmark, archives: Sequence[Path], staging: Path, *, progress: Progress) -> Path:
-    """Unpack into ``staging`` and read; the benchmark's folder there."""
+    """Unpack into ``staging`` and read; returns the benchmark's folder there."""
     shutil.rmtree(staging, ignore_errors=True)  # of a call that was killed: the lock is ours
     for archive in archives:
         try:
@@ -115,7 +115,7 @@ def _stage(benchmark: FolderBenchmark, archives: Sequence[Path], staging: Path, 
         known = ", ".join(layout.name for layout in benchmark.layouts())
         names = " and ".join(str(path.relative_to(staging)) for path in roots) or "none"
         raise DatasetError(
-            f"the archive holds no single {benchmark.title} in a layout that is known ({known}): {names}"
+            f"the archive must hold exactly one {benchmark.title} in a known layout ({known}); found: {names}"
         )
     for pairs in benchmark.splits(roots[0]).parts.values():
         benchmark.read(pairs[0])

@@ -17,19 +17,19 @@ from typing import IO, Any
 from harness.datasets.base import DatasetError
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is done, how much of it, and of how much where that is known."""
+"""Called with the step, the amount done, and the total where that is known."""
 _CHUNK = 1 << 20
 _ABOUT = ("readme", "license", "licence")
 MOST_MEMBERS = 500_000
 MOST_RATIO, RATIO_FROM = 200, 1 << 28
-"""Unpacked bytes per archive byte, once so many are reached: plain masks shrink a hundredfold."""
+"""Most unpacked bytes per archive byte, from so many bytes on: plain masks shrink a hundredfold."""
 
 
 def unpack(archive: Path, target: Path, *, progress: Progress) -> int:
     """Unpack a zip or tar archive into ``target``; returns the number of files. A README or LICENSE of an earlier archive stays.
 
     Raises:
-        DatasetError: hostile, damaged, protected by a password, of another kind, or with a file that an earlier archive brought.
+        DatasetError: hostile, damaged, protected by a password, neither zip nor tar, or with a file that an earlier archive brought.
             ``target`` may then hold a part.
     """
     target.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class _Budget:
         self.names: set[str] = set()
 
     def member(self, name: str) -> Path:
-        """Account for one file; where it goes. Raises DatasetError: beyond the limits, twice, no UTF-8, or out of the target (absolute,
+        """Account for one file; returns where it goes. Raises DatasetError: over a limit, twice, not UTF-8, or out of the target (absolute,
         with a drive, with ``..`` or a null byte)."""
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or "\0" in name or not path.parts:
@@ -74,7 +74,7 @@ class _Budget:
         return self.target / path
 
     def check(self, count: int) -> None:
-        """Refuse ``count`` bytes out of this archive where that is beyond measure, declared, read or written."""
+        """Refuse ``count`` bytes out of this archive where they exceed a limit, declared, read or written."""
         if count > self.most:
             raise DatasetError(f"{self.archive} unpacks to more than {self.most} bytes, the limit; it was refused")
         if count > RATIO_FROM and count > MOST_RATIO * self.archive_size:

@@ -1,4 +1,4 @@
-"""COCO JSON as masks, read in place: polygons and run lengths through pycocotools (the extra ``coco``).
+"""COCO JSON as masks, read in place: polygons and run lengths through pycocotools (the extra ``own-data``).
 
 Where objects overlap, the smaller is on top. A crowd's region is ignored (255) where no object is, as in COCO's own scores.
 pycocotools checks nothing and may read beyond its arrays, so shapes and sizes are checked here. Boxes and lines are refused.
@@ -46,7 +46,7 @@ def load(path: Path) -> CocoFile:
 @lru_cache(maxsize=8)
 def _load(path: Path, size: int, changed: int) -> CocoFile:
     if size > _MOST_BYTES:
-        raise DatasetError(f"{path} has {size} bytes, over 1 GiB are refused; split it, or convert it to mask images")
+        raise DatasetError(f"{path} has {size} bytes; the limit is 1 GiB; split it, or convert it to mask images")
     try:
         data = parse_json(path.read_bytes())
         categories: dict[str, str] = {}
@@ -165,7 +165,7 @@ def _pycocotools() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise DatasetError("COCO JSON needs pycocotools, which is not here: pip install pycocotools") from error
+        raise DatasetError("COCO JSON needs pycocotools, which is not installed: pip install pycocotools") from error
     return mask
 
 
@@ -176,13 +176,13 @@ def _check_polygons(polygons: Sequence[Any], height: int, width: int, where: str
     right &= all(type(x) in (int, float) and abs(x) < 4 * (height + width) for x in numbers)
     if not right or max(numbers) <= 1 < min(height, width):
         raise DatasetError(
-            f"{where} has something else than polygons [[x, y, x, y, x, y, …], …] in pixels of its image of {width}x{height}; export "
+            f"{where} has something other than polygons [[x, y, x, y, x, y, …], …] in pixels of its image of {width}x{height}; export "
             "it again"
         )
 
 
 def _runs(text: str) -> list[int] | None:
-    """COCO's compressed run lengths: five bits a character and one that says whether more follow, each run as the
+    """COCO's compressed run lengths: five bits per character and one that says whether more follow, each run as the
     difference from the run two before."""
     runs: list[int] = []
     value = shift = 0

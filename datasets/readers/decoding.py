@@ -34,14 +34,14 @@ _MOST_MID_GREY = 0.2
 _THIRD_VALUE = (32, 224)
 _MOST_THIRD_VALUE = 0.01
 _FEW_LEVELS, _MOST_OFF_EDGES, _MOST_OFF_EDGES_OF_FEW = 8, 0.25, 0.05
-"""Of the pixels between a mask's darkest and brightest level most lie at edges: nearly all where such levels are few. Compression
+"""Most pixels between a mask's darkest and brightest level lie at edges: nearly all where such levels are few. Compression
 leaves 0.12 elsewhere, scaling up to 0.17."""
 _LEAST_OBJECT = 4
-"""Pixels of an object; fewer may be what scaling a mask leaves of its soft edges."""
+"""Least pixels of an object; fewer may be remains of soft edges after a mask was scaled."""
 _COLOUR = re.compile(r"\S.*?\s+(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})")
 """A class with its colour, such as ``crop 0,255,0``."""
 _COLOUR_NOISE = 32
-"""Levels by which a colour may miss a blend of paint and black."""
+"""Levels by which a colour may differ from a blend of paint and black."""
 _MOST_LEFT_BY_COMPRESSION = 40
 """Levels in an empty mask: a JPEG's tile next to an object, saved twice, reaches 4 at quality 95, 20 at 75 and 37 at 50."""
 _MOST_CHROMA, _MOST_CHROMATIC = 64, 0.001
@@ -54,7 +54,7 @@ def _sixteen_bits(image: Image.Image, path: Path) -> NDArray[np.int64]:
     wide = np.asarray(image).astype(np.int64)
     least, most = int(wide.min(initial=0)), int(wide.max(initial=0))
     if least < 0 or most > _FULL:
-        raise DatasetError(f"{path} holds samples from {least} to {most}, which 16 bits do not; {SCALE}")
+        raise DatasetError(f"{path} holds samples from {least} to {most}, which exceeds 16 bits; {SCALE}")
     return wide
 
 
@@ -131,12 +131,12 @@ def mask_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return np.asarray(image.convert("L"))
     channels = np.asarray(image)
     if image.mode != "RGB" and channels[..., -1].min(initial=255) < 255:
-        raise DatasetError(f"{path} is transparent in part, so it may be drawn in its opacity; save it as grey levels")
+        raise DatasetError(f"{path} is partly transparent: is it drawn in its alpha channel? save it as grey levels")
     return channels[..., 0]
 
 
 def object_values(path: Path, *, num_classes: int) -> frozenset[int]:
-    """What a mask holds besides 0; nothing of a coloured one, or of a palette of two classes, whose colours count. Raises DatasetError:
+    """What a mask holds besides 0; nothing for a coloured one, or for a palette of two classes, whose colours count. Raises DatasetError:
     unreadable."""
     image = open_image(path)
     if _is_coloured(image) or (num_classes == 2 and image.mode == "P" and not is_grey_palette(image)):
@@ -148,7 +148,7 @@ def mixed_encodings(held: Iterable[frozenset[int]], *, num_classes: int, named: 
     """What is wrong where 255 is the object in some masks, and to be ignored in others; empty where nothing is.
 
     Args:
-        held: of each mask its `object_values`.
+        held: the `object_values` of each mask.
         named: classes are named, so that 255 is always to be ignored; at least as many masks that hold it with an index show that this
             is meant.
     """
@@ -179,7 +179,7 @@ def read_binary(
 
     Args:
         rule: ``half`` takes grey levels above 127 (JPEG noise, anti-aliased edges); ``two levels`` likewise, and refuses a lossless
-            file that holds a third level, but for soft edges of many levels; ``nonzero`` takes all above 0.
+            file that holds a third level, except for soft edges of many levels; ``nonzero`` takes all above 0.
         only_255: quirk 11: the grey view is divided by 255 and truncated, so only 255 is foreground.
         colour: of masks painted in one colour on black, that colour (``any``: each file's own); None refuses
             colours.
@@ -206,7 +206,7 @@ def read_binary(
         )
     if lossless and rule == "two levels":
         _refuse_levels(values.astype(np.uint8), path)
-        if image.mode in _SIXTEEN_BIT:  # scaled to 8 bits, low levels are 0
+        if image.mode in _SIXTEEN_BIT:  # scaled to 8 bits, low levels would be 0
             _refuse_levels(_ranks(np.asarray(image)), path, shown=listed(np.asarray(image)))
     if rule == "two levels":
         _refuse_dark_objects(values, path)
@@ -228,7 +228,7 @@ def _is_lossy(image: Image.Image, path: Path) -> bool:
 
 
 def _ranks(values: NDArray[np.generic]) -> Array:
-    """Levels of any range as 0 to 255 in the same order, evenly apart; as few as there are distinct ones."""
+    """Levels of any range as 0 to 255 in the same order, evenly spaced; as many as there are distinct ones."""
     levels, ranks = np.unique(values, return_inverse=True)
     return (ranks.reshape(values.shape) * 255 // max(1, len(levels) - 1)).astype(np.uint8)
 
@@ -242,7 +242,7 @@ def two_colours(image: Image.Image, path: Path) -> Array:
         raise DatasetError(f"{path} has the unexpected mask values {listed(indices)}: a binary palette has two")
     mask = (np.asarray(image.convert("RGB")).max(axis=2) > 0).astype(np.uint8)
     if used == 2 and mask.all():
-        raise DatasetError(f"{path} has two colours and neither is black, which is what background is in a palette")
+        raise DatasetError(f"{path} has two colours and neither is black, the background of a binary palette")
     return mask
 
 
@@ -317,16 +317,14 @@ def read_colours(path: Path, colours: Sequence[Colour]) -> Array:
     image = upright(open_image(path))
     require_lossless(image, path)
     if image.mode in ("RGBA", "LA") and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise DatasetError(
-            f"{path} is transparent in part, so it may be drawn in its opacity; save it in colours alone"
-        )
+        raise DatasetError(f"{path} is partly transparent: is it drawn in its alpha channel? save it in colours alone")
     stored = to_rgb(image, path).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
     known = np.array(colours, np.int64) @ np.array([1 << 16, 1 << 8, 1])
     order = np.argsort(known)
     at = order[np.searchsorted(known, stored, sorter=order).clip(max=len(known) - 1)]
     if (wrong := known[at] != stored).any():
         others = Image.fromarray(to_rgb(image, path)[wrong][None])
-        raise DatasetError(f"{path} has the colours {_colours(others)}, which are of no class; add them to classes.txt")
+        raise DatasetError(f"{path} has the colours {_colours(others)}, which have no class; add them to classes.txt")
     return at.astype(np.uint8)
 
 
@@ -339,7 +337,7 @@ def _grey_view(image: Image.Image, path: Path) -> NDArray[np.integer]:
 
 
 def is_grey_palette(image: Image.Image) -> bool:
-    """Whether the colours in use are a scale of greys that reaches white's half: levels, rather than labels."""
+    """Whether the colours in use are greys of which one is above 127: levels rather than labels."""
     colours = np.asarray(image.convert("RGB"))
     return bool((colours == colours[..., :1]).all() and colours.max(initial=0) > 127)
 
@@ -371,7 +369,7 @@ def _refuse_levels(values: Array, path: Path, *, shown: str = "") -> None:
     if len(flat) or off > most_off or 2 * np.isin(values, ids).sum() > np.count_nonzero(values):
         raise DatasetError(
             f"{path} has the unexpected mask values {shown}, not at edges alone: a binary mask is black and white; where these "
-            "are ids of objects it is their union, such as numpy's (mask > 0) * 255"
+            "are ids of objects, save their union, such as numpy's (mask > 0) * 255"
         )
 
 
@@ -401,7 +399,7 @@ def _refuse_dark_objects(values: NDArray[np.integer], path: Path) -> None:
 
 
 def _flat_levels(values: Array, *, side: int) -> NDArray[np.uint8]:
-    """Levels that fill a square of this side somewhere, but for the two darkest and the two brightest, of which compression leaves
+    """Levels that fill a square of this side somewhere, except the two darkest and the two brightest, of which compression leaves
     some."""
     height, width = (max(0, length - side + 1) for length in values.shape)
     corner, flat = values[:height, :width], np.ones((height, width), bool)

@@ -29,7 +29,7 @@ SAMPLE_NOTE = "generated sample"
 """What tables say in that case."""
 
 CARVED = "carved"
-"""The split rule of every benchmark that pools whatever parts are there and carves a test and a validation part of them."""
+"""The split rule of every benchmark that pools whatever parts are there and carves a test and a validation part from them."""
 
 _PART_IN_WORDS = {"train": "training", "val": "validation"}
 _WHOSE_SPLITS = {"autogluon": "AutoGluon's", "pranet": "PraNet's"}
@@ -65,7 +65,7 @@ class FolderBenchmark(Benchmark):
     native_size: ClassVar[tuple[int, int] | None] = None
     """(width, height) of the images where all original ones are of one size."""
     stretched_copies: ClassVar[bool] = False
-    """Copies are around whose images were stretched to squares while their masks kept the original shape."""
+    """There are copies whose images were stretched to squares while their masks kept the original shape."""
     mend: ClassVar[str] = "unpack the archive again"
     """What messages say about missing files."""
     mask_rule: ClassVar[decoding.Rule] = "half"
@@ -185,7 +185,7 @@ class FolderBenchmark(Benchmark):
         return Arranged(train, val, test, f"{whose} test; {rule}", origin)
 
     def split_by_list(self, pairs: Sequence[Pair], name: str) -> Arranged | None:
-        """Test images by a committed list of stems, validation carved from the rest; None where none is there."""
+        """Test images by a committed list of stems, validation carved from the rest; None where none of them is present."""
         listed = splitting.committed(name)
         tested = tuple(pair for pair in pairs if name_key(pair.stem) in listed)
         if not tested:
@@ -250,7 +250,7 @@ class FolderBenchmark(Benchmark):
 
 
 def _unique_stems(parts: Mapping[str, Pairs], root: Path) -> dict[str, Pairs]:
-    """The parts with stems that differ: where two number their files alike, the part's name goes before every stem."""
+    """The parts with distinct stems: where two number their files alike, the part's name goes before every stem."""
     for name, pairs in parts.items():
         stems = [name_key(pair.stem) for pair in pairs]
         if len(set(stems)) < len(stems):
@@ -283,8 +283,8 @@ def refuse_shared(splits: Mapping[str, Pairs], root: Path) -> None:
 
 
 def _common_size(pairs: Sequence[Pair]) -> tuple[int, int] | None:
-    """The size that all images have in common; None where they differ, or one cannot be read. Looks at headers until
-    two differ, so only at a copy's are all looked at."""
+    """The size that all images have in common; None where they differ, or one cannot be read. Reads headers until
+    two differ, so all are read only in a copy of one size."""
     sizes = (stored_size(pair.image) for pair in pairs)
     try:
         first = next(sizes)

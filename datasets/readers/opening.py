@@ -2,7 +2,7 @@
 
 Only the formats that benchmarks come in are opened, whatever the file is called: Pillow would hand PostScript to
 Ghostscript. TIFFs that Pillow refuses go to `tifffile`: the original CVC-ClinicDB frames say "grey" and hold three
-samples a pixel.
+samples per pixel.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _OF_PREVIEWS = ("JPEG", "MPO")
 """Whose further images are views and previews of the first."""
 
 MOST_PIXELS = 150_000_000
-"""A benchmark's largest image has 30 million; three such arrays of this size are what a small machine holds."""
+"""The largest image of a benchmark has 30 million; a small machine holds three arrays of this size."""
 
 LEAST_OF_SIXTEEN = 1 << 14
-"""What the brightest of 16-bit samples reaches: cameras and scanners put 10, 12 or 14 bits into as wide a file."""
+"""The least level of the brightest 16-bit sample: cameras and scanners put 10, 12 or 14 bits into such files."""
 SCALE = "scale them to 8 bits, such as with ImageMagick's -normalize, or numpy's >> 4 for 12 bits and >> 6 for 14"
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it would print what is raised here
@@ -40,7 +40,7 @@ _TIFF = (b"II*\0", b"MM\0*")
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open and decode one file. Raises DatasetError: missing, no file, empty, truncated, no image of `FORMATS`, or larger than
+    """Open and decode one file. Raises DatasetError: missing, not a file, empty, truncated, not in one of `FORMATS`, or larger than
     `MOST_PIXELS`."""
     image = _opened(path)
     sixteen_bits = _has_sixteen_bit_colours(image)
@@ -89,7 +89,7 @@ def _opened(path: Path) -> Image.Image:
             start = file.read(4)
         if start in _TIFF:
             return _tiff(path)
-        reason = "it is empty" if not start else f"no {', '.join(FORMATS)}"
+        reason = "it is empty" if not start else f"not {', '.join(FORMATS)}"
         raise DatasetError(f"{path} is unreadable ({reason}); restore it from the archive") from error
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path} is refused ({error}); scale it down") from error
@@ -117,7 +117,7 @@ def _refuse_stack(path: Path, image: Image.Image) -> None:
 
 
 def _tiff(path: Path) -> Image.Image:
-    """The first page of a TIFF that Pillow does not know, three samples a pixel taken for RGB."""
+    """The first page of a TIFF that Pillow does not know, three samples per pixel taken for RGB."""
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
@@ -148,7 +148,7 @@ def require_file(path: Path) -> None:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise DatasetError(f"{path} is {kind}, and a file was looked for; give a file, or check what names it")
+        raise DatasetError(f"{path} is {kind}, where a file is needed; give a file, or check what names it")
 
 
 def _bound(path: Path, width: int, height: int) -> None:
@@ -159,7 +159,7 @@ def _bound(path: Path, width: int, height: int) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
-    """What to raise of a damaged file. Raises OSError: the file is not to blame (`AWAY`)."""
+    """The error to raise for a damaged file. Raises OSError: the file is not to blame (`AWAY`)."""
     if isinstance(error, OSError) and error.errno in AWAY:
         raise OSError(error.errno, error.strerror, str(path)) from error
     reason = " ".join(str(error).split()) or type(error).__name__

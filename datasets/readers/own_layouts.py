@@ -15,7 +15,7 @@ from harness.datasets.readers.pairing import MASK_EXTENSIONS, Paired, image_file
 
 IMAGES = "images|image|imgs|img|img_dir|sat|Training_Images"
 MASKS = "1st_manual|masks|mask|labels|label|annotations|gt|map|ann_dir|Ground_Truth"
-"""`resolve_folder` takes the first that is there by its very name: DRIVE's ``mask`` is where the camera looked."""
+"""`resolve_folder` takes the first that is there by its exact name: DRIVE's ``mask`` is the camera's field of view."""
 SPLITS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 MASK_COLUMN = re.compile(r"mask|label|seg|annot|target|truth|gt", re.IGNORECASE)
 
@@ -30,7 +30,7 @@ _TABLE = re.compile(
     r"(\.(txt|csv|tsv|n?d?jsonl?|ya?ml|xml|toml|ini|md|bak|li?st|xlsx?|ods|np[yz]|pkl|mat|parquet|gz|dat|ids|h5|hdf5))?",
     re.IGNORECASE,
 )
-"""Words, letters alone, that columns and files with splits are called by, and endings of such files."""
+"""Names, by their letters alone, of columns and files with splits, and endings of such files."""
 _MOST_LISTS = 100
 """Files that are looked into for names of images; labels may be a text file each."""
 
@@ -62,7 +62,7 @@ def has_splits(path: Path) -> bool:
 
 
 def unused_splits(files: Sequence[Path], stems: Collection[str], known: Collection[set[str]]) -> list[Path]:
-    """Those of the ``files`` that look like a split: by their name, by a column of splits, or since they list images (`_lists_some`)."""
+    """Those of the ``files`` that look like a split: by their name, by a column of splits, or because they list images (`_lists_some`)."""
     called = [path for path in files if names_a_split(path.stem) or has_splits(path)]
     return called + [path for path in files[:_MOST_LISTS] if _lists_some(path, stems, known)]
 
@@ -118,7 +118,7 @@ def _of_splits(root: Path, inside: str) -> dict[str, Path]:
         folders = [resolve_folder(root, f"{name}/{inside}") for name in names.split("|")]
         there = list(dict.fromkeys(folder for folder in folders if folder is not None))
         if len(there) > 1:
-            raise DatasetError(f"{there[0]} and {there[1]} are both of the {split} split; move one away")
+            raise DatasetError(f"{there[0]} and {there[1]} both belong to the {split} split; move one away")
         if there:
             found[split] = there[0]
     return found
@@ -292,7 +292,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], int, int] | None:
     if split and len(files) == 2:  # `csv_pairs` says which file is missing
         return header, rows, files[0], files[1]
     if files and split:
-        raise DatasetError(f"{path} has no two columns that name files (image and label), relative to it")
+        raise DatasetError(f"{path} does not have two columns that name files (image and label), relative to it")
     return None
 
 
@@ -322,7 +322,7 @@ def _splits(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], im
         if splits and all(splits):
             found[where] = splits
     if any(splits != next(iter(found.values())) for splits in found.values()):
-        raise DatasetError(f"{path} has other splits in {' than in '.join(found)}; remove one of them")
+        raise DatasetError(f"{path} has different splits in {' and in '.join(found)}; remove one of them")
     return next(iter(found.values()), [])
 
 

@@ -24,7 +24,7 @@ class Paired(NamedTuple):
     Args:
         pairs: in the order of their stems.
         unpaired_images: images for which no mask was found.
-        unused_masks: masks that belong to none of the images, as far as they are of this benchmark.
+        unused_masks: masks that belong to none of the images, as far as they belong to this benchmark.
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -33,7 +33,7 @@ class Paired(NamedTuple):
 
 
 def is_image(name: str, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> bool:
-    """Whether a file name is an image: not hidden (``.DS_Store``, ``._x.jpg``), no superpixels, no README."""
+    """Whether a file name is that of an image: not hidden (``.DS_Store``, ``._x.jpg``), not superpixels, not a README."""
     stem, extension = os.path.splitext(name)
     return extension.lower() in extensions and not name.startswith(".") and not _SUPERPIXELS.search(stem.lower())
 
@@ -51,7 +51,7 @@ def image_files(folder: Path, extensions: frozenset[str] = IMAGE_EXTENSIONS) -> 
     strange = [folder / name for name, is_file in listing if not is_file]
     if strange:
         raise DatasetError(
-            f"{strange[0]} is named as an image and is a folder, a pipe or a broken link; rename the folder, or give the image"
+            f"{strange[0]} is named like an image but is a folder, a pipe or a broken link; rename the folder, or give the image"
         )
     return [folder / name for name, _ in listing]
 
@@ -76,7 +76,7 @@ def indexed(files: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path
     for path in files:
         if (first := by_key.setdefault(key(path), path)) != path:
             raise DatasetError(
-                f"two files of one name in {path.parent}: {first.name} and {path.name}; remove one of them"
+                f"two files in {path.parent} have one name: {first.name} and {path.name}; remove one of them"
             )
     return by_key
 
@@ -93,7 +93,7 @@ def without_affixes(files: Sequence[Path]) -> dict[str, Path]:
 def pair_files(
     image_paths: Iterable[Path], mask_paths: Iterable[Path], *, keep: Callable[[str], bool] | None = None
 ) -> Paired:
-    """Pair images with masks called as they are, or so with one of `MASK_SUFFIXES`.
+    """Pair images with masks of the same name, with or without one of `MASK_SUFFIXES`.
 
     Args:
         mask_paths: masks; may be those of other splits too.
@@ -106,7 +106,7 @@ def pair_files(
         (path for path in image_paths if keep is None or keep(path.stem)), lambda path: name_key(path.stem)
     )
     mask_files = list(mask_paths)
-    # A mask named exactly as its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's
+    # A mask named exactly like its image wins; the shortened name is only the second try, so "a_gt.png" may be an image's
     # own name.
     exact = indexed(mask_files, lambda path: name_key(path.stem))
     shortened = indexed((path for path in mask_files if name_key(path.stem) not in by_stem), mask_key)

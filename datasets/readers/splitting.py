@@ -1,4 +1,4 @@
-"""Splits given as text files, one stem a line. Splits that were not published are carved by one rule: order by a hash of seed and
+"""Splits given as text files, one stem per line. Splits that were not published are carved by one rule: order by a hash of seed and
 stem, take the first.
 
 The order depends on nothing but seed and stem: not on the file system, not on the layout, not on which other files are
@@ -50,7 +50,7 @@ def carve(pairs: Sequence[Pair], *, count: int, seed: int, group: GroupOf = own_
     """Carve ``count`` pairs out of ``pairs``; returns (rest, carved), each in the order given.
 
     Args:
-        count: how many pairs to take; with larger groups, whole groups are taken until at least so many are there.
+        count: how many pairs to take; with larger groups, whole groups are taken until there are at least that many.
         seed: `DataOptions.split_seed`.
         group: pairs of one group stay together (frames of one video, copies of one image).
 
@@ -108,7 +108,7 @@ def _stem(name: str) -> str:
 
 
 def names_in(path: Path) -> set[str]:
-    """The names in a list, in JSON or in YAML, as `name_key` writes them; empty of what is no text, or large."""
+    """The names in a list, in JSON or in YAML, as `name_key` writes them; empty for a file that is not text, or is large."""
     try:
         text = read_text(path).replace("\\", "/") if path.stat().st_size < _LARGEST else ""
     except (DatasetError, OSError):

@@ -131,9 +131,7 @@ class Archive:
                 history = self.store.architecture(record)
         return history[-1] if history else None
 
-    def frame(
-        self, kind: Kind = "scores", *, trials: bool = False, records: Iterable[Record] | None = None
-    ) -> pd.DataFrame:
+    def frame(self, kind: Kind = "scores", *, trials: bool = False) -> pd.DataFrame:
         """All numbers of one kind, one number per line.
 
         Every frame but ``costs`` has the columns `RUN`, and further ones:
@@ -145,23 +143,11 @@ class Archive:
 
         Args:
             trials: also the runs that only tuned something, which are not results (`trials_among`).
-            records: only these.
 
         Raises:
             ValueError: a sidecar file is not what was written with its record.
         """
-        import pandas as pd
-
-        if kind == "costs":
-            return pd.DataFrame(_costs(self))
-        rows = {"runs": _runs, "scores": _scores, "images": _images, "history": _history, "alphas": _alphas}[kind]
-        chosen = records if records is not None else self.records if trials else self._results
-        return pd.DataFrame(
-            {**_about(record.run, record), **row}
-            for record in chosen
-            if record.code == "OK" or kind == "runs"
-            for row in rows(self, record)
-        )
+        return frame(self, kind, self.records if trials else self._results)
 
     @cached_property
     def _results(self) -> list[Record]:
@@ -262,6 +248,22 @@ def trials_among(records: Iterable[Record]) -> set[str]:
                 if record.run.seed in record.run.tuning["seeds"] and record.run.seed not in tested
             }
     return trials
+
+
+def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None) -> pd.DataFrame:
+    """As `Archive.frame`, of these records; of all if None."""
+    import pandas as pd
+
+    if kind == "costs":
+        return pd.DataFrame(_costs(archive))
+    rows = {"runs": _runs, "scores": _scores, "images": _images, "history": _history, "alphas": _alphas}[kind]
+    chosen = archive.records if records is None else records
+    return pd.DataFrame(
+        {**_about(record.run, record), **row}
+        for record in chosen
+        if record.code == "OK" or kind == "runs"
+        for row in rows(archive, record)
+    )
 
 
 def frame_of_plan(archive: Archive, runs: Iterable[Run]) -> pd.DataFrame:

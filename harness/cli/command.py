@@ -111,8 +111,8 @@ def add_plugins(parser: argparse._ActionsContainer, help: str = "a file that def
 
 
 def plugins_of(arguments: argparse.Namespace) -> list[Path]:
-    """Plug-in files of the command line and of the settings; the latter are printed before anything loads them. Raises UsageError: the
-    command line names no file."""
+    """The plug-in files of the command line and of the settings; those of the settings are printed before they are loaded. Raises
+    UsageError: the command line names a file that does not exist."""
     for path in arguments.plugin:
         if not path.is_file():
             raise UsageError(f"--plugin {path}: no such file; give the path of the plug-in's .py file")
@@ -123,7 +123,7 @@ def plugins_of(arguments: argparse.Namespace) -> list[Path]:
 
 
 def load_own_plugins(arguments: argparse.Namespace) -> list[Path]:
-    """Load `plugins_of` the command line, any of which a finished run may need; returns the files."""
+    """Load the files of `plugins_of`, any of which a finished run may need; returns them."""
     from harness.registry import load_plugin  # looks for installed plug-ins
 
     files = plugins_of(arguments)
@@ -152,7 +152,7 @@ def write_file(path: Path, content: str | bytes, *, what: str) -> None:
 
 
 def require_effect(arguments: argparse.Namespace, *options: str, without: str) -> None:
-    """Refuse options, by their long names without dashes, that change nothing ``without`` (such as ``with --check``). Raises UsageError:
+    """Refuse options, by their long names without dashes, that have no effect ``without`` (such as ``with --check``). Raises UsageError:
     one of them was given."""
     for option in options:
         if getattr(arguments, option.replace("-", "_")) not in (None, False, [], ""):
@@ -247,7 +247,7 @@ def _last_resort(error: Exception) -> str:
 
 @contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP do what Ctrl-C does; gives the list of those that came.
+    """SIGTERM and SIGHUP do what Ctrl-C does; yields the list of the signals received.
 
     Ignored signals stay ignored (``nohup``), handlers stay, and a forked process ends by the signal itself.
     """

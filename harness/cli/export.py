@@ -142,7 +142,7 @@ def _adopt(arguments: argparse.Namespace, form: Form) -> int:
 
 
 SUFFIXES: dict[Form, str] = {"sam": ".pth", "adapter": ".safetensors", "onnx": ".onnx", "peft": ""}
-"""Of files; SAM 3 is written as transformers reads it, and an adapter for PEFT is a folder."""
+"""File endings; SAM 3 is written as transformers reads it, and an adapter for PEFT is a folder."""
 FORMS: dict[Form, str] = {
     "sam": "a whole SAM with the method merged into it",
     "adapter": "the trained tensors alone",

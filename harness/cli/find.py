@@ -22,10 +22,10 @@ def find_key(
     Args:
         wanted: a key, or words such as ``lora kvasir 0``: a row, a benchmark, a seed, a protocol, a backbone, as many as identify one
             run.
-        keys: of all runs.
+        keys: the keys of all runs.
         described: gives key -> `Run`, or another object with a run's label, method, benchmark, seed, protocol and backbone; called
             where no key fits.
-        what: the keys are of, in a message.
+        what: what the keys belong to, for messages.
 
     Raises:
         UsageError: no run fits, or several.

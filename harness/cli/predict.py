@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--backbone",
         metavar="NAME",
-        help="of an adapter's folder (default: vit_b), or of a published SAM without a run",
+        help="backbone of an adapter's folder (default: vit_b), or of a published SAM without a run",
     )
     p.add_argument("--images", required=True, nargs="+", type=Path, metavar="PATH", help="files, or folders of them")
     p.add_argument(
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="CSV (image,x0,y0,x1,y1,points) or JSON, one line an object of any of the images",
+        help="CSV (image,x0,y0,x1,y1,points) or JSON, one line per object of any of the images",
     )
     p.add_argument("--overlay", action="store_true", help="also write DIR/overlays: contours over the image")
     p.add_argument("--probabilities", action="store_true", help="also write DIR/probabilities: .npy of float32")

@@ -17,7 +17,7 @@ def parser() -> CommandParser:
     p = command("protocols", __doc__)
     commands = p.add_subparsers(dest="command", required=True)
     listed = subcommand(commands, "list", "list the protocols that come with the harness")
-    show = subcommand(commands, "show", "show every field of a protocol, and its files, which name sources")
+    show = subcommand(commands, "show", "show every field of a protocol, and its files, which give sources")
     show.add_argument("protocol", metavar="NAME", help="name of a protocol, or path of a .yaml file")
     for each in (listed, show):
         each.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -91,7 +91,7 @@ def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
     study, changed = load_study(arguments.study), None
     if not RecordStore(root).folder.is_dir():
         raise UsageError(f"{root} holds no records (there is no folder {RecordStore(root).folder})")
-    if load_own_plugins(arguments):  # whose code needs torch
+    if load_own_plugins(arguments):  # a plug-in's code needs torch
         changed = has_changed
     findings = check_rows(root, study, changed=changed)
     for finding in findings:

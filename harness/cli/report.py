@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     pages = site(
         boards, title=study.title if study else "Results", photographs=pictures,
         links=dict(options.link),
-        withheld="No photographs stand beside masks whose images are in no known folder (--data DIR) or may not be redistributed "
+        withheld="No photographs are shown with masks whose images are in no known folder (--data DIR) or may not be redistributed "
         "(--photographs all).",
     )  # fmt: skip
     require_own_site(folder)
@@ -80,7 +80,7 @@ def _figures(folder: Path, boards: list[Leaderboard], pictures: Callable[[Record
 
 
 def photographs(root: Path, *, data: list[Path], which: str) -> Callable[[Record, str, str], Any]:
-    """(a record, split, stem) -> the image that the network saw; None where it is not at hand or may not be redistributed."""
+    """(a record, split, stem) -> the image that the network saw; None where it is missing or may not be redistributed."""
     roots = {run.key: str(run.job.get("dataset_root", "")) for sweep in read_sweeps(root, {}) for run in sweep.runs}
 
     def trained_on(key: str) -> Path | None:
@@ -110,16 +110,16 @@ def is_redistributable(record: Record) -> bool:
         return True
     try:
         return bool(is_own(run.benchmark) or BENCHMARKS.get(run.benchmark).redistribution)
-    except UsageError:  # of a plug-in that is not here
+    except UsageError:  # a benchmark of a plug-in that is not loaded
         return False
 
 
 def require_own_site(folder: Path) -> None:
-    """Raises UsageError: there are files in the folder, and not an earlier site's first page."""
+    """Raises UsageError: the folder has files, but not the first page of an earlier site."""
     try:
         with open(open_regular(folder / INDEX), "rb") as file:
             is_own = WRITTEN.encode() in file.read(8192)
-    except (OSError, ValueError):  # there is none, or a link, a pipe, a file that cannot be read
+    except (OSError, ValueError):  # it is missing, a link, a pipe, or a file that cannot be read
         is_own = False
     if not is_own and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"--out {folder} holds files that are not a report's; name another folder")
@@ -128,7 +128,7 @@ def require_own_site(folder: Path) -> None:
 def _link(text: str) -> tuple[str, str]:
     name, _, address = text.partition("=")
     if not name or not address or (":" in address and not address.startswith(("https://", "http://"))):
-        raise argparse.ArgumentTypeError(f"{text!r} does not name a link as NAME=https://… or NAME=page.html does")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a link of the form NAME=https://… or NAME=page.html")
     return name, address
 
 

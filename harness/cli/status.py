@@ -34,9 +34,9 @@ from harness.system.streams import folded, say_skipped, terminal_width
 from harness.system.text import counted, printable
 
 _MOST = 6
-"""How many running and finished runs have a line each."""
+"""How many running and finished runs are listed."""
 NOT_BEGUN = "not begun"
-"""The state that is shown of an interrupted run that was never started."""
+"""The state that is shown for an interrupted run that was never started."""
 _REASONS = {
     "OOM": "out of memory (OOM)",
     "DIVERGED": "diverged (DIVERGED)",
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:
-    """The queue of all sweeps here, None where it cannot be queried; and why."""
+    """The queue of all sweeps here, or None and why it cannot be queried."""
     slurm = Slurm(patience_s=0.0)
     try:
         slurm.require()
@@ -104,7 +104,7 @@ def ask_cluster(seen: Survey) -> tuple[Queue | None, str]:
 
 
 def overview(seen: Survey, *, width: int = 0) -> str:
-    """Method × benchmark: seeds finished of those planned, and the states of the others; then the same in sentences. A table that is
+    """Method × benchmark: finished and planned seeds, and the states of the others; then the same in sentences. A table that is
     wider than ``width``, that of a terminal, is split between its columns."""
     if not seen.runs:
         return "no runs yet; start with sam-peft run --methods lora,naslora --datasets all"
@@ -184,7 +184,7 @@ def failures(seen: Survey, *, width: int = 0) -> str:
 
 
 def print_log(seen: Survey, wanted: str) -> None:
-    """Print the log of the run that ``wanted`` means, by key or words (`harness.cli.find`). Raises UsageError: it means no run
+    """Print the log of the run that ``wanted`` names, by key or words (`harness.cli.find`). Raises UsageError: it names no run
     or several, or the run has no log."""
     run = seen.runs[find_key(wanted, seen.runs, lambda: seen.runs)]
     print(printable(f"{run.key} {run.words}: {run.state} {run.message}".rstrip()))

@@ -48,13 +48,13 @@ def main(argv: list[str] | None = None) -> int:
         for path, text in files.items():
             if not prints_only:
                 write_file(path, text, what="table")
-    finally:  # a folder that is there to be read has tables all the same
+    finally:  # a read-only folder has tables all the same
         style: Format = "text" if width else options.format
         print(*(write(page, style=style, width=width or 100) for page in pages.values()), sep="\n", end="")
     for path in files if not prints_only else ():
         print(f"written: {path}", file=sys.stderr)
     if prints_only:
-        print(f"printed only: a written table is made without --{prints_only[0]}", file=sys.stderr)
+        print(f"printed only; to write tables, leave out --{prints_only[0]}", file=sys.stderr)
     return 0
 
 
@@ -102,7 +102,7 @@ def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool)
         if not path.is_file() or path.read_bytes() != text.encode()
     ]
     there = sorted((root / "tables").glob(f"*{SUFFIX[style]}")) if whole else []
-    wrong += [f"{path}: no record belongs to this table" for path in there if path not in files]
+    wrong += [f"{path}: this table has no records" for path in there if path not in files]
     hint = f"; run sam-peft tables --results {root}" if wrong else ""
     print(*wrong, f"{len(files)} tables checked, {len(wrong)} wrong{hint}", sep="\n")
     return 1 if wrong else 0

@@ -1,8 +1,8 @@
-"""The attempts of a run as files: who works on it, and how each attempt ended. Safe on NFS without a lock.
+"""The attempts of a run as files: which process works on it, and how each attempt ended. Safe on NFS without a lock.
 
 ``ROOT/state/<key>/attempt.<n>.json`` is the lease of the n-th attempt. It is created whole and exclusively (a hard link). From then on
 only its owner replaces it, as a heartbeat. ``attempt.<n>.end.json`` says how it ended. It is created once, by the owner or by
-whoever finds the owner dead. Taking over means creating ``attempt.<n+1>.json``: of any number of contenders one succeeds. The owner
+whoever finds the owner dead. Taking over means creating ``attempt.<n+1>.json``: only one of the contenders succeeds. The owner
 sees at its next heartbeat that it was overtaken, and stops.
 """
 
@@ -84,7 +84,7 @@ def _ticks(pid: int) -> int | None:
 
 End = Literal["finished", "failed", "interrupted", "OOM", "killed", "lost"]
 """How an attempt ended. ``finished`` and ``failed`` left a record. ``interrupted`` stopped on request, with a checkpoint. ``killed``
-died and its supervisor saw it, ``OOM`` for memory. ``lost`` is gone for an unknown reason."""
+died and its supervisor saw it, ``OOM`` for lack of memory. ``lost`` vanished for an unknown reason."""
 
 LEASE_SECONDS = 90.0
 """A holder on another machine that has not changed its lease for this long is dead."""
@@ -96,7 +96,7 @@ class Held(Exception):
 
 
 class Exhausted(Exception):
-    """Raised if the run is given up after its attempts so far."""
+    """Raised if no further attempt at the run is made."""
 
 
 class Lost(Exception):
@@ -127,7 +127,7 @@ class Attempt:
 
     @property
     def hours(self) -> float:
-        """By the holder's clock."""
+        """Seconds that it took, by the holder's clock."""
         return max(0.0, (self.ended or self.seen) - self.started) / 3600
 
     def live(self) -> bool | None:
@@ -156,14 +156,14 @@ def attempts(folder: Path) -> list[Attempt]:
 
 
 def silent_s(folder: Path, attempt: Attempt) -> float:
-    """Seconds since the holder last changed its lease, by the file's own time: another host's clock may be wrong by hours."""
+    """Seconds since the holder last changed its lease, by the file's own time: another host's clock may be hours off."""
     with contextlib.suppress(OSError):
         return time.time() - _path(folder, attempt.number).stat().st_mtime
     return math.inf
 
 
 def close(folder: Path, attempt: Attempt, end: End, detail: str = "") -> None:
-    """Write how an attempt ended; the first one written counts."""
+    """Write how an attempt ended; the first such file counts."""
     content = {"end": end, "detail": detail, "ended": attempt.seen}
     create_exclusively(folder / f"attempt.{attempt.number}.end.json", json.dumps(content))
 
@@ -188,7 +188,7 @@ class Lease:
     ) -> Lease:
         """Take the lease, from a dead holder where there is one.
 
-        A holder on another machine is watched for ``lease_s`` seconds, or for its own lease where that is longer. The time is ours, so
+        A holder on another machine is watched for ``lease_s`` seconds, or for its own lease where that is longer. Our clock measures it, so
         clocks need not agree.
 
         Args:
@@ -200,7 +200,7 @@ class Lease:
         Raises:
             Held: a live process has it.
             Exhausted: the run is to be given up.
-            UsageError: a file that is not an attempt has the name of the next.
+            UsageError: a file that is not an attempt has the name of the next attempt.
         """
         while True:
             earlier = attempts(folder)
@@ -265,7 +265,7 @@ class _Ending:
 
 
 def _read_attempt(folder: Path, number: int) -> Attempt | None:
-    """Attempt ``number`` of a run; None where it is missing. One that cannot be read may be half written or from a later version, so its
+    """Attempt ``number`` of a run; None where it is missing. An unreadable file may be half written or from a later version, so its
     holder is watched like one on another machine."""
     path = _path(folder, number)
     try:

@@ -37,7 +37,7 @@ LOCAL_ATTEMPTS = 10
 
 class LocalExecutor:
     """Runs that end with this process: in worker processes that share one queue. Where ``target`` is inline they run one after the other
-    in this process, for debugging: a breakpoint works, and ``--debug`` shows an exception's traceback."""
+    in this process, for debugging: breakpoints work, and ``--debug`` shows an exception's traceback."""
 
     def __init__(self, results: Path, target: Target) -> None:
         self.results = results.absolute()
@@ -78,9 +78,9 @@ class LocalExecutor:
         failed = [number for number, process in enumerate(self._processes) if process.returncode]
         if failed and left:  # the next attempt would end the same way
             log, code = self._log(failed[0]), self._processes[failed[0]].returncode
-            reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and said nothing"
+            reason = last_words(log).removeprefix("error: ") or f"a worker ended with status {code} and no message"
             raise UsageError(
-                f"{counted(len(left), 'run')} could not end: {reason}; fix that, then repeat the command (log: {log})"
+                f"{counted(len(left), 'run')} could not finish: {reason}; fix that, then repeat the command (log: {log})"
             )
         return runs
 
@@ -111,7 +111,7 @@ class LocalExecutor:
             )  # fmt: skip
 
     def _log(self, number: int) -> Path:
-        """The output of a worker; its runs have logs of their own."""
+        """The log of a worker's output; its runs have logs of their own."""
         return self.sweep.logs / f"worker.{number}.log"
 
     def stop(self) -> None:
@@ -133,8 +133,8 @@ BAR = 16
 
 @contextmanager
 def display(*, total: int) -> Iterator[ShowStates]:
-    """Gives a function that prints what changed since its last call: a line for each run that ended, and on a terminal one for all and
-    one for each run at work. ``total``: how many runs there are."""
+    """Returns a function that prints what changed since its last call: a line for each run that ended, and on a terminal one for all
+    and one for each run at work. ``total``: how many runs there are."""
     shown: dict[str, str] = {}
     console = Console(stderr=True, highlight=False)
     # Redrawn by `show` alone: another thread could draw over a line that is printed meanwhile.
@@ -157,7 +157,7 @@ def display(*, total: int) -> Iterator[ShowStates]:
 
 
 def at_work(runs: Mapping[str, RunState], *, total: int) -> list[str]:
-    """How many runs there are and how long they take, then a line for each run at work, what it does first."""
+    """How many runs there are and how long they take, then a line for each run at work, which begins with its stage."""
     running = [run for run in runs.values() if run.state == RUNNING]
     settled = sum(not run.unsettled for run in runs.values())
     full = round(BAR * (settled + sum(run.done for run in running)) / max(1, total))
@@ -178,7 +178,7 @@ def make_executor(target: Target, *, results: Path, request: str = "") -> LocalE
 
 
 def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
-    """What `run_jobs` starts: all that is not finished; on a cluster without failed runs, unless ``retry`` names their class. Raises
+    """The runs that `run_jobs` starts: all unfinished ones; on a cluster without failed runs, unless ``retry`` names their class. Raises
     UsageError: ``retry`` names no class of failures."""
     classes = {word.strip().lower().replace("-", "_") for word in (retry or "").split(",") if word.strip()}
     for word in classes - {*RETRY_CLASSES, "all"}:
@@ -189,7 +189,7 @@ def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
 
 
 def not_restarted(planned: Plan, begun: Iterable[Job]) -> tuple[dict[str, str], str]:
-    """key -> reason code of failed runs that are not ``begun``, and a line that says how many; empty without one."""
+    """key -> reason code of failed runs that are not ``begun``, and a line that counts them; empty without one."""
     keys = {job.run.key for job in begun}
     left_out = {key: code for key, code in planned.failed.items() if key not in keys}
     if not left_out:
@@ -210,7 +210,7 @@ def run_jobs(
     retry: str | None = None,
     cancel: bool = False,
 ) -> dict[str, str] | None:
-    """Run what is not finished, or cancel it; prints where runs go and their state. A sweep keeps ``command``, the command line,
+    """Execute the unfinished runs, or cancel them; prints where runs go and their state. A sweep keeps ``command``, the command line,
     and how many runs are to follow ``later``.
 
     On this machine failed runs are restarted; on a cluster only those that ``retry`` names. Interrupted runs always continue.
@@ -253,7 +253,7 @@ def run_jobs(
 
 
 def _waited(chosen: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str, RunState]:
-    """The states of all runs once they have ended. Raises KeyboardInterrupt: Ctrl-C, with what becomes of the runs."""
+    """The states of all runs once they have ended. Raises KeyboardInterrupt: Ctrl-C; its text says what happens to the runs."""
     try:
         with display(total=total) as show:
             return chosen.wait(on_change=show)

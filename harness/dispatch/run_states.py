@@ -1,4 +1,4 @@
-"""The state of every run below a results folder, from records, attempts, sweeps and the cluster's queue; and the small file in which a
+"""The state of every run in a results folder, from records, attempts, sweeps and the cluster's queue; and the small file in which a
 run reports its progress (`ProgressFile`)."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ENDED = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
 ))  # fmt: skip
-"""States after which nothing more comes of a job. An unknown word is not one: a job that is taken for ended is submitted twice."""
+"""States in which a job has ended for good. An unknown word is not one: a job wrongly taken for ended would be submitted twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class QueuedTask:
 
 
 Queue = Mapping[tuple[str, int], QueuedTask]
-"""Name of an array and number of its task -> what the controller knows of it. By name, since a controller that was killed may give the
+"""Name of an array and number of its task -> its task in the queue. By name, since a controller that was killed may give the
 id of a forgotten job to another."""
 
 
@@ -69,15 +69,15 @@ class RunState(NamedRun):
 
     Args:
         state: a reason code of a record, or one of the words above.
-        attempts: so far.
+        attempts: number of attempts so far.
         sweep: the last sweep that has it, empty for a record without one.
         task: its job on the cluster.
-        seconds: how long its last attempt ran; of a finished run as `harness.archive.schema.seconds_of`.
+        seconds: how long its last attempt ran; for a finished run as `harness.archive.schema.seconds_of`.
         done: share of its epochs, 0 to 1.
         pace: seconds that all of its epochs take at its speed so far, 0 before its first validation.
         stage: what it does now, in words; empty unless it runs.
         finished: when its record was written, empty where there is none that settles it.
-        log: of the last attempt, None where there is none.
+        log: log of the last attempt, None where there is none.
     """
 
     state: str
@@ -118,10 +118,10 @@ class Survey(NamedTuple):
 def survey(
     results: Path, *, queue: Queue | None = None, keys: Iterable[str] | None = None, of_sweep: str = "*"
 ) -> Survey:
-    """The state of every run below a results folder, as it is now.
+    """The current state of every run in a results folder.
 
     Args:
-        queue: what the cluster knows of the sweeps' arrays; None where it cannot be queried or is not needed.
+        queue: the tasks of the sweeps' arrays in the cluster's queue; None where it cannot be queried or is not needed.
         keys: only these runs.
         of_sweep: read only the sweep of this id, for a command that looks twice a second.
     """
@@ -231,7 +231,7 @@ def _unfinished(
         return SUSPENDED, f"job {queued.job}: the cluster will let it go on"
     if last is not None and not last.end:
         alive = last.live()
-        if alive is None:  # elsewhere: the cluster knows best, else the last sign of life
+        if alive is None:  # elsewhere: the cluster decides, else the last sign of life
             is_gone = queried and bool(task) and last.holder.job == task and queued is None
             recent = silent < sweep.lease_s and not is_gone
             alive = queued.state == "RUNNING" if queued is not None and last.holder.job == task else recent
@@ -241,9 +241,7 @@ def _unfinished(
         return QUEUED, queued.reason if queued.state == "PENDING" else queued.state.lower()
     if sweep.ended == CANCELLED:
         return INTERRUPTED, "cancelled on request"
-    if (
-        queued is not None and queued.state == "COMPLETING"
-    ):  # it may have been requeued, and is pending once it has ended
+    if queued is not None and queued.state == "COMPLETING":  # if it was requeued, it becomes pending once it has ended
         return QUEUED, "its job is ending"
     if sweep.executor != "slurm" or not task:
         if sweep.submitter.alive() is not False and not sweep.ended and not quiet:
@@ -324,9 +322,9 @@ def stage_in_words(content: Mapping[str, Any]) -> str:
 
 
 def time_left(runs: Collection[RunState]) -> str:
-    """How long the open runs will take in words; empty before one has validated or finished. As many run at once as now, and each takes
-    as long as finished ones on its benchmark, or as all finished ones where there is none; before one has finished, as those at work will
-    at their pace, without their tests."""
+    """Time left for the unfinished runs, in words; empty before one has validated or finished. Assumes that as many run at once as now, and
+    that each takes as long as finished runs on its benchmark, or else as all finished runs; before one has finished, as long as those at
+    work will take at their pace, without their tests."""
     open_runs = [run for run in runs if run.unsettled]
     at_once = sum(run.state == RUNNING for run in open_runs)
     finished = [run for run in runs if run.state == FINISHED and run.seconds > 0]

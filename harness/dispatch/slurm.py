@@ -40,9 +40,9 @@ from harness.system.text import counted
 
 POLL_S = 2.0
 MOST_POLL_S = 30.0
-"""Seconds between two looks at the queue: soon after submitting, then ever more rarely, as each is work for the controller."""
+"""Seconds between two looks at the queue: soon after submitting, then less and less often, since each is work for the controller."""
 REQUEUE_S = 40.0
-"""Seconds for which a job that is requeued may look ended: its processes have half a minute to end."""
+"""Seconds for which a requeued job may look ended: its processes have half a minute to end."""
 
 
 TRANSIENT = re.compile(
@@ -82,7 +82,7 @@ class Slurm:
             command = ["squeue", "--noheader", "--array", "--format=%F|%K|%T|%j|%r", "--states=all", named]
             for line in self.ask(command).splitlines():
                 fields = line.split("|", 4)
-                if len(fields) == 5 and fields[1].isdigit():  # else a heading, a warning or no array
+                if len(fields) == 5 and fields[1].isdigit():  # else a heading, a warning, or not an array
                     array, index, state, name, reason = fields
                     queue[name, int(index)] = QueuedTask(job=f"{array}_{index}", state=state, reason=reason)
         return queue
@@ -91,7 +91,7 @@ class Slurm:
         self.ask(["scancel", *jobs])
 
     def ask(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> str:
-        """A client's answer; a controller that is away is waited for. Raises Unreachable: no answer for ``patience_s``. Raises
+        """A client's answer; waits for a controller that does not answer. Raises Unreachable: no answer for ``patience_s``. Raises
         UsageError: refused."""
         # Without variables that change what the clients print, or which cluster they ask.
         changing = ("SQUEUE_", "SCANCEL_", "SLURM_CLUSTERS")
@@ -113,7 +113,7 @@ class Slurm:
                 raise UsageError(message)
             waiting = f"the SLURM controller does not answer ({message})"
             if time.monotonic() > deadline:
-                raise Unreachable(f"{waiting}, not for {self.patience_s:.0f} s; try again later")
+                raise Unreachable(f"{waiting} for {self.patience_s:.0f} s; try again later")
             if not announced:
                 print(f"{waiting}; waiting up to {self.patience_s:.0f} s for it", file=sys.stderr)
                 announced = True
@@ -143,7 +143,7 @@ class SlurmExecutor:
         self.slurm.require()
 
     def submit(self, jobs: Sequence[Job], *, command: str = "", later: int = 0) -> dict[str, str]:
-        """Submit the runs that are not on the cluster yet; returns key -> where each of the others is. Raises UsageError: the cluster
+        """Submit the runs that are not on the cluster yet; returns key -> location of each of the others. Raises UsageError: the cluster
         refuses."""
         self._keys = [job.run.key for job in jobs]
         shapes = {job.run.key: self.profile.shape(job.run.backbone) for job in jobs}  # before anything is written
@@ -179,7 +179,7 @@ class SlurmExecutor:
             try:
                 ids.append(self._sbatch(sweep, number, shapes[array.first]))
             except Unreachable:
-                raise  # whether it was submitted is not known; squeue shows the next command
+                raise  # it is unknown whether it was submitted; squeue will show the next command
             except UsageError as error:
                 if ids:
                     replace(sweep, arrays=sweep.arrays[:number]).save()
@@ -191,7 +191,7 @@ class SlurmExecutor:
         return ids
 
     def wait(self, *, on_change: ShowStates) -> Mapping[str, RunState]:
-        """Wait until the cluster has no more of the runs; the same command resubmits what the cluster ended."""
+        """Wait until none of the runs is on the cluster; the same command resubmits those that the cluster ended."""
         pause, seen = POLL_S, time.monotonic()
         while True:
             runs = survey(self.results, queue=self._queue(self._sweeps()), keys=self._keys).runs
@@ -224,7 +224,7 @@ class SlurmExecutor:
         return self.slurm.queue(name for sweep in sweeps for name in sweep.names)
 
     def _elsewhere(self, keys: set[str]) -> dict[str, str]:
-        """Key -> where it is, of the runs that are queued or running on the cluster already."""
+        """Key -> location of each run that is already queued or running on the cluster."""
         sweeps = self._sweeps()
         queue, locations = self._queue(sweeps), dict[str, str]()
         for sweep in sweeps:
@@ -270,7 +270,7 @@ class SlurmExecutor:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One submitter at a time, where the file system has locks; two at once would only submit too much."""
+        """One submitter at a time, where the file system has locks; two at once would only submit too many jobs."""
         path = own_folder(self.results / "sweeps") / ".lock"
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o664), "a") as lock:
             try:
@@ -284,7 +284,7 @@ class SlurmExecutor:
 
 
 LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
-"""Users of some clusters export these as SBATCH_*; that holds where the profile leaves them empty."""
+"""Users of some clusters export these as SBATCH_*; those values apply where the profile leaves them empty."""
 
 
 def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
@@ -317,11 +317,11 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
 
 
 def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
-    """The job script of a task: the worker as a step, then what has to be reported and requested outside of the step.
+    """The job script of a task: the worker as a step, then reports and requests that must be made outside of the step.
 
     It runs in a login shell, which knows ``module``. A requeue is requested while the job still runs, since one that ended by itself
     is COMPLETED or FAILED. Where the cluster ends the whole job, SIGTERM comes to this script, and no requeue is requested. Status 140
-    is a worker that the warning before the time limit (SIGUSR2) met before it listened.
+    is that of a worker that got the warning before the time limit (SIGUSR2) before it could handle it.
     """
     python = profile.python or shlex.quote(sys.executable)
     paths = shlex.join([str(Path(sweep.snapshot) / WORKER), str(sweep.folder)])
@@ -355,6 +355,6 @@ def refusal(text: str, done: Sequence[str], *, of: int) -> str:
     """One line: sbatch's answer, what was submitted before, and what to do."""
     submitted = f"{len(done)} of {of} arrays are submitted ({', '.join(done)})" if done else "nothing was submitted"
     return (
-        f"{text}; {submitted}; wait for a quota, or change what it names with --set cluster.KEY=VALUE "
+        f"{text}; {submitted}; wait for quota, or change the refused value with --set cluster.KEY=VALUE "
         "(sinfo -o '%P %f %G %l' lists what nodes have), and repeat the command"
     )

@@ -56,7 +56,7 @@ class StopSignals(list[int]):
 MAX_CRASHES = 3
 """A run is given up after its process died this often without an external reason."""
 STARTED = "harness job starts"
-"""What a job script writes into its log each time that it starts."""
+"""Line that a job script writes into its log each time it starts."""
 _MEMORY_LIMIT = re.compile(
     r"exceeded (step|job) memory limit|exceeded memory limit|oom[_-]kill|out[ _]of[ _]memory", re.IGNORECASE
 )
@@ -69,9 +69,9 @@ class Assignment:
     """A run of a sweep that this process is to attempt.
 
     Args:
-        line: of the run in ``jobs.jsonl``.
+        line: the run's line in ``jobs.jsonl``.
         holder: this process.
-        gpus: GPUs that it occupies.
+        gpus: number of GPUs that it occupies.
     """
 
     sweep: Sweep
@@ -98,7 +98,7 @@ class Assignment:
         return record if record is not None and settles(record, replaces=self.planned.replaces) else None
 
     def verdict(self, past: Sequence[Attempt]) -> tuple[End, str] | None:
-        """Why a run without a record is given up after these attempts: its last end, and a line. None where it may be attempted once more;
+        """Why a run without a record is given up after these attempts: its last end, and a line. None where another attempt is allowed;
         attempts of earlier submissions do not count."""
         before, last = self.planned.before, past[-1] if past else None
         if last is None or not last.end or last.number <= before:
@@ -151,7 +151,7 @@ CRASHES: frozenset[Outcome] = frozenset({"crashed", "gpu-failed", "files-away"})
 
 INTERRUPTED_STATUS = 75
 AWAY_STATUS = 74
-"""Of a child that could not reach its files (`harness.datasets.base.AWAY`)."""
+"""Exit status of a child that could not reach its files (`harness.datasets.base.AWAY`)."""
 _TICK_S = 0.02
 
 
@@ -196,7 +196,7 @@ def _in_this_process(assigned: Assignment, lease: Lease, *, stop: StopSignals) -
     try:
         status = _execute(assigned, stop=stop, progress=ProgressFile(assigned.folder), signals=(signal.SIGINT,))
     except BaseException as error:
-        with contextlib.suppress(OSError):  # on a full disk there is no room for that either
+        with contextlib.suppress(OSError):  # a full disk has no room for that either
             lease.release("killed", f"{type(error).__name__}: {error}")
         raise
     return _conclude(assigned, lease, status << 8, oom_killed=False)  # as os.waitpid reports a status
@@ -250,7 +250,7 @@ def _execute(
 
     for number in signals:
         signal.signal(number, request_stop)
-    if stop:  # it came before there was a request to set
+    if stop:  # a signal came before there was a request to set
         request.request()
     try:
         run_experiment(assigned.job, progress=progress, stop=request, complete=assigned.complete)
@@ -261,7 +261,7 @@ def _execute(
 
 
 def watch(child: int, *, sweep: Sweep, stop: StopSignals, lease: Lease) -> tuple[int, bool]:
-    """Wait for the child with heartbeats, passing stop signals on. The end of the command that submitted runs of this machine is one.
+    """Wait for the child with heartbeats, passing stop signals on. The end of the command that submitted runs on this machine is one.
 
     Returns:
         Its wait status, and whether it was killed here because it did not stop in time.
@@ -305,7 +305,7 @@ def _conclude(assigned: Assignment, lease: Lease, status: int, *, oom_killed: bo
     last_line = last_words(log_path(lease.folder, lease.attempt.number))
     if code == -signal.SIGKILL and oom_killed:
         lease.release("OOM", "killed by the out-of-memory killer")
-    elif last_line and out_of_memory(last_line):  # a library that found no room to be loaded, for one
+    elif last_line and out_of_memory(last_line):  # for example, a library that found no memory to be loaded
         lease.release("OOM", last_line)
     elif code < 0:
         lease.release("killed", f"signal {signal.Signals(-code).name}")
@@ -340,7 +340,7 @@ def _redirect(log: Path) -> None:
 
 
 def log_line(content: dict[str, Any]) -> str:
-    """The line for what a run reports (`harness.experiment.scoring.Report`); empty for single updates."""
+    """The log line for what a run reports (`harness.experiment.scoring.Report`); empty for single updates."""
     if content.get("kind") == "note":
         return str(content["text"])
     if content.get("stage") != "training":
@@ -371,7 +371,7 @@ def oom_kills() -> int:
 
 
 def last_words(log: Path) -> str:
-    """Why a process died, by its log: the line about memory or a GPU's fault where there is one, since advice of a library may
+    """Why a process died, by its log: the line about memory or a GPU's fault where there is one, since a library's advice may
     follow it; else the last line."""
     try:
         text = end_of(log, size=20_000)

@@ -1,7 +1,7 @@
-"""A sweep on disk: runs that were submitted together, and the frozen code that they run, however the tree is edited later.
+"""A sweep on disk: runs that were submitted together, and the frozen code that they run, whatever is edited later.
 
-``ROOT/sweeps/<id>/`` holds ``sweep.json`` (who submitted what with which code, and the cluster's job ids), ``jobs.jsonl`` (a run a
-line), ``logs`` and ``code/<hash>``, the frozen code. What is queued is on no disk: it is what squeue lists under the names of the arrays.
+``ROOT/sweeps/<id>/`` holds ``sweep.json`` (who submitted what with which code, and the cluster's job ids), ``jobs.jsonl`` (one run per
+line), ``logs`` and ``code/<hash>``, the frozen code. Which runs are queued is not on disk: squeue lists them under the names of the arrays.
 A results folder may come from elsewhere, so every file is checked when it is read, and no code that lies in it is used by a new sweep.
 """
 
@@ -58,7 +58,7 @@ _NAMES = tuple(field.name for field in fields(NamedRun) if field.name != "key")
 
 
 def names_of_run(run: Run | NamedRun, *, key: str = "") -> dict[str, Any]:
-    """The fields of `NamedRun`. ``key`` where it is known: that of a `Run` is computed from all its rules."""
+    """The fields of `NamedRun`. Give ``key`` where it is known: that of a `Run` is computed from all its rules."""
     return {"key": key or run.key} | {name: getattr(run, name) for name in _NAMES}
 
 
@@ -85,8 +85,8 @@ class JobArray:
 
     Args:
         first, runs: which lines of ``jobs.jsonl``.
-        per_task: runs of one task, one after the other.
-        gpus: of one task.
+        per_task: number of runs of one task, which go one after the other.
+        gpus: GPUs of one task.
         job: the cluster's id, empty until it answered.
     """
 
@@ -117,8 +117,8 @@ class Sweep:
         code: ``commit`` and ``dirty`` of the tree at submission.
         later: runs that follow once the sweep's have ended: those after trials.
         settings: the cluster profile, or the local options.
-        arrays: on a cluster, what was or is being submitted.
-        ended: `CANCELLED`, or ``done`` where its workers here have ended; empty while more may come of it.
+        arrays: on a cluster, the arrays that were or are being submitted.
+        ended: `CANCELLED`, or ``done`` where its workers here have ended; empty while it may still change.
     """
 
     executor: str
@@ -190,7 +190,7 @@ class Sweep:
                 yield line, number, (line - array.first) // max(1, array.per_task)
 
     def job(self, line: int) -> Job:
-        """One run with all that a worker needs. Raises UsageError: the line is damaged, or its job is another run's or of another results
+        """One run with all that a worker needs. Raises UsageError: the line is damaged, or its job belongs to another run or results
         folder."""
         try:
             job = Job.from_json(self.runs[line].job)
@@ -227,7 +227,7 @@ def create_sweep(
     (`freeze`). Raises UsageError: the record of a run cannot be read for now, or the package holds more than code."""
     now = time.time()
     stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(1000 * now) % 1000:03d}"
-    folder = results / "sweeps" / f"{stamp}{secrets.token_hex(2)}"  # later ones have later names
+    folder = results / "sweeps" / f"{stamp}{secrets.token_hex(2)}"  # names sort by time
     own_folder(folder / "logs")
     try:
         if frozen:
@@ -319,7 +319,7 @@ def freeze(folder: Path, jobs: Sequence[Job]) -> tuple[str, list[Job]]:
 
 @functools.cache
 def contents_of_command(plugins: tuple[str, ...] = ()) -> Mapping[str, bytes]:
-    """Path in a snapshot -> content of what is frozen. It is read once a process: all that one command submits, hours later too, is
+    """Path in a snapshot -> content of what is frozen. It is read once per process: all that one command submits, even hours later, is
     the code that `code_version` names in its records."""
     files: dict[str, Path] = {}
     for folder, root in _PACKAGES.items():
@@ -330,7 +330,7 @@ def contents_of_command(plugins: tuple[str, ...] = ()) -> Mapping[str, bytes]:
     files |= {_plugin(number, plugin): Path(plugin) for number, plugin in enumerate(plugins)}
     if (size := sum(path.stat().st_size for path in files.values())) > LARGEST_CODE:
         largest = max(files.values(), key=lambda path: path.stat().st_size)
-        raise UsageError(f"the code to freeze has {size >> 20} MiB; move what is not code away, such as {largest}")
+        raise UsageError(f"the code to freeze has {size >> 20} MiB; move other files than code away, such as {largest}")
     start = b"from harness.dispatch.worker import main\n\nraise SystemExit(main())\n"
     return {WORKER: start, **{name: path.read_bytes() for name, path in files.items()}}
 

@@ -1,4 +1,4 @@
-"""The target of runs: this process, worker processes on this machine, or a cluster. A cluster's profile is YAML, validated
+"""The target of runs: this process, worker processes on this machine, or a cluster. A cluster's profile is a YAML file, validated
 before anything is submitted. Free of torch."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PROFILES = Path(__file__).parents[1] / "data" / "profiles"
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What one job requests; ``slurm/profiles/gpu.yaml`` explains the fields. Runs of one shape go into one array. Empty text leaves a
-    value to the cluster; `minutes` reads ``time``."""
+    """The resources that one job requests; ``slurm/profiles/gpu.yaml`` explains the fields. Runs of one shape go into one array. Empty text
+    leaves a value to the cluster; `minutes` reads ``time``."""
 
     account: str = ""
     partition: str = ""
@@ -52,7 +52,7 @@ class Shape:
     def in_words(self) -> str:
         """``partition gpu, gpu:1, 8 CPUs, 64G, 12:00:00, gpu80``; values that are left to the cluster are left out."""
         named = [f"{name} {value}" for name in ("account", "partition", "qos") if (value := getattr(self, name))]
-        tasks = [f"{self.runs_per_job} runs a task"] if self.runs_per_job > 1 else []
+        tasks = [f"{self.runs_per_job} runs per task"] if self.runs_per_job > 1 else []
         time = f"{self.time} min" if self.time.isdigit() else self.time
         parts = (*named, *tasks, self.gres, counted(self.cpus, "CPU"), self.mem, time, self.constraint)
         return ", ".join(filter(None, parts))
@@ -171,9 +171,9 @@ class Target:
     Args:
         executor: ``inline``, ``local`` or ``slurm``.
         devices: GPUs of this machine that runs may use, as ``CUDA_VISIBLE_DEVICES`` names them.
-        workers: runs at the same time.
-        threads: of one worker.
-        profile: of the cluster; None for this machine.
+        workers: number of runs at the same time.
+        threads: CPU threads of one worker.
+        profile: profile of the cluster; None for this machine.
     """
 
     executor: Executor
@@ -186,7 +186,7 @@ class Target:
     def in_words(self) -> str:
         if self.profile is not None:
             partition = self.profile.partition or "its default partition"
-            return f"slurm: profile {self.profile.name}, {partition}, at most {self.workers} tasks of an array at once"
+            return f"slurm: profile {self.profile.name}, {partition}, at most {self.workers} tasks per array at once"
         if self.executor == "inline":
             return "inline: runs go one after the other in this process, for debugging"
         devices = f"GPU {', '.join(self.devices)}" if self.devices else "CPU"
@@ -205,7 +205,7 @@ def target_of(
 
     Args:
         executor: None for worker processes on this machine, or for the cluster if one is named.
-        workers: worker processes here; None for one a GPU, or one a core (at most four) on a machine without.
+        workers: worker processes here; None for one per GPU, or on a machine without GPUs one per core (at most four).
         cluster: name or path of a profile.
         cluster_overrides: ``--set cluster.KEY=VALUE``.
 

@@ -1,4 +1,4 @@
-"""``worker.py SWEEP``, from a sweep's frozen code: what runs on a compute node, or in a worker process here.
+"""``worker.py SWEEP``, from a sweep's frozen code: the program of a compute node, or of a worker process here.
 
 A worker goes through runs of the sweep, each under its lease, until each has a record. Workers here share all runs; on a cluster a
 worker has those of one task of an array. A task that has to stop leaves a file for its job script. The script then asks the cluster to
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="worker.py")
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--array", type=int, metavar="N", help="this is a task of the sweep's N-th array")
-    parser.add_argument("--after", type=int, metavar="STATUS", help="settle a task whose step ended so")
+    parser.add_argument("--after", type=int, metavar="STATUS", help="settle a task whose step ended with this status")
     arguments = parser.parse_args(argv)
     stop = StopSignals()
     set_threads(cores())
@@ -125,7 +125,7 @@ def after(sweep: Sweep, task: str, assigned: Sequence[Assignment], *, status: in
 
 
 def _persist(assigned: Assignment, *, stop: StopSignals) -> Outcome:
-    """Attempt the run, and once more where its process died without a reason from outside (bounded, see `Assignment.verdict`). On a
+    """Attempt the run, and again where its process died without a reason from outside (bounded, see `Assignment.verdict`). On a
     cluster a run whose GPU failed is not restarted here: the task is requeued, which may give it another node."""
     while True:
         outcome = supervise(assigned, stop=stop)

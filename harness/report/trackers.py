@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from harness.archive.archive import Archive, Kind, epoch_numbers
+from harness.archive.archive import Archive, Kind, epoch_numbers, frame
 from harness.archive.masks import MASKS_FILE, read_masks
 from harness.archive.schema import Record
 from harness.protocols.compare import flat
@@ -45,7 +45,7 @@ def export_records(archive: Archive, keys: Sequence[str], target: str, out: Path
 def _csv(archive: Archive, keys: Sequence[str], folder: Path) -> None:
     records = [record for record in archive.records if record.key in set(keys)]
     for kind in (kind for kind in get_args(Kind) if kind != "runs"):
-        table = archive.frame(kind, records=records)
+        table = frame(archive, kind, records)
         if len(table):
             (folder / f"{kind}.csv").write_text(as_spreadsheet(table), encoding="utf-8")
 

@@ -192,7 +192,7 @@ def test_two_files_of_one_part_and_a_file_beyond_bounds_are_refused(tmp_path: Pa
     (tmp_path / "train" / "more.json").unlink()
     size = (tmp_path / "train" / "_annotations.coco.json").stat().st_size
     monkeypatch.setattr("harness.datasets.readers.coco._MOST_BYTES", size - 1)
-    with pytest.raises(DatasetError, match="are refused; split it"):
+    with pytest.raises(DatasetError, match="the limit is 1 GiB; split it"):
         opened(tmp_path, category="any")
     monkeypatch.setattr("harness.datasets.readers.coco._MOST_BYTES", size)
     assert opened(tmp_path, category="any")

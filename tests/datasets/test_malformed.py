@@ -173,7 +173,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "nnU-Net": (nnunet('{"Background": 0, "liver": 1}', bands(0, 1)), {}, READ),
     "nnU-Net without a background": (nnunet('{"liver": 0, "tumour": 1}'), {}, "0 is not the background"),
     "nnU-Net, background last": (nnunet('{"liver": 0, "background": 1}'), {}, "0 is not the background"),
-    "nnU-Net, a fraction": (nnunet('{"background": 0, "liver": 1.5}'), {}, "1.5 is no whole number"),
+    "nnU-Net, a fraction": (nnunet('{"background": 0, "liver": 1.5}'), {}, "1.5 is not a whole number"),
     "nnU-Net, a label twice": (nnunet('{"background": 0, "liver": 1, "liver": 2}'), {}, "'liver' is there twice"),
     **{
         f"a {kind} of {count} frames among {where}": (frames(kind, where, count), {}, word)
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "painted on white": (painted(CROPS.replace("0,0,0", "255, 255, 255"), (255, 255, 255), *COLOURS[1:]), {}, READ),
     "painted, no names": (painted("", *COLOURS), {}, "0,0,0; 0,255,0; 255,0,0: a binary mask is one colour on black; masks are"),
     "painted, names alone": (painted("soil\ncrop\nweed", *COLOURS), {}, "after each name, such as crop 0,255,0"),
-    "a colour of no class": (painted(CROPS, *COLOURS[:2], (255, 0, 9)), {}, "255,0,9, which are of no class"),
+    "a colour of no class": (painted(CROPS, *COLOURS[:2], (255, 0, 9)), {}, "255,0,9, which have no class"),
     "a class without a colour": (painted(CROPS + "water", *COLOURS), {}, "a colour each"),
     "a colour of two classes": (painted(CROPS + "water 255,0,0", *COLOURS), {}, "all different"),
     "a colour above 255": (painted(CROPS + "water 0,0,256", *COLOURS), {}, "a colour each"),

@@ -305,7 +305,7 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
     "training.txt names 1 images": lambda root: _lay(root, "training.txt", "trained with sam\n"),
     "test.txt is not a readable list": lambda root: _lay(root, "test.txt", "M\u00e4rz", "latin-1"),
     "test.csv is not a readable CSV": lambda root: _lay(root, "test.csv", '"' + "x" * 200_000),
-    "test.csv has no two columns": lambda root: _lay(root, "test.csv", "image,label\nx.jpg,7\n"),
+    "test.csv does not have two columns": lambda root: _lay(root, "test.csv", "image,label\nx.jpg,7\n"),
     "notes.csv looks like a split": lambda root: _lay(root, "notes.csv", "id,split\na,test\nb,later\n"),
     "test.csv is not a readable list": lambda root: _lay(root, "test.csv", "\u00e4,b\n", "latin-1"),
     "has test.csv; call lists of splits": lambda root: _lay(root, "test.csv", f"images/{STEMS[0]}.jpg,masks/{STEMS[0]}_mask.png\n"),
@@ -342,13 +342,13 @@ NOT_USED: dict[str, Callable[[Path], object]] = {
         write(root, "b/test/{}.jpg", "m/{}.png"), _lay(root, "pairs.csv", "\n".join(f"b/test/{s}.jpg,m/{s}.png" for s in STEMS))
     ],
     "Main/test.txt looks like a split": lambda root: _lay(root, "ImageSets/Main/test.txt", FOUR),
-    "both of the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],
+    "both belong to the test split": lambda root: [write(root / s, stems=x) for s, x in (*SPLITS, ("testing", ["x"]))],
     "both lists of test": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/test.txt")],
     "lies above": lambda root: [write(root / "data"), (root / "test.txt").write_text(FOUR)],
     "kept.txt looks like a split and lies above": lambda root: [write(root / "data"), (root / "kept.txt").write_text(FOUR)],
     "is in test and in train": lambda root: [_lay(root, name, FOUR) for name in ("train.txt", "test.txt")],
     "lists in two folders": lambda root: [_lay(root, name, FOUR) for name in ("test.txt", "splits/train.txt")],
-    "in its column split than in its column fold": lambda root: write_column(
+    "in its column split and in its column fold": lambda root: write_column(
         root, "split,fold", train="train,train", val="val,test", test="test,test"
     ),
     "'A' in its column split, which is not a split": lambda root: write_column(root, train="A", val="B", test="C"),
@@ -507,7 +507,7 @@ def _pages(root: Path) -> None:
         (lambda root: [write(root), write(root, "images/more/{}.jpg", "masks/more/{}.png", "ab")], "more/"),
         (lambda root: [write(root, f"images/{p}/{{}}.jpg", f"masks/{p}/{{}}.png", "ab") for p in "pq"], "a CSV"),
         (lambda root: [write(root), write(root / "train")], "and also"),
-        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "two files of one name"),
+        (lambda root: (write(root), (root / "images" / f"{STEMS[0]}.png").write_bytes(b"")), "have one name"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:])), "and in test; take it out"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/x.png")), "missing"),
         (lambda root: _csv_with(root, _rows(STEMS[:9]), _rows(STEMS[8:9], "a/../a/{0}.jpg,b/{0}.png")), "and in test; take it out"),
@@ -531,7 +531,7 @@ def _pages(root: Path) -> None:
         (_label_missing, "1 images of mine have no mask, first"),
         (_pages, "2 pages"),
         (lambda root: photograph(root / "scan.nii.gz/0.png"), "Unpack archives; save volumes"),
-        (lambda root: [write(root, drawn=f"masks/{{}}/{half}.png") for half in "ab"], "a mask per image"),
+        (lambda root: [write(root, drawn=f"masks/{{}}/{half}.png") for half in "ab"], "one mask per image"),
         (lambda root: [write(root / s, "images/{}.png", f"masks/{half}.png", [s]) for s in STEMS for half in "ab"], "several data sets"),
     ],
 )  # fmt: skip
@@ -552,7 +552,7 @@ def test_what_is_not_understood_is_one_line(tmp_path: Path, capsys, lay: Callabl
         (["kvasir", "--group", "x"], "--group is for data of your own"),
         (["mine=DIR", "--group", "("], "is not a regular expression"),
         (["mine=DIR", "--split-rule", "nope"], "mine has no split rule 'nope'"),
-        (["mine=DIR", "--category", "cell"], "is for COCO files"),
+        (["mine=DIR", "--category", "cell"], "applies to COCO files"),
     ],
 )
 def test_a_wrong_command_is_one_line(tmp_path: Path, says, arguments: list[str], word: str) -> None:
@@ -642,7 +642,7 @@ def _ids(path: Path) -> None:
         (_paint((255, 0, 0), (128, 0, 0), (255, 0, 20), (255, 255, 255)), "", 0, ""),
         (_cycle(_indices(1), _indices(2), _indices(3)), "", 0, "each mask holds one of 1, 2, 3: several classes?"),
         (_cycle(bands(0, 255), bands(0, 1, 255)), "", 1, "masks hold class indices, and 12 hold 0 and 255 alone"),
-        (bands(0, 255), "ground\ntree\n", 1, "255, which is to be ignored where classes are named"),
+        (bands(0, 255), "ground\ntree\n", 1, "255, ignored where classes are named"),
         (_ids, "", 1, "ids of objects"),
         (lambda path: mask(path, np.tile(np.arange(3, dtype=np.uint8), (24, 10)), range(9)), "", 1, "a binary palette has two"),
         (bands(0, 1, 7), "a\nb\nc\n", 1, "class indices 7, and there are 3 classes"),

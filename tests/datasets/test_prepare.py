@@ -82,7 +82,7 @@ def test_archive_whose_folders_have_other_names(tmp_path: Path, root: Path) -> N
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(DatasetError, match="no single SBU"):
+    with pytest.raises(DatasetError, match="one SBU"):
         prepare(benchmark_of("sbu"), [str(packed("leaf", tmp_path))], root, progress=quiet)
     assert hidden_only(root)
 

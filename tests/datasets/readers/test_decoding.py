@@ -135,7 +135,7 @@ REFUSED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         (lambda disc: Image.fromarray(np.where(np.roll(disc, 30, 1) > 0, 255, disc).astype(np.uint8)), {})
     ],
     "colour image": [(lambda disc: coloured(disc, RED, GREEN), {})],
-    "transparent in part": [
+    "partly transparent": [
         (lambda disc: layered(0, disc * np.uint8(255)), {}),
         (lambda disc: Image.fromarray(np.dstack([disc * 0 + 255, disc * 255]).astype(np.uint8), "LA"), {}),
     ],
@@ -300,7 +300,7 @@ def test_an_image_of_floats_is_refused_and_a_clear_palette_is_read_without_a_wor
 
 def test_painted_classes_that_are_clear_in_part_are_refused(tmp_path: Path, disc: np.ndarray) -> None:
     layered(0, disc * np.uint8(255)).save(tmp_path / "mask.png")
-    with pytest.raises(DatasetError, match="transparent in part"):
+    with pytest.raises(DatasetError, match="partly transparent"):
         read_colours(tmp_path / "mask.png", [BLACK, RED])
 
 

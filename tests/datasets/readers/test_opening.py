@@ -41,7 +41,7 @@ def test_postscript_named_as_an_image_never_reaches_ghostscript(tmp_path: Path, 
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\nshowpage\n%%EOF\n")
     Image.init()
     assert Image.open(path).format == "EPS", "or this shows nothing"
-    assert "no JPEG, PNG, TIFF, BMP, WEBP" in refused(path)
+    assert "not JPEG, PNG, TIFF, BMP, WEBP" in refused(path)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "PCX", "TGA", "SGI"])

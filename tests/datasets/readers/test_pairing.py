@@ -64,7 +64,7 @@ def test_two_files_with_one_stem_are_an_error_that_names_both(tmp_path: Path, na
     images = _touch(tmp_path / "i", *names)
     if len(image_files(images)) < 2:
         pytest.skip("this file system folds case")
-    with pytest.raises(DatasetError, match="two files of one name") as caught:
+    with pytest.raises(DatasetError, match=r"two files in .* have one name") as caught:
         pair_folders(images, _touch(tmp_path / "m", "a.png"))
     assert all(name in str(caught.value) for name in names)
 

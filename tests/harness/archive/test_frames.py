@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.archive.archive import Archive
+from harness.archive.archive import Archive, frame
 from harness.archive.files import digest, image_tables, read_architecture, read_sidecar, sidecar
 from harness.archive.store import RecordStore
 from tests.harness.report.sample import record
@@ -24,8 +24,8 @@ def archive() -> Archive:
 def test_the_mean_over_images_is_the_score(archive: Archive) -> None:
     records = [record for record in archive.records if record.run.benchmark == "kvasir"][:5]
     where = ["key", "model", "split", "metric"]
-    images = archive.frame("images", records=records).groupby(where)["value"].mean()
-    scores = archive.frame("scores", records=records).set_index(where)["value"]
+    images = frame(archive, "images", records).groupby(where)["value"].mean()
+    scores = frame(archive, "scores", records).set_index(where)["value"]
     both = scores.index.intersection(images.index)
     both = both[both.get_level_values("metric") == "s_measure"]
     assert len(both) >= len(records)
@@ -34,7 +34,7 @@ def test_the_mean_over_images_is_the_score(archive: Archive) -> None:
 
 def test_shares_of_operations_sum_to_one_at_every_site_and_epoch(archive: Archive) -> None:
     records = [record for record in archive.records if record.run.method == "naslora"][:3]
-    alphas = archive.frame("alphas", records=records)
+    alphas = frame(archive, "alphas", records)
     sums = alphas.groupby(["key", "epoch", "site"])["share"].sum()
     assert len(sums)
     assert (sums - 1).abs().max() < 1e-4
@@ -43,7 +43,7 @@ def test_shares_of_operations_sum_to_one_at_every_site_and_epoch(archive: Archiv
 
 def test_a_folder_without_records_gives_empty_frames(tmp_path: Path) -> None:
     for kind in ("scores", "images", "alphas", "costs"):
-        assert Archive(tmp_path).frame(kind).empty
+        assert frame(Archive(tmp_path), kind).empty
 
 
 WITH_GROUPS = "model,split,stem,group,iou,mae\nbest,test,a,p1,0.5,0.25\nbest,test,b,p2,1.0,0.0\nlast,test,a,p3,0.75,0\n"

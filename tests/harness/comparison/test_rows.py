@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.archive.archive import frame
 from harness.archive.schema import Record
 from harness.comparison.rows import chosen_of
 from harness.planning.request import PlannedRow
@@ -40,10 +41,7 @@ def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list
         for seed, of_seed in ((1, outcomes), (2, OTHER))
         for outcome, rate in zip(of_seed, GRID["lr"], strict=False)
     ]  # fmt: skip
-    found = [
-        (run.seed, run.method_config["lr"])
-        for run in chosen_of(MadeUp(made[::-1]).frame("runs", trials=True), GRID)["run"]
-    ]
+    found = [(run.seed, run.method_config["lr"]) for run in chosen_of(frame(MadeUp(made[::-1]), "runs"), GRID)["run"]]
     assert sorted(found) == [*((1, rate) for rate in chosen), (2, 1e-4)]
 
 
@@ -55,12 +53,12 @@ def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_b
         return [Record(run=j.run, key=j.run.key, code="OK", scores=s) for j, s in zip(jobs, scores, strict=True)]
 
     both = [*records(), *records(weight_decay=0.5)]
-    made = chosen_of(MadeUp(both).frame("runs", trials=True), {"lr": ["1e-4", 1e-3]})
+    made = chosen_of(frame(MadeUp(both), "runs"), {"lr": ["1e-4", 1e-3]})
     assert [(r.run.method_config["lr"], r.run.rules["weight_decay"]) for r in made["record"]] == [
         (1e-3, 1e-4),
         (1e-3, 0.5),
     ]
-    assert len(chosen_of(MadeUp(both[:1]).frame("runs", trials=True), {"lr": [1e-4]})) == 1
+    assert len(chosen_of(frame(MadeUp(both[:1]), "runs"), {"lr": [1e-4]})) == 1
     older = [Record(run=r.run, key=r.key, code="OK", scores={"best": {"val": {"ber": 0.1}}}) for r in both]
     with pytest.raises(UsageError, match="no validation score of its last state"):
-        chosen_of(MadeUp(older).frame("runs", trials=True), {"lr": [1e-4, 1e-3]})
+        chosen_of(frame(MadeUp(older), "runs"), {"lr": [1e-4, 1e-3]})

@@ -231,7 +231,7 @@ def saved(array):
     [
         (lambda p, _: (p / "Image5.png").write_bytes(b"not a picture"), "Image5.png is unreadable"),
         (lambda p, _: (p / "Image5.png").unlink(), "no partner for image5_mask.tif; complete it"),
-        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "two files of one name"),
+        (lambda p, _: shutil.copy(p / "Image5.png", p / "image5.bmp"), "have one name"),
         (saved(np.full((60, 45), 3.5)), "Image5.npy against image5_mask.tif: probabilities must be"),
         (saved(np.ones((60, 45), dtype=np.int64)), "Image5.npy is not an array of floats"),
         (saved(np.array([[{}]], dtype=object)), "Image5.npy is unreadable"),
