@@ -90,7 +90,7 @@ $(VENV)/installed-docs: pyproject.toml | $(BIN)/python
 docs: $(VENV)/installed-docs
 	rm -rf build/pages build/site && mkdir -p build/pages
 	ln -s $(addprefix $(CURDIR)/,README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md LICENSE CITATION.cff docs datasets methods slurm results) build/pages/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file docs/mkdocs.yml
 
 test-slurm: $(VENV)/installed-dev
 	PYTHON=$(CURDIR)/$(BIN)/python slurm/testcluster/test -q $(SLURM_TESTS)
