@@ -40,7 +40,7 @@ STATES = ("submitted", "rerun by CI", "rerun by maintainers")
 
 
 class Archive:
-    """What a results folder holds.
+    """The content of a results folder.
 
     Args:
         root: the results folder; one that does not exist is empty.
@@ -58,7 +58,7 @@ class Archive:
 
     @property
     def records(self) -> list[Record]:
-        """Without their histories, in the order of their keys; each says what its sweep planned."""
+        """Records without their histories, in the order of their keys; each says what its sweep planned."""
         return self._summaries[0]
 
     @property
@@ -156,7 +156,7 @@ class Archive:
 
 
 class Joined(Archive):
-    """A results folder read with another one. Of a run of equal files that both have, the other folder's record counts if it finished."""
+    """A results folder read with another one. Where both have a run on equal files, the other folder's record counts if it finished."""
 
     def __init__(self, root: Path, other: Path) -> None:
         super().__init__(root)
@@ -178,7 +178,7 @@ class Joined(Archive):
         return [*self._others.values(), *added], {**self.own.problems, **self.other.problems}
 
     def is_own(self, record: Record) -> bool:
-        """Whether a listed record is of the first folder."""
+        """Whether a listed record comes from the first folder."""
         return self._others.get(record.key) is not record
 
     def state_of(self, record: Record) -> str:
@@ -269,7 +269,7 @@ def frame(archive: Archive, kind: Kind, records: Iterable[Record] | None = None)
 def frame_of_plan(archive: Archive, runs: Iterable[Run]) -> pd.DataFrame:
     """A frame of ``runs`` for the plan of one command: a run without a record has the code `MISSING` and the record None.
 
-    A record that serves several sweeps has the labels of this one, but for those of data and checkpoint, from which it was made.
+    A record that serves several sweeps has the labels of this one, except those of the data and checkpoint from which it was made.
     """
     import pandas as pd
 

@@ -1,6 +1,6 @@
 """The files of a record: their names, sizes and digests, the seal of a record, and its sidecar tables.
 
-The seal is a hash of the content, so that an edited number does not pass for a measured one. It finds slips and careless edits, not
+The seal is a hash of the content, so that an edited number does not pass for a measured one. It detects slips and careless edits, not
 forgeries. ``<key>.architecture.csv`` is the α history: columns epoch, site, then a share of softmax(α) for each operation.
 ``<key>.images.csv`` has scores by image: columns model, split, stem, then one for each metric. Where images are not independent
 (frames of one video), a column ``group`` comes before the metrics. Both may be packed (``<key>.images.csv.gz``); the digest is that of
@@ -80,7 +80,7 @@ def read_sidecar(path: Path, *, expected: str, largest: int = LARGEST_TABLE) -> 
 
 
 def _unpacked(data: bytes, *, largest: int) -> bytes:
-    """The unpacked content. Raises ValueError: no gzip, cut off, or larger than a sidecar file may be."""
+    """The unpacked content. Raises ValueError: not gzip, cut off, or larger than a sidecar file may be."""
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         content = unpacker.decompress(data, largest + 1)
@@ -114,8 +114,8 @@ def _text(content: dict[str, Any]) -> bytes:
 
 
 def read_architecture(path: Path, *, expected: str = "") -> list[dict[str, list[float]]]:
-    """The α history in a file: one entry an epoch, site -> softmax(α); ``expected`` as in `read_sidecar`. Raises ValueError: it is not such
-    a file, or not the one that was written."""
+    """The α history in a file: one entry per epoch, site -> softmax(α); ``expected`` as in `read_sidecar`. Raises ValueError: it is not
+    such a file, or not the one that was written."""
     history: list[dict[str, list[float]]] = []
     widths: dict[str, int] = {}
     try:
@@ -170,7 +170,7 @@ def images_csv(
     images: dict[str, dict[str, dict[str, dict[str, float]]]], groups: Mapping[str, Mapping[str, str]]
 ) -> str:
     """Scores (model -> split -> stem -> metric -> value) as CSV; ``groups`` (split -> stem -> group) is a column where there are any."""
-    import pandas as pd  # which reading records need not wait for
+    import pandas as pd  # slow to import, and reading records does not need it
 
     grouped = any(groups.values())
     rows = [

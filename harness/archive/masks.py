@@ -1,5 +1,5 @@
 """Predicted masks of a few test images as a sidecar file of a record: one lossless PNG, the images below each other, with the prediction
-left and the truth right.
+on the left and the truth on the right.
 
 Values are class indices, 255 is ignore. The file's text field ``images`` names the images as JSON. A palette shows masks in any viewer.
 """
@@ -45,13 +45,13 @@ class KeptMask:
     truth: NDArray[np.uint8]
 
     def coloured(self) -> NDArray[np.uint8]:
-        """(S, 2 S, 3) RGB: the prediction left, the truth right, in the colours of the file."""
+        """(S, 2 S, 3) RGB: the prediction on the left, the truth on the right, in the colours of the file."""
         return np.array(_PALETTE, dtype=np.uint8)[np.concatenate([self.predicted, self.truth], axis=1)]
 
 
 def chosen_images(images: Iterable[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """``count`` of these test images (split, stem) by a hash of their names: the same for every method and seed. A smaller count gives a
-    part of a larger one's."""
+    subset of a larger one's."""
     return sorted(images, key=lambda image: hashlib.sha256("/".join(image).encode()).digest())[:count]
 
 

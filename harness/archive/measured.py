@@ -1,4 +1,4 @@
-"""Records of what ``sam-peft cost`` measured, one JSON file a session. Plain data, no torch.
+"""Records of what ``sam-peft cost`` measured, one JSON file per session. Plain data, no torch.
 
 ``ROOT/cost/<key>-<session>.json``: the methods of a session ran interleaved in one process on one device, so their rounds pair. Sessions
 are comparable only where their keys are equal, and rounds of two sessions never pair.
@@ -49,10 +49,10 @@ class Comparability:
         threads: CPU threads of torch.
         precision: ``fp32`` | ``bf16`` | ``fp16``.
         image_size: side of the square input in pixels.
-        batch: images a step.
+        batch: images per step.
         task: ``binary``, ``multiclass`` or ``classification``.
         options: optimisations and schedule of the protocol (fused_attention, activation_checkpointing, epochs, …);
-            ``num_classes``, ``mask_tokens``, ``accumulate``, ``decoder``, ``budget`` and ``quantise`` only where they differ from 2, 1,
+            ``num_classes``, ``mask_tokens``, ``accumulate``, ``decoder``, ``budget`` and ``quantise`` only where they are not 2, 1,
             1, ``sam``, ``epochs`` and none.
     """
 
@@ -71,7 +71,7 @@ class Comparability:
         object.__setattr__(self, "backbone", RENAMED.get(self.backbone, self.backbone))
 
     def is_step_of(self, rules: Mapping[str, object]) -> bool:
-        """Whether the step of these rules was measured; one that is not among them counts as equal."""
+        """Whether the step of these rules was measured; a rule that is not among them counts as equal."""
         options = {name: value for name, value in self.options.items() if name in OF_A_STEP}
         measured = {
             "image_size": self.image_size, "precision": self.precision, "batch_size": self.batch, **PLAIN, **options,
@@ -133,7 +133,7 @@ class MethodCost:
     changed: list[str] | None = None
 
     def is_step_of(self, method: str, config: Mapping[str, object]) -> bool:
-        """Whether this is the cost of the same method with the same options, but for those that cost nothing."""
+        """Whether this is the cost of the same method with the same options, except for those that cost nothing."""
         own, other = (
             {name: value for name, value in plain_values(hashed_options(method, of)).items() if name not in FREE}
             for of in (self.config, config)

@@ -1,4 +1,4 @@
-"""Records from other results folders: read whole with their sidecar files, and copied where they are absent."""
+"""Records from other results folders: read whole with their sidecar files, and copied where they are missing."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _require_means(record: Record, images: ImageTables) -> None:
 
 
 FileOutcome = str
-"""Of one file: ``copied``, ``same``, or a line on why it was left out."""
+"""The outcome for one file: ``copied``, ``same``, or a line on why it was left out."""
 
 
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
@@ -87,7 +87,7 @@ def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     a record replaces one of the same result that holds less about its tuning. Nothing else is changed.
 
     Returns:
-        How many were copied; how many are there with the same result; and a line for each that was left out. Left out are
+        How many were copied; how many were there already with the same result; and a line for each that was left out. Left out are
         conflicts (one key, other scores or other data) and files that cannot be read.
 
     Raises:
@@ -144,7 +144,7 @@ def _copy(path: Path, target: Path, record: Record) -> None:
         if is_of_record(name, record.sidecars) and file.is_file():
             earlier = sidecar(target, name)
             write_atomically(target.with_name(file.name), read_regular(file, largest=LARGEST_TABLE))
-            if earlier.name != file.name:  # packed, where this one is not, or the other way round
+            if earlier.name != file.name:  # one is packed and the other is not
                 earlier.unlink(missing_ok=True)
         elif record.code == "OK":
             sidecar(target, name).unlink(missing_ok=True)

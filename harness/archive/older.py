@@ -1,5 +1,5 @@
-"""What records of earlier schemas leave out or say differently, filled in when they are read. What newer rules and options were for
-them is in `harness.protocols.keys`.
+"""What records of earlier schemas leave out or say differently, filled in when they are read. The values that newer rules and options
+had for them are in `harness.protocols.keys`.
 
 Schema 2 says in words where the data came from and how they were split. A row's label and the scored model of scores by image were
 called ``variant``. The first records of schema 3 lack ``label_note``, ``never_reached`` and ``operations``.
@@ -71,7 +71,7 @@ def _split(rule: str) -> TestImages:
 
 
 def _of_method(run: Run) -> dict[str, Any]:
-    """What the method of a built-in run would say of it today."""
+    """The fields that the method of a built-in run would fill in today."""
     from harness.methods.parts.operations import parse_operations
 
     options, epochs = {**default_options(run.method), **run.method_config}, int(run.rule("epochs") or 0)
@@ -88,7 +88,7 @@ def _of_method(run: Run) -> dict[str, Any]:
 
 
 def with_plans(records: Sequence[Record]) -> list[Record]:
-    """The records with what their sweeps planned. The oldest do not say it: theirs is taken to be one row on one benchmark, with all the
+    """The records with what their sweeps planned. The oldest lack it: their plan is taken to be one row on one benchmark, with all the
     seeds that such records have there under the same rules."""
     seeds: dict[tuple[str, ...], set[int]] = {}
     for run in (record.run for record in records if not record.run.planned_seeds):
@@ -110,13 +110,13 @@ def groups_of(benchmark: str, stems: Sequence[str]) -> dict[str, str]:
         from harness.datasets.base import DatasetError
         from harness.datasets.cvc612 import sequence_of
 
-        with suppress(DatasetError):  # stems that are no frames
+        with suppress(DatasetError):  # stems that are not frames
             return {stem: f"sequence {sequence_of(stem):02d}" for stem in stems}
     return {}
 
 
 def same_data(first: str, second: str) -> bool:
-    """Whether two fingerprints may be of the same files: by contents, or by sizes where one is older. An empty one fits any."""
+    """Whether two fingerprints may belong to the same files: by contents, or by sizes where one is older. An empty one fits any."""
     if not first or not second:
         return True
     if first.startswith(CONTENT) and second.startswith(CONTENT):

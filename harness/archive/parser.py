@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Required, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic reads no other below Python 3.12
+from typing_extensions import TypedDict  # the only one that pydantic reads below Python 3.12
 
 from harness.archive.files import LARGEST_RECORD, seal_holds
 from harness.archive.older import RowLabel, filled
@@ -122,7 +122,7 @@ class _Trial(TypedDict):
 
 
 class _Tuning(TypedDict, total=False):
-    """What tuning says of a run."""
+    """The tuning of a run."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -137,7 +137,7 @@ class _Tuning(TypedDict, total=False):
 
 
 OF_A_CHOICE = ("grid", "edge", "trials", "metric", "on", "hours")
-"""What `_Tuning` must hold where it holds ``chosen``."""
+"""The fields that `_Tuning` must have where it has ``chosen``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ _NOTHING_IN_THE_WAY = (None, errno.ENOENT)
 
 
 class Unread(UsageError):
-    """The system did not let us read an existing file. It may be whole, so it must not be taken for damaged."""
+    """The system did not let us read an existing file. It may be intact, so it must not be taken for damaged."""
 
 
 def refuse_unread(path: Path, error: Exception) -> None:
@@ -232,7 +232,7 @@ def parse(data: bytes) -> Record:
 
 
 def validated(kind: type[T], data: bytes, *, versions: range) -> T:
-    """The content of a file as a dataclass with a ``schema_version`` among ``versions``. Raises ValueError, with one line: no JSON,
+    """The content of a file as a dataclass with a ``schema_version`` among ``versions``. Raises ValueError, with one line: not JSON,
     another kind, another schema, or a field of a wrong type."""
     found = re.search(rb'"schema_version":\s*(\d+)', data)
     if found and int(found[1]) not in versions:

@@ -47,7 +47,7 @@ of sizes alone."""
 
 
 Origin = Literal["files", "generated", "generated-files"]
-"""Of images: files; what the harness wrote for a protocol with ``data: sample``; or such images in a folder that was given."""
+"""Origin of images: files; what the harness wrote for a protocol with ``data: sample``; or such images in a folder that was given."""
 UNTRAINED = "untrained"
 """The test split of images of the training part that nothing is trained on (``test_given_first``)."""
 TestImages = Literal["", "published", "given", "carved"]
@@ -61,7 +61,7 @@ class Run:
     Args:
         method: canonical name of the method.
         method_config: every field of its configuration.
-        label: what progress, prices and `sam-peft show` call its row, such as ``naslora[rank=6]``; tables name rows themselves
+        label: the name of its row in progress, prices and `sam-peft show`, such as ``naslora[rank=6]``; tables name rows themselves
             (`harness.comparison.rows`).
         benchmark: canonical name of the benchmark.
         backbone: name in the backbone catalogue; old names are replaced by today's.
@@ -72,7 +72,7 @@ class Run:
         rules: the protocol resolved for this benchmark (per-benchmark overrides applied).
         seed: seed of data order, head and method.
         manifest: hash of the split manifest (stems by split); where the split follows the seed, of all its stems.
-        origin: of its images; its scores rank methods only if they are ``files``.
+        origin: origin of its images; its scores rank methods only if they are ``files``.
         split: which images are tested.
         split_rule: how the splits were made, in words.
         data_note: a note on the data, which tables show.
@@ -131,7 +131,7 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Content hash of what determines the result, without labels (`NOT_IN_KEY`). Data are identified by their stems;
-        ``data_fingerprint`` finds other files of the same names. Computed once, so a changed run is made with `dataclasses.replace`."""
+        ``data_fingerprint`` detects other files of the same names. Computed once, so a changed run is made with `dataclasses.replace`."""
         content = {name: value for name, value in vars(self).items() if name not in NOT_IN_KEY}
         content["backbone"] = first_backbone(self.backbone)
         content["rules"] = hashed_rules(self.rules)
@@ -140,11 +140,11 @@ class Run:
 
     @property
     def is_trial(self) -> bool:
-        """Whether it was only tried while options were tuned: its scores are no result."""
+        """Whether it was only tried while options were tuned: its scores are not results."""
         return bool(self.tuning) and "chosen" not in self.tuning
 
     def rule(self, name: str) -> Any:
-        """A rule's value; of a run that is older than the rule, the one that every run had."""
+        """A rule's value; for a run that is older than the rule, the one that every run had."""
         return rule(self.rules, name)
 
     @property
@@ -169,13 +169,13 @@ class Record:
             finished it.
         history: one entry per epoch: ``epoch``, ``loss``, ``lr``, ``val`` (metrics), ``seconds``, ``updates`` by roles.
         budget: ``weight_updates``; of a method with an architecture also ``alpha_updates``, ``alpha_lr_sum`` (its rate
-            over its updates: how far α could move), ``share_cap`` (the largest share of softmax(α) that this allows). Older records
+            over its updates: how far α could move) and ``share_cap`` (the largest share of softmax(α) that this allows). Older records
             hold the counts alone.
         architecture: α history: one entry per epoch, site -> softmax(α).
         merge: merge reports by mode, as plain dicts.
         counts: images used: ``train``, ``val`` and each test split. Under a rule ``prompt`` also ``unprompted``: test images without
             an object to point out.
-        ignored: test split -> images that it leaves out, as every pixel of their masks is ignored, where there are any.
+        ignored: test split -> images that it leaves out since every pixel of their masks is ignored, where there are any.
         available: images of each split before the protocol's limits; empty in older records.
         foreground: test split -> mean share of foreground that the best checkpoint predicts, over that of the masks; near 0 the
             predictions are almost empty. Missing in older records, and for several classes.
@@ -261,7 +261,7 @@ def update_budget(history: Sequence[Mapping[str, Any]], *, alpha_lr_sum: float, 
 
 
 def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """``weight_updates`` and ``alpha_updates`` by a history, as far as there were any."""
+    """``weight_updates`` and ``alpha_updates`` counted in a history, as far as there were any."""
     counts: dict[str, float] = {}
     for entry in history:
         for roles, updates in entry.get("updates", {}).items():
@@ -272,7 +272,7 @@ def counted_updates(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def share_cap(shift: float, *, operations: int) -> float:
-    """The largest share of softmax(α) within reach: one entry moves up from 0 by ``shift``, all others down by as much.
+    """The largest share of softmax(α) within reach: one entry moves up from 0 by ``shift``, all others down by the same amount.
 
     Adam's steps are about the rate, whatever the gradient. So the rate summed over α's updates is about how far α can move. Two things
     are not counted. α starts at N(0, 0.001²). And Adam's steps exceed the rate where gradients grow, by up to (1 − β₁)/√(1 − β₂):
@@ -322,7 +322,7 @@ _BESIDE_TRAINING = ("start", "loading", "testing", "merging", "other")
 
 
 def seconds_of(cost: Mapping[str, float]) -> tuple[float, bool]:
-    """Seconds that a run took, and whether they are all of it: older records have those of training alone.
+    """Seconds that a run took, and whether they cover all of it: older records have those of training alone.
 
     Training and validation count all attempts at a run, the other stages the last.
     """

@@ -1,6 +1,6 @@
-"""Records on disk: one JSON file a run with its sidecar files, each written to a temporary file and renamed.
+"""Records on disk: one JSON file per run with its sidecar files, each written to a temporary file and renamed.
 
-``ROOT/records/<key>.json``; `harness.archive.files` describes the sidecar files. A record that exists is whole.
+``ROOT/records/<key>.json``; `harness.archive.files` describes the sidecar files. A record that exists is complete.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def require_writable(folder: Path, *, named: str = "results folder", option: str
 
 
 class RecordStore:
-    """The records below a results folder."""
+    """The records in a results folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -93,7 +93,7 @@ class RecordStore:
         except OSError as error:
             raise UsageError(
                 f"cannot write the record {path}: {error.strerror or error}; free space or repair the folder, then repeat"
-                " the command (older records are whole, and the run continues from its checkpoint)"
+                " the command (older records are intact, and the run continues from its checkpoint)"
             ) from error
         return path
 
@@ -154,7 +154,7 @@ class RecordStore:
                     refuse_unread(path, error)
                 ended[path.stem] = str(error)
             else:
-                record.history.clear()  # thousands of them are not held in memory
+                record.history.clear()  # thousands of them would fill the memory
         return ended
 
     def files(self) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Literal
 E_MEASURES = ("e_mean", "e_max", "e_adaptive")
 SALIENCY = ("s_measure", *E_MEASURES, "weighted_f", "mae")
 MEAN_OVERLAP = ("dice_mean", "iou_mean")
-"""Over all thresholds, as PraNet's evaluation has them."""
+"""Means over all thresholds, as in PraNet's evaluation."""
 OVERLAP = ("iou", "dice", "jaccard")
 CLASSES = ("miou", "accuracy")
 METRICS = (*SALIENCY, *MEAN_OVERLAP, *OVERLAP, "ber", *CLASSES)
@@ -44,10 +44,10 @@ class Conventions:
             (``accumulated``). Multi-class mIoU and accuracy are always accumulated.
         threshold: a pixel is foreground where its probability is above this, for IoU, Dice, Jaccard.
         ber_threshold: binarisation for BER; 125/255 as released.
-        empty: score of IoU, Dice and Jaccard where both mask and prediction are empty: 1.0 or 0.0.
+        empty: value of IoU, Dice and Jaccard where both mask and prediction are empty: 1.0 or 0.0.
 
     Raises:
-        ValueError: a number out of its range, or none.
+        ValueError: a number is out of its range, or is not a number.
     """
 
     resolution: Literal["native", "input"] = "native"

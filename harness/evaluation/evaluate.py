@@ -40,7 +40,7 @@ def evaluate_split(
     """Predict and score every item.
 
     Threads read the next batches and score the last ones while one is computed: NumPy, SciPy and Pillow release the interpreter lock. A
-    GPU gets the next batch before the results of the last are waited for. Scores do not depend on the number of threads or the order
+    GPU gets the next batch before anything waits for the results of the last. Scores do not depend on the number of threads or the order
     of items.
 
     Args:
@@ -49,9 +49,9 @@ def evaluate_split(
             one more list for each further input that items hold.
         items: may decode an item when it is read, in any thread.
         scorer: takes the scores; may hold images already.
-        batch_size: items a forward pass.
+        batch_size: items per forward pass.
         workers: threads; one per core if None.
-        seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items; of several classes on a GPU with the
+        seen: called with each stem and its scores, (S, S) or (C, S, S), in the order of items; for several classes on a GPU with the
             labels (S, S) uint8.
         stop: called before each batch.
 
@@ -72,7 +72,7 @@ def evaluate_split(
                     if seen is not None:
                         seen(item[0], shown)
                     pending.append((item[0], pool.submit(_measure, scorer, item[0], scores, item[2])))
-                while len(pending) > 2 * threads + batch_size:  # bounds what waits in memory
+                while len(pending) > 2 * threads + batch_size:  # bounds how many wait in memory
                     stem, future = pending.popleft()
                     scorer.insert(stem, future.result())
             for stem, future in pending:
@@ -102,7 +102,7 @@ def _ahead(items: Sequence[Item], pool: ThreadPoolExecutor, count: int) -> Itera
 
 
 Scored = Callable[[], Iterable[tuple[NDArray, NDArray]]]
-"""Waits for a batch; gives, for each image, what is scored and what `seen` gets."""
+"""Waits for a batch; yields, for each image, what is scored and what `seen` gets."""
 
 
 def _predictions(
@@ -141,7 +141,7 @@ def _whole(scores: Tensor) -> Scored:
 
 def _labels(scores: Tensor, batch: Sequence[Item], scorer: SplitScorer, *, shown: bool) -> Scored:
     """The labels of scores (B, C, S, S), made on their device: at each mask's own size where the conventions compare there, and at that of
-    the scores where they are shown. One byte a pixel leaves the device. Scores that are not finite become a label that no scorer takes."""
+    the scores where they are shown. One byte per pixel leaves the device. Non-finite scores become a label that scorers refuse."""
     native = scorer.conventions.resolution == "native"
     sizes = [tuple(item[2].shape) if native else tuple(scores.shape[-2:]) for item in batch]
     made = [

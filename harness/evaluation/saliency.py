@@ -1,6 +1,6 @@
 """Saliency metrics of one image: MAE, S-measure, E-measure. The weighted F-measure has its own module.
 
-A pixel with label 255 is left out of every sum, count, mean and centroid, and its prediction changes nothing.
+A pixel with label 255 is left out of every sum, count, mean and centroid, and its prediction has no effect.
 """
 
 from __future__ import annotations
@@ -108,15 +108,15 @@ def e_adaptive(image: SaliencyMap) -> float:
 
 
 def mean_overlaps(image: SaliencyMap) -> tuple[float, float]:
-    """Dice and IoU as PraNet's evaluation has them (Fan et al., MICCAI 2020): means over the thresholds of `SaliencyMap.hits`, with 0
-    wherever no foreground is hit, on an empty mask too."""
+    """Dice and IoU as in PraNet's evaluation (Fan et al., MICCAI 2020): means over the thresholds of `SaliencyMap.hits`, with 0
+    wherever no foreground is hit, including on an empty mask."""
     hits, false_hits = image.hits
     both = image.inside.size + hits + false_hits  # |A| + |B|, and with no hit the numerator is 0
     return float((2 * hits / both.clip(1)).mean()), float((hits / (both - hits).clip(1)).mean())
 
 
 def _count_from(probabilities: Floats) -> NDArray[np.int64]:
-    """(256,) how many are at or above each level, from the highest level down."""
+    """(256,) number of probabilities at or above each level, from the highest level down."""
     levels = (probabilities * 255).astype(np.uint8)  # truncation, as the authors' code does
     return np.cumsum(np.bincount(levels, minlength=_LEVELS)[::-1])
 
@@ -124,7 +124,7 @@ def _count_from(probabilities: Floats) -> NDArray[np.int64]:
 def _enhanced_alignment(
     hits: NDArray[np.int64], false_hits: NDArray[np.int64], *, positives: int, total: int
 ) -> Floats:
-    """Σ (1 + ξ)² / 4 over the pixels, by N − 1 (of one pixel by 1), ξ = 2ab / (a² + b²) with a, b the two maps minus their means.
+    """Σ (1 + ξ)² / 4 over the pixels, divided by N − 1 (by 1 for one pixel), ξ = 2ab / (a² + b²) with a, b the two maps minus their means.
 
     Args:
         hits: predicted pixels that are foreground, by threshold.
@@ -170,11 +170,11 @@ def s_measure(image: SaliencyMap, *, alpha: float = 0.5) -> float:
 
 
 def _object_score(values: Floats, total: float, *, inverted: bool = False) -> float:
-    """2 x̄ / (x̄² + 1 + σ) of x = values or 1 − values: how high and how even one object is (equation 4, λ = 1/2)."""
+    """2 x̄ / (x̄² + 1 + σ) for x = values or 1 − values: how high and how even one object is (equation 4, λ = 1/2)."""
     mean = total / values.size
     deviation = 0.0
     if values.size > 1:
-        # Sums of squares of numbers in [0, 1]: cancellation costs σ at most 1e-7, where it is nought.
+        # Sums of squares of numbers in [0, 1]: cancellation costs σ at most 1e-7, where it is zero.
         deviation = math.sqrt(max(0.0, float(values @ values) - values.size * mean * mean) / (values.size - 1))
     if inverted:
         mean = 1.0 - mean
@@ -199,8 +199,8 @@ def _region_score(image: SaliencyMap) -> float:
 def _similarity(predicted: Floats, true: Mask) -> float:
     """SSIM of one quadrant in the form of equation 6: 4 x̄ ȳ σxy / ((x̄² + ȳ²)(σx² + σy²)) of pixels (H, W).
 
-    Where the truth is constant, σxy and so the score are 0, but two constants are alike and score 1. Else the truth's variance is in the
-    denominator, and rounding in the prediction's cannot show.
+    Where the truth is constant, σxy and so the score are 0, but two constants are alike and score 1. Otherwise the truth's variance is in
+    the denominator, and rounding of the prediction's has no effect.
     """
     size, positives = true.size, int(np.count_nonzero(true))
     if positives in (0, size):

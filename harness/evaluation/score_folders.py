@@ -30,7 +30,7 @@ _DARK = 1 / 255
 
 
 class _Scored(NamedTuple):
-    """A prediction with its mask. An array is taken as bright: its values are probabilities and not levels."""
+    """A prediction with its mask. An array counts as bright: its values are probabilities and not levels."""
 
     score: ImageScore
     brightest: float  # value of the prediction
@@ -77,15 +77,15 @@ def score_folders(
 
 def _refuse_dark(predictions: Path, scored: Sequence[_Scored], *, threshold: float) -> None:
     """Raises UsageError: masks whose foreground is 1 (255 in 16 bits) or another level below the threshold, which would be scored as
-    background. A map of probabilities may be dark, but no mask among masks."""
+    background. A map of probabilities may be dark, but not one mask among others."""
     are_masks = all(each.two_levels for each in scored)
     limit = max(_DARK, threshold) if are_masks else _DARK
     dark = [each.brightest for each in scored if 0 < each.brightest <= limit]
     brighter = sum(each.brightest > limit for each in scored)
     if dark and (are_masks or not brighter):
         raise UsageError(
-            f"{len(dark)} predictions in {predictions} hold no more than a grey level of {round(255 * max(dark))} of 255, and {brighter} "
-            "hold more; where it means foreground, save 255 in its place (65535 in 16 bits)"
+            f"{len(dark)} predictions in {predictions} stay at or below grey level {round(255 * max(dark))} of 255, and {brighter} "
+            "exceed it; where it means foreground, save 255 in its place (65535 in 16 bits)"
         )
 
 
@@ -126,7 +126,7 @@ def _score(pair: Pair, scorer: SplitScorer, read_mask: Callable[[Path], NDArray[
 def read_prediction(path: Path, *, task: str) -> NDArray:
     """Probabilities (H, W) of a binary benchmark, else labels (H, W).
 
-    A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1; of a coloured palette
+    A grey image holds probabilities as 0..255, a 16-bit one as 0..65535, a 1-bit one as 0 and 1; in a coloured palette
     every colour but black is foreground.
 
     Raises:

@@ -54,7 +54,7 @@ def counts_of_classes(
 
 
 def overlaps(counts: Counts, *, empty: float) -> tuple[float, float]:
-    """Intersection over union, also called Jaccard index, and Dice, 2 |A ∩ B| / (|A| + |B|); ``empty`` where mask and prediction both are
+    """Intersection over union, also called Jaccard index, and Dice, 2 |A ∩ B| / (|A| + |B|); ``empty`` where both mask and prediction are
     empty."""
     (_, false_alarms), (misses, hits) = counts.tolist()
     errors = false_alarms + misses
@@ -64,7 +64,7 @@ def overlaps(counts: Counts, *, empty: float) -> tuple[float, float]:
 def ber(counts: Counts) -> float:
     """Balanced error rate in [0, 1]: the mean of the error rates inside and outside the shadow.
 
-    A class that the mask does not have has no error rate and drops out of the mean.
+    A class that is not in the mask has no error rate and drops out of the mean.
     """
     (rejections, false_alarms), (misses, hits) = counts.tolist()
     of_classes = (misses, hits), (false_alarms, rejections)
@@ -89,15 +89,15 @@ Task = Literal["binary", "multiclass", "classification"]
 
 
 class ImageScore(NamedTuple):
-    """What one image contributes.
+    """The contribution of one image.
 
     Args:
         values: metric -> value of this image.
         counts: pixels at ``threshold``, None where no metric needs them.
-        ber_counts: pixels at ``ber_threshold``, likewise.
-        e_curve: (256,) E-measure by threshold, None where no E-measure is wanted.
+        ber_counts: the same at ``ber_threshold``.
+        e_curve: (256,) E-measure by threshold, None where no E-measure is asked for.
         ignored: whether its mask ignores every pixel, so that the split leaves the image out.
-        predicted: of an image with a label, the probability of the predicted class, and whether that is the label.
+        predicted: for an image with a label, the probability of the predicted class, and whether that is the label.
     """
 
     values: dict[str, float]
@@ -114,7 +114,7 @@ class SplitScorer:
     `measure` is pure and may run in any thread; `insert` keeps what it returned.
 
     Args:
-        metrics: names out of ``known``.
+        metrics: names among ``known``.
         task: ``binary`` or ``multiclass``; only accuracy and mIoU apply to multi-class masks. For labels see `LabelScorer`.
         num_classes: classes of the mask, background included.
         conventions: how predictions meet ground truth.
@@ -173,7 +173,7 @@ class SplitScorer:
         self._check_scores(scores := np.asarray(scores))
         scores, mask = self._aligned(scores, np.asarray(mask))
         valid = None
-        if int(mask.max(initial=0)) >= self.num_classes:  # the common mask has no ignored pixel and passes at once
+        if int(mask.max(initial=0)) >= self.num_classes:  # most masks have no ignored pixel and pass at once
             valid = mask != IGNORE
             if not valid.any():
                 return ImageScore(values={}, ignored=True)
@@ -245,7 +245,7 @@ class SplitScorer:
         return ImageScore({name: values[name] for name in self.metrics}, counts, ber_counts, curve)
 
     def _of_counts(self, counts: Counts | None, ber_counts: Counts | None) -> dict[str, float]:
-        """Every metric that follows from the counts that are there."""
+        """Every metric that follows from the given counts."""
         values: dict[str, float] = {}
         if counts is not None:
             values = {"miou": miou(counts), "accuracy": accuracy(counts)}
@@ -261,7 +261,7 @@ class SplitScorer:
         return {stem: dict(score.values) for stem, score in self._counted()}
 
     def ignored(self) -> list[str]:
-        """Images that the split leaves out, as every pixel of their masks is ignored."""
+        """Images that the split leaves out since every pixel of their masks is ignored."""
         return sorted(stem for stem, score in self._scores.items() if score.ignored)
 
     def _counted(self) -> list[tuple[str, ImageScore]]:
@@ -273,7 +273,7 @@ class SplitScorer:
         return counts is not None and not counts[:, 1:].any() and bool(counts[1:].any())
 
     def foreground(self) -> float | None:
-        """Mean share of foreground that was predicted over that of the masks; None of several classes, or where no mask has any."""
+        """Mean share of foreground that was predicted over that of the masks; None for several classes, or where no mask has any."""
         counts = [score.counts for _, score in self._counted() if score.counts is not None]
         if self.task != "binary" or not counts:
             return None
@@ -284,7 +284,7 @@ class SplitScorer:
     def summary(self) -> dict[str, float]:
         """metric -> value of the split.
 
-        The mean over images whose mask has a pixel that counts, except: the maximum of the E-measure is taken of the mean
+        The mean over images whose mask has a pixel that counts, except: the maximum of the E-measure is that of the mean
         curve (one threshold for the split); mIoU and accuracy, and with ``overlap: accumulated`` IoU, Dice, Jaccard and
         BER, come from counts summed over the split.
 
@@ -312,7 +312,7 @@ def _sum(counts: Sequence[Counts | None]) -> Counts | None:
 
 
 BINS = 15
-"""Of equal width, as Guo et al. (1706.04599)."""
+"""Bins of equal width, as in Guo et al. (1706.04599)."""
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 """Smallest probability in a score: a float32 of 0 must not give an infinite NLL, so that is at most 87.34 nats."""
 
@@ -320,7 +320,7 @@ LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 class LabelScorer(SplitScorer):
     """`SplitScorer` for a task ``classification``: a prediction is (C, 1, 1) probabilities, a target (1, 1) a class index.
 
-    An image's own ``ece`` is that of a split of this image alone, |correct − confidence|. The split's is of all images together
+    An image's own ``ece`` is that of a split of this image alone, |correct − confidence|. The split's is computed over all images
     (`summary`), not their mean.
     """
 

@@ -1,6 +1,6 @@
 """Weighted F-measure of one image (Margolin et al., "How to Evaluate Foreground Maps?", CVPR 2014).
 
-Distances to the foreground are exact, by OpenCV where it is installed and else by SciPy, with the same numbers.
+Distances to the foreground are exact, by OpenCV where it is installed and otherwise by SciPy, with the same numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from harness.evaluation.saliency import EPS, Floats, Mask, SaliencyMap
 
-try:  # here and not at the first image: two threads that import it at once meet half of it
+try:  # not at the first image: a thread could meet a module that another is still importing
     import cv2
 except ImportError:  # not installed, or without the libraries of a screen that its wheel may ask for
     opencv: ModuleType | None = None
@@ -27,7 +27,7 @@ _TAPS = np.exp(-(np.arange(_REACH + 1) ** 2) / (2 * _SIGMA**2))
 _TAPS = (_TAPS / (2 * _TAPS.sum() - 1)).astype(
     np.float32
 )  # the 7×7 kernel is the outer product of this one with itself
-_ROWS = 32  # rows a step: what a step makes stays in the core's cache
+_ROWS = 32  # rows per step: the results of a step stay in the core's cache
 _FALLOFF = np.float32(math.log(0.5) / 5)  # an error at distance d weighs 2 − exp(_FALLOFF · d)
 _CAP = 100  # pixels; an error beyond weighs 2 − 2^(−100 / 5) = 2 − 1e-6, taken as 2
 _FAR = 4  # pixels along an axis to the farthest foreground that a pixel read by the blur can be nearest to: 4² ≤ 2 · 3²
@@ -35,11 +35,11 @@ _AXIS = range(-_FAR, _FAR + 1)
 _STEPS = [
     (right**2 + down**2, right, down) for right in _AXIS for down in _AXIS if 0 < right**2 + down**2 <= 2 * _REACH**2
 ]
-"""(squared distance, steps right, steps down), of equal distance those first that SciPy's transform prefers."""
+"""(squared distance, steps right, steps down); among equal distances, those that SciPy's transform prefers come first."""
 
 
 def squared_distances(foreground: Mask) -> NDArray[np.float32]:
-    """(H, W) squared distance of each pixel to the nearest of the foreground, which must hold a pixel: whole numbers, exact below 700²
+    """(H, W) squared distance of each pixel to the nearest foreground pixel, of which there must be one: whole numbers, exact below 700²
     (OpenCV's distances are single precision)."""
     background = np.logical_not(foreground)
     if opencv is None:
@@ -57,7 +57,7 @@ def weighted_f(image: SaliencyMap, *, beta2: float = 1.0) -> float:
     image near the foreground is worked on.
 
     Args:
-        image: prediction and ground truth; ignored pixels have no error of their own, and are background to the blur.
+        image: prediction and ground truth; ignored pixels have no error of their own, and count as background in the blur.
         beta2: β²; 1 in the paper, 0.3 in several releases.
 
     Returns:
@@ -104,7 +104,7 @@ Positions = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 def _nearest(foreground: Mask, squared: NDArray[np.float32]) -> tuple[Positions, Positions]:
     """The background that the blur can read, and the foreground pixel that is nearest to each of it.
 
-    Of several that are as near, it is the leftmost, and of these the upper one, as in SciPy's transform.
+    Of several that are equally near, it is the leftmost, and of these the upper one, as in SciPy's transform.
     """
     known = np.pad(foreground, _FAR)
     rows, columns = np.nonzero((squared > 0) & (squared <= 2 * _REACH**2))

@@ -1,6 +1,6 @@
 """An adapter that Hugging Face peft trained on transformers' ``SamModel``, folded into SAM's weights.
 
-The result is a model for predictions (`Adopted`), or the weights of a whole checkpoint (`merged_adapter`), which is compared by ``--methods
+The result is a model for predictions (`Adopted`), or the weights of a whole checkpoint (`merged_adapter`), to be compared with ``--methods
 zeroshot --checkpoint FILE``.
 """
 
@@ -35,13 +35,13 @@ from harness.system.errors import UsageError, shortened, writing_to
 from harness.system.files import read_regular, write_atomically
 
 _LARGEST = 1 << 20
-"""Bytes of ``adapter_config.json``."""
+"""Most bytes of ``adapter_config.json``."""
 MOST_PRUNED = 64
-"""How many times the numbers of its file an adapter may ask for; AdaLoRA's file lacks the ranks that it dropped."""
+"""An adapter may ask for at most this many times the numbers in its file; AdaLoRA's file lacks the ranks that it dropped."""
 _MOST_CHOICES = 5
 """Repeats and groups in a pattern of layers' names: each further one may take ten times as long over all names of ViT-H."""
 _CHANGED_WEIGHTS = ("corda", "loftq", "lora_ga", "pissa_niter_")
-"""Starts of LoRA that change the frozen weights by what is not in its file: data, quantisation, random numbers."""
+"""Initialisations of LoRA that change the frozen weights by something that is not in its file: data, quantisation, random numbers."""
 BACKBONES = ("vit_b", "vit_l", "vit_h", "tiny")
 _OF_MODEL = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version"}
 """Fields of ``adapter_config.json`` about the model that was trained."""
@@ -92,8 +92,8 @@ def merged_adapter(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # First without memory, of which the configuration may ask for any amount. Tuners that start from values cannot.
-            with suppress(RuntimeError), torch.device("meta"):  # of which NotImplementedError is one
+            # First without memory, since the configuration may ask for any amount. Not for tuners that start from the weights' values.
+            with suppress(RuntimeError), torch.device("meta"):  # NotImplementedError is a RuntimeError
                 _adapted(plain_sam(backbone), config, tensors)
             model = _adapted(sam, config, tensors)
             peft.set_peft_model_state_dict(model, dict(tensors))
@@ -104,9 +104,7 @@ def merged_adapter(
                 raise ValueError(f"{whole[bad]} is not finite once the adapter is folded in")
     except Exception as error:  # peft has no type of its own for what it cannot load or merge
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UsageError(
-            f"{folder} is not an adapter of {backbone} as transformers' SamModel has it: {reason}"
-        ) from error
+        raise UsageError(f"{folder} is not an adapter for {backbone} in transformers' SamModel: {reason}") from error
     return {whole[name]: tensor.contiguous() for name, tensor in merged.items()}, changed
 
 
@@ -144,10 +142,10 @@ def _adapted(plain: nn.Module, config: Callable[[], Any], tensors: Mapping[str, 
 
 
 def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
-    """Refuse a configuration with which the file does not say what the adapter does, or a pattern that could take for ever to match.
+    """Refuse a configuration with which the file does not say what the adapter does, or a pattern that could take forever to match.
 
     Raises:
-        UsageError: a number that is not finite, a start that changed the trained weights, or a pattern with repeats inside repeats.
+        UsageError: a number that is not finite, a start that changed the frozen weights, or a pattern with repeats inside repeats.
     """
     start = str(given.get("init_lora_weights", ""))
     if start.startswith(_CHANGED_WEIGHTS):
@@ -161,7 +159,7 @@ def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
                 raise UsageError(f"{folder} has {name}={leaf}, which is not a usable number")
             if isinstance(leaf, str) and backtracks(leaf):
                 raise UsageError(
-                    f"{folder} has the pattern {shortened(leaf)!r} in {name}, which could take for ever to match"
+                    f"{folder} has the pattern {shortened(leaf)!r} in {name}, which could take forever to match"
                 )
 
 
@@ -177,7 +175,7 @@ def _leaves(value: object) -> Iterator[object]:
 
 
 def backtracks(pattern: str) -> bool:
-    """Whether matching a layer's name may take for ever: a group is repeated, the flag x lets blanks stand between, or
+    """Whether matching a layer's name may take forever: a group is repeated, the flag x allows blanks in between, or
     there are too many repeats and groups."""
     return bool(re.search(r"\)\s*[*+{]|\(\?[a-z]*x", pattern)) or len(re.findall(r"[*+{?(]", pattern)) > _MOST_CHOICES
 
@@ -208,7 +206,7 @@ def _child(owner: nn.Module, name: str) -> nn.Module:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        # Of links, as in the Hub's cache, the file that they lead to counts.
+        # Links, as in the Hub's cache, are followed to their file.
         config = dict(json.loads(read_regular((folder / "adapter_config.json").resolve(), largest=_LARGEST)))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"{folder} is not the folder of a peft adapter: adapter_config.json: {error}") from error

@@ -41,10 +41,10 @@ def attached_segmenter(
     Args:
         num_classes: classes of a multi-class benchmark, background included.
         checkpoint: the pretrained weights, None for random ones.
-        checked_on: where to check that the method starts and counts as it declares (`harness.contract.start`); None to leave that out.
+        checked_on: where to check that the method starts and counts as it declares (`harness.contract.start`); None to skip that.
 
     Raises:
-        MethodError: it does not attach, or not as it declares.
+        MethodError: it does not attach, or deviates from what it declares.
         MemoryError: what the method adds cannot fit. A file from elsewhere may name any size.
     """
     rules = from_rules(run.rules)
@@ -91,8 +91,8 @@ def attention_of(backbone: str, rules: Protocol, device: torch.device) -> Choice
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
-    """A run's images by split, the protocol's limits applied. ``tests``: by the name of the test split. ``available``: how many each
-    split has without the limits."""
+    """A run's images by split, the protocol's limits applied. ``tests``: by the name of the test split. ``available``: images in each
+    split without the limits."""
 
     benchmark: Benchmark
     train: ImageSource
@@ -119,7 +119,7 @@ def open_data(run: Run, root: Path, *, cache: ArrayCache | None = None) -> RunDa
     Args:
         run: says which images of which split, and their size.
         root: the benchmark's folder, as `Benchmark.locate` finds it.
-        cache: of decoded images; None decodes each time.
+        cache: cache of decoded images; None decodes each time.
 
     Raises:
         DatasetError: the files are not those that the run was planned with.

@@ -1,4 +1,4 @@
-"""What a record says of a run besides its numbers: machine, device, code, end, the reason for a failure, and seconds by stage."""
+"""What a record says about a run besides its numbers: machine, device, code, end, the reason for a failure, and seconds by stage."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def own_device() -> torch.device:
 
 
 def unusable_gpu() -> str:
-    """A message where this process was given a GPU that torch cannot use, as with a driver older than its CUDA; empty otherwise.
+    """A message where this process was given a GPU that torch cannot use, such as for too old a driver; empty otherwise.
 
     Raises:
         UsageError: in a job of a sweep, which pays for the GPU until its time is up.
@@ -90,7 +90,7 @@ STAGES = ("loading", "training", "validating", "testing", "merging", "other")
 
 
 class Stopwatch:
-    """A stopwatch for stages that exclude each other: time in a nested stage counts for that one alone."""
+    """A stopwatch for stages that exclude each other: time in a nested stage counts for the nested one alone."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -100,7 +100,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def during(self, stage: str) -> Iterator[None]:
-        """Count what happens inside to ``stage``."""
+        """Count the time inside towards ``stage``."""
         before = self._enter(stage)
         try:
             yield

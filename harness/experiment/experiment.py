@@ -65,7 +65,7 @@ def run_experiment(
     started again. An interruption (time limit, preemption, Ctrl-C) leaves a checkpoint and no record, and raises `Interrupted`.
 
     Args:
-        progress: called with where the run is.
+        progress: called with the stage that the run is in.
         stop: requests an early, resumable end; a worker's signal handlers set it.
         complete: applied to the record just before it is written, of success or failure. A worker adds its attempts, their GPU-hours and
             the code snapshot.
@@ -114,7 +114,7 @@ class Experiment:
 
     @cached_property
     def data(self) -> RunData:
-        """Opened on first use, so that a run whose files are missing has a record that names them."""
+        """The run's images, opened on first use, so that a run whose files are missing has a record that names them."""
         return open_data(self.run, Path(self.job.dataset_root), cache=self.cache)
 
     @cached_property
@@ -157,7 +157,7 @@ class Experiment:
             folder=self.folder,
             identity=self.run.key,
             code=" ".join(self._number_code().values()),
-            machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds otherwise
+            machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds differently
             data=self.run.data_fingerprint,
             validate=validate,
             selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
@@ -168,7 +168,7 @@ class Experiment:
         ).run()
 
     def _open(self) -> None:
-        """Open the files. Raises UsageError: the checkpoint is another file by now, or the GPU of a sweep's job cannot be used."""
+        """Open the files. Raises UsageError: the checkpoint has changed, or the GPU of a sweep's job cannot be used."""
         path = self.job.checkpoint
         if path and fingerprint(Path(path)) != self.run.checkpoint:
             raise UsageError(
@@ -255,7 +255,7 @@ class Experiment:
         return merges
 
     def record(self, code: Code) -> Record:
-        """The record of the run without its result."""
+        """The run's record without the result."""
         return Record(
             run=self.run,
             key=self.run.key,
@@ -263,7 +263,7 @@ class Experiment:
             parameters=self.parameters,
             counts=self.counts,
             available=self.available,
-            environment={  # without attention if the run failed before it chose: kernels are not timed for this
+            environment={  # no attention if the run failed before choosing it: kernels are not timed for this
                 **environment(self.device),
                 **self._number_code(),
                 **({"attention": in_words(chosen)} if (chosen := vars(self).get("attention")) else {}),

@@ -36,7 +36,7 @@ from harness.training.feeding import normalise
 
 SAFETENSORS = ".safetensors"
 HELD_OUT = 4
-"""Images on which a merge's deviation is measured."""
+"""Number of images on which a merge's deviation is measured."""
 BATCH = 4
 REGISTRY = ("vit_b", "vit_l", "vit_h")
 REGISTRY_SIZE = 1024
@@ -111,7 +111,7 @@ def export(
 
 
 def calibration_images(run: Run, data: Path | None) -> tuple[list[Tensor], Tensor, str]:
-    """Calibration batches of the training split; held-out images, normalised, and of what kind they are: of the validation split, or
+    """Calibration batches of the training split; held-out images, normalised, and their kind: of the validation split, or
     random ones where there is no ``data``, which has no calibration batches either."""
     rules = from_rules(run.rules)
     if data is None:
@@ -137,7 +137,7 @@ def _require_inputs(run: Run, form: Form, merge: MergeMode, data: Path | None) -
 
 
 def _require_sam(segmenter: Segmenter, run: Run, *, form: Form) -> None:
-    """Refuse before the work of a merge what cannot become a SAM checkpoint or an adapter of one after it."""
+    """Before the work of a merge, refuse a model that cannot become a SAM checkpoint or an adapter of one."""
     if reason := unfit_for_sam(segmenter):
         raise UsageError(f"run {run.key}: {reason}; or use --adapter-only")
     if form == "peft":
@@ -166,7 +166,7 @@ def _write_sam(segmenter: Segmenter, method: Method, mode: MergeMode, *, out: Pa
         ) from error
     sam_2 = bool(segmenter.encoder.shape.pyramid)
     if sam_2 and checkpoint is not None:
-        # Its memory: no image passes it, and Meta's own code loads no file without.
+        # SAM 2's memory: no image passes it, and Meta's own code loads no file without it.
         state |= {name: tensor for name, tensor in read_tensors(checkpoint).items() if is_memory(name)}
     state = _on_cpu(state)
     with writing_to(f"--out {out}"):
@@ -182,7 +182,7 @@ _NO_MERGE = "peft loads it but cannot merge it next to a saved mask decoder; for
 def _write_peft(
     segmenter: Segmenter, method: Method, run: Run, calibration: Sequence[Tensor], *, out: Path, card: str
 ) -> str:
-    """Write the folder; returns what has to be said of it."""
+    """Write the folder; returns a note on it."""
     assert isinstance(segmenter, SAMSegmenter)
     config, tensors = peft_adapter(segmenter, method, calibration, base=base_model(run))
     with writing_to(f"--out {out}"), new_folder(out) as new:
@@ -194,7 +194,7 @@ def _write_peft(
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies, each of memory of its own: layers of one tuner may share a tensor, which safetensors does not write."""
+    """Copies, each with its own memory: layers of one tuner may share a tensor, which safetensors refuses."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
@@ -203,7 +203,7 @@ def _metadata(run: Run) -> str:
 
 
 def base_model(run: Run) -> str | None:
-    """Name on the Hub of what the run started from; None for random weights and for a backbone that has none there."""
+    """Name on the Hub of the model that the run started from; None for random weights and for a backbone that has none there."""
     return MODELS.get(run.backbone) if run.checkpoint else None
 
 

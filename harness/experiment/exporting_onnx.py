@@ -1,6 +1,6 @@
-"""A segmenter as ONNX: RGB in, mask logits and probabilities out, for any batch; what no merge folds is a part of the graph.
+"""A segmenter as ONNX: RGB in, mask logits and probabilities out, for any batch; what no merge can fold stays in the graph.
 
-The graph is traced at the run's image size, with attention that builds its scores: only that is made of ONNX's own operations. It is
+The graph is traced at the run's image size, with attention that builds its scores, since only that consists of ONNX's own operations. It is
 written only if onnxruntime predicts from it what the segmenter predicts.
 """
 
@@ -37,7 +37,7 @@ def require_onnx() -> None:
 
 
 class Graph(nn.Module):
-    """RGB (B, 3, S, S) in [0, 1] to mask logits (B, K, h, w) and probabilities (B, S, S) or (B, C, S, S), of labels (B, C).
+    """RGB (B, 3, S, S) in [0, 1] to mask logits (B, K, h, w) and probabilities (B, S, S) or (B, C, S, S), for labels (B, C).
 
     Args:
         segmenter: in evaluation mode.
@@ -118,7 +118,7 @@ def _trace(graph: Graph, images: Tensor, file: Path) -> None:
 
 @contextlib.contextmanager
 def _without_output() -> Iterator[None]:
-    """torch prints the graph that it cannot write, from C++ and so past ``sys.stdout``."""
+    """Silence torch, which prints a graph that it cannot write from C++, past ``sys.stdout``."""
     kept = os.dup(1)
     try:
         with open(os.devnull, "wb") as nowhere:
@@ -130,7 +130,7 @@ def _without_output() -> Iterator[None]:
 
 
 def _finish(traced: Path, out: Path, metadata: Mapping[str, str]) -> Path | None:
-    """Write the traced graph with its metadata; the file of its weights where they are apart."""
+    """Write the traced graph with its metadata; and the file of its weights where they are separate."""
     import onnx
 
     model = onnx.load(traced)

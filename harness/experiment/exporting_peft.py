@@ -22,12 +22,12 @@ from harness.system.errors import UsageError
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 MERGED = ("LORA", "ADALORA")
-"""Kinds of adapters that peft merges where a module is saved with them."""
+"""Kinds of adapters that peft can merge when a module is saved with them."""
 _PREFIX, _DECODER = "base_model.model.", "mask_decoder"
 
 Names = Callable[[str], list[str]]
-"""The name of a layer or a tensor, as a checkpoint of SAM has it, to its name in transformers; of a fused qkv those of q, k and v where
-they are apart there (SAM 3)."""
+"""The name of a layer or a tensor, as a checkpoint of SAM has it, to its name in transformers; for a fused qkv those of q, k and v where
+they are separate there (SAM 3)."""
 
 
 def peft_adapter(
@@ -78,7 +78,7 @@ def _of_part(names: list[str], part: str) -> str:
     """The name of a whole layer (no ``part``), or of its q, k or v."""
     if len(names) > 1 and not part:
         raise UsageError(
-            "transformers' SAM 3 has q, k and v apart, so a tuner of the fused layer does not fit; train with sites=q,k,v"
+            "transformers' SAM 3 has separate q, k and v, so a tuner of the fused layer does not fit; train with sites=q,k,v"
         )
     if len(names) > 1:
         return names["qkv".index(part)]
@@ -108,7 +108,7 @@ def _updates(method: Method, calibration: Sequence[Tensor], names: Names) -> dic
 
 
 def _apart(names: list[str], update: AffineUpdate) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
-    """An update of the layers that together are ours in transformers, without those that it leaves as they are."""
+    """The update of one of our layers, split over its layers in transformers; those that it does not change are left out."""
     parts = zip(names, update.up.chunk(len(names)), update.offset.chunk(len(names)), strict=True)
     for name, up, offset in parts:
         used = up.any(dim=0) if len(names) > 1 else slice(None)

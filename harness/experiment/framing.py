@@ -1,7 +1,7 @@
-"""How an image becomes the network's input, and the network's scores a mask of the image's size.
+"""How an image becomes the network's input, and how the network's scores become a mask of the image's size.
 
 A run's model sees what it was trained on, an image stretched to a square (`Framing`). A published SAM without a run sees what its
-authors' predictor shows it (`AsPublished`).
+authors' predictor would show it (`AsPublished`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Framing:
     """As in runs: stretched to the square input with Pillow's bicubic filter; probabilities at its side, resized to the image.
 
     Args:
-        rules: of the run.
-        num_classes: of its benchmark.
+        rules: rules of the run.
+        num_classes: number of classes of its benchmark.
         labels: whether images have one label each, whose probabilities are (C, 1, 1).
     """
 
@@ -51,11 +51,11 @@ class Framing:
         return self._side, self._side
 
     def scores(self, output: SegmenterOutput) -> Tensor:
-        """What is kept of an output: (B, h, w) of a binary task, (B, C, h, w) of several classes."""
+        """The part of an output that is kept: (B, h, w) for a binary task, (B, C, h, w) for several classes."""
         return class_scores(output, side=1 if self._labels else self._side, num_classes=self._num_classes)
 
     def restored(self, scores: Float32s, size: Size) -> tuple[Float32s, Array]:
-        """From the scores of one image its probabilities (H, W) or (C, H, W), and its mask (H, W) of class indices."""
+        """The probabilities (H, W) or (C, H, W) of one image from its scores, and its mask (H, W) of class indices."""
         resized = resize_bilinear(scores, size)
         chosen = resized.argmax(axis=0) if scores.ndim == 3 else resized > self._rules.evaluation.threshold
         return resized, chosen.astype(np.uint8)
@@ -67,7 +67,7 @@ class AsPublished(Framing):
 
     Args:
         rules: side and normalisation of the input.
-        padded: the first of the two.
+        padded: whether it is the first of the two.
     """
 
     def __init__(self, rules: Protocol, *, padded: bool) -> None:

@@ -26,7 +26,7 @@ NO_NUMBERS = {
     "adopting",
     "trained",
 }
-"""Modules there that change no number of a run."""
+"""Modules there that do not affect the numbers of a run."""
 
 
 def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
@@ -41,9 +41,9 @@ def number_code(method: type, config: type, benchmark: type) -> dict[str, str]:
 
 
 def has_changed(record: Record) -> bool:
-    """Whether a finished run's plug-in method has changed since: its file, or what that uses of `harness.methods`.
+    """Whether a finished run's plug-in method has changed since: its file, or the parts of `harness.methods` that it uses.
 
-    The key does not say so, as an edited plug-in keeps its name. Built-in methods have a version, which tables show.
+    The key does not show that, since an edited plug-in keeps its name. Built-in methods have a version, which tables show.
     """
     made, name = record.environment.get("numbers_method"), record.run.method
     if not made or METHODS.is_fixed(name):

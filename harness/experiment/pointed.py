@@ -16,9 +16,9 @@ from harness.system.errors import UsageError, shortened
 from harness.system.files import bounded_text
 
 _MOST = 256
-"""Objects of one image; each is decoded by itself, and its mask is kept until all are written."""
+"""Most objects of one image; each is decoded by itself, and its mask is kept until all are written."""
 _LARGEST = 1 << 28
-"""Bytes of a file of prompts."""
+"""Most bytes of a file of prompts."""
 COLUMNS = ("x0", "y0", "x1", "y1")
 
 Box = tuple[float, float, float, float]
@@ -56,7 +56,7 @@ def given_on_command_line(boxes: Sequence[str], points: Sequence[str]) -> tuple[
 
 def read_prompts(path: Path, images: Sequence[Path]) -> dict[Path, tuple[Pointed, ...]]:
     """The objects of every image, from a CSV with the columns image, x0, y0, x1, y1 and points (``x,y x,y,0``), or from JSON: a list of
-    objects or one a line, with ``image``, ``box`` and ``points``. Names may have their folders in front.
+    objects or one per line, with ``image``, ``box`` and ``points``. Names may begin with their folders.
 
     Raises:
         UsageError: unreadable, malformed, an image that is not among ``images``, or one of them without a line.
@@ -71,7 +71,7 @@ def read_prompts(path: Path, images: Sequence[Path]) -> dict[Path, tuple[Pointed
         parts = Path(os.path.normpath(name)).parts
         image = by_name.get(parts[-1])
         if image is None or Path(os.path.abspath(image)).parts[-len(parts) :] != parts:
-            raise UsageError(f"{here} is of {shortened(name)}, which --images does not name")
+            raise UsageError(f"{here} belongs to {shortened(name)}, which --images does not name")
         found[image].append(pointed)
     if without := [image for image, objects in found.items() if not objects]:
         more = f" and {len(without) - 1} more images" if len(without) > 1 else ""
@@ -83,7 +83,7 @@ def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
     """Raises UsageError: a box or a point beyond its image, or too many objects of one. Raises DatasetError: an unreadable image."""
     for image, objects in prompts.items():
         if len(objects) > _MOST:
-            raise UsageError(f"{image} has {len(objects)} objects; give at most {_MOST} of an image")
+            raise UsageError(f"{image} has {len(objects)} objects; give at most {_MOST} per image")
         width, height = upright_size(image)
         for each in objects:
             corners = (each.box[:2], each.box[2:]) if each.box else ()
@@ -93,7 +93,7 @@ def require_on_images(prompts: Mapping[Path, Sequence[Pointed]]) -> None:
 
 
 def _csv(path: Path, where: str) -> list[dict[str, Any]]:
-    """The rows as objects of `_json`."""
+    """The rows as objects that `_json` takes."""
     try:
         header, *rows = read_csv(path) or [[]]
     except DatasetError as error:
@@ -148,7 +148,7 @@ def _point(values: Any, where: str) -> Point:
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-    """Nothing where ``values`` is not a list of finite numbers or of their texts."""
+    """The numbers; empty where ``values`` is not a list of finite numbers or of their texts."""
     try:
         numbers = tuple(map(float, values)) if isinstance(values, list) else ()
     except (ValueError, TypeError, OverflowError):

@@ -1,7 +1,7 @@
 """Masks or labels of a user's images by a trained model, or by a published SAM with boxes and points. Read
 `Prediction.run` downwards.
 
-A run's model gets an image as it got test images: upright RGB, bicubic to the network's square input, scores resized bilinear to the
+A run's model gets an image as it got its test images: upright RGB, bicubic to the network's square input, scores resized bilinear to the
 image's own size. So a mask's scores are those of the run's record, if that was scored at the images' own size. A published SAM sees it
 as its authors' predictor does (`harness.experiment.framing`).
 """
@@ -47,17 +47,17 @@ from harness.training.device import autocast
 
 OVERLAYS, PROBABILITIES, OBJECTS, LABELS = "overlays", "probabilities", "objects", "labels.csv"
 NOTE = "predictions.json"
-"""In the folder: of which model, images and options its files are, so that the same command continues and no other does."""
+"""File in the folder that names the model, images and options, so that the same command continues and no other does."""
 ANOTHER = "choose a folder that is empty or new"
 _LARGEST = 1 << 28
-"""Bytes of the note."""
+"""Most bytes of the note."""
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
     """The given files, and those directly in given folders, each once; their headers are read.
 
     Raises:
-        UsageError: none, or two of one name.
+        UsageError: no image, or two of one name.
         DatasetError: a file is not an image.
     """
     all_given = (file for path in given for file in (image_files(path) if path.is_dir() else [path]))
@@ -101,13 +101,13 @@ class Prediction:
         A classifier gives `LABELS` instead, when all images are done: image, label, and the probability of every class.
 
         Args:
-            progress: is given how many images are done.
+            progress: called with the number of images done.
 
         Returns:
-            How many images were done before.
+            The number of images that were done before.
 
         Raises:
-            UsageError: the folder holds something else, or cannot be written, or prompts do not fit the model or their image.
+            UsageError: the folder holds something else, or cannot be written, or prompts do not fit the model or their images.
             DatasetError: an image cannot be read. The masks of those before it stay.
         """
         self._check_prompts()
@@ -150,7 +150,7 @@ class Prediction:
         return self.trained.task == "classification"
 
     def _check_prompts(self) -> None:
-        """Say where prompts and training differ. Raises UsageError: prompts for a model that takes none, or that are not on their image;
+        """Say where prompts and training differ. Raises UsageError: prompts for a model that takes none, or outside their image;
         or masks asked of a classifier."""
         run = self.trained.run
         if self._labels and (self.overlay or self.probabilities):
@@ -188,7 +188,7 @@ class Prediction:
         return json.dumps(note, indent=1) + "\n"
 
     def _is_begun(self, note: str) -> bool:
-        """Whether an equal prediction began the folder; else it is empty or new, so that no file of the user's is replaced.
+        """Whether an equal prediction began the folder; otherwise it is empty or new, so that no file of the user's is replaced.
 
         Raises:
             UsageError: it holds anything else, perhaps the images themselves.
@@ -233,7 +233,7 @@ class Prediction:
     def _scores(
         self, segmenter: Any, inputs: Tensor, paths: Sequence[Path], pixels: Sequence[Array], *, framing: Framing
     ) -> list[list[Float32s]]:
-        """Scores of each image: of all, then of each of its objects (`Framing.scores`).
+        """Scores of each image: for all its objects together, then for each of them (`Framing.scores`).
 
         Raises:
             UsageError: scores that are not finite; as a mask they would be background.
@@ -253,10 +253,10 @@ class Prediction:
         return scores
 
     def _write(self, framing: Framing, path: Path, pixels: Array, scores: Sequence[Float32s]) -> None:
-        """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: of all, then of each object."""
+        """All files of one image, the mask last, from its pixels (H, W, 3) and its scores: for all objects together, then for each."""
         size, (whole, *objects) = pixels.shape[:2], scores
         *others, file = self._outputs(path)
-        for target, score in zip(others, objects, strict=False):  # which come first
+        for target, score in zip(others, objects, strict=False):  # files of objects come first
             _write_png(target, framing.restored(score, size)[1] * np.uint8(255))
         probabilities, mask = framing.restored(whole, size)
         for target in others[len(objects) :]:
@@ -283,7 +283,7 @@ def _of_objects(
     """Masks (1 + n, 1, h, w) of an image with the ``embedding`` (1, ...): of all its objects, the largest logit of each position, and then
     of every object."""
     size = image.shape[:2]
-    scale = np.divide(framing.inside(size), size)[::-1]  # of x and y
+    scale = np.divide(framing.inside(size), size)[::-1]  # for x and y
 
     def scaled(places: Sequence[Sequence[float]]) -> Tensor:
         return torch.from_numpy((np.array(places, dtype=np.float64) * scale).astype(np.float32)).to(embedding.device)
@@ -301,7 +301,7 @@ def _of_objects(
 
 
 def _write_png(path: Path, pixels: Array, *, colours: Array | None = None) -> None:
-    """``colours``: of class indices, (256, 3)."""
+    """``colours``: those of class indices, (256, 3)."""
     picture, content = Image.fromarray(pixels), io.BytesIO()
     if colours is not None:
         picture.putpalette(colours.reshape(-1).tolist())

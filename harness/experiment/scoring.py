@@ -50,7 +50,7 @@ Seen = Callable[[str, str, NDArray], None]
 
 
 def class_scores(output: SegmenterOutput, *, side: int, num_classes: int) -> Tensor:
-    """Probabilities (B, S, S), or scores (B, C, S, S) of all ``num_classes``: 0 for those that the model was not trained with."""
+    """Probabilities (B, S, S), or scores (B, C, S, S) of all ``num_classes``: 0 for classes that the model was not trained with."""
     scores = probabilities(output, (side, side))
     missing = num_classes - scores.shape[1] if scores.ndim == 4 else 0
     return nn.functional.pad(scores, (0, 0, 0, 0, 0, missing)) if missing > 0 else scores
@@ -60,7 +60,7 @@ class Scoring:
     """Scores under the rules of a run.
 
     Args:
-        device: that of the models.
+        device: device of the models.
         stages: the stopwatch of the run.
         report: called with the stage and the split.
         run: its seed chooses points of prompts. On generated images a model that predicts background alone does not fail.
@@ -108,7 +108,7 @@ class Scoring:
         if self._cache is not None and self._rules.cache_embeddings and encoder_is_frozen(method, segmenter):
             encoder = weights_fingerprint(segmenter.get_submodule("encoder"))
             code = number_code(type(method), type(method.config), type(self._data.benchmark))["numbers"]
-            where = f"{device_name(self._device)} {torch.__version__} {code}"  # other ones give other numbers
+            where = f"{device_name(self._device)} {torch.__version__} {code}"  # another device, torch or code gives other numbers
             key = f"{encoder} {self._rules.precision} {self._rules.pixels} {self._rules.fused_attention} {where}"
             self._embeddings = EmbeddingCache(encoder=key, store=self._cache)
         return self._embeddings
@@ -128,7 +128,7 @@ class Scoring:
 
         Args:
             model: the tested one, whose images' time is that of testing and whose foreground the record keeps; empty in validation, which
-                quirk 8 does on test images too.
+                quirk 8 does on test images as well.
             must_find: raise `Blank` where every prediction is background alone.
             seen: gets every prediction.
 
@@ -194,7 +194,7 @@ class Scoring:
         return {"unprompted": sum(split in self._data.tests for split, _ in self.unprompted)}
 
     def predictor(self, segmenter: Any) -> Callable[..., Tensor]:
-        """A function from inputs (B, 3, S, S) uint8, and what `inputs_of` gives besides of each, to scores.
+        """A function from inputs (B, 3, S, S) uint8, and the further values of `inputs_of` for each, to scores.
 
         These are probabilities (B, S, S), class scores (B, C, S, S), or label probabilities (B, C, 1, 1).
         """
@@ -233,8 +233,8 @@ class Scoring:
     def inputs_of(
         self, source: ImageSource, index: int, split: str
     ) -> tuple[Tensor, Coordinates | None, KnownEmbedding | None]:
-        """What `predictor` takes of one image of a split: (3, S, S) uint8, its prompts where the rules have any, and what the cache of
-        embeddings holds of it. Images are read in threads, and the cache with them."""
+        """What `predictor` takes for one image of a split: (3, S, S) uint8, its prompts where the rules have any, and what the cache of
+        embeddings holds for it. Images are read in threads, and the cache with them."""
         image = torch.from_numpy(source.image(index))
         known = None if self._embeddings is None else self._embeddings.look_up(image)
         if self._rules.prompt == "none":
@@ -285,7 +285,7 @@ class KeptMasks:
         """`harness.archive.masks.encoded_masks` of images chosen by their names, and of the best, the median and the worst one.
 
         Args:
-            scores: by image, of the model whose predictions were seen.
+            scores: scores by image of the model whose predictions were seen.
         """
         if not self._wanted:
             return b""

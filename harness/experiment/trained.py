@@ -34,8 +34,8 @@ METADATA = "sam-peft-harness"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A run and what it trained. ``state``: the method's own and the trained tensors of the best checkpoint. ``published``: it is not a
-    run but the weights that its authors published, and takes images as their predictor does."""
+    """A run and its trained tensors. ``state``: the method's own and the trained tensors of the best checkpoint. ``published``: it is not a
+    run but weights that their authors published, and takes images as their predictor does."""
 
     run: Run
     state: Mapping[str, Tensor]
@@ -75,12 +75,12 @@ class Trained:
 
 
 def published_sam(backbone: str, checkpoint: Path, *, label: str = "") -> Trained:
-    """A SAM as its checkpoint is, without training: a run of ``zeroshot`` at the backbone's own image size.
+    """A SAM with the weights of its checkpoint, without training: a run of ``zeroshot`` at the backbone's own image size.
 
     Args:
         backbone: one of SAM's own.
         checkpoint: its weights.
-        label: what is shown in place of the method.
+        label: text shown in place of the method.
     """
     name = "adopted"
     add_own(name, BINARY)

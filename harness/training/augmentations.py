@@ -1,7 +1,7 @@
 """Augmentations of a training image and its mask, by the names in a protocol's ``augment``, in the order of `AUGMENTATIONS`.
 
 To add one, write a function here and add its name to `harness.protocols.protocol.Protocol.augment`. Every random number is a function of a
-word and the image's key (seed, epoch, image), so that it does not depend on threads or interruptions. The horizontal flip is
+word and the image's key (seed, epoch, image), and so is independent of threads and interruptions. The horizontal flip is
 `harness.training.batches.UpdatePlan.flipped`, by the protocol's ``flip``.
 """
 
@@ -40,7 +40,7 @@ def _rotate(image: Tensor, mask: Tensor, uniform: Uniform) -> tuple[Tensor, Tens
 
 
 def _scale(image: Tensor, mask: Tensor, uniform: Uniform) -> tuple[Tensor, Tensor]:
-    """By 0.75 to 1.33, as likely larger as smaller."""
+    """By 0.75 to 1.33, enlarging as often as shrinking."""
     return _moved(image, mask, scale=(16 / 9) ** (uniform("scale") - 0.5))
 
 
@@ -67,7 +67,7 @@ def augmented(image: Tensor, mask: Tensor, names: Sequence[str], *key: int | str
     """An image (3, S, S) uint8 and its mask (S, S) or label (1, 1) uint8, changed.
 
     Args:
-        names: of `AUGMENTATIONS`.
+        names: names in `AUGMENTATIONS`.
         key: what the random numbers depend on.
     """
     for name, change in AUGMENTATIONS.items():

@@ -1,6 +1,6 @@
 """Which images form which batch, and which are flipped: pure functions of (seed, epoch, position).
 
-Common random numbers: neither method nor interruption changes what another run sees, and a run resumes at any step. Random
+Common random numbers: neither the method nor an interruption changes what a run sees, and a run resumes at any step. Random
 numbers are hashes and not a library's generator, so that they are the same in every version of every library.
 """
 
@@ -141,7 +141,7 @@ class UpdatePlan:
         return [following[image] for image in images]
 
     def flipped(self, epoch: int, index: int, turn: int = 0) -> bool:
-        """Whether image ``index`` is mirrored in ``epoch`` when it comes for the ``turn``-th time after its first."""
+        """Whether image ``index`` is mirrored in ``epoch`` when it recurs for the ``turn``-th time."""
         turns = (turn,) if turn else ()
         return draw_number("flip", self.seed, epoch, index, *turns) < self.flip * 2**64
 

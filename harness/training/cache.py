@@ -33,15 +33,15 @@ _RESERVE = 2 << 30  # bytes of the disk that stay free
 
 
 class ArrayCache:
-    """One ``.npy`` file a key.
+    """One ``.npy`` file per key.
 
     No locks: a file is written under a temporary name and renamed, and jobs that race write the same bytes. An unreadable file counts as
     missing. When the bound is reached, or the disk is nearly full, the cache stops filling and logs it once; that costs time and never a
     result. Nothing is evicted: to start over delete the folder.
 
     Args:
-        folder: made when first written to.
-        gib: bound on its size; several jobs may exceed it by what each stores between two measurements of the folder.
+        folder: created at the first write.
+        gib: bound on its size; several jobs may exceed it by what they store between two measurements of the folder.
     """
 
     def __init__(self, folder: Path, *, gib: float = CACHE_GIB) -> None:
@@ -61,7 +61,7 @@ class ArrayCache:
             return None
 
     def put(self, key: str, array: NDArray) -> None:
-        """Store an array if there is room; never raises without it."""
+        """Store an array if there is room; without room, nothing is raised."""
         if self._full:
             return
         try:
@@ -89,11 +89,11 @@ class ArrayCache:
 
     def _stop(self, reason: str) -> None:
         self._full = True
-        _log.warning("%s takes no more, so further images are decoded or encoded each time: %s", self.folder, reason)
+        _log.warning("%s is full, so further images are decoded or encoded each time: %s", self.folder, reason)
 
 
 class InMemory(dict[str, NDArray]):
-    """The arrays of one process, without a bound."""
+    """The arrays of one process, without a bound on their size."""
 
     def put(self, key: str, array: NDArray) -> None:
         self[key] = array.copy()  # out of pinned memory
@@ -102,11 +102,11 @@ class InMemory(dict[str, NDArray]):
 Store = ArrayCache | InMemory
 
 
-_UNWRITTEN = 64  # embeddings at most that wait to be stored
+_UNWRITTEN = 64  # at most so many embeddings wait to be stored
 
 
 def encoder_is_frozen(method: Method, segmenter: nn.Module) -> bool:
-    """Whether training leaves the image embedding as it is, so that it can be cached."""
+    """Whether training does not change the image embedding, so that it can be cached."""
     encoder = segmenter.get_submodule("encoder")
     return not method.config.trains_encoder and not any(parameter.requires_grad for parameter in encoder.parameters())
 
@@ -126,7 +126,7 @@ def state_fingerprint(tensors: Mapping[str, Tensor], kind: bytes = b"") -> str:
 
 
 KnownEmbedding = tuple[str, Tensor | None]
-"""The key of an image's embedding, and the embedding where it was there already."""
+"""The key of an image's embedding, and the embedding if it was stored already."""
 
 
 class EmbeddingCache:
@@ -137,7 +137,7 @@ class EmbeddingCache:
 
     Args:
         encoder: everything but the image that determines an embedding: `weights_fingerprint`, precision, normalisation, device, code.
-        store: holds them.
+        store: where they are.
     """
 
     def __init__(self, *, encoder: str, store: Store) -> None:
@@ -146,7 +146,7 @@ class EmbeddingCache:
         self._pending: deque[Future[None]] = deque()
 
     def look_up(self, image: Tensor) -> KnownEmbedding:
-        """The embedding of an image (3, S, S) uint8 on the CPU, where there is one."""
+        """The embedding of an image (3, S, S) uint8 on the CPU, if it is stored."""
         key = hashlib.blake2b(self._encoder + bytes_of(image), digest_size=16).hexdigest()
         if (stored := self._stored.get(key)) is None:
             return key, None
@@ -171,7 +171,7 @@ class EmbeddingCache:
 
     def _store(self, key: str, wait: Callable[[], Tensor]) -> None:
         embedding = wait()
-        half = embedding.dtype is torch.bfloat16  # which NumPy does not know
+        half = embedding.dtype is torch.bfloat16  # NumPy has no bfloat16
         self._stored.put(key, (embedding.view(torch.int16) if half else embedding).numpy())
 
 

@@ -1,6 +1,6 @@
 """A run's state: its position, resumable checkpoints, and the trained tensors of the best and the last epoch.
 
-``FOLDER/checkpoint.pt`` holds what a run needs to continue, the best state so far with it; ``best.safetensors`` and ``last.safetensors``
+``FOLDER/checkpoint.pt`` holds what a run needs to continue, including the best state so far; ``best.safetensors`` and ``last.safetensors``
 are training's results. Each is written to a temporary file, synced and renamed.
 """
 
@@ -35,7 +35,7 @@ _METADATA = "sam-peft-harness"
 
 @dataclass(kw_only=True)
 class Position:
-    """Everything here goes into a checkpoint as plain data and comes back from it.
+    """The position of a run; all of it is saved in checkpoints as plain data.
 
     Args:
         epoch, step: epochs done, and updates done in the one that follows.
@@ -48,9 +48,9 @@ class Position:
         architecture: one entry per epoch: site -> softmax(α); empty for methods without.
         step_times: seconds of each update by role.
         waits: seconds that each update waited for its images.
-        train_seconds, wall_seconds: in updates, and in all.
+        train_seconds, wall_seconds: in updates, and in total.
         peak: bytes at the highest point of training.
-        threads: of the process that wrote the checkpoint.
+        threads: threads of the process that wrote the checkpoint.
         codes, machines: of all attempts of the run so far (`harness.training.loop.Training`), one entry for each change.
     """
 
@@ -155,9 +155,9 @@ class CheckpointFile:
         replace_atomically(self._path, lambda path: torch.save(whole, path))
 
     def load(self) -> tuple[dict[str, Any] | None, str]:
-        """The checkpoint, None if there is none that can be used, and then a line that says why.
+        """The checkpoint, or None and a line that says why there is no usable one.
 
-        Such a file is set aside as ``NAME.unusable``. Half-written files of a process that was killed are deleted.
+        An unusable file is set aside as ``NAME.unusable``. Half-written files of a process that was killed are deleted.
 
         Raises:
             OSError: a file is there and the system does not let us read it.

@@ -1,5 +1,5 @@
-"""How a run computes on its device: the precision of a forward pass, and the peak of memory, which is what is allocated on a CUDA device
-and what is resident on a CPU."""
+"""How a run computes on its device: the precision of a forward pass, and the peak of memory: allocated memory on a CUDA device,
+resident memory on a CPU."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from harness.protocols.protocol import Protocol
 def compute_on(device: torch.device) -> torch.device:
     """Make this the process's device, with the kernels and the allocator of every run, so that what is measured is what a run does.
 
-    ``precision: fp32`` means it on a GPU: torch's convolutions round to TF32's ten bits there by default and its matrix products do not, so
-    that methods with convolutions would be compared at another precision than those without.
+    ``precision: fp32`` holds on a GPU too: by default torch's convolutions round to TF32's ten bits there and its matrix products do not,
+    so methods with convolutions would be compared at a lower precision than those without.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    # cuDNN's attention takes at most 128 channels a head in training. On sm90 torch prefers it, so that a SAM with widened heads would
+    # cuDNN's attention takes at most 128 channels per head in training. On sm90 torch prefers it, so that a SAM with widened heads would
     # train with flash and be evaluated with cuDNN.
     torch.backends.cuda.enable_cudnn_sdp(False)
     if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():  # read at the first tensor on the GPU

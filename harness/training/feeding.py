@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     Args:
         entries: (index, flipped) of each image.
         images: (B, 3, S, S) uint8, mirrored.
-        known: what the cache of a frozen encoder holds of each image; empty without a cache.
+        known: what the cache of a frozen encoder holds for each image; empty without a cache.
         targets: (B, S, S) uint8 class indices, mirrored.
         passes: the images of the whole update divided by those of this pass; the number of passes where all have one size.
         prompts: of the objects in ``targets``; None under a protocol without prompts.
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 LOOKAHEAD = 2
-"""Updates that load while one computes."""
+"""Number of updates that load while one computes."""
 
 
 class Feeder:
@@ -61,7 +61,7 @@ class Feeder:
     Args:
         segmenter: see `harness.models.segmenter`.
         images: the training split.
-        plan: which images when.
+        plan: which images form which update.
         protocol: normalisation, precision, augmentations.
         device: where to compute.
         embeddings: cache of the frozen encoder; None to run the encoder every time.
@@ -83,7 +83,7 @@ class Feeder:
         self._protocol = protocol
         self._device = device
         self._embeddings = embeddings
-        # Two pools, as assembling an update waits for reading its images. There is a reader a core, so each computes on one thread.
+        # Two pools, as assembling an update waits for reading its images. There is one reader per core, so each computes on one thread.
         self._readers = ThreadPoolExecutor(
             cores(), thread_name_prefix="feeder", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -102,7 +102,7 @@ class Feeder:
             self._embeddings.flush()
 
     def prepare(self, epoch: int, step: int, *, for_architecture: bool = False, other_masks: bool = False) -> None:
-        """Start loading an update, under ``other_masks`` with the masks of other images; see `UpdatePlan`."""
+        """Start loading an update, with the masks of other images under ``other_masks``; see `UpdatePlan`."""
         self._pending.append(
             self._updates.submit(self._load, epoch, step, for_architecture=for_architecture, other_masks=other_masks)
         )
@@ -155,13 +155,13 @@ class Feeder:
     def _read(
         self, epoch: int, index: int, turn: int, *, flip: bool, mask: int
     ) -> tuple[Tensor, Tensor, KnownEmbedding | None]:
-        """An image, its target, and what the cache of embeddings holds of the image."""
+        """An image, its target, and what the cache of embeddings holds for the image."""
         image, target = load_one(self._images, index, flip=flip, mask=mask)
         if self._embeddings is not None:
             return image, target, self._embeddings.look_up(image)
         if not self._protocol.augment:
             return image, target, None
-        from harness.training.augmentations import augmented  # torchvision takes a second
+        from harness.training.augmentations import augmented  # importing torchvision takes a second
 
         return *augmented(image, target, self._protocol.augment, self._plan.seed, epoch, index, turn), None
 
@@ -199,7 +199,7 @@ def predicted(
     """Logits of images (B, 3, S, S) uint8, in the protocol's precision.
 
     Args:
-        known: what ``cache`` holds of each image. Those that it lacks are encoded alone.
+        known: what ``cache`` holds for each image. Those that it lacks are encoded alone.
     """
     given = () if prompts is None else (prompts,)
     with autocast(protocol, device):

@@ -33,7 +33,7 @@ class ImageSource:
 
     The key of a cached entry is a hash of the bytes of image and mask file, the input size, and the code and options that decode them.
     So copies of the data share entries, and a corrected file, another option or a changed reader never gets a stale entry. Files are
-    hashed once a process, when first used. Safe to use from several threads.
+    hashed once per process, when first used. Safe to use from several threads.
 
     Args:
         benchmark: decodes the pairs.
@@ -80,7 +80,7 @@ class ImageSource:
             return self.mask_input(index)
         return self._kept(index, "native", lambda: self._decode(index).mask)
 
-    # A thread needs image and mask of one item one after the other, so it remembers the last item.
+    # A thread needs the image and the mask of an item in turn, so it remembers the last item.
 
     def _input(self, index: int) -> Array:
         """(4, S, S): RGB and mask."""
@@ -91,7 +91,7 @@ class ImageSource:
         return last[1]
 
     def _kept(self, index: int, form: str, make: Callable[[], Array]) -> Array:
-        """What ``make`` returns, from the cache where it is there."""
+        """What ``make`` returns, taken from the cache if it is there."""
         key = self._key(index) if self._cache is not None else None
         if self._cache is None or key is None:
             return make()
@@ -141,7 +141,7 @@ def to_input(sample: Sample, image_size: int) -> Array:
 
 
 def _decoding_rules(benchmark: Benchmark) -> bytes:
-    """What turns given files into given arrays: options, the source of the readers, Pillow's version."""
+    """Everything besides the files that determines the arrays: options, the source of the readers, Pillow's version."""
     parts = [
         str(_FORMAT),
         PIL.__version__,

@@ -3,12 +3,12 @@
 A *step* trains on one batch of images, in ``accumulate`` forward passes of the network. It has one *pass* for each set of roles that it
 updates: two where weights and α alternate. An *update of the weights* is a pass whose roles hold them; the budget counts those.
 
-Everything random is a function of (seed, epoch, step), the learning rate is one of the update's index, and checkpoints are written
+Everything random is a function of (seed, epoch, step), the learning rate is a function of the update's index, and checkpoints are written
 between updates. So a restarted process repeats the updates since its last checkpoint with the same numbers. On a CPU it ends with
-bit-identical weights and metrics, for the same number of threads. On a GPU results agree but for rounding: attention, pooling and
+bit-identical weights and metrics, for the same number of threads. On a GPU results agree up to rounding: attention, pooling and
 resizing have no fast deterministic backward pass there.
 
-The host reads two numbers an update, loss and gradient norm; on a GPU it does so while the next update is being computed. Losses of
+The host reads two numbers per update, loss and gradient norm; on a GPU it does so while the next update is being computed. Losses of
 several classes, Conv-LoRA's router, AdaLoRA's allocation of ranks and fp16's scaler make it wait within an update as well.
 """
 
@@ -40,7 +40,7 @@ from harness.training.outcome import Diverged, Interrupted, Selection, StopReque
 from harness.training.step import TrainingStep
 
 MOST_STEPS = 1000
-"""Steps for one update of the weights; a method that takes more than this never updates them."""
+"""Most steps per update of the weights; a method that takes more is taken to never update them."""
 
 
 def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, images: int) -> int:
@@ -60,7 +60,7 @@ def planned_steps(method: Method, plan: UpdatePlan, protocol: Protocol, *, image
         done += sum(WEIGHTS in roles for roles in method.passes_at(epoch=epoch, step=step))
         total += 1
         if total > MOST_STEPS * updates:
-            raise MethodError(f"{method.name} gives its weights no {updates} updates within {total} steps")
+            raise MethodError(f"{method.name} does not give its weights {updates} updates within {total} steps")
     return total
 
 
@@ -113,7 +113,7 @@ class Training:
         code: fingerprint of the code; a checkpoint of other code is continued, and the record says so.
         machine: such as ``NVIDIA H100, torch 2.6.0``; a checkpoint of another one is continued, and the record says so.
         validate: scores the segmenter on validation; called in evaluation mode without gradient.
-        selection: which of these scores chooses the best epoch.
+        selection: the score that chooses the best epoch.
         embeddings: cache of a frozen encoder's embeddings; None to compute them every time.
         stop: requests an early, resumable end.
         report: called with ``kind`` (``step`` after an update, ``epoch``, ``checkpoint`` after writing one, ``note`` for a line of
@@ -147,7 +147,7 @@ class Training:
     def __post_init__(self) -> None:
         protocol, method, count = self.protocol, self.method, len(self.images)
         if count < 2 and (method.architecture_holdout() or method.architecture_masks_shuffled()):
-            raise UsageError("alpha_data=holdout and alpha_data=shuffled need two training images or more; here is one")
+            raise UsageError("alpha_data=holdout and alpha_data=shuffled need at least two training images, not one")
         kept, held_out = hold_out(count, method.architecture_holdout(), seed=self.seed)
         self._plan = UpdatePlan(
             indices=kept,
@@ -307,7 +307,7 @@ class Training:
         loss = self._step.gradients(roles, batches, predict=self._feeder.predict)
         # The host does not wait for a GPU here: if its loss is not finite, this update is the run's last and is saved nowhere.
         goes_on = self.device.type != "cpu" or math.isfinite(float(loss))
-        norm = self._step.update(roles) if goes_on else loss  # which is not finite, and ends the run
+        norm = self._step.update(roles) if goes_on else loss  # a loss that is not finite ends the run
         return _Pass(
             numbers=to_host(torch.stack([loss.double(), norm.to(loss.device).double()])),
             roles=roles,
@@ -340,7 +340,7 @@ class Training:
                 with torch.no_grad():
                     metrics = self.validate()
             except Interrupted:
-                self._save()  # with the epoch trained and not yet validated
+                self._save()  # the epoch is trained but not yet validated
                 raise
             value = metrics[self.selection.metric]
             if self.protocol.select == "last" or self.selection.improves(value, position.best_value):
@@ -356,7 +356,7 @@ class Training:
     def _selects(self, epoch: int) -> bool:
         """Whether validation follows this epoch (1-based): every ``select_every`` epochs of the protocol.
 
-        A method that needs more epochs for as many updates of its weights is validated as often, so that none chooses among more.
+        A method that needs more epochs for as many updates of its weights is validated as often, so that none chooses among more epochs.
         """
         planned, every = self.protocol.epochs, self.protocol.select_every * self._epochs
         return epoch * planned // every > (epoch - 1) * planned // every or epoch == self._epochs

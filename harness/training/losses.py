@@ -25,7 +25,7 @@ from harness.protocols.protocol import Protocol, Quirk
 from harness.system.errors import UsageError
 
 Loss = Callable[[SegmenterOutput, Tensor], Tensor]
-"""Of a prediction and a target (B, S, S) uint8: a scalar with gradient, in fp32 whatever the precision of the prediction."""
+"""Loss of a prediction and a target (B, S, S) uint8: a scalar with gradient, in fp32 whatever precision the prediction has."""
 
 
 class Terms(NamedTuple):
@@ -55,7 +55,7 @@ class Mask2FormerLoss:
             sums what transformers' loss returns, which is not weighted yet).
         matching: the weights where regions are matched to tokens (2, 5, 5 in both).
         divide_by_all: divide mask and dice by the number of all regions, as transformers does, not of those matched;
-            the same where there are tokens enough.
+            equal where there are enough tokens.
         no_object_weight: weight of "no object" in the cross entropy (0.1 in both papers).
     """
 
@@ -88,7 +88,7 @@ class Mask2FormerLoss:
         for image, (tokens, regions) in enumerate(zip(tokens_at, regions_at, strict=True)):
             labels_at[image, tokens] = torch.tensor([present[image][at] for at in regions], dtype=torch.long)
         chosen = [region[image][at] for image, regions in enumerate(regions_at) for at in regions]
-        # One transfer for all that matching found; from here on the host waits for nothing.
+        # One transfer for all matches; from here on the host waits for nothing.
         moved = to_device(
             torch.cat([labels_at.flatten(), torch.tensor([at for each in tokens_at for at in each], dtype=torch.long)]),
             device,
@@ -110,9 +110,9 @@ class Mask2FormerLoss:
 
         Args:
             masks: (B, K, h, w) logits.
-            tokens: of each image those that were matched.
+            tokens: the matched tokens of each image.
             mask: (M, S, S) in {0, 1}, the regions of all images in the order of their tokens.
-            valid: of each image (S, S).
+            valid: (S, S) of each image.
         """
         counts = list(map(len, tokens))
         logits_of = [masks[image].index_select(0, at) for image, at in enumerate(tokens) if counts[image]]
@@ -126,7 +126,7 @@ class Mask2FormerLoss:
         return self.weights.mask * bce.sum() + self.weights.dice * dice.sum()
 
     def _present(self, target: Tensor) -> list[list[int]]:
-        """The classes that each mask (S, S) of a batch holds, ascending. Raises ValueError: one that the head does not have."""
+        """The classes that each mask (S, S) of a batch holds, ascending. Raises ValueError: the head lacks one of them."""
         seen = torch.zeros(len(target), 256, dtype=torch.bool, device=target.device)
         seen.scatter_(1, target.flatten(1).long(), value=True)
         present = [[label for label in range(IGNORE) if row[label]] for row in to_host(seen)().tolist()]
@@ -136,14 +136,14 @@ class Mask2FormerLoss:
 
     @torch.no_grad()
     def _costs(self, masks: Tensor, classes: Tensor, region: Tensor, valid: Tensor, present: list[int]) -> Tensor:
-        """What each pair of a token and a region costs, (K, M).
+        """The cost of each pair of a token and a region, (K, M).
 
         Args:
             masks: (K, h, w) logits.
             classes: (K, C + 1) logits.
             region: (M, S, S) in {0, 1}.
             valid: (S, S) in {0, 1}.
-            present: M classes of the regions; without any, M is 0.
+            present: M classes of the regions; M may be 0.
         """
         if not present:
             return masks.new_zeros(len(masks), 0, dtype=torch.float32)
@@ -164,7 +164,7 @@ class Mask2FormerLoss:
 
 def _matched(costs: list[Tensor]) -> list[tuple[list[int], list[int]]]:
     """Token and region indices of the cheapest one-to-one assignment of every image, read from the device at once."""
-    from scipy.optimize import linear_sum_assignment  # of several classes alone
+    from scipy.optimize import linear_sum_assignment  # needed for several classes only
 
     flat = to_host(torch.cat([cost.flatten() for cost in costs]))().numpy()
     matched, start = [], 0
@@ -235,7 +235,7 @@ def balanced_bce(prediction: SegmenterOutput, target: Tensor) -> Tensor:
 
 
 def cross_entropy(prediction: SegmenterOutput, target: Tensor, *, num_classes: int) -> Tensor:
-    """Mean cross entropy of the pixels that count, over all images of the batch (Segmenter, 2105.05633); of labels, which are maps of
+    """Mean cross entropy of the pixels that count, over all images of the batch (Segmenter, 2105.05633); for labels, which are maps of
     one pixel, over the images.
 
     Logits (B, C, h, w) of the classes, or (B, 1, h, w) of the foreground against the background, resized to the target.
@@ -261,7 +261,7 @@ def cross_entropy(prediction: SegmenterOutput, target: Tensor, *, num_classes: i
 
 
 def of_every_layer(prediction: Any, target: Tensor, *, loss: Loss) -> Tensor:
-    """The sum of one loss over the predictions of all decoder layers, as Mask2Former learns (2112.01527)."""
+    """The sum of one loss over the predictions of all decoder layers, as Mask2Former is trained (2112.01527)."""
     return torch.stack([loss(layer, target) for layer in (prediction, *prediction.auxiliary)]).sum()
 
 

@@ -16,7 +16,7 @@ def build_optimisers(groups: Iterable[ParameterGroup], protocol: Protocol) -> di
     """One Adam or AdamW for each role that has parameters.
 
     The protocol's weight decay spares norms and biases (parameters with fewer than two dimensions); a group's own
-    weight decay holds for all its parameters, and the protocol's ``decoder_lr`` for whatever is not in the encoder.
+    weight decay applies to all its parameters, and the protocol's ``decoder_lr`` for whatever is not in the encoder.
     On a GPU an update is one fused kernel; on a CPU it is torch's own.
     Each optimiser group keeps its undecayed rate as ``base_lr`` for `set_learning_rate`.
 
@@ -80,7 +80,7 @@ def update(
 
     Args:
         clip: largest norm over all their gradients together, 0 for none.
-        scaler: of fp16 autocast, disabled for other precisions. Where a scaled gradient of any optimiser overflowed, none of
+        scaler: scaler of fp16 autocast, disabled for other precisions. Where a scaled gradient of any optimiser overflowed, none of
             them steps (alone it would skip only the one that overflowed), and its scale falls.
 
     Returns:

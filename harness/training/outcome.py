@@ -1,4 +1,4 @@
-"""How training ends: by the choice of an epoch, by a stop, or by an error."""
+"""The ways in which training ends: the choice of an epoch, a stop, or an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StopRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What chooses the best epoch on validation.
+    """The rule that chooses the best epoch on validation.
 
     Args:
         metric: a name among those that ``validate`` returns.

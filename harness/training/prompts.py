@@ -1,4 +1,4 @@
-"""Prompts from the truth: a box or points for each object of a mask, a pure function of the mask, the rules and a key.
+"""Prompts from the ground truth: a box or points for each object of a mask, a pure function of the mask, the rules and a key.
 
 Objects are the connected parts of what is not background (8 neighbours; ignored pixels belong to none) in the mask that the
 network is compared with, at its input's size. An image without any has no prompt.
@@ -22,11 +22,11 @@ from harness.protocols.protocol import Protocol
 from harness.training.batches import draw_number
 
 MOST_OBJECTS = 16
-"""Only so many of an image's largest objects get a prompt, as each costs a pass of the decoder."""
+"""Only this many of an image's largest objects get a prompt, since each costs a pass of the decoder."""
 
 Coordinates = NDArray[np.float32]
-"""Of an image's objects: boxes (n, 4) as left, top, right, bottom, or points (n, k, 2) as x, y; in pixels of the input, whose
-first has its middle at 0, as segment_anything counts them."""
+"""Prompts for an image's objects: boxes (n, 4) as left, top, right, bottom, or points (n, k, 2) as x, y; in pixels of the input, the
+first of which has its centre at 0, as segment_anything counts them."""
 
 
 def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, moved: float) -> Coordinates:
@@ -34,7 +34,7 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, moved:
 
     Args:
         mask: (S, S) class index, 255 = ignore.
-        key: what random numbers depend on: the seed and the image, in training the epoch too.
+        key: what random numbers depend on: the seed, the image and, in training, the epoch.
         moved: each edge of a box moves by at most this share of the box's side.
     """
     parts, count = ndimage.label((mask != 0) & (mask != IGNORE), structure=np.ones((3, 3)))
@@ -63,7 +63,7 @@ def prompts_of(mask: NDArray[np.uint8], rules: Protocol, *key: int | str, moved:
 
 
 def together(each: Sequence[Coordinates], *, device: torch.device | None = None) -> Prompts:
-    """The prompts of a batch from those of its images."""
+    """The prompts of a batch, from those of its images."""
     image = torch.from_numpy(np.repeat(np.arange(len(each)), [len(prompts) for prompts in each]))
     where: Tensor = torch.from_numpy(np.concatenate(each))
     where = where if device is None else to_device(where, device)

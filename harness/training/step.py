@@ -1,4 +1,4 @@
-"""One training step. The loop, `harness.costing` and `harness.contract.gpu` take the same one, so that what is measured and examined is
+"""One training step. The loop, `harness.costing` and `harness.contract.gpu` take the same one, so what is measured and examined is
 what a run does."""
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class TrainingStep:
 
     Args:
         method: says which roles a step updates, and has a loss of its own.
-        loss: of the task.
+        loss: loss of the task.
         optimisers: one per role (`harness.training.optimisers.build_optimisers`); none where nothing trains.
-        scaler: of fp16 autocast, disabled for other precisions.
+        scaler: scaler of fp16 autocast, disabled for other precisions.
         clip: largest norm of all gradients together, 0 for none.
     """
 
@@ -71,7 +71,7 @@ class TrainingStep:
         """Forward and backward passes of one update, whose gradients replace those in the parameters of ``roles``.
 
         Args:
-            batches: those of the update; its loss is their mean, weighted by images.
+            batches: the batches of the update; its loss is their mean, weighted by images.
             predict: a forward pass in the protocol's precision (`harness.training.feeding.Feeder.predict`).
             after: called after each part of each batch, to measure it.
 
@@ -88,10 +88,10 @@ class TrainingStep:
                 loss = loss + extra
             loss = loss / batch.passes
             after("forward")
-            # Only the gradients of these roles are computed; autograd skips what leads to no other input.
+            # Only the gradients of these roles are computed; autograd skips whatever leads to none of them.
             self.scaler.scale(loss).backward(inputs=parameters)
             total = total + loss.detach()
-            del loss, extra  # what is left of the graph, before the time is taken
+            del loss, extra  # frees the rest of the graph before the time is taken
             after("backward")
         return torch.as_tensor(total)
 

@@ -104,7 +104,7 @@ def test_a_failed_write_is_one_line_and_older_records_stay_whole(tmp_path: Path,
     before = path.read_bytes()
     monkeypatch.setattr("harness.archive.store.write_atomically", full)
     for key in (path.stem, "another"):
-        with pytest.raises(UsageError, match=r"^cannot write the record .*No space left.*whole"):
+        with pytest.raises(UsageError, match=r"^cannot write the record .*No space left.*intact"):
             store.write(replace(record(seed=0), key=key, message="new"))
     assert path.read_bytes() == before
     assert [file.name for file in store.folder.iterdir()] == [path.name]

@@ -172,7 +172,7 @@ def test_masks_of_0_and_1_are_refused_where_all_are_such(says, tmp_path, level, 
     assert "in its place" in message
     assert str(full) in message
     placed(tmp_path, {"p/b.png": mask.astype(kind) * kind(full)})
-    assert f"a grey level of {round(255 * level / full)} of 255, and 1 hold more" in says(main, *words, code=2)
+    assert f"grey level {round(255 * level / full)} of 255, and 1 exceed it" in says(main, *words, code=2)
     soft = mask.astype(kind) * kind(full)
     soft[0] = full // 3
     placed(tmp_path, {"p/b.png": soft})

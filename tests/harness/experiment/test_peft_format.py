@@ -249,7 +249,7 @@ WRONG = {
     "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), "not the folder"),
     "another kind": (_changed_config(peft_type="PROMPT_TUNING"), "prompt_tuning"),
     "layers of another model": (_changed_config(target_modules=["q_proj_of_llama"]), "not found"),
-    "no rank": (_changed_config(r=0), "not an adapter of tiny"),
+    "no rank": (_changed_config(r=0), "not an adapter for tiny"),
     "no tensors": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "does not exist"),
     "a link to a device": (_linked_to("adapter_config.json", "/dev/zero"), "not a regular file"),
     "a layer is not there": (_changed_tensors(lambda t: t.pop(f"{LAYER}.lora_B.weight")), "lacks .*layers.1.attn.qkv.lora_B"),
@@ -267,7 +267,7 @@ WRONG = {
     "an option of the future": (_changed_config(use_new_thing=True), "sets use_new_thing"),
     "an option that is not merged": (_changed_config(alora_invocation_tokens=[1]), "not support merging"),
     "a rank beyond all memory": (_changed_config(r=10**12), "asks for [0-9,]+ numbers"),
-    "no targets": (_changed_config(target_modules=None), "not an adapter of tiny"),
+    "no targets": (_changed_config(target_modules=None), "not an adapter for tiny"),
 }  # fmt: skip
 
 

@@ -242,7 +242,7 @@ def test_mobile_sam_with_a_box_gives_what_the_predictor_gives_on_a_real_image(tm
     (["--images", "FOLDER", "--prompts", "EMPTY"], "and 1 more"),
     ("photo.png,1,1,9,9", "columns image"),
     ("image,x0,y0,x1,y1\nphoto.png,1,1,9", "object 1: a box is"),
-    ("image,x0,y0,x1,y1\nphoto.png,1,1,9,9\nother.png,1,1,9,9", "object 2 is of other.png"),
+    ("image,x0,y0,x1,y1\nphoto.png,1,1,9,9\nother.png,1,1,9,9", "object 2 belongs to other.png"),
     ("image,x0,y0,x1,y1\nelsewhere/photo.png,1,1,9,9", "--images does not name"),
     ("image,x0,y0,x1,y1\nphoto.png,,,,", "neither box nor points"),
     ('[{"image": "photo.png", "box": "1199"}]', "object 1: a box is"),

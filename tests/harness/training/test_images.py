@@ -190,7 +190,7 @@ def test_a_cache_that_cannot_be_written_costs_time_and_no_result(
     monkeypatch.setattr("harness.training.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     assert_same(everything(source(pairs, tmp_path / folder)), everything(source(pairs)))
     assert not (tmp_path / "cache").exists()
-    assert caplog.text.count("takes no more") == 1
+    assert caplog.text.count("is full") == 1
     assert said in caplog.text
 
 

@@ -227,7 +227,7 @@ def test_a_method_that_never_updates_its_weights_is_refused_under_a_budget_of_up
             return (("architecture",),)
 
     plan: Any = SimpleNamespace(updates_per_epoch=2)
-    with pytest.raises(MethodError, match="idle gives its weights no 6 updates"):
+    with pytest.raises(MethodError, match="idle does not give its weights 6 updates"):
         planned_steps(Idle(), plan, protocol(budget="updates"), images=4)  # type: ignore[arg-type]
     Idle.config.trains = False
     assert planned_steps(Idle(), plan, protocol(), images=4) == 0  # type: ignore[arg-type]
