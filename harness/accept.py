@@ -1,6 +1,6 @@
 """Whether a machine's GPU is fit for runs, in parts that are each *right* or *not right*: `sam-peft doctor --device cuda --accept`.
 
-What a part found stays in a file, so that the same command goes on after an interruption. A part is a function of the machine and of a
+The results of a part stay in a file, so that the same command continues after an interruption. A part is a function of the machine and of a
 dictionary that it fills with what it measures; it yields a line for each thing that is not right.
 """
 
@@ -61,16 +61,16 @@ ROWS: Mapping[str, dict[str, Any]] = {
 }  # fmt: skip
 """The methods whose steps are measured, with options; a cell searches from the first step."""
 WAITS = ("convlora",)
-"""Of these, those whose steps wait for the GPU by design (docs/gpu.md)."""
+"""Those of them whose steps wait for the GPU by design (docs/gpu.md)."""
 SHORT_RUN: Mapping[str, Any] = {
     "precision": "bf16", "epochs": 2, "epoch_images": 16, "batch_size": 4, "val_limit": 4, "test_limit": 4, "keep_masks": 0,
     "cache_embeddings": False,
 }  # fmt: skip
-"""Of every run: two epochs of four steps."""
+"""Options of every run: two epochs of four steps."""
 FED: Mapping[str, Any] = {"epoch_images": 160, "val_limit": 40, "test_limit": 1}
-"""Of runs whose images are fed to the GPU while it is watched."""
+"""Options of runs whose images are fed to the GPU while it is watched."""
 _QUEUED: Mapping[str, Any] = {"epochs": 200, "select_every": 10}
-"""Of runs in a queue: minutes of training."""
+"""Options of runs in a queue: minutes of training."""
 ROUNDS = 5
 STOPPED_AFTER = 6
 """Steps, in the middle of the second epoch."""
@@ -79,12 +79,12 @@ OFF_TIME, OFF_MEMORY, OFF_SCORE = 0.25, 0.1, 1e-3
 """How far a step's seconds and its peak may be from the plan's, relative; and scores and probabilities from the processor's."""
 
 Measured = dict[str, Any]
-"""What a part measured."""
+"""The measurements of a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What is accepted, and with what.
+    """The machine to accept, and the means.
 
     Args:
         backbones: whose steps are measured; runs train the first.
@@ -166,7 +166,7 @@ def accept(machine: Machine, out: Path, *, every_part: bool = True) -> Iterator[
                 wrong.extend(part(machine, found))
             except Exception as error:  # the other parts run all the same
                 if device_fault(error):
-                    yield f"{number}. {title}: not right: {one_line(error)}; the same command goes on here", False
+                    yield f"{number}. {title}: not right: {one_line(error)}; the same command continues here", False
                     return
                 wrong.append(one_line(error))
             release()
@@ -351,7 +351,7 @@ def _probabilities(model: Any, images: Tensor, device: torch.device) -> Tensor:
 
 
 def queued(machine: Machine, found: Measured) -> Iterator[str]:
-    """Two runs through a cluster's queue, of which the first that trains is requeued."""
+    """Two runs through a cluster's queue; the first that trains is requeued."""
     shared = replace(machine, results=machine.shared.absolute() / time.strftime("%Y%m%d-%H%M%S"))
     executor, again = make_executor(target_of(cluster=machine.cluster), results=shared.results), list[str]()
     assert not isinstance(executor, LocalExecutor)

@@ -136,7 +136,7 @@ def parse_assignments(
 
 
 def _first(error: Any) -> tuple[str, str, Any, bool]:
-    """What pydantic's ValidationError refused first: field, reason and value; and whether the text is not JSON at all."""
+    """The first thing that pydantic's ValidationError refused: field, reason and value; and whether the text is not JSON at all."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Invalid JSON: ")
     message = message.split(", unable to ")[0].replace("Input should be", "must be")

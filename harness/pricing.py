@@ -80,7 +80,7 @@ def _block_flops(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple
 
 
 def _attended(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple[int, int]:
-    """How many tokens attend in a block, and to how many each."""
+    """The number of tokens that attend in a block, and how many each attends to."""
     entering = side * block.scale * block.pool
     if block.window:
         return (-(-entering // block.window) * block.window) ** 2, block.window**2
@@ -173,11 +173,11 @@ def run_flops(run: Run, shape: BackboneShape, images: ImageCounts) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What is assumed of a device where no record tells its speed.
+    """Assumptions about a device where no record shows its speed.
 
     Args:
         flops: operations a second that training reaches, in fp32 and in 16 bit.
-        threads: of one run on a CPU; 0 for a GPU.
+        threads: threads of one run on a CPU; 0 for a GPU.
         model: as records name it (`Record.environment`), empty if unknown; records of another model do not count.
     """
 
@@ -207,7 +207,7 @@ def gpu(*words: str) -> Device:
 
 
 def cpu(cores: int) -> Device:
-    """What is assumed of so many CPU cores."""
+    """Assumptions about this many CPU cores."""
     return Device(name=counted(cores, "CPU core"), flops=(4.5e10 * cores, 7.5e10 * cores), threads=cores)
 
 
@@ -290,7 +290,7 @@ def _parallel(target: Target) -> int:
 
 
 def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> dict[object, list[float]]:
-    """Level of similarity (`_levels`) -> operations a second of finished runs on such a device."""
+    """Level of similarity (`_levels`) -> operations per second of finished runs on such a device."""
     speeds: dict[object, list[float]] = {}
     for record in RecordStore(results).summaries()[0]:
         alike = _levels(record.run)

@@ -250,7 +250,7 @@ def option_names(name: str) -> set[str]:
 
 
 def trains(name: str) -> Literal["own", "decoder", "nothing"]:
-    """What trains under a method: parts of its own, the mask decoder alone, or nothing; a built-in method is not imported for this."""
+    """The parts that train under a method: own parts, the mask decoder alone, or nothing; no built-in method is imported for this."""
     if entry := {**methods.BUILTIN, **methods.PEFT_METHODS}.get(name := METHODS.resolve(name)):
         return entry.trains
     config = METHODS.get(name).config_class()

@@ -23,7 +23,7 @@ class VarianceShare(NamedTuple):
     """A share of an estimate's variance.
 
     Args:
-        variance: of the estimate, not of single values; negative where it subtracts what two other parts both contain.
+        variance: variance of the estimate, not of single values; negative where it subtracts what two other parts both contain.
         df: degrees of freedom of that variance; infinite where it is known.
     """
 
@@ -153,7 +153,7 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, such as one a benchmark; it holds for these benchmarks alone."""
+    """The mean of independent estimates, such as one per benchmark; it holds for these benchmarks alone."""
     count = len(estimates)
     known = [estimate.seeds for estimate in estimates if estimate.seeds is not None]
     parts = [part for estimate in estimates for part in estimate.rest]
@@ -295,7 +295,7 @@ def max_t(families: Sequence[Family], *, level: float = 0.95, simulations: int =
     runs, and that of few images, with its χ²; K = 1 of one family is the usual interval.
 
     Args:
-        families: one a benchmark, of the same rows in the same order.
+        families: one per benchmark, of the same rows in the same order.
     """
 
     def drawn(df: float, of: int = 1) -> Any:

@@ -166,7 +166,7 @@ def _missing_replicates(rows: Rows, study: Study) -> Iterator[str]:
 
 
 def _missing_rates(rows: Rows, study: Study) -> Iterator[str]:
-    """Of the seeds that ran; values that a row sets itself were chosen elsewhere."""
+    """Rates that are missing for the seeds that ran; values that a row sets itself were chosen elsewhere."""
     for row, records in rows:
         is_listed = any(row.label == listed.label for listed in study.entries)
         for name in choices_of(row.method, {}, study.choose).keys() & row.options.keys() if not is_listed else ():

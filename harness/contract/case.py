@@ -1,4 +1,4 @@
-"""What a check of the contract gets: a method with a configuration on a tiny backbone, in a copy of its own."""
+"""The case that a check of the contract gets: a method with a configuration on a tiny backbone, in a copy of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SEED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ShortTraining:
-    """What was seen while a method trained for a few steps at a high rate; sets hold names of parameters.
+    """Observations while a method trained for a few steps at a high rate; sets hold names of parameters.
 
     Args:
         declared, marked: those in the method's parameter groups, and those that require a gradient, before the first step.

@@ -119,7 +119,7 @@ def determinism(subject: ContractCase) -> None:
 
 def finite_under_autocast(subject: ContractCase) -> None:
     """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and what qkv gives stays bf16: a sum with a
-    float32 parameter would have attention run at another precision, and memory, than under other methods."""
+    float32 parameter would make attention run at a precision, and with a memory use, that other methods do not have."""
     segmenter, method = subject.trained()
     given: set[torch.dtype] = set()
     for name, module in segmenter.encoder.named_modules():
@@ -246,7 +246,7 @@ def schedule(subject: ContractCase) -> None:
 
 
 def properties(subject: ContractCase) -> None:
-    """What the configuration says of gradients and added parameters is what the attached model does."""
+    """The attached model has the gradients and added parameters that the configuration declares."""
     plain = sum(p.numel() for p in subject.plain().encoder.parameters())
     segmenter, method = subject.attached()
     config, encoder = method.config, segmenter.encoder

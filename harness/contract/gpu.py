@@ -54,14 +54,14 @@ PHOTOGRAPHS, PHOTOGRAPH = 32, (1500, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What was measured of a method in a precision, or of a way to attend in a kind of block.
+    """Measurements of a method in a precision, or of a way to attend in a kind of block.
 
     Args:
         name, where: the method and its precision, or the way to attend and the kind of block.
         deviations: relative, with their ``limits``. Of loss and gradients (of masks where nothing trains) from the CPU's in fp32, or
             the largest of attention from the matrix of scores in fp32.
         milliseconds: of attention, forward and backward, one image in bf16.
-        failed: why there are no numbers.
+        failed: why there are no numbers; empty otherwise.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Finding:
 def _finding(
     name: str, where: str, limits: tuple[float, ...], measure: Callable[[], tuple[tuple[float, ...], float]]
 ) -> Finding:
-    """What ``measure`` gives, deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or run
+    """The result of ``measure``: deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or run
     out of memory; the others are examined all the same."""
     try:
         deviations, milliseconds = measure()
@@ -141,7 +141,7 @@ def require_gpu() -> torch.device:
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """What the device and its software are."""
+    """The device and its software."""
     properties = torch.cuda.get_device_properties(device)
     return {
         "gpu": torch.cuda.get_device_name(device),

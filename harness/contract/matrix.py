@@ -1,4 +1,4 @@
-"""What each method can do: the contract's verdict on the tiny backbones, and counts on a named backbone."""
+"""The abilities of each method: the contract's verdict on the tiny backbones, and counts on a named backbone."""
 
 from __future__ import annotations
 

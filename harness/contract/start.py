@@ -1,4 +1,4 @@
-"""What every attached method is held to on any backbone: it starts as it declares, and trains what its configuration counts.
+"""The check of every attached method on any backbone: it starts as it declares, and trains what its configuration counts.
 
 A run checks it once, when its method attaches; the contract does on the tiny backbones.
 """

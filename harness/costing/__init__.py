@@ -1,2 +1,2 @@
-"""What a method costs, measured fairly: methods interleaved round by round in one process on one device
+"""The cost of a method, measured fairly: methods interleaved round by round in one process on one device
 (`sam-peft cost`)."""

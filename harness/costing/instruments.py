@@ -1,4 +1,4 @@
-"""What measures: clocks, who else uses the device, when it waits or computes, operations as executed, bytes of living tensors."""
+"""Instruments: clocks, other users of the device, when it waits or computes, operations as executed, bytes of living tensors."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Subject:
     """A method to measure.
 
     Args:
-        label: of its row.
+        label: label of its row.
         segmenter: with ``method`` attached, on the session's device.
     """
 
@@ -233,13 +233,13 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What to measure.
+    """The measurement to make.
 
     Args:
         rows: the methods, in the order in which they take turns.
         checkpoint: its weights, None for random ones; cost hardly depends on them.
         protocol: the rules, with image size and batch size.
-        task, num_classes: of the benchmark that is stood for.
+        task, num_classes: of the benchmark that the data imitate.
         shared: who else uses the device, in words.
         clock: ``wall``, or ``processor`` for a CPU that others use as well.
 
@@ -295,7 +295,7 @@ class Roster:
             candidates.append(weakref.ref(weight))
 
     def each(self, work: Callable[[Subject], T]) -> dict[str, T]:
-        """What ``work`` returns by label, in turn; a row for which it fails is dropped."""
+        """The results of ``work`` by label, in turn; a row for which it fails is dropped."""
         results = {}
         for label in list(self.subjects):
             with self.turn(label):

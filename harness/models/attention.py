@@ -69,7 +69,7 @@ class RelativeAttention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
 
     def kernel(self, x: Tensor) -> Callable[..., Tensor]:
-        """What computes the attention of tokens on the device of ``x``."""
+        """The function that computes the attention of tokens on the device of ``x``."""
         if not self.fused:
             return plain_attention
         if self.kind != "auto":
@@ -121,7 +121,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
 
 
 KERNELS = {"widened": widened_attention, "bias": biased_attention, "math": plain_attention}
-"""What a protocol's ``attention`` may name; all compute the same."""
+"""The kinds that a protocol's ``attention`` may name; all compute the same."""
 
 
 def _by_distance(table: Tensor, size: int) -> Tensor:
@@ -156,7 +156,7 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Te
         q: (B, heads, N, d) queries, N = h·w.
         k, v: (B, heads, M, d), those of the N positions first, then those of tokens without a position.
         rows, columns: (B, heads, N, h) and (B, heads, N, w), each query's terms for every row and column of keys.
-        scale: of the scores.
+        scale: factor of the scores.
 
     Returns:
         (B, heads, N, d).

@@ -18,12 +18,12 @@ from harness.system.files import write_atomically
 from harness.system.machine import user_cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of autocast, by the names of protocols; fp32 has none."""
+"""Types of autocast, by the names of protocols; fp32 has none."""
 KINDS = tuple(KERNELS)
 GAIN = 0.95
-"""Another kind than *widened* must be faster by this: it keeps the least memory, and a plan counts on it."""
+"""A kind other than *widened* must be faster by this: *widened* keeps the least memory, and a plan counts on it."""
 MORE_MEMORY = 0.25
-"""Share of a GPU's memory that another kind than *widened* may keep more, in all blocks."""
+"""Additional share of a GPU's memory that a kind other than *widened* may keep, in all blocks."""
 _ROUNDS = 5
 _FILE = "attention.json"
 
@@ -51,9 +51,9 @@ def choose(
     """The choice for a run: what its protocol names, on a GPU `best` where that is ``auto``; nothing elsewhere.
 
     Args:
-        shape: of the backbone.
+        shape: shape of the backbone.
         batch: images of a forward pass.
-        precision: of the forward pass, as protocols name it.
+        precision: precision of the forward pass, as protocols name it.
     """
     if shape.relative_positions != "axes" or (named == "auto" and device.type != "cuda"):
         return {}
@@ -76,7 +76,7 @@ def choose(
 
 
 def remembered(shape: BackboneShape, *, gpu: str, batch: int, image_size: int, precision: str) -> Choice:
-    """What earlier runs on this machine chose for such a run on a GPU of that name; empty if there was none."""
+    """The choice of earlier runs on this machine for such a run on a GPU of that name; empty if there was none."""
     known, kinds = _known(), _kinds_of_blocks(shape, batch=batch, image_size=image_size)
     keys = {name: _key(gpu, blocks, size, precision) for name, (blocks, size) in kinds.items()}
     return {name: known[key] for name, key in keys.items() if key in known}

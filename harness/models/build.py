@@ -71,7 +71,7 @@ def build_segmenter(
             ``mask-transformer``, or ``mask2former``; for a task ``classification`` ``class-token`` or ``mean-pool``.
 
     Raises:
-        UsageError: unknown backbone, unfit image size, a decoder that does not stand on the backbone, or a checkpoint
+        UsageError: unknown backbone, unfit image size, a decoder that does not fit the backbone, or a checkpoint
             that does not belong to it.
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)

@@ -105,7 +105,7 @@ def decoder_parameters(
 
 
 def trained_in_decoder(config: MethodConfig, name: str, *, task: Task, mask_tokens: int = 1, **head: Any) -> int:
-    """What a method with ``config`` trains outside of the encoder; ``head``: see `decoder_parameters`."""
+    """Parameters that a method with ``config`` trains outside of the encoder; ``head``: see `decoder_parameters`."""
     if not config.trains:
         return 0
     whole = decoder_parameters(name, task=task, mask_tokens=mask_tokens, **head)
@@ -118,7 +118,7 @@ def trained_in_decoder(config: MethodConfig, name: str, *, task: Task, mask_toke
 
 
 def added_parameters(config: MethodConfig, name: str, *, image_size: int | None = None) -> int:
-    """What a method with ``config`` adds to the plain segmenter."""
+    """Parameters that a method with ``config`` adds to the plain segmenter."""
     in_encoder = config.added_parameters(backbone_shape(name, image_size))
     return in_encoder + config.decoder_parameters(backbone(name).decoder.linears)
 

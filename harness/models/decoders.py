@@ -1,4 +1,4 @@
-"""Decoders by name: which there are, what they stand on, their closed forms. Free of torch.
+"""Decoders by name: which there are, which backbones they fit, their closed forms. Free of torch.
 
 ``sam`` is SAM's mask decoder (`harness.models.mask_decoder`). ``linear`` and ``mask-transformer`` are Segmenter's
 (2105.05633; `harness.models.dense_decoders`), each on a plain ViT of timm as published there. ``mask2former`` is that of
@@ -92,7 +92,7 @@ HEAD_DIM = 64
 
 
 def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
-    """Operations for one image with ``tokens`` patches; the few classes cost nothing. A multiply-add counts as two operations."""
+    """Operations for one image with ``tokens`` patches; the few classes are not counted. A multiply-add counts as two operations."""
     if decoder in _ONE_LAYER:
         return 0.0
     if decoder == "mask2former":
@@ -113,7 +113,7 @@ def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
 
 
 ENCODER_LAYERS, DECODER_LAYERS, QUERIES = 6, 9, 100
-"""Of Mask2Former: layers of its pixel decoder, layers and queries of its transformer decoder."""
+"""Numbers of Mask2Former: layers of its pixel decoder, layers and queries of its transformer decoder."""
 LEVELS, POINTS = 3, 4
 """Scales that the pixel decoder attends over, and points on each that a token looks at."""
 

@@ -31,7 +31,7 @@ HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvolution, ...]:
-    """What TinyViT has between its stages: from one map to the next."""
+    """The convolutions between TinyViT's stages: from one map to the next."""
     return (
         NormedConvolution(inputs=inputs, outputs=outputs),
         NormedConvolution(inputs=outputs, outputs=outputs, side=3, stride=stride, depthwise=True),
@@ -42,7 +42,7 @@ def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvo
 def plain_blocks(
     *, dim: int, depth: int, heads: int, mlp_dim: int, window: int = 0, global_blocks: Sequence[int] = ()
 ) -> tuple[BlockShape, ...]:
-    """The blocks of a plain ViT: all alike, but for those with global attention where the others have windows."""
+    """The blocks of a plain ViT: all alike, except for those with global attention where the others have windows."""
     return tuple(
         BlockShape(dim=dim, heads=heads, mlp_dim=mlp_dim, window=0 if index in global_blocks else window)
         for index in range(depth)

@@ -25,7 +25,7 @@ def plain_mask_decoder(shape: DecoderShape) -> MaskDecoder:
 
 
 def decoder_parts(shape: DecoderShape) -> dict[str, Any]:
-    """What segment_anything's mask decoder with the numbers of ``shape`` is made of."""
+    """The arguments of segment_anything's mask decoder with the numbers of ``shape``."""
     transformer = TwoWayTransformer(
         depth=shape.depth, embedding_dim=shape.dim, mlp_dim=shape.mlp_dim, num_heads=shape.heads
     )
@@ -90,7 +90,7 @@ class BatchedMaskDecoder(nn.Module):
         return torch.einsum("bkc,bchw->bkhw", self.hypernetwork(masks), upscaled), masks
 
     def maps(self, embedding: Tensor) -> list[Tensor]:
-        """What the encoder gives as the map (B, D, h, w) that tokens attend to, and finer ones for `upscaled`, if any."""
+        """The map (B, D, h, w) of the encoder that tokens attend to, and finer ones for `upscaled`, if any."""
         return [embedding]
 
     def leading_tokens(self) -> list[Tensor]:
@@ -102,7 +102,7 @@ class BatchedMaskDecoder(nn.Module):
         return self.output_upscaling(image)
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What training a segmenter without prompts changes."""
+        """The parameters that training without prompts changes."""
         return ((name, p) for name, p in self.named_parameters() if name.partition(".")[0] not in self.frozen_parts)
 
     def used_linears(self) -> list[str]:

@@ -57,7 +57,7 @@ def unfit_for_sam(segmenter: Segmenter) -> str:
     """Why a checkpoint of SAM cannot hold the segmenter, whatever its method; empty where it can."""
     if not (isinstance(segmenter.encoder, BlockEncoder) and segmenter.encoder.of_sam):
         return "only SAM's own backbones save as a SAM checkpoint"
-    assert isinstance(segmenter, SAMSegmenter)  # no other decoder stands on SAM's encoder
+    assert isinstance(segmenter, SAMSegmenter)  # SAM's encoder has no other decoder
     if segmenter.head is not None or len(segmenter.mask_decoder.mask_tokens) > 1:
         return "a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold"
     if not segmenter.mask_decoder.attends_to_spare_tokens:

@@ -17,7 +17,7 @@ from harness.system.hashes import file_hashes
 from harness.system.streams import say
 
 PUBLISHED = "published"
-"""What stands for the path of the published weights."""
+"""The word that stands for the path of the published weights."""
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_"
@@ -28,10 +28,10 @@ ADDRESSES = {
     "mobile_sam": "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
     **{f"sam2_hiera_{size}": f"{_SAM2}{size}.pt" for size in ("tiny", "small", "base_plus", "large")},
 }
-"""Of backbones that are not timm's: as their authors publish them."""
+"""Weights of backbones that are not timm's, as their authors publish them."""
 
 GATED = {"sam3": "https://huggingface.co/facebook/sam3"}
-"""Of backbones whose weights nobody gets without an account there."""
+"""Backbones whose weights need an account there."""
 
 
 def fingerprint(path: Path) -> str:
@@ -127,11 +127,11 @@ MODELS = {
     "sam2_hiera_large": "facebook/sam2.1-hiera-large",
     "sam3": "facebook/sam3",
 }
-"""Backbone -> its repository there. MobileSAM has none of its authors', and a timm model has one a set of weights."""
+"""Backbone -> its repository there. MobileSAM has none by its authors, and a timm model has one per set of weights."""
 LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0") | {"sam3": "other"}
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
 Form = Literal["sam", "adapter", "peft", "onnx"]
-"""Of an exported model: a whole SAM, the trained tensors, an adapter for PEFT, a graph."""
+"""The forms of an exported model: a whole SAM, the trained tensors, an adapter for PEFT, a graph."""
 CARD = "README.md"
 
 
@@ -168,7 +168,7 @@ def hf_name(name: str) -> str:
     """``image_encoder.blocks.0.norm1.weight`` as ``vision_encoder.layers.0.layer_norm1.weight``.
 
     Args:
-        name: of a tensor or a module in segment_anything's ``Sam``.
+        name: name of a tensor or a module in segment_anything's ``Sam``.
     """
     head, separator, rest = name.partition(".layers.")
     heads = "iou_prediction_head", "pred_obj_score_head"

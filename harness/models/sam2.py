@@ -25,7 +25,7 @@ from harness.models.mask_decoder import BatchedMaskDecoder, decoder_parts
 from harness.models.sam_encoder import BlockEncoder, TransformerBlock, pooled
 
 _FINER = (2, 4)
-"""How many times finer a side than the embedding the other two maps are."""
+"""How many times finer than the embedding, along each side, the other two maps are."""
 _MEMORY = (
     *("memory_attention.", "memory_encoder.", "maskmem_tpos_enc", "mask_downsample.", "no_mem_pos_enc", "no_obj_ptr"),
     *("no_obj_embed_spatial", "obj_ptr_proj.", "obj_ptr_tpos_proj."),
@@ -78,8 +78,8 @@ class Pyramid(nn.Module):
     """The last map of every stage to maps of one width; the coarsest goes into the next one, the finer two stay by themselves.
 
     Args:
-        widths: of the stages, the coarsest first.
-        dim: of the maps.
+        widths: widths of the stages, the coarsest first.
+        dim: channels of the maps.
     """
 
     def __init__(self, widths: Sequence[int], *, dim: int) -> None:

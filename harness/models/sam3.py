@@ -38,7 +38,7 @@ from harness.system.errors import UsageError
 from harness.system.streams import say
 
 SCALES = [4.0, 2.0, 1.0]
-"""How many times finer than the trunk's last map those of the neck are that the tracker reads."""
+"""How many times finer than the trunk's last map the maps of the neck are that the tracker reads."""
 
 
 class Third(nn.Module):

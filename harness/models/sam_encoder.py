@@ -46,7 +46,7 @@ class BlockEncoder(nn.Module):
         return self._run(self.blocks, tokens)
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """What `run_blocks` gives to the encoder's output; here SAM's neck: (B, h, w, C) to (B, neck_dim, h, w)."""
+        """From the tokens of `run_blocks` to the encoder's output; here SAM's neck: (B, h, w, C) to (B, neck_dim, h, w)."""
         # In the layout of images: kept embeddings have it, and the decoder's kernels round by layout.
         return self.neck(tokens.permute(0, 3, 1, 2).contiguous())
 

@@ -17,7 +17,7 @@ from harness.models.transfer import to_device
 
 
 class SegmenterOutput(NamedTuple):
-    """What the decoder predicts, before any resizing.
+    """The decoder's prediction, before any resizing.
 
     Args:
         masks: logits, never in half precision. SAM's decoder: (B, K, h, w) of masks at four times the encoder's grid (a quarter of the
@@ -74,7 +74,7 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, embedding: Tensor) -> SegmenterOutput:
-        """What `encode` returns to logits; with `encode` apart, embeddings of a frozen encoder can be cached."""
+        """From what `encode` returns to logits; since `encode` is separate, embeddings of a frozen encoder can be cached."""
 
     @abstractmethod
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -124,7 +124,7 @@ class SAMSegmenter(Segmenter):
 
     def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
         """`decode` with prompts: at each position the largest logit of an image's prompts, which is their merged mask. An image
-        without a prompt is decoded as it is."""
+        without a prompt is decoded as by `decode`."""
         if self.neck is not None:
             embedding = self.neck(embedding)
         owners = prompts.image.tolist()

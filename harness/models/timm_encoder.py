@@ -156,7 +156,7 @@ class TimmEncoder(BlockEncoder):
 
     of_sam = False
     gives_class_token = False
-    """Whether what comes out is the class token instead of the patches."""
+    """Whether the output is the class token instead of the patches."""
 
     def __init__(
         self, vit: VisionTransformer | Eva, *, shape: BackboneShape, fused: bool, activation_checkpointing: bool

@@ -1,6 +1,6 @@
 """TinyViT (2207.10666) as MobileSAM's image encoder (2306.14289): convolutions, then three stages of windowed attention.
 
-Written from the published structure; the names are MobileSAM's but for where a block stands (`TinyViTEncoder.published`).
+Written from the published structure; the names are MobileSAM's except for the position of a block (`TinyViTEncoder.published`).
 Batch norms never learn statistics here: they are what the checkpoint says, in training as in evaluation, and are applied
 with the convolution in front of them. In training MobileSAM's own modules would take those of the batch.
 """
@@ -38,7 +38,7 @@ class FixedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """What a map is multiplied with and what is added to it, (channels,) each."""
+        """Factor and offset of a map, (channels,) each."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -160,7 +160,7 @@ class WindowAttention(nn.Module):
         return biases
 
     def skips_padding(self) -> bool:
-        """Whether `on_map` may stand for `forward`: every token by itself goes through the linear layers, and no hook is set."""
+        """Whether `on_map` may replace `forward`: every token by itself goes through the linear layers, and no hook is set."""
         layers = (self.qkv, self.proj)
         alone = all(isinstance(layer, nn.Linear) or getattr(layer, "tokens_alone", False) for layer in layers)
         watched = (

@@ -57,7 +57,7 @@ def read_protocol(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str
     try:
         merged.merge_from_dict(content, allow_list_keys=False)
     except TypeError as error:
-        raise UsageError(f"protocol {path}: a table of fields stands where its _base_ has a single value") from error
+        raise UsageError(f"protocol {path}: it has a table of fields where its _base_ has a single value") from error
     return _without_marks(merged.to_dict()), [*files, path]
 
 
@@ -84,7 +84,7 @@ def _check_keys(values: Mapping[Any, Any], path: Path, *, top: bool = True) -> N
             raise UsageError(f"protocol {path}: the field {key!r} is not text")
         if top and ("." in key or (key.startswith("_") and key not in (BASE, DELETE))):
             raise UsageError(
-                f"protocol {path}: there is no field {key!r}; a table's fields stand indented below its name"
+                f"protocol {path}: there is no field {key!r}; a table's fields must be indented below its name"
             )
         if isinstance(value, Mapping):
             _check_keys(value, path, top=False)

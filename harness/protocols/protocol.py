@@ -87,7 +87,7 @@ class Protocol:
         prompt_points: points for each object.
         flip: probability of a horizontal flip in training (0.5, code).
         augment: further changes of training images and their masks (`harness.training.augmentations`); turns the cache of embeddings off.
-        train_limit, val_limit, test_limit: use only so many images, chosen by the split seed; 0 for all.
+        train_limit, val_limit, test_limit: use at most this many images, chosen by the split seed; 0 for all.
         test_untrained: also test training images that ``train_limit`` leaves out. Those that share a group (a lesion, a sequence) with an
             image that trains or selects are excluded. On data of one's own with a given test split planning sets it to false.
         test_given_first: take the given test images first, and test those of ``test_untrained`` as a split of its own, ``untrained``,
@@ -113,13 +113,13 @@ class Protocol:
         select: the checkpoint that is tested as the run's model: ``best`` on validation, or ``last``, so that none is chosen.
         select_every: epochs between two validations, of which the best checkpoint is kept. A method that needs more epochs for as many
             weight updates (``budget: updates``) is validated as often as the others.
-        patience: stop after so many validations in a row without a better one; 0 never stops early.
+        patience: stop after this many validations in a row without a better one; 0 never stops early.
         checkpoint_minutes: longest time between two resumable checkpoints; one is also written at each epoch's end.
         activation_checkpointing: recompute block activations in backward.
-        attention: kernel of SAM's attention, all equal but for rounding (`harness.models.attention`): ``auto`` times them on a
+        attention: kernel of SAM's attention, all equal up to rounding (`harness.models.attention`): ``auto`` times them on a
             GPU; on a CPU it is the harness's own.
-        fused_attention, cache_embeddings: optimisations; False computes the same numbers, but for rounding, the plain way.
-        keep_masks: the predicted masks of so many test images are stored with the record, of the same images for every method and seed;
+        fused_attention, cache_embeddings: optimisations; False computes the same numbers, up to rounding, the plain way.
+        keep_masks: the predicted masks of this many test images are stored with the record, of the same images for every method and seed;
             above 0 also those of the run's best, median and worst test image.
         merge: merge modes (``exact``, ``conv``, ``calibrated``) whose merged model is tested as well, if the method has them.
         split_follows_seed: each seed has its own split: planning sets ``split_seed`` to the seed, so that the seeds of a row are folds.

@@ -113,7 +113,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class TableLayout:
-    """How the table of a study looks.
+    """The layout of a study's table.
 
     Args:
         kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number per benchmark against the baseline, and costs) or
@@ -141,7 +141,7 @@ class Study:
     """A grid: entries x benchmarks x backbones x decoders x seeds under one protocol.
 
     Args:
-        name: of the study and its table.
+        name: name of the study and its table.
         title: one line over the table.
         note: what a reader must know about the grid, empty for nothing.
         protocol: name of a protocol; in a user's own file also a path, from the study's folder.
@@ -205,7 +205,7 @@ def load_study(name: str) -> Study:
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else STUDIES_FOLDER / f"{name}.yaml"
     if not path.is_file() and is_path:
-        raise UsageError(f"study {path}: no such file; the names of studies end in no .yaml")
+        raise UsageError(f"study {path}: no such file; the names of built-in studies do not end in .yaml")
     if not path.is_file():
         raise UsageError(f"unknown study {name!r}{did_you_mean(name, study_names())}; a path to a YAML file works too")
     study = study_from_dict(read_yaml(path, what="study"), name=checked_name(path.stem, what="study"))
@@ -273,7 +273,7 @@ RULES_BY = "decoder"
 
 
 def is_rule(name: str) -> bool:
-    """Whether a grid is of a rule of the protocol, such as ``decoder_lr``: it has no dot, and no known method has such an option."""
+    """Whether a grid varies a rule of the protocol, such as ``decoder_lr``: it has no dot, and no known method has such an option."""
     return "." not in name and not any(name in option_names(method) for method in METHODS.names())
 
 

@@ -80,7 +80,7 @@ def gpu_driver() -> str:
 
 
 def _nvidia_smi(*arguments: str) -> list[str]:
-    """The lines of its answer, none where it is not here or fails."""
+    """The lines of its answer, none where it is not installed or fails."""
     try:
         done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):

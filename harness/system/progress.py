@@ -1,4 +1,4 @@
-"""What a command is doing, on standard error where that is a terminal: bars, and a spinner with the name of the stage."""
+"""The progress of a command, on standard error where that is a terminal: bars, and a spinner with the name of the stage."""
 
 from __future__ import annotations
 

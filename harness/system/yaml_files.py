@@ -91,7 +91,7 @@ class _Checks(yaml.composer.Composer, yaml.constructor.BaseConstructor, yaml.res
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused(key, "a key that is not text, as in a template ({{…}}); write the value itself")
             if (key.tag, key.value) in seen:
-                raise _refused(key, f"the key {key.value!r} stands here twice; leave one of them")
+                raise _refused(key, f"the key {key.value!r} occurs twice; keep one of them")
             seen.add((key.tag, key.value))
         return 1 + sum(self.sizes[id(item)] for pair in node.value for item in pair)
 

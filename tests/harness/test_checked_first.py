@@ -132,7 +132,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "endless alias": ("a: &a [*a]\n", "*a is part of itself"),
     "brackets": ("a: " + "[" * 50, "more than 20 levels of nesting"),
     "brackets without end": ("a: " + "[" * 50_000, "nesting"),
-    "key twice": ("quirks:\n  lr: 2\n  lr: 3\n", "line 3: the key 'lr' stands here twice"),
+    "key twice": ("quirks:\n  lr: 2\n  lr: 3\n", "line 3: the key 'lr' occurs twice"),
     "template": ("backbone: '{{$ENV:SECRET:none}}'\n", "line 1: a template"),
     "bare template": ("epochs: {{$ENV:SECRET:3}}\n", "line 1: a key that is not text"),
     "longer number": (f"epochs: {'9' * 5000}\n", "beyond 64 bits"),

@@ -85,7 +85,7 @@ def test_a_card_is_based_on_one_of_its_folder_or_on_a_shipped_one(tmp_path: Path
         ("[one.yaml, back.yaml]", "the name of one protocol's file"),
         ("7", "the name of one protocol's file"),
         ("long0.yaml", "more than 20 protocols"),
-        ("scalar.yaml", "a table of fields stands where its _base_ has a single value"),
+        ("scalar.yaml", "it has a table of fields where its _base_ has a single value"),
     ],
 )
 def test_a_base_that_cannot_be_used_is_one_line(base: str, message: str, tmp_path: Path) -> None:
