@@ -323,9 +323,10 @@ def start(step: Step, arguments: argparse.Namespace, target: Target, *, later: i
     planned, results = step.planned, step.request.results
     for line in planned.problems:
         say(line)
-    started = replace(planned, jobs=tuple(to_start(planned, target, retry=arguments.retry)))
-    if not arguments.cancel and not arguments.yes and (doubt := hesitation(started, results, target=target)):
-        raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
+    if not arguments.cancel and not arguments.yes:
+        started = replace(planned, jobs=tuple(to_start(planned, target, retry=arguments.retry)))
+        if doubt := hesitation(started, results, target=target):
+            raise UsageError(f"{doubt}; --plan shows the prices, and --yes starts it anyway")
     return run_jobs(
         planned,
         target,

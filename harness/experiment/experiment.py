@@ -21,7 +21,6 @@ from harness.archive.files import images_csv
 from harness.archive.schema import Code, Record
 from harness.archive.store import RecordStore
 from harness.datasets.base import AWAY
-from harness.evaluation.conventions import higher_is_better
 from harness.experiment.building import RunData, attached_segmenter, attention_of, open_data
 from harness.experiment.environment import (
     Stopwatch,
@@ -160,7 +159,7 @@ class Experiment:
             machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds differently
             data=self.run.data_fingerprint,
             validate=validate,
-            selection=Selection(metric=metric, lower_is_better=not higher_is_better(metric)),
+            selection=Selection(metric=metric),
             device=self.device,
             embeddings=embeddings,
             stop=self.stop,

@@ -1,5 +1,5 @@
-"""Fingerprints of the code that makes numbers: hashes of its files' syntax, whatever their names, comments and layout. Another version of
-Python may change them."""
+"""Fingerprints of the code that makes numbers: hashes of its files' syntax, whatever their names, comments, docstrings and layout. Another
+version of Python may change them."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ def _digest(files: Iterable[Path]) -> str:
     return hashlib.sha256("\n\n".join(trees).encode()).hexdigest()[:12]
 
 
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # the name that ast looks for
+        return None if isinstance(node.value, ast.Constant) else node
+
+
 @functools.cache
 def _syntax(file: Path, changed: int) -> str:
-    return ast.dump(ast.parse(file.read_text(encoding="utf-8")))
+    return ast.dump(_WithoutDocstrings().visit(ast.parse(file.read_text(encoding="utf-8"))))

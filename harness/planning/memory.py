@@ -9,12 +9,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.schema import Run
-from harness.methods.parts.placement import BackboneShape, BlockShape, MethodError
+from harness.methods.parts.placement import BackboneShape, BlockShape
 from harness.models.catalog import added_parameters, backbone_shape, total_parameters, trained_in_decoder
 from harness.models.decoders import dense_activations
 from harness.protocols.keys import current_options
 from harness.registry import BENCHMARKS, method_config
-from harness.system.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.methods.base import MethodConfig
@@ -114,16 +113,11 @@ def widening(shape: BackboneShape, block: BlockShape, *, side: int) -> float:
 
 
 def configuration_of(run: Run) -> MethodConfig:
-    """The run's method configuration. For a method or options that are unknown here (gone, or a plug-in's), one that trains all of
-    the encoder's blocks, so that they are priced too."""
+    """The run's method configuration. Raises UsageError, MethodError: its method or an option is not known here."""
     return _config_of(run.method, json.dumps(run.method_config, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=4096)
 def _config_of(method: str, options: str) -> MethodConfig:
-    try:
-        return method_config(method, current_options(method, json.loads(options)))
-    except (UsageError, MethodError):
-        from harness.methods.base import PlacedConfig
-
-        return PlacedConfig()
+    config: MethodConfig = method_config(method, current_options(method, json.loads(options)))
+    return config

@@ -115,7 +115,7 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
     """
     device = f" ({board.session.comparability.device})" if board.session else ""
     titles = [f"Δ to {board.baseline}", "verdict", *(column.name for column in board.columns.values())]
-    titles += ["trained in the encoder", "in all", f"step time{device}", "memory", "merges"]
+    titles += ["parameters trained in the encoder", "in all", f"step time{device}", "memory", "merges"]
     lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
     verdicts = {row: board.verdict(row, board.leading) for row in board.rows} | {board.baseline: "not distinguishable"}
     for verdict in _BLOCKS:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.archive.schema import Code
+from harness.evaluation.conventions import higher_is_better
 
 
 class Diverged(RuntimeError):
@@ -41,14 +42,12 @@ class Selection:
 
     Args:
         metric: a name among those that ``validate`` returns.
-        lower_is_better: for errors, such as BER and MAE.
     """
 
     metric: str
-    lower_is_better: bool = False
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether ``value`` beats ``best``; ties keep the earlier epoch, and a value that is not a number never wins."""
         if best is None or math.isnan(best):
             return True
-        return value < best if self.lower_is_better else value > best
+        return value > best if higher_is_better(self.metric) else value < best

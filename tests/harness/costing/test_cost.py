@@ -81,8 +81,8 @@ def test_search_cost_is_a_share_of_its_own(record, methods) -> None:
 def test_cached_embeddings_are_a_step_of_their_own(methods) -> None:
     decoder = methods["decoder"]
     assert decoder.shares == {"weights": pytest.approx(2 / 20), "weights-cached": pytest.approx(18 / 20)}
-    # the shortest of the rounds, as other processes may take the rest of one
-    assert min(decoder.seconds["weights-cached"]["forward"]) < min(decoder.seconds["weights"]["forward"])
+    # Of ten steps one runs the encoder. Counted, not timed: other processes may take longer than a tiny encoder does.
+    assert decoder.flops["forward"] < methods["full"].flops["forward"] / 2
 
 
 def test_a_record_reads_back_as_it_was(record, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def fingerprint(tmp_path: Path):
 def test_code_of_the_method_changes_its_part_alone(fingerprint, old: str, new: str) -> None:
     first, second = fingerprint(PLUGIN), fingerprint(PLUGIN.replace(old, new))
     assert first["numbers_method"] != second["numbers_method"]
+    assert first == fingerprint(PLUGIN.replace('"""Docstring."""', '"""Another."""').replace("# nothing here", ""))
     assert (first["numbers"], first["numbers_benchmark"]) == (second["numbers"], second["numbers_benchmark"])
 
 

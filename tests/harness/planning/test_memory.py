@@ -9,7 +9,7 @@ import pytest
 from harness.archive.schema import Run
 from harness.methods.lora import LoRAConfig
 from harness.models.catalog import backbone_shape
-from harness.planning.memory import activation_bytes, configuration_of, parameters, training_bytes
+from harness.planning.memory import activation_bytes, parameters, training_bytes
 from tests.harness.report.sample import record
 
 
@@ -54,11 +54,6 @@ def test_runs_that_train_a_weight_more_keep_it_its_gradient_and_moments() -> Non
     assert training_bytes(eight) - training_bytes(four) == 4 * 4 * more > 0
     (encoder, trained, total), (wider, also, whole) = parameters(four), parameters(eight)
     assert wider - encoder == also - trained == whole - total == more
-
-
-def test_a_method_that_is_unknown_here_is_priced_as_one_that_trains_through_all_blocks() -> None:
-    unknown = configuration_of(made(method="gone", config={"rank": 3}))
-    assert (unknown.gradient_from(backbone_shape("vit_b")), unknown.trains_backbone_weights) == (0, False)
 
 
 PLAIN = "timm/vit_base_patch16_224"

@@ -171,10 +171,10 @@ def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> No
     assert not all(torch.equal(best[name], value) for name, value in load_file(tmp_path / "four" / LAST).items())
 
 
-@pytest.mark.parametrize("lower", [False, True])
-def test_selection_knows_the_metrics_direction_and_no_number_is_worse_than_none(lower: bool) -> None:
-    improves = Selection(metric="x", lower_is_better=lower).improves
-    assert (improves(0.5, 0.2), improves(0.2, 0.5), improves(0.5, 0.5)) == (not lower, lower, False)
+@pytest.mark.parametrize(("metric", "higher"), [("iou", True), ("mae", False)])
+def test_selection_knows_the_metrics_direction_and_no_number_is_worse_than_none(metric: str, *, higher: bool) -> None:
+    improves = Selection(metric=metric).improves
+    assert (improves(0.5, 0.2), improves(0.2, 0.5), improves(0.5, 0.5)) == (higher, not higher, False)
     assert (improves(0.5, math.nan), improves(math.nan, 0.5), improves(0.5, None)) == (True, False, True)
 
 
