@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.dispatch.target import target_of
-from harness.planning.plan import plan
+from harness.planning.plan import find, plan
 from harness.planning.request import PlannedRow, Request
 from harness.pricing import device, price, step_seconds
 from harness.protocols.load import load_protocol
@@ -46,7 +46,8 @@ def of_backbone(backbone: str) -> dict[str, str]:
             "protocol": load_protocol("nas-lora"),
             "backbones": (backbone,),
         }
-        planned = plan(Request(**request, results=Path(folder)))
+        asked = Request(**request, results=Path(folder))
+        planned = plan(asked, find(asked))
         prices = price(planned, None, target=where)
     of = {name: [each for each in prices if each.run.method == name] for name in METHODS}
     binary = {name: next(each for each in runs if each.run.benchmark == "kvasir") for name, runs in of.items()}

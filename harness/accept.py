@@ -46,7 +46,7 @@ from harness.models.catalog import backbone_shape
 from harness.models.decoders import DECODERS
 from harness.models.segmenter import probabilities
 from harness.planning.memory import training_bytes
-from harness.planning.plan import configured, plan
+from harness.planning.plan import configured, find, plan
 from harness.planning.request import Job, PlannedRow, Request
 from harness.pricing import gpu, step_seconds
 from harness.protocols.load import from_rules, load_protocol
@@ -109,23 +109,20 @@ class Machine:
         """A run of a method of `ROWS` from random weights, on a benchmark below ``data`` or on generated images."""
         backbone = backbone or self.backbones[0]
         size = backbone_shape(backbone).image_size
-
-        def samples(name: str) -> Path:
-            write_samples(name, self.results / "samples", size=size)
-            return self.results / "samples"
-
+        benchmark = benchmark_below(data, task)
+        if data is None:
+            data = self.results / "samples"
+            write_samples(benchmark, data, size=size)
         request = Request(
             rows=(PlannedRow(method=method, options=ROWS[method]),),
-            benchmarks=(benchmark_below(data, task),),
-            protocol=load_protocol(
-                "demo", {"image_size": size, "data": "files" if data else "sample", **SHORT_RUN, **rules}
-            ),
+            benchmarks=(benchmark,),
+            protocol=load_protocol("demo", {"image_size": size, "data": "files", **SHORT_RUN, **rules}),
             backbones=(backbone,),
             checkpoints={"": Path("none")},
             data_root=data,
             results=self.results,
         )
-        (job,) = plan(request, prepare_samples=samples).jobs
+        (job,) = plan(request, find(request)).jobs
         return job
 
 

@@ -186,7 +186,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Plan and carry out one grid of runs: trials that tune rates, then the runs, then the table."""
     from harness.archive.store import require_writable
     from harness.dispatch.target import target_of
-    from harness.planning.plan import find, sample_writer
+    from harness.planning.plan import find
     from harness.planning.tuning import plan_steps
     from harness.planning.understand import understand
 
@@ -200,8 +200,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     with TemporaryDirectory(prefix="harness-plan-") as folder:  # `--plan` leaves no generated images in the results
         if not arguments.plan:
             require_writable(request.results)
-        samples = sample_writer(request.results, instead=Path(folder) if arguments.plan else None)
-        found = find(request, also_on=tuning.on if tuning else (), prepare_samples=samples)
+        samples = Path(folder) if arguments.plan else None
+        found = find(request, also_on=tuning.on if tuning else (), samples=samples)
         steps = plan_steps(request, tuning.steps if tuning else (), found)
         for line in _of_edited_plugins(steps[-1]):
             say(line)
@@ -246,8 +246,7 @@ def show(steps: Sequence[Step], arguments: argparse.Namespace, target: Target) -
 
 def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespace, target: Target) -> int:
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
-    from harness.archive.store import RecordStore
-    from harness.planning.tuning import plan_step, record_choice_of_finished, record_choices
+    from harness.planning.tuning import plan_step, record_choices
 
     step, *later = steps
     while step.tuning is not None:
@@ -268,7 +267,7 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
         request, (step, *later) = step.chosen(), later
         if request != step.request:  # other values than those that stood in for them
             step = plan_step(request, step.tuning, found)
-    record_choice_of_finished(step.planned, RecordStore(step.request.results))
+    record_choices(step)
     failed = start(step, arguments, target)
     return 0 if failed is None else _print_table(step, as_json=arguments.json, failed=bool(failed))
 

@@ -134,15 +134,16 @@ class Files:
     odd: tuple[str, ...] = ()
 
 
-def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Callable[[str], Path]) -> Files:
-    """The files of a benchmark under the protocol's rules for it. Raises DatasetError: data of one's own that cannot be used."""
+def files_of(name: str, rules: Protocol, request: Request, *, samples: Path | None = None) -> Files:
+    """The files of a benchmark under the protocol's rules for it; generated ones as `write_sample` says. Raises DatasetError: data of the
+    user's own cannot be used."""
     benchmark: Any = benchmark_of(name, rules)
     generated, folds = rules.data == "sample" and name not in request.dataset_roots, rules.split_follows_seed
     try:
         if name in request.dataset_roots:
             root = benchmark.locate(Path(request.dataset_roots[name]))
         elif generated:
-            root = benchmark.locate(prepare_samples(name))
+            root = benchmark.locate(write_sample(name, request.results, instead=samples))
         elif request.data_root is None:
             raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
         else:
@@ -168,19 +169,10 @@ def files_of(name: str, rules: Protocol, request: Request, prepare_samples: Call
     )
 
 
-def without_untrained(rules: Protocol, name: str, files: Files, *, is_asked: bool) -> Protocol:
-    """The rules without ``test_untrained`` where a user's own data has a test split: nothing else is tested then. Raises UsageError: it
-    ``is_asked`` for these data by name."""
-    if BENCHMARKS.get(name).own and rules.test_untrained and files.split != "carved":
-        if is_asked:
-            raise UsageError(f"benchmarks.{name}.test_untrained=true: {name} has a test split; leave it out")
-        return replace(rules, test_untrained=False)
-    return rules
-
-
-def own_rules(name: str, rules: Protocol) -> Protocol:
-    """The rules, with the classes of a user's own data set, which a worker has from the run alone. Raises UsageError: a rule that is
-    not for this benchmark."""
+def rules_for(name: str, protocol: Protocol) -> Protocol:
+    """The protocol's rules for a benchmark, with the classes of a user's own data set, which a worker has from the run alone. Raises
+    UsageError: a rule that is not for this benchmark."""
+    rules = resolve(protocol, name)
     if rules.own_classes:
         raise UsageError("own_classes is read from the folder of the data; it cannot be set")
     if BENCHMARKS.get(name).own:
@@ -191,6 +183,17 @@ def own_rules(name: str, rules: Protocol) -> Protocol:
                 f"{rule} is for data of your own, and {name} has its own rule; --set benchmarks.NAME.{rule}=… sets it for one"
             )
     return rules
+
+
+def rules_on_files(name: str, protocol: Protocol, files: Files) -> Protocol:
+    """`rules_for` without ``test_untrained`` where a user's own data has a test split: nothing else is tested then. Raises UsageError:
+    the protocol sets it for these data by name."""
+    rules = rules_for(name, protocol)
+    if not (BENCHMARKS.get(name).own and rules.test_untrained and files.split != "carved"):
+        return rules
+    if "test_untrained" in protocol.benchmarks.get(name, {}):
+        raise UsageError(f"benchmarks.{name}.test_untrained=true: {name} has its own test split; leave it out")
+    return replace(rules, test_untrained=False)
 
 
 def limited(images: ImageCounts, rules: Mapping[str, object]) -> ImageCounts:
@@ -261,24 +264,20 @@ def network_images(
     return picture_of
 
 
-def sample_writer(results: Path, *, instead: Path | None = None) -> Callable[[str], Path]:
-    """A function that writes a benchmark's sample below ``results/sample-data`` once, and returns its folder.
+def write_sample(name: str, results: Path, *, instead: Path | None = None) -> Path:
+    """Write a benchmark's generated sample below ``results/sample-data`` once, and return its folder.
 
     Args:
         instead: folder for samples that are not there yet, where nothing may be written to ``results``.
     """
+    from harness.datasets import samples
 
-    def prepare(name: str) -> Path:
-        from harness.datasets import samples
-
-        folder = results / "sample-data" / name
-        folder = folder if folder.is_dir() else (instead or results) / "sample-data" / name
-        try:
-            samples.write_samples(name, own_folder(folder))
-        except OSError as error:
-            raise UsageError(
-                f"sample data cannot be written to {folder} ({os_reason(error)}); choose another --results DIR"
-            ) from error
-        return folder
-
-    return prepare
+    folder = results / "sample-data" / name
+    folder = folder if folder.is_dir() else (instead or results) / "sample-data" / name
+    try:
+        samples.write_samples(name, own_folder(folder))
+    except OSError as error:
+        raise UsageError(
+            f"sample data cannot be written to {folder} ({os_reason(error)}); choose another --results DIR"
+        ) from error
+    return folder

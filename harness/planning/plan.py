@@ -20,10 +20,10 @@ from harness.methods.parts.placement import MethodError
 from harness.models.catalog import backbone_shape, require_stands, resolve_backbone
 from harness.models.decoders import LABELLING
 from harness.models.published import fingerprint, is_word, published_file
-from harness.planning.data import Files, ImageCounts, files_of, own_rules, sample_writer, without_untrained
+from harness.planning.data import Files, ImageCounts, files_of, rules_for, rules_on_files
 from harness.planning.memory import trained_in_encoder
 from harness.planning.request import Job, PlannedRow, Request
-from harness.protocols.load import as_rules, for_backbone, protocol_hash, resolve, with_rules
+from harness.protocols.load import as_rules, for_backbone, protocol_hash, with_rules
 from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, method_config_class
 from harness.system.errors import UsageError
@@ -135,22 +135,16 @@ class Found(NamedTuple):
     files: Mapping[str, Files]
 
 
-def find(
-    request: Request,
-    *,
-    also_on: Sequence[str] = (),
-    prepare_samples: Callable[[str], Path] | None = None,
-) -> Found:
+def find(request: Request, *, also_on: Sequence[str] = (), samples: Path | None = None) -> Found:
     """The checkpoints and the data of a request.
 
     Args:
         also_on: further benchmarks, on which something is tuned.
-        prepare_samples: writes the generated stand-in of a benchmark and returns its folder, for protocols with ``data: sample``;
-            `sample_writer`'s if None.
+        samples: see `files_of`.
 
     Raises:
         UsageError: as `plan`.
-        DatasetError: data of one's own that cannot be used.
+        DatasetError: the user's own data cannot be used.
     """
     protocol, names, files = request.protocol, benchmarks_of(request, *also_on), dict[str, Files]()
     for registry, named in ((METHODS, protocol.methods), (BENCHMARKS, protocol.benchmarks)):
@@ -162,27 +156,24 @@ def find(
             report("loading torch to look into checkpoints")
         checkpoints = {backbone: pretrained(request, backbone) for backbone in backbones}
         for number, name in enumerate(names, start=1):
-            rules = own_rules(name, resolve(protocol, name))
+            rules = rules_for(name, protocol)
             writes = rules.data == "sample" and name not in request.dataset_roots
             doing = f"writing the {rules.name}'s images" if writes else "looking through images"
             report(f"{doing}: {name} ({number}/{len(names)})")
-            prepare = prepare_samples or sample_writer(request.results)
-            files[name] = files_of(name, rules, request, prepare)
+            files[name] = files_of(name, rules, request, samples=samples)
     return Found(checkpoints, files)
 
 
-def plan(request: Request, *, found: Found | None = None, prepare_samples: Callable[[str], Path] | None = None) -> Plan:
+def plan(request: Request, found: Found) -> Plan:
     """Every run of a request, matched with earlier records.
 
     Args:
-        found: by `find`, with all benchmarks of the request; looked for here if None.
-        prepare_samples: see `find`.
+        found: by `find`, with all benchmarks of the request.
 
     Raises:
         UsageError, MethodError: an unknown name, a wrong value, a checkpoint that does not fit, data that changed since a
             finished run. Missing data and checkpoints are in `Plan.missing`.
     """
-    found = found or find(request, prepare_samples=prepare_samples)
     with spinner() as report:
         report("planning")
         rows = [configured(row, request.protocol) for row in request.rows]
@@ -284,8 +275,8 @@ def expand(
         UsageError: a row, a benchmark and a decoder do not fit each other.
     """
     jobs, keys = dict[str, Job](), dict[tuple[int, str, str, str], list[str]]()
-    problems, left_out = list[str](), dict[str, None]()
-    protocols = [
+    problems, left_out = dict[str, None](), dict[str, None]()
+    on_backbones = [
         (protocol, backbone, protocol_hash(for_backbone(protocol, backbone)))
         for protocol, backbone in itertools.product(request.protocols or [request.protocol], found.pretrained)
     ]
@@ -293,19 +284,18 @@ def expand(
         files, task = found.files[name], BENCHMARKS.get(name).task
         if files.absent and request.skip_missing:
             continue
-        problems += [*files.odd, *_one_mask(name, task, resolve(request.protocol, name))]
-        for protocol, backbone, digest in protocols:
-            is_asked = "test_untrained" in protocol.benchmarks.get(name, {})
-            resolved = without_untrained(own_rules(name, resolve(protocol, name)), name, files, is_asked=is_asked)
-            resolved = for_backbone(resolved, backbone)
-            plain, segmenter = as_rules(resolved), (backbone, resolved.decoder)  # once, since asdict is slow
+        problems |= dict.fromkeys(files.odd)
+        for protocol, backbone, digest in on_backbones:
+            for_all = for_backbone(rules_on_files(name, protocol, files), backbone)
+            problems |= dict.fromkeys(_one_mask(name, task, for_all))
+            recorded, segmenter = as_rules(for_all), (backbone, for_all.decoder)  # once, since asdict is slow
             for number, row in enumerate(rows):
                 if name not in (row.benchmarks or (name,)) or segmenter not in (row.segmenters or (segmenter,)):
                     continue
                 if (number, backbone) in unfit:
                     continue
-                chosen = {**request.rules.get((name, *segmenter), {}), **row.rules}
-                rules = with_rules(resolved, chosen) if chosen else resolved
+                chosen = {**request.chosen_rules.get((name, *segmenter), {}), **row.trial_rules}
+                rules = with_rules(for_all, chosen) if chosen else for_all
                 try:
                     _require_fit(row, name, task, backbone, rules, request)
                 except Untestable as error:
@@ -313,8 +303,8 @@ def expand(
                         raise
                     left_out[f"{row.label} is left out on {backbone}, {name}: {error}"] = None
                     continue
-                held = as_rules(rules) if chosen else plain
-                for job in _jobs(row, name, backbone, found, request, rules=held, digest=digest):
+                of_row = as_rules(rules) if chosen else recorded
+                for job in _jobs(row, name, backbone, found, request, recorded=of_row, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((number, name, *segmenter), []).append(job.run.key)
     if left_out and not jobs:
@@ -405,23 +395,23 @@ def _jobs(
     found: Found,
     request: Request,
     *,
-    rules: Mapping[str, Any],
+    recorded: Mapping[str, Any],
     digest: str,
 ) -> Iterator[Job]:
     """One job for every seed.
 
     Args:
-        rules: the protocol's, as a record holds them.
+        recorded: the rules as a record holds them.
         digest: hash of the protocol on this backbone.
     """
     checkpoint, files = found.pretrained[backbone], found.files[name]
     # For a method that spares no weight updates both budgets are the same, and so are its runs.
     budget = {} if row.config.spares_weight_updates else {"budget": "epochs"}
-    shared = _of_row(row, name, request, rules)
+    shared = _of_row(row, name, request, epochs=recorded["epochs"])
     for seed in request.seeds:
-        of_seed = {"split_seed": seed} if rules.get("split_follows_seed") else {}
+        of_seed = {"split_seed": seed} if recorded.get("split_follows_seed") else {}
         run = Run(
-            rules={**rules, **budget, **of_seed},
+            rules={**recorded, **budget, **of_seed},
             backbone=backbone,
             checkpoint=checkpoint.fingerprint,
             protocol_hash=digest,
@@ -445,7 +435,7 @@ def _jobs(
         )
 
 
-def _of_row(row: ConfiguredRow, name: str, request: Request, rules: Mapping[str, Any]) -> dict[str, Any]:
+def _of_row(row: ConfiguredRow, name: str, request: Request, *, epochs: int) -> dict[str, Any]:
     """The fields of a run that its method, its benchmark and the request decide."""
     benchmark = BENCHMARKS.get(name)
     return {
@@ -461,7 +451,7 @@ def _of_row(row: ConfiguredRow, name: str, request: Request, rules: Mapping[str,
         "benchmark_title": str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
         "benchmark_metrics": list(map(str, getattr(benchmark, "metrics", ()))),
         "label_note": row.config.label_note,
-        "never_reached": row.config.never_reached(rules["epochs"]),
+        "never_reached": row.config.never_reached(epochs),
         "operations": list(row.config.mixed_operations),
     }
 

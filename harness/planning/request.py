@@ -25,7 +25,7 @@ class PlannedRow(Row):
         method: any name of it; the row has the canonical one.
         benchmarks: only there; everywhere if empty.
         segmenters: only on these, each a backbone and a decoder; on all if empty.
-        rules: rules of the protocol that hold for its runs alone: those of a trial.
+        trial_rules: rules of the protocol that hold for its runs alone.
         tuning: see `harness.archive.schema.Run`.
 
     Raises:
@@ -34,7 +34,7 @@ class PlannedRow(Row):
 
     benchmarks: tuple[str, ...] = ()
     segmenters: tuple[tuple[str, str], ...] = ()
-    rules: Mapping[str, Any] = field(default_factory=dict)
+    trial_rules: Mapping[str, Any] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Request:
         benchmarks: names, canonical or aliases.
         protocol: with all overrides.
         protocols: it under every decoder and every prompt, where there are several; empty where it stands alone.
-        rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
+        chosen_rules: what tuning chose for every row: (benchmark, backbone, decoder) -> rule -> value.
         backbones: override the protocol's, if given.
         seeds: one run per seed.
         study: what the command names, whose table is shown at its end.
@@ -67,7 +67,7 @@ class Request:
     benchmarks: tuple[str, ...]
     protocol: Protocol
     protocols: tuple[Protocol, ...] = ()
-    rules: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    chosen_rules: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     backbones: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     study: Study | None = None

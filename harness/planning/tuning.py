@@ -124,7 +124,7 @@ class Step:
     def chosen(self) -> Request:
         """The request with each row's choice in place of its grids, and with the rules that were chosen for all rows. Where trials have
         not all ended, the first value of a grid stands in, so that the runs after them can be priced."""
-        everywhere, rules = benchmarks_of(self.request), dict(self.request.rules)
+        everywhere, rules = benchmarks_of(self.request), dict(self.request.chosen_rules)
         rows: list[list[PlannedRow]] = [[] for _ in self.request.rows]
         for group in self.trials:
             values = group.recorded.get("chosen") or {name: values[0] for name, values in group.grid.items()}
@@ -139,7 +139,7 @@ class Step:
                 row = replace(row, benchmarks=where, segmenters=(group.segmenter,))
                 rows[self.request.rows.index(group.row)].append(row)
         tuned = tuple(each for row, own in zip(self.request.rows, rows, strict=True) for each in own or [row])
-        return replace(self.request, rows=tuned, rules=rules)
+        return replace(self.request, rows=tuned, chosen_rules=rules)
 
 
 def plan_steps(request: Request, tunings: Sequence[Tuning], found: Found) -> list[Step]:
@@ -159,7 +159,7 @@ def plan_step(request: Request, tuning: Tuning | None, found: Found) -> Step:
         UsageError: a value that the field does not take, or none of a row's has a score; see also `harness.planning.plan.plan`.
     """
     if tuning is None:
-        return Step(request=request, planned=plan(request, found=found))
+        return Step(request=request, planned=plan(request, found))
     compared = request.rows
     if any(map(is_rule, tuning.grids)):
         plain = [row for row in compared if row.method == RULES_BY and not row.options]
@@ -168,7 +168,7 @@ def plan_step(request: Request, tuning: Tuning | None, found: Found) -> Step:
     benchmarks = benchmarks_of(replace(request, benchmarks=tuning.on or request.benchmarks))
     tried = [(row, grid, values) for row, grid in rows if grid for values in itertools.product(*grid.values())]
     here = replace(request, rows=tuple(_with(*trial) for trial in tried), benchmarks=benchmarks, seeds=tuning.seeds)
-    planned = _ended_without_value(plan(here, found=found))
+    planned = _ended_without_value(plan(here, found))
     metrics = {job.run.benchmark: selects_by(job.run) for job in planned.jobs}
     if tuning.on and len(set(map(higher_is_better, metrics.values()))) > 1:
         named = ", ".join(f"{metric} of {name}" for name, metric in metrics.items())
@@ -307,17 +307,6 @@ def _ended_without_value(planned: Plan) -> Plan:
     return replace(planned, finished=planned.finished | lost, failed=failed)
 
 
-def record_choice_of_finished(planned: Plan, store: RecordStore) -> None:
-    """Write this choice to the records of finished runs, unless theirs is a choice among more runs, such as of a study's wider grid."""
-    for job in planned.jobs:
-        if job.run.tuning and job.run.key in planned.finished:
-            record = store.find(job.run.key)
-            if record is None or record.run.tuning == job.run.tuning or record.run.trial_runs > job.run.trial_runs:
-                continue
-            run = replace(record.run, tuning=job.run.tuning, label=job.run.label)
-            store.write(replace(record, run=run), keep=SIDECARS)
-
-
 def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[Any]) -> PlannedRow:
     chosen = dict(zip(grid, values, strict=True))
     options = {**row.options, **{name: value for name, value in chosen.items() if not is_rule(name)}}
@@ -325,7 +314,7 @@ def _with(row: PlannedRow, grid: Mapping[str, Sequence[Any]], values: Sequence[A
     words = ",".join(f"{name}={value}" for name, value in chosen.items())
     label = f"{row.label}[{words}]" if row.label else replace(row, options={**row.options, **chosen}).name
     return replace(
-        row, options=options, rules=rules, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}}
+        row, options=options, trial_rules=rules, label=label, tuning={"grid": {name: list(grid[name]) for name in grid}}
     )
 
 
@@ -377,19 +366,23 @@ def _at_edge(value: Any, grid: Sequence[Any]) -> bool:
 
 
 def record_choices(step: Step) -> None:
-    """Write the choice to the trials' own records: the chosen ones are results, the others are not."""
+    """Write what was chosen to the records of a step's finished runs. Chosen trials are results, the others are not; a choice among more
+    runs, such as of a study's wider grid, stays."""
+    runs = [job.run for job in step.planned.jobs if job.run.tuning and not step.trials]
+    choices: list[tuple[str, Mapping[str, Any], str, bool]] = [(run.key, run.tuning, run.label, True) for run in runs]
+    for group in step.trials:
+        for values, keys in group.runs.items():
+            is_chosen = dict(zip(group.grid, values, strict=True)) == group.recorded["chosen"]
+            choices += [(key, group.recorded, group.row.name, is_chosen) for key in keys]
     store = RecordStore(step.request.results)
-    for group, values, key in [
-        (t, values, key) for t in step.trials for values, keys in t.runs.items() for key in keys
-    ]:
-        chosen = dict(zip(group.grid, values, strict=True)) == group.recorded["chosen"]
-        tuning = group.recorded if chosen else {"grid": group.recorded["grid"]}
+    for key, choice, label, is_chosen in choices:
+        tuning = choice if is_chosen else {"grid": choice["grid"]}
         record = store.find(key)
         if record is None or record.code != "OK" or record.run.tuning == tuning:
             continue
-        run = replace(record.run, tuning=dict(tuning), label=group.row.name if chosen else record.run.label)
-        # A run that was not chosen is only a trial, unless it is a row's plain run, which has no label, or another grid's choice.
         before = record.run
-        only_tried = before.is_trial or (bool(before.tuning) and is_from_more(group.recorded, before.tuning))
-        if before.trial_runs <= run.trial_runs if chosen else only_tried:
+        run = replace(before, tuning=dict(tuning), label=label if is_chosen else before.label)
+        # A run that was not chosen is only a trial, unless it is a row's plain run, which has no label, or another grid's choice.
+        only_tried = before.is_trial or (bool(before.tuning) and is_from_more(choice, before.tuning))
+        if before.trial_runs <= run.trial_runs if is_chosen else only_tried:
             store.write(replace(record, run=run), keep=SIDECARS)

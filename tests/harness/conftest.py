@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.planning.data import sample_writer
+from harness.planning.data import write_sample
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of two generated benchmarks."""
     root = tmp_path_factory.mktemp("samples")
     for name in ("kvasir", "leaf"):
-        sample_writer(root)(name)
+        write_sample(name, root)
     return root
 
 

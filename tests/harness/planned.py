@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.planning.data import sample_writer
-from harness.planning.plan import Plan, plan
+from harness.planning.plan import Plan, find, plan
 from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.understand import split_overrides, with_options
 from harness.protocols.load import load_protocol
@@ -21,7 +20,11 @@ def plan_of(results: Path, *rows: str | PlannedRow, samples: Path | None = None,
     name = fields.pop("protocol", "demo")
     fields["protocols"] = tuple(load_protocol(name, {**rules, "decoder": decoder}) for decoder in decoders)
     fields = {"rows": made, "benchmarks": ("kvasir",), "protocol": load_protocol(name, rules), **fields}
-    return plan(Request(**fields, results=results), prepare_samples=sample_writer(samples or results))
+    return found_and_planned(Request(**fields, results=results), samples=samples)
+
+
+def found_and_planned(request: Request, *, samples: Path | None = None) -> Plan:
+    return plan(request, find(request, samples=samples))
 
 
 def job_of(results: Path, method: str = "lora", options: dict[str, Any] | None = None, /, **changes: Any) -> Job:

@@ -18,7 +18,7 @@ import yaml
 from harness.dispatch.run_jobs import make_executor
 from harness.dispatch.sweeps import read_sweeps
 from harness.dispatch.target import target_of
-from harness.planning.data import sample_writer
+from harness.planning.data import write_sample
 from harness.registry import SEGMENTED
 from tests.harness.dispatch.helpers import make_job, starts, use_standin
 from tests.slurm.conftest import REPOSITORY, harness_run, job_id, numbers, records, submit
@@ -114,7 +114,7 @@ def test_a_thousand_runs_are_one_array_planned_submitted_and_surveyed_quickly(cl
     grid = ["--protocol", "demo", "--methods", "lora,naslora", "--datasets", "all", "--seeds", "56"]
     grid += ["--results", str(tmp_path / "runs")]
     for name in SEGMENTED:
-        sample_writer(tmp_path / "runs")(name)
+        write_sample(name, tmp_path / "runs")
     slow = max(1.0, timed(sys.executable, "-c", "import torch").seconds / IMPORT_SECONDS)
     planned = timed(sys.executable, "-m", "harness.run", *grid, "--plan")
     assert planned.seconds < 4.5 * slow  # 2.0, and what a plan may spend on importing torch

@@ -14,11 +14,12 @@ from harness.archive.store import RecordStore
 from harness.cli import predict, tables
 from harness.cli.records import main as records
 from harness.datasets import samples
-from harness.planning.plan import Plan, plan
+from harness.planning.plan import Plan
 from harness.planning.understand import understand
 from harness.settings import Settings
 from harness.system.errors import UsageError
 from tests.datasets.test_labels import SPLITS, write_folders
+from tests.harness.planned import found_and_planned
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ LABELS = ["--backbone", "tiny_timm", "--set", "task=classification"]
 def _planned(tmp_path: Path, *words: str) -> Plan:
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), *words]
     request, _, _ = understand(run.parser().parse_args(base), Settings())
-    return plan(request, prepare_samples=lambda name: tmp_path)
+    return found_and_planned(request, samples=tmp_path)
 
 
 @pytest.fixture(scope="module")

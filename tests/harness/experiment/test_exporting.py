@@ -26,14 +26,13 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone
 from harness.models.original_sam import sam_state_dict
 from harness.models.published import published_file
-from harness.planning.data import sample_writer
-from harness.planning.plan import plan
 from harness.planning.understand import understand
 from harness.registry import METHODS
 from harness.report.runs import command_of
 from harness.settings import Settings
 from harness.system.errors import UsageError
 from tests.harness.experiment.finished import export_to, finished, sam_masks
+from tests.harness.planned import found_and_planned
 
 
 @pytest.mark.parametrize(("method", "merge", "name"), [
@@ -213,5 +212,5 @@ def test_the_command_on_a_card_plans_the_run_of_the_record(results: Path) -> Non
     _, verb, *words = shlex.split(command_of([Record(run=run, key=run.key, code="OK")]))
     assert verb == "run"
     request, _, _ = understand(run_verb.parser().parse_args([*words, "--results", str(results)]), Settings())
-    (job,) = plan(request, prepare_samples=sample_writer(results)).jobs
+    (job,) = found_and_planned(request).jobs
     assert job.run.key == run.key

@@ -13,12 +13,13 @@ from harness.archive.schema import Run
 from harness.archive.store import RecordStore
 from harness.planning import plan as planning
 from harness.planning.data import Files, ImageCounts
-from harness.planning.plan import Pretrained, plan
+from harness.planning.plan import Pretrained
 from harness.planning.request import PlannedRow, Request
 from harness.protocols.compare import NOT_THERE, from_protocol
 from harness.protocols.keys import current_rules
 from harness.protocols.load import load_protocol, protocol_names, protocol_rules
 from harness.registry import BENCHMARKS, add_own_of, load_plugin
+from tests.harness.planned import found_and_planned
 from tests.values import RESULTS
 
 FIRST_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -70,11 +71,11 @@ def test_every_committed_run_planned_anew_keeps_its_key(monkeypatch: pytest.Monk
         request = json.loads(text)
         files = Files(images=ImageCounts(train=1, val=1, test=1), manifest=request.pop("manifest"))
         weights = Pretrained(fingerprint=request.pop("checkpoint"))
-        monkeypatch.setattr(planning, "files_of", lambda *_, files=files: files)
+        monkeypatch.setattr(planning, "files_of", lambda *_, files=files, **__: files)
         monkeypatch.setattr(planning, "pretrained", lambda *_, weights=weights: weights)
         protocol = load_protocol(request.pop("protocol"), request.pop("overrides"))
         rows = tuple(PlannedRow(**each) for each in {json.dumps(row(run)): row(run) for run in held}.values())
         seeds = tuple(dict.fromkeys(run.seed for run in held))
-        planned = plan(Request(**request, protocol=protocol, rows=rows, seeds=seeds, results=Path("none")))
+        planned = found_and_planned(Request(**request, protocol=protocol, rows=rows, seeds=seeds, results=Path("none")))
         found |= {job.run.key for job in planned.jobs}
     assert {run.key for run in runs} - found == set()

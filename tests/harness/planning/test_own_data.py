@@ -69,7 +69,7 @@ def test_of_own_data_a_given_test_split_is_tested_and_nothing_else(
     assert f"{images.train} → 3 / {limited_to(images.val, 1)} / {images.test}" in shown
     assert ("nothing trains on are tested too" in shown) is untrained
     if name == "tiles" and lists:
-        with pytest.raises(UsageError, match="tiles has a test split"):
+        with pytest.raises(UsageError, match="tiles has its own test split"):
             planned_of(tmp_path, "--datasets", f"tiles={folder}", "--set", "benchmarks.tiles.test_untrained=true")
 
 

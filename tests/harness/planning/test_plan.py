@@ -16,15 +16,15 @@ from harness.dispatch.target import target_of
 from harness.experiment.building import open_data
 from harness.methods.parts.placement import MethodError
 from harness.models.known import IMAGENET
-from harness.planning.data import ImageCounts, limited, network_images, sample_writer
-from harness.planning.plan import Plan, plan
+from harness.planning.data import ImageCounts, limited, network_images, write_sample
+from harness.planning.plan import Plan
 from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.understand import parse_row, with_options
 from harness.pricing import parameter_rows, plan_text, price
 from harness.protocols.compare import from_protocol
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.system.errors import UsageError
-from tests.harness.planned import plan_of
+from tests.harness.planned import found_and_planned, plan_of
 from tests.harness.report.sample import record
 from tests.values import there
 
@@ -152,7 +152,7 @@ def test_a_cache_is_where_its_variables_say_or_in_the_results(monkeypatch: pytes
 def test_a_folder_that_cannot_hold_samples_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="choose another --results"):
-        sample_writer(tmp_path / "file")("kvasir")
+        write_sample("kvasir", tmp_path / "file")
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere.pth", "does not exist"), (".", "is a folder")])
@@ -165,7 +165,7 @@ def test_a_missing_checkpoint_does_not_start_from_random_weights(name, said, sam
 def test_whole_paper_grid_plans_with_exact_counts_and_no_data(tmp_path: Path) -> None:
     rows = tuple(PlannedRow(method=name) for name in ("lora", "convlora", "decoder"))
     where: dict[str, Any] = {"protocol": load_protocol("nas-lora"), "backbones": ("vit_h",), "results": tmp_path}
-    made = plan(Request(rows=rows, benchmarks=("kvasir",), **where))
+    made = found_and_planned(Request(rows=rows, benchmarks=("kvasir",), **where))
     counted = {name: (encoder, trainable) for name, _, encoder, trainable, _ in parameter_rows(made)}
     assert counted == {"lora": (491_520, 3_997_056), "convlora": (514_560, 4_020_096), "decoder": (0, 3_505_536)}
     assert "3,997,056" in plan_text(made, price(made, tmp_path, target=target_of()), target=target_of())

@@ -18,7 +18,7 @@ from harness.archive.store import RecordStore
 from harness.datasets.samples import write_samples
 from harness.planning import plan as planning
 from harness.planning import tuning
-from harness.planning.data import sample_writer
+from harness.planning.data import write_sample
 from harness.planning.plan import Plan
 from harness.planning.understand import understand
 from harness.protocols.load import load_protocol, protocol_hash
@@ -66,7 +66,9 @@ def best_at(wanted: float) -> Score:
 
 @pytest.fixture
 def tuned(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Work]]:
-    monkeypatch.setattr("harness.planning.plan.sample_writer", lambda results, write=sample_writer, **_: write(samples))
+    monkeypatch.setattr(
+        "harness.planning.data.write_sample", lambda name, results, instead: write_sample(name, samples)
+    )
 
     def run(
         score: Score, *words: str, methods: str = "lora", datasets: str = "kvasir", seeds: str = "2", study: str = ""
@@ -288,7 +290,7 @@ def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: 
 
 def test_a_rule_is_tuned_by_the_decoder_alone_and_holds_for_every_row(tuned: Any, tmp_path, monkeypatch) -> None:
     planned, plan = [], tuning.plan
-    monkeypatch.setattr(tuning, "plan", lambda request, found: (planned.append(request), plan(request, found=found))[1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(tuning, "plan", lambda request, found: (planned.append(request), plan(request, found))[1])  # type: ignore[func-returns-value]
     best = {"kvasir": 1e-3, "camo": 1e-4}
 
     def score(run: Any) -> float:

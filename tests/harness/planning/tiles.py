@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from harness import run
-from harness.planning.plan import Plan, plan
+from harness.planning.plan import Plan
 from harness.planning.understand import understand
 from harness.settings import Settings
+from tests.harness.planned import found_and_planned
 
 GROUP = r"benchmarks.tiles.group=(.+)_r\d+c\d+"
 
@@ -35,4 +36,4 @@ def write_tiles(root: Path, *, classes: int = 2) -> Path:
 
 def planned_of(tmp_path: Path, *words: str, settings: Settings | None = None) -> Plan:
     base = ["--methods", "lora", "--protocol", "demo", "--results", str(tmp_path / "runs"), *words]
-    return plan(understand(run.parser().parse_args(base), settings or Settings())[0])
+    return found_and_planned(understand(run.parser().parse_args(base), settings or Settings())[0])

@@ -17,7 +17,7 @@ from harness.dispatch.target import Target, target_of
 from harness.models import attention_choice
 from harness.models.catalog import backbone_shape
 from harness.planning.data import ImageCounts, limited
-from harness.planning.plan import Plan, plan
+from harness.planning.plan import Plan
 from harness.planning.request import PlannedRow, Request
 from harness.pricing import (
     START_SECONDS,
@@ -34,6 +34,7 @@ from harness.pricing import (
 from harness.protocols.load import load_protocol
 from harness.registry import SEGMENTED
 from harness.system.machine import processor
+from tests.harness.planned import found_and_planned
 
 ON_GPU = Target(executor="inline", devices=("0",))
 SECONDS = 3600.0
@@ -51,7 +52,7 @@ def planned(results: Path, **changes: Any) -> Plan:
         "rows": (PlannedRow(method="lora"),), "benchmarks": ("kvasir",), "protocol": protocol, "backbones": ("vit_b",),
         "results": results, **changes,
     }  # fmt: skip
-    return plan(Request(**request))
+    return found_and_planned(Request(**request))
 
 
 def write(

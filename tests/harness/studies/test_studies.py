@@ -12,7 +12,7 @@ from harness.archive.schema import Record, Run
 from harness.archive.store import RecordStore
 from harness.comparison.names import SCORE_TITLES
 from harness.models.catalog import backbone_shape
-from harness.planning.plan import Plan, plan
+from harness.planning.plan import Plan
 from harness.planning.request import PlannedRow
 from harness.planning.understand import understand
 from harness.protocols.load import load_protocol
@@ -22,7 +22,7 @@ from harness.run import parser
 from harness.settings import Settings
 from harness.studies import ScoredModel, grid_of, load_study, study_from_dict, study_names
 from harness.system.errors import UsageError
-from tests.harness.planned import plan_of
+from tests.harness.planned import found_and_planned, plan_of
 from tests.values import REPOSITORY, there
 
 NEEDED = {
@@ -130,7 +130,7 @@ seeds: [7, 8]
 def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of_its_options(samples, tmp_path) -> None:
     def planned(*words: str) -> Plan:
         request = understand(parser().parse_args([*words, "--results", str(tmp_path)]), Settings())[0]
-        return plan(request, prepare_samples=lambda name: samples)
+        return found_and_planned(request, samples=samples)
 
     (tmp_path / "mine.yaml").write_text(CHOOSE)
     by_study = ("--study", str(tmp_path / "mine.yaml"))
@@ -164,7 +164,7 @@ def test_a_study_that_chooses_runs_every_value_under_every_seed_with_the_keys_of
         text, _ = finished_table(runs_of(planned), tmp_path, study=load_study(by_study[1]))
         return [line for line in text.splitlines() if line.startswith("| ")][1:]
 
-    assert [line.split(" | ")[1].split()[0] for line in table(made)] == ["15.0", "15.0", "15.0", "**90.0", "15.0"]
+    assert [line.split(" | ")[1].split()[0] for line in table(made)] == ["15.0", "15.0", "15.0", "90.0", "15.0"]
     assert [line.split(" | ")[0] for line in table(named)] == ["| LoRA (rank=6)", "| BitFit", "| SSF (lr=0.001)"]
 
 
