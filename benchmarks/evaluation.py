@@ -20,11 +20,11 @@ from harness.costing.session import RandomImages
 from harness.evaluation.evaluate import evaluate_split
 from harness.evaluation.scorer import SplitScorer
 from harness.models.build import build_segmenter
+from harness.models.device import autocast
 from harness.models.segmenter import Segmenter, probabilities
 from harness.protocols.load import for_backbone, load_protocol
 from harness.registry import BENCHMARKS
 from harness.statistics import paired_ratio
-from harness.training.device import autocast
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     benchmark = BENCHMARKS.get(options.metrics)
 
     def predict(images: torch.Tensor, model: torch.nn.Module = segmenter) -> torch.Tensor:
-        with torch.no_grad(), autocast(protocol, device):
+        with torch.no_grad(), autocast(protocol.precision, device):
             output = model(images.to(device))
         return probabilities(output, size)
 

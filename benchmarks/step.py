@@ -29,8 +29,8 @@ from harness.methods.lora import LoRA, LoRAConfig
 from harness.methods.naslora import NASLoRA, NASLoRAConfig
 from harness.methods.plain import DecoderOnly, DecoderOnlyConfig
 from harness.models.build import build_segmenter
+from harness.models.device import reset_peak
 from harness.statistics import Ratio, paired_ratio
-from harness.training.device import reset_peak
 from harness.training.losses import structure_loss
 
 METHODS = {

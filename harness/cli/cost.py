@@ -138,7 +138,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _device(name: str | None) -> torch.device:
     import torch
 
-    from harness.training.device import compute_on
+    from harness.models.device import compute_on
 
     name = name or ("cuda:0" if torch.cuda.is_available() else "cpu")
     try:

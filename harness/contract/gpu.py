@@ -33,12 +33,12 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone as known
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import Decoder, Task
+from harness.models.device import autocast, compute_on
 from harness.models.segmenter import probabilities
 from harness.protocols.protocol import Protocol
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from harness.system.machine import cores, gpu_driver
-from harness.training.device import autocast, compute_on
 from harness.training.feeding import Batch, normalise
 from harness.training.images import to_input
 from harness.training.step import TrainingStep
@@ -182,7 +182,7 @@ def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[flo
     torch.manual_seed(SEED)
     rules = Protocol(name="doctor", precision=precision, lr=1e-3, decoder=case.decoder)  # type: ignore[arg-type]
     if not method.config.trains:
-        with torch.no_grad(), autocast(rules, device):
+        with torch.no_grad(), autocast(rules.precision, device):
             masks = segmenter(case.images.to(device)).masks.float().cpu().double().flatten()
             return float(masks.norm()), masks
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16", init_scale=2.0**8)
@@ -216,7 +216,7 @@ def _batch(images: Tensor, targets: Tensor) -> Batch:
 
 def _predictor(segmenter: nn.Module, rules: Protocol) -> Callable[[Batch], Any]:
     def predict(batch: Batch) -> Any:
-        with autocast(rules, batch.targets.device):
+        with autocast(rules.precision, batch.targets.device):
             return segmenter(batch.images)
 
     return predict
@@ -291,7 +291,7 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
         training.update(roles)
 
     def predict(batch: Tensor) -> Tensor:
-        with autocast(rules, device):
+        with autocast(rules.precision, device):
             return probabilities(segmenter(normalise(batch.to(device), rules.pixels)), (size, size))
 
     torch.cuda.reset_peak_memory_stats(device)

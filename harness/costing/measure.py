@@ -23,12 +23,12 @@ from harness.experiment.environment import environment
 from harness.methods.base import MergeMode, Method
 from harness.methods.parts.placement import MethodError
 from harness.models.attention_choice import apply_choice, in_words
+from harness.models.device import autocast, reset_peak
 from harness.models.segmenter import count_parameters
 from harness.planning.plan import ConfiguredRow
 from harness.protocols.load import as_rules
 from harness.system.errors import UsageError
 from harness.system.machine import now
-from harness.training.device import autocast, reset_peak
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -
 
 def _infer(model: Any, images: Tensor, session: Session) -> None:
     """One pass of a model that is in evaluation mode."""
-    with torch.no_grad(), autocast(session.protocol, session.device):
+    with torch.no_grad(), autocast(session.protocol.precision, session.device):
         model(images)
 
 

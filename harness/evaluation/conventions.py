@@ -29,6 +29,13 @@ def higher_is_better(metric: str) -> bool:
     return metric not in ("mae", "ber", "nll", "ece")
 
 
+def improves(metric: str, value: float, best: float | None) -> bool:
+    """Whether ``value`` beats the ``best`` so far; ties keep the earlier one, and a value that is not a number never wins."""
+    if best is None or math.isnan(best):
+        return True
+    return value > best if higher_is_better(metric) else value < best
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
     """How predictions meet ground truth.

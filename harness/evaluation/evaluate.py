@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from harness.datasets.base import IGNORE
 from harness.evaluation.scorer import ImageScore, SplitScorer
-from harness.models.transfer import to_host
+from harness.models.device import to_host
 from harness.system.machine import cores
 
 Item = tuple[str, Tensor, NDArray[np.uint8], *tuple[Any, ...]]

@@ -15,9 +15,9 @@ import torch
 
 from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
+from harness.models.device import compute_on
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
 from harness.system.machine import code_version, gpu_driver, processor, waiting
-from harness.training.device import compute_on
 from harness.training.outcome import Blank, Diverged
 
 

@@ -48,7 +48,7 @@ from harness.system.machine import now
 from harness.training.cache import ArrayCache, weights_fingerprint
 from harness.training.checkpoint import BEST, CHECKPOINT, LAST, Position, read_state
 from harness.training.loop import Training
-from harness.training.outcome import Interrupted, Selection, StopRequest
+from harness.training.outcome import Interrupted, StopRequest
 
 
 def run_experiment(
@@ -159,7 +159,7 @@ class Experiment:
             machine=f"{device_name(self.device)}, torch {torch.__version__}",  # another one rounds differently
             data=self.run.data_fingerprint,
             validate=validate,
-            selection=Selection(metric=metric),
+            metric=metric,
             device=self.device,
             embeddings=embeddings,
             stop=self.stop,

@@ -34,6 +34,7 @@ from harness.experiment.framing import Array, AsPublished, Float32s, Framing
 from harness.experiment.pointed import Pointed, require_on_images
 from harness.experiment.scoring import EVALUATION_BATCH
 from harness.experiment.trained import Trained
+from harness.models.device import autocast
 from harness.models.sam_encoder import SAMEncoder
 from harness.models.segmenter import Prompts, SegmenterOutput
 from harness.models.tiny_vit import TinyViTEncoder
@@ -43,7 +44,6 @@ from harness.system.errors import UsageError, writing_to
 from harness.system.files import read_regular, write_atomically
 from harness.system.streams import say
 from harness.training.cache import state_fingerprint
-from harness.training.device import autocast
 
 OVERLAYS, PROBABILITIES, OBJECTS, LABELS = "overlays", "probabilities", "objects", "labels.csv"
 NOTE = "predictions.json"
@@ -238,7 +238,7 @@ class Prediction:
         Raises:
             UsageError: scores that are not finite; as a mask they would be background.
         """
-        with autocast(from_rules(self.trained.run.rules), inputs.device):
+        with autocast(self.trained.run.rule("precision"), inputs.device):
             if self.prompts:
                 outputs = [
                     _of_objects(segmenter, embedding, self.prompts[path], image=image, framing=framing)

@@ -24,8 +24,8 @@ from harness.experiment.building import RunData, first_images
 from harness.experiment.environment import Stopwatch, device_name
 from harness.experiment.number_code import number_code
 from harness.methods.base import Method
+from harness.models.device import to_device
 from harness.models.segmenter import SegmenterOutput, probabilities
-from harness.models.transfer import to_device
 from harness.planning.data import selects_by
 from harness.protocols.protocol import Protocol
 from harness.training.cache import EmbeddingCache, KnownEmbedding, Store, encoder_is_frozen, weights_fingerprint

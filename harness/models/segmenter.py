@@ -12,8 +12,8 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from harness.models.device import to_device
 from harness.models.mask_decoder import BatchedMaskDecoder
-from harness.models.transfer import to_device
 
 
 class SegmenterOutput(NamedTuple):

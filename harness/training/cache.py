@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.methods.base import Method
-from harness.models.transfer import to_host
+from harness.models.device import to_host
 from harness.settings import CACHE_GIB
 from harness.system.files import write_atomically
 

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from harness.models.device import autocast, channels, to_device
 from harness.models.segmenter import Prompts, SegmenterOutput
-from harness.models.transfer import channels, to_device
 from harness.protocols.protocol import Protocol
 from harness.system.machine import cores
 from harness.training.batches import TrainingImages, UpdatePlan, load_one
 from harness.training.cache import EmbeddingCache, KnownEmbedding
-from harness.training.device import autocast
 from harness.training.prompts import prompts_of, together
 
 
@@ -202,7 +201,7 @@ def predicted(
         known: what ``cache`` holds for each image. Those that it lacks are encoded alone.
     """
     given = () if prompts is None else (prompts,)
-    with autocast(protocol, device):
+    with autocast(protocol.precision, device):
         if cache is None:
             return segmenter(normalise(to_device(images, device), protocol.pixels), *given)
         encode = partial(encoded, segmenter, protocol, device=device)

@@ -24,19 +24,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from harness.evaluation.conventions import improves
 from harness.methods.base import ARCHITECTURE, WEIGHTS, Method, Role
 from harness.methods.parts.placement import MethodError
 from harness.models.decoders import Task
-from harness.models.transfer import to_host
+from harness.models.device import peak_bytes, reset_peak, to_host
 from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError
 from harness.training.batches import TrainingImages, UpdatePlan, draw_number, hold_out
 from harness.training.cache import EmbeddingCache, encoder_is_frozen
 from harness.training.checkpoint import BEST, LAST, CheckpointFile, Position, copied, write_state
-from harness.training.device import peak_bytes, reset_peak
 from harness.training.feeding import LOOKAHEAD, Feeder
 from harness.training.optimisers import set_learning_rate
-from harness.training.outcome import Diverged, Interrupted, Selection, StopRequest
+from harness.training.outcome import Diverged, Interrupted, StopRequest
 from harness.training.step import TrainingStep
 
 MOST_STEPS = 1000
@@ -113,7 +113,7 @@ class Training:
         code: fingerprint of the code; a checkpoint of other code is continued, and the record says so.
         machine: such as ``NVIDIA H100, torch 2.6.0``; a checkpoint of another one is continued, and the record says so.
         validate: scores the segmenter on validation; called in evaluation mode without gradient.
-        selection: the score that chooses the best epoch.
+        metric: the score of ``validate`` that chooses the best epoch.
         embeddings: cache of a frozen encoder's embeddings; None to compute them every time.
         stop: requests an early, resumable end.
         report: called with ``kind`` (``step`` after an update, ``epoch``, ``checkpoint`` after writing one, ``note`` for a line of
@@ -135,7 +135,7 @@ class Training:
     folder: Path
     identity: str
     validate: Callable[[], dict[str, float]]
-    selection: Selection
+    metric: str
     device: torch.device
     code: str = ""
     machine: str = ""
@@ -342,8 +342,8 @@ class Training:
             except Interrupted:
                 self._save()  # the epoch is trained but not yet validated
                 raise
-            value = metrics[self.selection.metric]
-            if self.protocol.select == "last" or self.selection.improves(value, position.best_value):
+            value = metrics[self.metric]
+            if self.protocol.select == "last" or improves(self.metric, value, position.best_value):
                 position.best_epoch, position.best_value = epoch, value
                 self._keep_best()
         self._report("epoch", loss=position.mean_loss(), metrics=metrics)

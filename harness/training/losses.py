@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from harness.datasets.base import IGNORE
 from harness.models.decoders import LABELLING, Task
+from harness.models.device import to_device, to_host
 from harness.models.segmenter import SegmenterOutput, upsample
-from harness.models.transfer import to_device, to_host
 from harness.protocols.protocol import Protocol, Quirk
 from harness.system.errors import UsageError
 

@@ -1,13 +1,10 @@
-"""The ways in which training ends: the choice of an epoch, a stop, or an error."""
+"""The ways in which training ends early: an error, or a stop."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.archive.schema import Code
-from harness.evaluation.conventions import higher_is_better
 
 
 class Diverged(RuntimeError):
@@ -34,20 +31,3 @@ class StopRequest:
 
     def request(self) -> None:
         self.requested = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """The rule that chooses the best epoch on validation.
-
-    Args:
-        metric: a name among those that ``validate`` returns.
-    """
-
-    metric: str
-
-    def improves(self, value: float, best: float | None) -> bool:
-        """Whether ``value`` beats ``best``; ties keep the earlier epoch, and a value that is not a number never wins."""
-        if best is None or math.isnan(best):
-            return True
-        return value > best if higher_is_better(self.metric) else value < best

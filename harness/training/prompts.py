@@ -16,8 +16,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from harness.datasets.base import IGNORE
+from harness.models.device import to_device
 from harness.models.segmenter import Prompts
-from harness.models.transfer import to_device
 from harness.protocols.protocol import Protocol
 from harness.training.batches import draw_number
 

@@ -11,7 +11,7 @@ from harness.evaluation import evaluate as module
 from harness.evaluation.conventions import METRICS, Conventions
 from harness.evaluation.evaluate import Stopped, evaluate_split
 from harness.evaluation.scorer import SplitScorer
-from harness.models.transfer import to_host
+from harness.models.device import to_host
 from tests.harness.evaluation.pairs import random_pairs
 from tests.rehearsal.device import pretended
 

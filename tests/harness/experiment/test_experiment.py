@@ -21,6 +21,7 @@ from harness.archive.schema import UNTRAINED, Record
 from harness.archive.store import RecordStore
 from harness.cli import records, tables
 from harness.datasets.base import Pair
+from harness.evaluation.conventions import improves
 from harness.experiment import building
 from harness.experiment.building import RunData, attached_segmenter, attention_of, open_data
 from harness.experiment.environment import STAGES, Stopwatch, one_line
@@ -325,8 +326,8 @@ def test_validation_selects_in_the_direction_of_the_benchmarks_metric(
 
     monkeypatch.setattr("harness.experiment.experiment.Training", stop_there)
     assert run_experiment(job_of(tmp_path, benchmarks=(benchmark,))).code == "ERROR"
-    assert given["selection"].improves(better, first)
-    assert not given["selection"].improves(first, better)
+    assert improves(given["metric"], better, first)
+    assert not improves(given["metric"], first, better)
 
 
 def test_the_head_starts_from_a_number_of_31_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import harness.experiment.experiment as experiment_module
 from harness.archive.schema import Record
 from harness.evaluation.resize import resize_bilinear
 from harness.experiment.building import RunData, attached_segmenter, open_data
@@ -21,7 +20,7 @@ from harness.experiment.experiment import run_experiment
 from harness.methods.base import Method
 from harness.planning.request import Job
 from harness.protocols.load import from_rules
-from harness.training.outcome import Selection
+from harness.training import loop
 from tests.harness.planned import job_of
 
 CALIBRATION, HELD_OUT = 3, 4
@@ -33,13 +32,6 @@ class Finished:
     record: Record
     states: dict[str, Path]
     data: RunData
-
-
-class FirstIsBest(Selection):
-    """Calls the first epoch the best whatever comes, so that the last is another model."""
-
-    def improves(self, value: float, best: float | None) -> bool:
-        return best is None
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     }
     job = job_of(root, "naslora", {"search_start_epoch": 0}, **rules)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment_module, "Selection", FirstIsBest)
+        patch.setattr(loop, "improves", lambda metric, value, best: best is None)  # so that the last is another model
         record = run_experiment(job)
     assert (record.code, record.selected_epoch, len(record.history)) == ("OK", 1, 2)
     folder = root / "state" / job.run.key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from harness.evaluation.conventions import improves
 from harness.methods.parts.placement import MethodError
+from harness.models import device
 from harness.protocols.protocol import Quirks
-from harness.training import device
 from harness.training.batches import draw_number
 from harness.training.checkpoint import BEST, LAST, Position
 from harness.training.loop import WARMUP_STEPS, planned_steps
-from harness.training.outcome import Diverged, Selection
+from harness.training.outcome import Diverged
 from tests.harness.training.tiny import CPU, Run, protocol, scripted, stop_at
 
 
@@ -173,9 +175,9 @@ def test_the_best_epoch_is_kept_and_ties_go_to_the_earlier(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("metric", "higher"), [("iou", True), ("mae", False)])
 def test_selection_knows_the_metrics_direction_and_no_number_is_worse_than_none(metric: str, *, higher: bool) -> None:
-    improves = Selection(metric=metric).improves
-    assert (improves(0.5, 0.2), improves(0.2, 0.5), improves(0.5, 0.5)) == (higher, not higher, False)
-    assert (improves(0.5, math.nan), improves(math.nan, 0.5), improves(0.5, None)) == (True, False, True)
+    beats = partial(improves, metric)
+    assert (beats(0.5, 0.2), beats(0.2, 0.5), beats(0.5, 0.5)) == (higher, not higher, False)
+    assert (beats(0.5, math.nan), beats(math.nan, 0.5), beats(0.5, None)) == (True, False, True)
 
 
 def test_validation_runs_every_select_every_epochs_and_at_the_end(tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ from harness.cli.cost import _device
 from harness.contract.gpu import require_gpu
 from harness.experiment.environment import own_device
 from harness.methods.base import ARCHITECTURE, WEIGHTS, ParameterGroup
+from harness.models.device import autocast
 from harness.protocols.protocol import Protocol
 from harness.system.errors import UsageError
 from harness.training import optimisers
-from harness.training.device import autocast
 from harness.training.loop import learning_rate_factor
 from harness.training.optimisers import build_optimisers, parameters_of, set_learning_rate, update
-from tests.harness.training.tiny import protocol
 
 RULES = Protocol(name="x", lr=1e-2, weight_decay=0.1, eps=1e-6, betas=(0.8, 0.9))
 OFF = torch.amp.GradScaler("cpu", enabled=False)
@@ -153,7 +152,7 @@ def test_the_factor_of_an_update(kind: Any, total: int, warmup: int, factors: di
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_a_forward_pass_is_in_the_precision_of_the_card(precision: str, dtype: torch.dtype) -> None:
-    with autocast(protocol(precision=precision), torch.device("cpu")):
+    with autocast(precision, torch.device("cpu")):
         assert nn.Linear(8, 8)(torch.ones(4, 8)).dtype is dtype
 
 

@@ -23,7 +23,7 @@ from harness.training.cache import EmbeddingCache
 from harness.training.checkpoint import BEST, LAST, Position
 from harness.training.feeding import normalise
 from harness.training.loop import Training
-from harness.training.outcome import Interrupted, Selection, StopRequest
+from harness.training.outcome import Interrupted, StopRequest
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ class Run:
         return Training(
             segmenter=self.segmenter, method=self.attached, images=self.source, protocol=self.rules, task=self.task,
             num_classes=self.classes, seed=self.seed, folder=self.folder, identity="tiny",
-            validate=self.validate or self.scores, selection=Selection(metric="iou"), device=CPU,
+            validate=self.validate or self.scores, metric="iou", device=CPU,
             embeddings=self.embeddings, stop=self.stop or StopRequest(), report=self.report,
             code=self.code, machine=self.machine,
         ).run()  # fmt: skip

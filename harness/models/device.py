@@ -1,5 +1,5 @@
-"""How a run computes on its device: the precision of a forward pass, and the peak of memory: allocated memory on a CUDA device,
-resident memory on a CPU."""
+"""How a run computes on its device: kernels, the precision of a forward pass, copies for which the host does not wait (a plain one stops it
+until all earlier work on a GPU is done), and the peak of memory: allocated memory on a CUDA device, resident memory on a CPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import contextlib
 import os
 import resource
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from harness.models.attention_choice import DTYPES
-from harness.protocols.protocol import Protocol
 
 
 def compute_on(device: torch.device) -> torch.device:
@@ -33,11 +35,39 @@ def compute_on(device: torch.device) -> torch.device:
     return device
 
 
-def autocast(protocol: Protocol, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A forward pass in the protocol's precision; fp32 is torch's own."""
-    if protocol.precision == "fp32":
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A forward pass in a protocol's ``precision``; fp32 is torch's own."""
+    if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[protocol.precision])
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device: a host's goes to a GPU through pinned memory."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Starts the copy of a tensor; the function that is returned waits for it and gives it on the CPU."""
+    if not tensor.is_cuda:
+        return lambda: tensor
+    copy = tensor.detach().to("cpu", non_blocking=True)  # into pinned memory, as torch makes for such copies
+    event = torch.cuda.Event()
+    event.record()
+
+    def wait() -> Tensor:
+        event.synchronize()
+        return copy
+
+    return wait
+
+
+@lru_cache(maxsize=16)
+def channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(1, C, 1, 1) numbers of channels, moved there once."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
