@@ -203,7 +203,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         samples = Path(folder) if arguments.plan else None
         found = find(request, also_on=tuning.on if tuning else (), samples=samples)
         steps = plan_steps(request, tuning.steps if tuning else (), found)
-        for line in _of_edited_plugins(steps[-1]):
+        problems = (line for step in steps for line in step.planned.problems)
+        for line in dict.fromkeys((*_of_edited_plugins(steps[-1]), *problems)):
             say(line)
         if arguments.plan:
             return show(steps, arguments, target)
@@ -223,8 +224,6 @@ def show(steps: Sequence[Step], arguments: argparse.Namespace, target: Target) -
     shown = [step for step in steps if step.left or step.tuning is None]
     for step in shown:
         planned, heading = step.planned, step.heading if len(steps) > 1 else ""
-        for line in planned.problems:
-            say(line)
         started = to_start(planned, target, retry=arguments.retry)
         if line := not_restarted(planned, started)[1]:
             say(line)
@@ -248,12 +247,12 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
     """Run the trials that have no result yet, then the runs with what was chosen; print their table. Raises UsageError: as `start`."""
     from harness.planning.tuning import plan_step, record_choices
 
-    step, *later = steps
+    step, *following = steps
     while step.tuning is not None:
         if step.left:
             if not arguments.cancel:
                 say(f"tuning: {len(step.left)} of {len(step.planned.jobs)} trials have no result yet; they run first")
-            after = {job.run.key for each in later for job in each.planned.pending}
+            after = {job.run.key for each in following for job in each.planned.pending}
             more = len(after - {job.run.key for job in step.planned.jobs})
             failed = start(step, arguments, target, later=more)
             if arguments.cancel:
@@ -264,7 +263,7 @@ def carry_out_steps(steps: list[Step], found: Found, arguments: argparse.Namespa
                 say(f"tuning: {len(step.left)} trials {what}; repeat the command to continue")
                 return 0 if failed is None else 1
         record_choices(step)
-        request, (step, *later) = step.chosen(), later
+        request, (step, *following) = step.chosen(), following
         if request != step.request:  # other values than those that stood in for them
             step = plan_step(request, step.tuning, found)
     record_choices(step)
@@ -320,8 +319,6 @@ def start(step: Step, arguments: argparse.Namespace, target: Target, *, later: i
     from harness.pricing import hesitation
 
     planned, results = step.planned, step.request.results
-    for line in planned.problems:
-        say(line)
     if not arguments.cancel and not arguments.yes:
         started = replace(planned, jobs=tuple(to_start(planned, target, retry=arguments.retry)))
         if doubt := hesitation(started, results, target=target):

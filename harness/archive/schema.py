@@ -22,7 +22,7 @@ SCHEMA_VERSION = 3
 KEY_VERSION = 1
 """Version of what `Run.key` hashes. It changes only when the same content gives another result."""
 
-Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "PREEMPTED", "ERROR"]
+Code = Literal["OK", "OOM", "DIVERGED", "BLANK", "NO_DATA", "TIMEOUT", "ERROR"]
 """Outcome of a run: OK, or the reason code of its failure."""
 
 Scores = dict[str, dict[str, dict[str, float]]]

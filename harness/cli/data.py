@@ -1,4 +1,4 @@
-"""``sam-peft data``: list, prepare, check and sample benchmarks, and score predictions."""
+"""``sam-peft data``: list, prepare and check benchmarks, and score predictions."""
 
 from __future__ import annotations
 
@@ -71,20 +71,11 @@ def parser() -> CommandParser:
     scoring.add_argument("--json", action="store_true", help="print JSON, with the scores of every image")
     scoring.set_defaults(run=run_score)
 
-    sampling = subcommand(commands, "sample", "write generated images in the layout of the real archive")
-    sampling.add_argument("name", help="benchmark")
-    _data(sampling, help="folder to write into (default: data, whatever the settings say)")
-    sampling.add_argument("--images", type=int, default=None, metavar="N", help="number of images")
-    sampling.add_argument("--size", type=int, default=None, metavar="PX", help="side of the images")
-    sampling.set_defaults(run=run_sample)
     return p
 
 
-def _data(
-    parser: argparse.ArgumentParser,
-    *,
-    help: str = "folder that holds the benchmarks' folders (default: the setting, else data)",
-) -> None:
+def _data(parser: argparse.ArgumentParser) -> None:
+    help = "folder that holds the benchmarks' folders (default: the setting, else data)"
     parser.add_argument("--data", type=Path, metavar="DIR", help=help)
 
 
@@ -262,15 +253,4 @@ def run_score(arguments: argparse.Namespace) -> int:
         print(f"{len(images)} images")
         for name, value in scorer.summary().items():
             print(f"{name:<12} {value:.4f}")
-    return 0
-
-
-def run_sample(arguments: argparse.Namespace) -> int:
-    from harness.datasets import samples
-
-    folder, name = arguments.data or DEFAULT_ROOT, BENCHMARKS.resolve(arguments.name)
-    given = {option: getattr(arguments, option) for option in ("images", "size")}
-    options = {option: value for option, value in given.items() if value is not None}
-    with writing_to(f"a sample below {folder}"):
-        print(f"{name}: {samples.write_samples(name, folder, **options)}")
     return 0

@@ -68,13 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "export":
         return _export(arguments)
     root = results_of(arguments)
+    if not (folder := RecordStore(root).folder).is_dir():
+        raise UsageError(f"{root} holds no records (there is no folder {folder})")
     return _check_rows(root, arguments) if arguments.study else _check(root)
 
 
 def _check(root: Path) -> int:
     store, codes = RecordStore(root), list[str]()
-    if not store.folder.is_dir():
-        raise UsageError(f"{root} holds no records (there is no folder {store.folder})")
     wrong = CostStore(root).sessions()[1]
     for path in store.files():
         try:
@@ -89,8 +89,6 @@ def _check(root: Path) -> int:
 
 def _check_rows(root: Path, arguments: argparse.Namespace) -> int:
     study, changed = load_study(arguments.study), None
-    if not RecordStore(root).folder.is_dir():
-        raise UsageError(f"{root} holds no records (there is no folder {RecordStore(root).folder})")
     if load_own_plugins(arguments):  # a plug-in's code needs torch
         changed = has_changed
     findings = check_rows(root, study, changed=changed)

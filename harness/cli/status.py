@@ -43,7 +43,6 @@ _REASONS = {
     "BLANK": "with empty masks (BLANK)",
     "NO_DATA": "without data (NO_DATA)",
     "TIMEOUT": "out of time (TIMEOUT)",
-    "PREEMPTED": "preempted (PREEMPTED)",
     "ERROR": "failed (ERROR)",
 }
 WORDS = {

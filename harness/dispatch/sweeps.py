@@ -246,7 +246,7 @@ def _planned(results: Path, job: Job, *, allowed: int) -> PlannedRun:
     before = past[-1].number if past else 0
     replaces = record_fingerprint(standing) if standing is not None else ""
     names = names_of_run(job.run)
-    return PlannedRun(**names, before=before, limit=before + allowed, replaces=replaces, job=job.as_json())
+    return PlannedRun(**names, before=before, limit=before + allowed, replaces=replaces, job=asdict(job))
 
 
 def read_sweep(folder: Path) -> Sweep:

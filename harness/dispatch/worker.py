@@ -141,7 +141,3 @@ def _close_earlier_attempt(folder: Path, task: str) -> None:
     past = attempts(folder)
     if past and not past[-1].end and past[-1].holder.job == task and not past[-1].live():
         close(folder, past[-1], "lost", f"{task} was requeued")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

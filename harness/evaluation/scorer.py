@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from harness.evaluation.conventions import (
 from harness.evaluation.resize import resize_bilinear, resize_nearest
 from harness.evaluation.saliency import Mask, e_adaptive, e_curve, mae, mean_overlaps, s_measure, saliency_map
 from harness.evaluation.weighted_f import weighted_f
+from harness.models.decoders import Task
 from harness.system.errors import UsageError, did_you_mean
 
 Counts = NDArray[np.int64]
@@ -83,9 +84,6 @@ def miou(counts: Counts) -> float:
 def accuracy(counts: Counts) -> float:
     """Share of pixels with the right class."""
     return int(np.trace(counts)) / int(counts.sum())
-
-
-Task = Literal["binary", "multiclass", "classification"]
 
 
 class ImageScore(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,6 @@ class Job:
         """The folder of ``cache`` on this machine; the one in the results where a variable in it is not set here."""
         folder = os.path.expandvars(os.path.expanduser(self.cache))
         return Path(folder) if folder and "$" not in folder else Path(self.results) / "cache"
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def assigned(job: Job, *, lease_s=90.0, patience_s=60.0, gpus=0, snapshot="", co
     sweep = _Unsaved(
         executor="slurm", command="", created=0.0, submitter=here, folder=folder, snapshot=snapshot, code=code or {}
     )
-    line = PlannedRun(**{**names_of_run(job.run), "limit": 5, "job": job.as_json(), **planned})
+    line = PlannedRun(**{**names_of_run(job.run), "limit": 5, "job": asdict(job), **planned})
     sweep.__dict__.update(runs=(line,), lease_s=lease_s, patience_s=patience_s)
     return Assignment(sweep=sweep, line=0, holder=here, gpus=gpus)
 
