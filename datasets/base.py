@@ -103,7 +103,7 @@ class DataOptions:
         split_follows_seed: whether that is the seed of the run, which the words on the splits then say.
         split_rule: ``default``, ``carved``, or a benchmark's own word (cvc612: ``pranet``; isic2017: ``val-as-test``; camo:
             ``camo+cod10k``).
-        group: for data of one's own: a regular expression; images in whose names it matches the same text stay in one split.
+        group: for own data: a regular expression; images in whose names it matches the same text stay in one split.
         category: for a COCO file of one's own: the category that is foreground, ``any`` for all of them.
         invert: for binary masks of one's own: true swaps foreground and background, false says that they are right although most
             of each mask is foreground; None where the user did not say.

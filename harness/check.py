@@ -49,9 +49,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         raise UsageError(f"{where}: {what if field else ''}{message}") from error
     for key, value in values.items():
         if _is_coerced(value, made := getattr(instance, key)):
-            raise UsageError(f"{where}: {key}={shortened(repr(value))} has true or false where something else belongs")
+            raise UsageError(f"{where}: {key}={shortened(repr(value))} must not be true or false")
         if (number := _unusable(made)) is not None:
-            raise UsageError(f"{where}: {key}={shortened(number)} is not a usable number")
+            raise UsageError(f"{where}: {key}={shortened(number)} must be a finite number")
     return instance
 
 

@@ -107,7 +107,7 @@ class Registry:
         if spelling.replace("_", "") in by_letters:
             return by_letters[spelling.replace("_", "")]
         if reason := self._left_out(spelling):
-            raise UsageError(f"{self.kind} {name!r} does not apply: it {reason}")
+            raise UsageError(f"{self.kind} {name!r} is not available: it {reason}")
         raise UsageError(f"unknown {self.kind} {name!r}{did_you_mean(name, [*self.names(), *self._further])}")
 
     def get(self, name: str) -> Any:

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--dataset",
         action=Once,
         metavar="A,B=DIR,…",
-        help="benchmarks; 'all' for every one; NAME=DIR for a folder of your own (docs/own-data.md)",
+        help="benchmarks; 'all' for all of them; NAME=DIR for your own data (docs/own-data.md)",
     )
     grid.add_argument(
         "--protocol",

@@ -52,13 +52,13 @@ def _load(path: Path, size: int, changed: int) -> CocoFile:
         categories: dict[str, str] = {}
         for category in data["categories"]:
             if categories.setdefault(_id(category["id"]), str(category["name"])) != str(category["name"]):
-                raise ValueError(f"the category {category['id']} is there twice, under two names")
+                raise ValueError(f"the category {category['id']} occurs twice, under two names")
         images: dict[str, str] = {}
         sizes: dict[str, tuple[int, int]] = {}
         for image in data["images"]:
             key, name = _id(image["id"]), str(image["file_name"]).replace("\\", "/")
             if key in images or name in sizes:
-                raise ValueError(f"the id {key} or the file {name} is there twice: two exports joined? Renumber them")
+                raise ValueError(f"the id {key} or the file {name} occurs twice: two exports joined? Renumber them")
             images[key], sizes[name] = name, _size(image)
         if len(parts := {str(image["split"]) for image in data["images"] if "split" in image}) > 1:
             raise ValueError(f"its images have the splits {', '.join(sorted(parts))}: write a file for each")
@@ -91,7 +91,7 @@ def parse_json(content: bytes) -> Any:
     def keyed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
             keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
         return found
 
     return json.loads(content, object_pairs_hook=keyed)

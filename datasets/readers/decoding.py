@@ -301,7 +301,7 @@ def _colours(image: Image.Image) -> str:
 
 def colours_of(classes: Sequence[str]) -> list[Colour]:
     """The colours in names of classes such as ``crop 0,255,0``; empty where no name has one. Raises DatasetError: only some have, a
-    channel is above 255, or a colour is there twice."""
+    channel is above 255, or a colour occurs twice."""
     found = [match for name in classes if (match := _COLOUR.fullmatch(name))]
     colours = [(int(match[1]), int(match[2]), int(match[3])) for match in found]
     if colours and (len(colours) < len(classes) or max(map(max, colours)) > 255 or len(set(colours)) < len(colours)):

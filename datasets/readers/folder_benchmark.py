@@ -107,7 +107,7 @@ class FolderBenchmark(Benchmark):
             )
         if len(candidates) > 1:
             listed = " and ".join(str(path) for path in candidates)
-            raise DatasetError(f"{self.title} is there more than once: {listed}; --datasets {self.name}=DIR chooses")
+            raise DatasetError(f"{self.title} was found more than once: {listed}; --datasets {self.name}=DIR chooses")
         return candidates[0]
 
     def inside(self, folder: Path) -> list[Path]:
@@ -121,7 +121,7 @@ class FolderBenchmark(Benchmark):
         return []
 
     def _how_to_get(self) -> str:
-        return f"get it: {self.source} (data of your own need another name than {self.name})"
+        return f"get it: {self.source} (your own data needs a name other than {self.name})"
 
     def recognised(self, root: Path) -> list[Layout]:
         """The layouts of ``root``: one, none, or rivals."""

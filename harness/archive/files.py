@@ -236,7 +236,7 @@ def _table(header: Sequence[str], rows: list[list[str]]) -> ImageTable:
         if metric not in (*_FIRST, GROUP)
     }
     if len(set(stems)) < len(stems):
-        raise ValueError(f"image {Counter(stems).most_common(1)[0][0]!r} is there twice")
+        raise ValueError(f"image {Counter(stems).most_common(1)[0][0]!r} occurs twice")
     for metric, values in scores.items():
         if not ((values >= 0) & (values <= largest(metric))).all():
             raise ValueError(f"{metric} is not between 0 and {largest(metric):g}")

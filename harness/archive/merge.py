@@ -43,7 +43,7 @@ def checked(path: Path) -> Record:
     """
     record = load_record(path)
     if seal_holds(read_regular(path, largest=LARGEST_RECORD)) is None:
-        raise ValueError("it has no seal, so an edited number would not show; run it again")
+        raise ValueError("it has no seal, so edits could not be detected; run it again")
     for name, file in sidecars_of(path).items():
         if not os.path.lexists(file):
             if name in record.sidecars and name != MASKS_FILE and not record.run.is_trial:

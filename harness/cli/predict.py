@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     what = "labels" if prediction.trained.task == "classification" else "masks"
     of_run = arguments.run or (arguments.adapter and arguments.adapter.is_file())
     by = f"run {prediction.trained.run.key}" if of_run else str(arguments.adapter or arguments.backbone)
-    before = f", {there} were there already" if there else ""
+    before = f" ({there} already existed)" if there else ""
     print(f"{prediction.out}: {what} of {total - there} images by {by}{before}")
     return 0
 

@@ -32,7 +32,7 @@ COLLAPSE = 0.2
 compared with the best, and has no interval on a leaderboard."""
 
 DECIMALS = 1
-"""Of a printed score in percent; rows that tie in them are both best."""
+"""Decimals of a printed score in percent; rows that tie in them are both best."""
 
 Mark = Literal["", "best", "tied"]
 """Best of its column, or not significantly different from the best."""
@@ -64,7 +64,7 @@ class Column:
         return list(record.tested) if self.split == ALL else [self.split]
 
     def tested(self, record: Record) -> int:
-        """How many test images a record's score in it is of."""
+        """The number of test images behind a record's score in this column."""
         return sum(record.tested.get(part, 0) for part in self.parts(record))
 
 

@@ -32,7 +32,7 @@ PRIORS = {"pooled": math.inf, "shrunk": 4.0}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Leaderboard:
-    """The rows of a table against one of them. Where a method takes a benchmark, the empty name means the mean over `complete`.
+    """The rows of a table against one of them. Methods that take a benchmark also take the empty name, for the mean over `complete`.
 
     Args:
         spread: as in `harness.studies.TableLayout`.
@@ -190,7 +190,7 @@ def leaderboards(tables: Iterable[Grid], study: Study | None = None, baseline: s
 
 
 def session_for(grid: Grid, *, baseline: str) -> CostRecord | None:
-    """The cost session of these rules on this backbone that measured the baseline and most of the other rows; of equals one that had the
+    """The cost session of these rules on this backbone that measured the baseline and most of the other rows; among equals one that had the
     device for itself, and then the latest. Sessions are never mixed."""
     rules = [record.run.rules for record in grid.records]
     fitting = [

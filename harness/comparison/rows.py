@@ -89,7 +89,7 @@ def _tuned(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]
 
 def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Of the runs of one row (``Archive.frame("runs")``), by benchmark and seed, each under its own rules, data and weights, the one with
-    the best validation score at the end of its schedule; of equals the one with the lowest values.
+    the best validation score at the end of its schedule; among equals the one with the lowest values.
 
     A group whose grid is incomplete chooses nothing and has no line. If one of its runs has to run again, the line is that run's, whose
     code says why there is no score. If no run has a score, the line is that of the lowest values.

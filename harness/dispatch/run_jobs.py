@@ -116,7 +116,9 @@ class LocalExecutor:
 
     def stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
-        say("stopping: workers write their checkpoints (the same command continues; Ctrl-C again kills)")
+        say(
+            "stopping: workers are writing checkpoints (repeat the command to continue; press Ctrl-C again to kill them)"
+        )
         for process in self._processes:
             process.terminate()
         deadline = time.monotonic() + STOP_PATIENCE_S
@@ -259,7 +261,7 @@ def _waited(chosen: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str
             return chosen.wait(on_change=show)
     except KeyboardInterrupt as interrupt:
         if isinstance(chosen, SlurmExecutor):
-            raise KeyboardInterrupt("only this command; its runs stay with the cluster") from interrupt
+            raise KeyboardInterrupt("only this command stopped; its runs continue on the cluster") from interrupt
         if chosen.target.executor == "local":
             chosen.stop()
         raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had already ended") from interrupt

@@ -109,7 +109,7 @@ class Assignment:
         if last.end == "killed" and len(crashes) >= MAX_CRASHES:
             return "killed", f"its process died {len(crashes)} times: {last.detail}"
         if last.number >= self.planned.limit:
-            return last.end, f"attempted {len(past)} times without finishing; the last attempt ended as {last.end}"
+            return last.end, f"did not finish in {len(past)} attempts; the last attempt ended as {last.end}"
         return None
 
     def complete(self, record: Record) -> Record:
@@ -186,7 +186,7 @@ def supervise(assigned: Assignment, *, stop: StopSignals, in_child: bool = True)
         os.waitpid(child, 0)
         return "elsewhere"
     if overdue and assigned.settled() is None:
-        lease.release("interrupted", "requested to stop, and killed because it did not in time")
+        lease.release("interrupted", "asked to stop, and killed because it did not stop in time")
         return "interrupted"
     return _conclude(assigned, lease, status, oom_killed=oom_kills() > oom_before)
 
@@ -300,7 +300,7 @@ def _conclude(assigned: Assignment, lease: Lease, status: int, *, oom_killed: bo
         return _outcome(record)
     code = os.waitstatus_to_exitcode(status)
     if code == INTERRUPTED_STATUS:
-        lease.release("interrupted", "requested to stop")
+        lease.release("interrupted", "asked to stop")
         return "interrupted"
     last_line = last_words(log_path(lease.folder, lease.attempt.number))
     if code == -signal.SIGKILL and oom_killed:

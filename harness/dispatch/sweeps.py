@@ -216,7 +216,7 @@ _PREFIX = "harness-"
 def _unreadable(path: Path, error: Exception) -> UsageError:
     reason = error.strerror if isinstance(error, OSError) else error
     return UsageError(
-        f"{path} cannot be read ({reason}); move the folder {path.parent} away (no record and no checkpoint is in it)"
+        f"{path} cannot be read ({reason}); move the folder {path.parent} away (it holds no records and no checkpoints)"
     )
 
 

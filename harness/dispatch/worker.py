@@ -33,8 +33,8 @@ ENDING_S = 90.0
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="worker.py")
     parser.add_argument("sweep", type=Path)
-    parser.add_argument("--array", type=int, metavar="N", help="this is a task of the sweep's N-th array")
-    parser.add_argument("--after", type=int, metavar="STATUS", help="settle a task whose step ended with this status")
+    parser.add_argument("--array", type=int, metavar="N", help="run as a task of the sweep's N-th array")
+    parser.add_argument("--after", type=int, metavar="STATUS", help="finish a task whose step ended with this status")
     arguments = parser.parse_args(argv)
     stop = StopSignals()
     set_threads(cores())

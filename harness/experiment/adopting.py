@@ -156,7 +156,7 @@ def _require_determined(folder: Path, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         for leaf in _leaves(value):
             if isinstance(leaf, float) and not isfinite(leaf):
-                raise UsageError(f"{folder} has {name}={leaf}, which is not a usable number")
+                raise UsageError(f"{folder} has {name}={leaf}, which must be a finite number")
             if isinstance(leaf, str) and backtracks(leaf):
                 raise UsageError(
                     f"{folder} has the pattern {shortened(leaf)!r} in {name}, which could take forever to match"

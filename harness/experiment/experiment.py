@@ -87,7 +87,7 @@ def run_experiment(
         code = reason_code(error)
         advice = ""
         if code == "OOM":
-            advice = "; repeat the whole command with --set activation_checkpointing=true, or a smaller batch_size and more accumulate"
+            advice = "; repeat the whole command with --set activation_checkpointing=true, or a smaller batch_size and larger accumulate"
         record = replace(experiment.record(code), message=one_line(error) + advice)
         write_atomically(experiment.folder / "error.log", traceback.format_exc())
     record = complete(replace(record, finished=now()))

@@ -157,7 +157,7 @@ def of_results(results: Path, key: str) -> Trained:
     record = RecordStore(results).find(run.key)
     if record is not None and has_changed(record):
         say(
-            f"the plug-in of {run.method}, or harness.methods, has changed since run {run.key}: the model may predict something else"
+            f"the plug-in of {run.method}, or harness.methods, has changed since run {run.key}: its predictions may differ"
         )
     add_own_of(run.benchmark, run.rules)
     return Trained(run=run, state=read_state(file, identity=run.key))

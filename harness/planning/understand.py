@@ -312,10 +312,10 @@ def _default_protocol(settings: Settings, *, has_files: bool) -> str:
     if settings.protocol:
         return settings.protocol
     if has_files or settings.data or settings.datasets:
-        say(f"no --protocol, so the protocol {WITH_DATA}: the paper's rules")
+        say(f"no --protocol is given: using {WITH_DATA}, the paper's rules")
         return WITH_DATA
     say(
-        f"no data is set, so the protocol {WITHOUT_DATA}: generated images, whose scores do not rank methods; "
+        f"no data is set: using the protocol {WITHOUT_DATA} on generated images, whose scores do not rank methods; "
         "--data DIR for real ones (data in harness.toml remembers it)"
     )
     return WITHOUT_DATA

@@ -89,7 +89,7 @@ class Protocol:
         augment: further changes of training images and their masks (`harness.training.augmentations`); turns the cache of embeddings off.
         train_limit, val_limit, test_limit: use at most this many images, chosen by the split seed; 0 for all.
         test_untrained: also test training images that ``train_limit`` leaves out. Those that share a group (a lesion, a sequence) with an
-            image that trains or selects are excluded. On data of one's own with a given test split planning sets it to false.
+            image that trains or selects are excluded. Planning sets it to false for own data with a given test split.
         test_given_first: take the given test images first, and test those of ``test_untrained`` as a split of its own, ``untrained``,
             with what ``test_limit`` leaves. Scores on ``all`` are those of both. False draws ``test_limit`` of both together.
         epochs, batch_size, accumulate: ``batch_size`` images a forward pass; the gradients of ``accumulate``

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CELLS = (
     "Cells: mean over seeds in % ± SD (ddof = 1) (n seeds). CODE (done/planned) says why a number is missing; no mean is taken over a gap."
-    " –: not planned, or no such number."
+    " –: not planned or not available."
 )
 CODES = {
     MISSING: "not run yet.",
@@ -122,7 +122,7 @@ def rules_in_words(grid: Grid) -> list[str]:
     """Lines on the rules, backbone, prompts, seeds and data of a table."""
     rules = f"Protocol: {grid.protocol}, hash {grid.protocol_hash}"
     if grid.overrides is None:
-        rules += " (not a protocol of the harness; `sam-peft show` prints a run's rules)"
+        rules += " (not a built-in protocol; `sam-peft show` prints a run's rules)"
     elif grid.overrides:
         rules += f", with {grid.overrides}"
     weights = f"checkpoint {weights_in_words(grid.checkpoint)}" if grid.checkpoint else "random weights"
@@ -237,9 +237,7 @@ def _notes(grid: Grid, codes: Mapping[str, Sequence[str]], *, details: bool) -> 
             updates.setdefault(record.run.benchmark, set()).add(record.budget["weight_updates"])
     if any(len(counts) > 1 for counts in updates.values()):
         every = sorted(count for counts in updates.values() for count in counts)
-        lines.append(
-            f"Rows had {every[0]:.0f} to {every[-1]:.0f} updates of their weights, and scores differ for that reason too."
-        )
+        lines.append(f"Rows had {every[0]:.0f} to {every[-1]:.0f} weight updates, which also affects their scores.")
     if details and any(record.run.tuning.get("edge") for record in grid.records):
         lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond.")
     return lines

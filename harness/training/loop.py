@@ -241,7 +241,7 @@ class Training:
         made = not half or math.isfinite(norm)
         if not made and self._step.scaler.get_scale() < 1:
             raise Diverged(
-                f"the gradient is not finite at any scale of fp16, up to {done.where}; try precision=bf16 or fp32"
+                f"the gradient is not finite at any fp16 loss scale, up to {done.where}; try precision=bf16 or fp32"
             )
         if made and ARCHITECTURE in done.roles:
             position.alpha_lr_sum += done.rates[done.roles.index(ARCHITECTURE)]

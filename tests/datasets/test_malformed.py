@@ -174,7 +174,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "nnU-Net without a background": (nnunet('{"liver": 0, "tumour": 1}'), {}, "0 is not the background"),
     "nnU-Net, background last": (nnunet('{"liver": 0, "background": 1}'), {}, "0 is not the background"),
     "nnU-Net, a fraction": (nnunet('{"background": 0, "liver": 1.5}'), {}, "1.5 is not a whole number"),
-    "nnU-Net, a label twice": (nnunet('{"background": 0, "liver": 1, "liver": 2}'), {}, "'liver' is there twice"),
+    "nnU-Net, a label twice": (nnunet('{"background": 0, "liver": 1, "liver": 2}'), {}, "'liver' occurs twice"),
     **{
         f"a {kind} of {count} frames among {where}": (frames(kind, where, count), {}, word)
         for kind, where, count, word in (
@@ -186,7 +186,7 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     **{f"COCO, iscrowd {value!r}": (crowd(value), {}, "which is 0 or 1") for value in NO_ISCROWD},
     **{f"COCO, size {value!r}": (size(value), {}, "do not fill its image") for value in SIZES},
     "COCO, a category twice": (
-        coco_with(lambda content: content["categories"].append({"id": 1, "name": "debris"})), {}, "category 1 is there twice"
+        coco_with(lambda content: content["categories"].append({"id": 1, "name": "debris"})), {}, "category 1 occurs twice"
     ),
     "COCO, a category repeated": (
         coco_with(lambda content: content["categories"].append({"id": 1, "name": "cell"})), {"category": "any"}, READ
@@ -194,10 +194,10 @@ CASES: dict[str, tuple[Write, dict[str, Any], str]] = {
     "COCO, a key twice": (
         coco_with(lambda content: None, text=lambda text: text.replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1)),
         {},
-        "'iscrowd' is there twice",
+        "'iscrowd' occurs twice",
     ),
     "COCO, annotations twice": (
-        coco_with(lambda content: None, text=lambda text: text[:-1] + ', "annotations": []}'), {}, "'annotations' is there twice"
+        coco_with(lambda content: None, text=lambda text: text[:-1] + ', "annotations": []}'), {}, "'annotations' occurs twice"
     ),
     "COCO, images below splits": (coco_splits("{}/data", "{}/labels.json"), {"category": "any"}, READ),
     "COCO, both below splits": (coco_splits("{}/images", "{}/annotations/instances.json"), {"category": "any"}, READ),

@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_with_nothing_set_the_plain_command_is_the_demo_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(PLAIN) == 0
     shown = capsys.readouterr()
-    assert "no data is set, so the protocol demo: generated images, whose scores do not rank methods" in shown.err
+    assert "no data is set: using the protocol demo on generated images, whose scores do not rank methods" in shown.err
     assert "18 runs" in shown.out
     assert "tiny" in shown.out
 

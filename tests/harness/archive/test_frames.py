@@ -80,7 +80,7 @@ def test_all_splits_are_one_table_and_a_last_state_that_is_the_best_has_its_imag
     ("content", "said"),
     [
         ("model,split,stem,iou\nbest,test,b,0.5\nbest,test,a,0.25\n", ""),
-        ("model,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", "'a' is there twice"),
+        ("model,split,stem,iou\nbest,test,a,0.5\nbest,test,a,0.75\n", "'a' occurs twice"),
         ("model,split,stem,iou,mae\nbest,test,a,0.5,x\n", "x"),
         ("model,split,stem,iou\nbest,test,a,1.5\n", "iou is not between 0 and 1"),
         ("model,split,stem,iou\nbest,test,a,-0.5\n", "iou is not between 0 and 1"),

@@ -111,7 +111,7 @@ def test_ctrl_c_leaves_the_runs_of_a_cluster_alone(tmp_path, idle_cluster, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SlurmExecutor, "wait", wait)
-    with pytest.raises(KeyboardInterrupt, match="stay with the cluster"):
+    with pytest.raises(KeyboardInterrupt, match="continue on the cluster"):
         run(Plan(jobs=(make_job(tmp_path),)), tmp_path, executor=None, cluster="testcluster", wait=True)
 
 

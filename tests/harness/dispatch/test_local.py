@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_continues(tmp_path, stan
     process, keys = in_background(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=120)
-    assert "the same command continues" in error
+    assert "repeat the command to continue" in error
     assert "2 runs left: lora on kvasir, seed 0; lora on kvasir, seed 1" in error.splitlines()[-1]
     for key in keys:
         (attempt,) = attempts(state_folder(tmp_path, key))

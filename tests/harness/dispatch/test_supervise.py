@@ -234,7 +234,7 @@ def test_a_run_that_stops_on_request_is_interrupted(tmp_path, experiment, stoppi
     experiment(stops)
     job = make_job(tmp_path)
     assert started(job, stop=stopping) == "interrupted"
-    assert (last(job).end, last(job).detail) == ("interrupted", "requested to stop")
+    assert (last(job).end, last(job).detail) == ("interrupted", "asked to stop")
     assert log_of(job) == "stopped at step 3\n"
 
 
@@ -254,7 +254,7 @@ def test_a_run_that_does_not_stop_in_time_is_interrupted_unless_its_record_was_w
     monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), "kill": kill}))
     late: list[Any] = []
     assert started(make_job(tmp_path), stop=stopping, patience_s=0.0) == "interrupted"
-    assert last(make_job(tmp_path)).detail == "requested to stop, and killed because it did not in time"
+    assert last(make_job(tmp_path)).detail == "asked to stop, and killed because it did not stop in time"
     late.append(make_job(tmp_path, seed=1))
     assert started(late[0], stop=stopping, patience_s=0.0) == "finished"
     assert last(late[0]).end == "finished"
@@ -311,7 +311,7 @@ def test_a_request_to_stop_before_the_experiment_is_imported_stops_the_run(tmp_p
     process.join()
     assert process.exitcode == 0
     (attempt,) = attempts(state_folder(tmp_path, make_job(tmp_path).run.key))
-    assert (attempt.end, attempt.detail) == ("interrupted", "requested to stop")
+    assert (attempt.end, attempt.detail) == ("interrupted", "asked to stop")
 
 
 def test_a_record_counts_all_attempts_up_to_now(tmp_path, monkeypatch):

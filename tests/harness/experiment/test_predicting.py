@@ -130,7 +130,7 @@ def test_labels_are_a_table_that_the_same_command_leaves_alone_and_no_other_chan
         assert label == ("cat", "dog")[int(float(chances[0]) < float(chances[1]))]
         assert sum(map(float, chances)) == pytest.approx(1.0, abs=1e-5)
     for given, code, said in (
-        (["cat"], 0, "12 were there already"), (["cat/00.png"], 2, "other images"), (["cat", "--overlay"], 2, "are for masks"),
+        (["cat"], 0, "12 already existed"), (["cat/00.png"], 2, "other images"), (["cat", "--overlay"], 2, "are for masks"),
         (["cat", "--probabilities"], 2, "are for masks"),
     ):  # fmt: skip
         assert predict.main([*words, str(folder / given[0]), *given[1:]]) == code
@@ -209,12 +209,12 @@ def test_the_same_command_continues_where_it_was_stopped(binary: Finished, tmp_p
     assert binary.predict(out, *options) == 0
     said = capsys.readouterr().out
     assert f"masks of {count - len(before)} images" in said
-    assert f"{len(before)} were there already" in said
+    assert f"{len(before)} already existed" in said
     assert {path: path.stat().st_mtime_ns for path in before} == before
     files = {path.relative_to(tmp_path / "whole"): path.read_bytes() for path in (tmp_path / "whole").rglob("*.png")}
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.png")} == files
     assert binary.predict(out, *options) == 0
-    assert f"{count} were there already" in capsys.readouterr().out
+    assert f"{count} already existed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("other", "named"), [

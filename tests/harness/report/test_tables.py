@@ -57,7 +57,7 @@ def test_a_plain_table_has_scores_and_one_mark_and_details_have_the_rest() -> No
     records = three(0.10, budget={"weight_updates": 60.0}, config={"lr": None}, rules={**DEMO, "lr": 0.003}) + best
     plain, details = render(records), render(records, details=True)
     assert rows(plain) == {"method": ["SBU BER ↓"], "LoRA": ["11.0 ± 1.0 (3)"], "NAS-LoRA": ["**6.0 ± 1.0 (3)**"]}
-    assert "Rows had 40 to 60 updates of their weights" in plain
+    assert "Rows had 40 to 60 weight updates" in plain
     assert rows(details)["method"][1:] == [
         "params (M)", "encoder (M)", "updates", "α updates", "rate", "pass (s)", "peak (GiB)",
     ]  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_page_says_what_was_run_instead_of_the_card(style: Any) -> None:
     page = " ".join(render([changed, other], style=style, width=1000).replace("\\_", "_").split())
     assert "with epochs 1 instead of nothing, image_size 32 instead of 64; loss bce instead of nothing on leaf" in page
     unknown = render([record(protocol="mine")])
-    assert ("not a protocol of the harness" in unknown, "64 px" in unknown) == (True, False)
+    assert ("not a built-in protocol" in unknown, "64 px" in unknown) == (True, False)
     assert " with " not in render([record(rules=DEMO)]).split("- Backbone")[0]
 
 

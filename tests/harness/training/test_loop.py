@@ -67,7 +67,7 @@ def test_a_gradient_that_no_scale_of_fp16_makes_finite_is_divergence(tmp_path: P
     """Its steps are skipped while the scale falls; a run that skipped them all would end as if it had trained."""
     run = Run(folder=tmp_path, images=2, rules=protocol(precision="fp16", epochs=40))
     next(p for p in run.segmenter.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * math.nan)
-    with pytest.raises(Diverged, match="at any scale of fp16, up to epoch 17, step 1"):
+    with pytest.raises(Diverged, match="at any fp16 loss scale, up to epoch 17, step 1"):
         run.train()
 
 
