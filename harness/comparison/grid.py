@@ -40,13 +40,13 @@ Mark = Literal["", "best", "tied"]
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Benchmark, test split and metric. ``title``: of the benchmark; ``part``: what titles say of the split; ``note``: on its data."""
+    """Benchmark, test split and metric. ``title``, ``note``: of the benchmark and its data; ``split_title``: of the split."""
 
     benchmark: str
     split: str
     metric: str
     title: str = ""
-    part: str = ""
+    split_title: str = ""
     note: str = ""
 
     @property
@@ -57,15 +57,15 @@ class Column:
     @property
     def name(self) -> str:
         """``Trans10K-v1 easy mIoU``"""
-        return " ".join(filter(None, [self.title, self.part, metric_title(self.metric)]))
+        return " ".join(filter(None, [self.title, self.split_title, metric_title(self.metric)]))
 
-    def parts(self, record: Record) -> list[str]:
+    def splits_of(self, record: Record) -> list[str]:
         """The test splits of a record whose images it holds."""
         return list(record.tested) if self.split == ALL else [self.split]
 
-    def tested(self, record: Record) -> int:
+    def images_of(self, record: Record) -> int:
         """The number of test images behind a record's score in this column."""
-        return sum(record.tested.get(part, 0) for part in self.parts(record))
+        return sum(record.tested.get(split, 0) for split in self.splits_of(record))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,8 @@ class Cell:
         return ("EMPTY",) * self.empty + ("COLLAPSED",) * self.collapsed
 
     @property
-    def by_seed(self) -> list[float]:
+    def scores(self) -> list[float]:
+        """In the order of the seeds."""
         return [self.values[seed] for seed in sorted(self.values)]
 
     @property
@@ -124,14 +125,14 @@ class Cell:
     @property
     def sd(self) -> float | None:
         """With ddof = 1; None for a single run."""
-        return stats.sd(self.by_seed)
+        return stats.sd(self.scores)
 
     @cached_property
     def collapsed(self) -> bool:
         """Whether one of its runs scores more than `COLLAPSE` below their median; never for an NLL, which is not bounded by 1."""
         if self.n < 2 or self.column.metric == "nll":
             return False
-        scores = [self.column.sign * value for value in self.by_seed]
+        scores = [self.column.sign * value for value in self.scores]
         return statistics.median(scores) - min(scores) > COLLAPSE
 
 
@@ -217,7 +218,7 @@ class Grid:
     def decides(self, column: Column) -> bool:
         """Whether a column says which row is better: not of generated images, nor of too few seeds or test images of the user's own."""
         records = [record for record in self.records if record.run.benchmark == column.benchmark]
-        images = max(map(column.tested, records), default=0)
+        images = max(map(column.images_of, records), default=0)
         few = len({record.run.seed for record in records}) < LEAST_SEEDS or images < LEAST_IMAGES
         return not self.is_generated and not (self.is_own and few)
 
@@ -325,7 +326,7 @@ class Grid:
 def _test_share(record: Record, column: Column) -> float:
     """Images tested over images trained on where every seed has its own split, else 0."""
     trained = record.counts.get("train") if record.run.rule("split_follows_seed") else 0
-    return column.tested(record) / trained if trained else 0.0
+    return column.images_of(record) / trained if trained else 0.0
 
 
 LEAST_SEEDS, LEAST_IMAGES = 3, 30

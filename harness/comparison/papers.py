@@ -146,7 +146,7 @@ class Papers:
                     continue
                 setup = self.setups[value.paper]
                 words = dict.fromkeys(word for r in records for word in setup.departures(r, protocol=value.paper))
-                yield value, cell, value.against([100 * score for score in cell.by_seed]), list(words)
+                yield value, cell, value.against([100 * score for score in cell.scores]), list(words)
 
     def paired_claims(self, grid: Grid) -> Iterator[tuple[Claim, Column, Difference]]:
         """Claim, column and our difference, where the grid has both rows."""

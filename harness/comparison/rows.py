@@ -64,11 +64,11 @@ def rows_of_study(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     runs = runs[runs["benchmark"].isin(study.benchmarks) & runs["seed"].isin(study.seeds)]
     for row in study.entries:
         free = choices_of(row.method, row.options, study.choose)
-        here = where(runs[runs["method"] == row.method], partial(is_row, options=row.options, free=free))
+        here = of_runs(runs[runs["method"] == row.method], partial(is_row, options=row.options, free=free))
         if free:
             here = chosen_of(here, free)
         elif grid := grid_of(row.method, row.options, study.tune):
-            here = _tuned(where(here, lambda run: "chosen" in run.tuning), study, grid)
+            here = _tuned(of_runs(here, lambda run: "chosen" in run.tuning), study, grid)
         else:  # an option that a row names is not tuned, even where another study has tuned it
             alone = here.loc[[run.changed.keys() <= row.options.keys() for run in here["run"]]]
             here = pd.concat([alone, here[~here["protocol_hash"].isin(alone["protocol_hash"])]])
@@ -157,7 +157,7 @@ def from_most_trials(
     return [best[group][2] == choice for group, (*_, choice) in zip(groups, tried, strict=True)]
 
 
-def where(runs: pd.DataFrame, holds: Callable[[Run], bool]) -> pd.DataFrame:
+def of_runs(runs: pd.DataFrame, holds: Callable[[Run], bool]) -> pd.DataFrame:
     return runs[runs["run"].map(holds).astype(bool)]
 
 

@@ -14,7 +14,7 @@ from harness.archive.older import fullest_fingerprints, same_data
 from harness.archive.schema import UNTRAINED, Record, Run, content_hash
 from harness.comparison.grid import ALL, CONFLICT, Column, Grid
 from harness.comparison.names import SPLITS_APART, TESTED_TOGETHER, benchmark_rank, benchmark_title, shown_metrics
-from harness.comparison.rows import SAME_RULES, lines_of, rows, rows_of_study, where
+from harness.comparison.rows import SAME_RULES, lines_of, of_runs, rows, rows_of_study
 from harness.protocols.compare import HEADED, from_protocol, headed, overrides_in_words, shared
 from harness.protocols.keys import hashed_rules, with_later
 from harness.protocols.load import protocol_rules
@@ -52,7 +52,7 @@ def grids(
     if study is None:
         runs, alike = rows(runs), ["table"]
     else:
-        runs = rows_of_study(runs if given else where(runs, partial(has_rules_of, study=study)), study)
+        runs = rows_of_study(runs if given else of_runs(runs, partial(has_rules_of, study=study)), study)
         apart = {rule: [with_later(run.rules)[rule] for run in runs["run"]] for rule in ("decoder", "prompt")}
         hashes = [run.protocol_hash if given or _protocol_of(study, run) is None else "" for run in runs["run"]]
         runs, alike = runs.assign(**apart, hash=hashes), ["backbone", "checkpoint", *apart, "hash"]
@@ -173,7 +173,7 @@ def _scores(
                     "row": name, "method": row.method, "model": model, "options": options, "benchmark": column.benchmark,
                     "split": column.split, "metric": column.metric, "seed": seed,
                     "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
-                    "empty": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.parts(r)),
+                    "empty": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.splits_of(r)),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip
@@ -225,7 +225,7 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
     else:
         names = shown_metrics(benchmark, runs, scored=known)
     by_val = any(run.rule("split_rule") == "val-as-test" for run in runs)
-    parts = {"test": ("official validation" if by_val else "official") if UNTRAINED in scored else ""}
+    split_titles = {"test": ("official validation" if by_val else "official") if UNTRAINED in scored else ""}
     if study is not None and benchmark in study.table.splits:
         splits = study.table.splits[benchmark]
     elif UNTRAINED in scored:
@@ -238,8 +238,8 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
     note = ", ".join(sorted({run.data_note for run in runs if run.data_note}))
     for split in splits:
         for name in names:
-            part = parts.get(split, split)
-            yield Column(benchmark=benchmark, split=split, metric=name, note=note, title=title, part=part)
+            split_title = split_titles.get(split, split)
+            yield Column(benchmark=benchmark, split=split, metric=name, note=note, title=title, split_title=split_title)
 
 
 def _other_inputs(runs: Sequence[Run], study: Study | None) -> list[str]:

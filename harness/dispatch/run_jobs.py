@@ -172,11 +172,11 @@ def at_work(runs: Mapping[str, RunState], *, total: int) -> list[str]:
 RETRY_CLASSES = ("oom", "timeout", "diverged", "blank", "no_data", "error")
 
 
-def make_executor(target: Target, *, results: Path, request: str = "") -> LocalExecutor | SlurmExecutor:
-    """The executor of a target; ``request`` identifies its sweeps on a cluster. Raises UsageError: no SLURM here."""
+def make_executor(target: Target, *, results: Path, grid: str = "") -> LocalExecutor | SlurmExecutor:
+    """The executor of a target; ``grid`` identifies its sweeps on a cluster. Raises UsageError: no SLURM here."""
     if target.profile is None:
         return LocalExecutor(results, target)
-    return SlurmExecutor(results, target.profile, request=request)
+    return SlurmExecutor(results, target.profile, grid=grid)
 
 
 def to_start(planned: Plan, target: Target, *, retry: str | None) -> list[Job]:
@@ -223,7 +223,7 @@ def run_jobs(
     Raises:
         UsageError: the cluster refuses (partition, time limit, quota …), or the folder cannot be written.
     """
-    chosen = make_executor(target, results=results, request=planned.request)
+    chosen = make_executor(target, results=results, grid=planned.grid)
     if cancel:
         if isinstance(chosen, LocalExecutor):
             raise UsageError("--cancel needs --cluster NAME; stop a local run with Ctrl-C")

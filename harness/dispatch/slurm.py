@@ -130,15 +130,15 @@ def user_name() -> str:
 
 
 class SlurmExecutor:
-    """Submits job arrays, waits for them, cancels them. ``request``: identity of the grid that the command requests."""
+    """Submits job arrays, waits for them, cancels them. ``grid``: identity of the command's runs."""
 
     submitted = ""
     """The latest submission, in words."""
 
-    def __init__(self, results: Path, profile: ClusterProfile, *, request: str = "") -> None:
+    def __init__(self, results: Path, profile: ClusterProfile, *, grid: str = "") -> None:
         self.results = results.absolute()
         self.profile = profile
-        self.request = request
+        self.grid = grid
         self.slurm = Slurm(patience_s=profile.patience_seconds)
         self.slurm.require()
 
@@ -160,7 +160,7 @@ class SlurmExecutor:
                 executor="slurm",
                 command=command,
                 later=later,
-                request=self.request,
+                request=self.grid,
                 user=user_name(),
                 frozen=True,
                 settings=asdict(self.profile),
@@ -204,10 +204,10 @@ class SlurmExecutor:
             pause = min(1.2 * pause, MOST_POLL_S)
 
     def cancel(self) -> list[str]:
-        """Cancel the queued and running tasks of this user's sweeps of the same request; returns their names."""
+        """Cancel the queued and running tasks of this user's sweeps of the same grid; returns their names."""
         cancelled: list[str] = []
         with self._alone():
-            own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.request, user_name())]
+            own = [sweep for sweep in self._sweeps() if (sweep.request, sweep.user) == (self.grid, user_name())]
             queue = self._queue(own)
             for sweep in own:
                 tasks = [queue.get((sweep.names[number], task)) for _, number, task in sweep.slots()]

@@ -276,18 +276,18 @@ def watch(child: int, *, sweep: Sweep, stop: StopSignals, lease: Lease) -> tuple
         if ended:
             return status, overdue
         time.sleep(_TICK_S)
-        now = time.monotonic()
+        at = time.monotonic()
         if sweep.executor == "local" and sweep.submitter.alive() is False and not stop:
             stop.append(signal.SIGTERM)
         if len(stop) > forwarded:
             forwarded = len(stop)
-            deadline = min(deadline, now + sweep.patience_s)
+            deadline = min(deadline, at + sweep.patience_s)
             os.kill(child, signal.SIGUSR2)
-        if now > deadline:
+        if at > deadline:
             os.kill(child, signal.SIGKILL)
             deadline, overdue = float("inf"), True
-        if now > next_beat:
-            next_beat = now + sweep.lease_s / BEATS_PER_LEASE
+        if at > next_beat:
+            next_beat = at + sweep.lease_s / BEATS_PER_LEASE
             with contextlib.suppress(OSError):  # a full disk, a server that is away; a lost lease shows later
                 lease.beat()
 

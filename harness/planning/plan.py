@@ -110,7 +110,7 @@ class Plan:
         missing: what prevents runs from starting, one line each.
         problems: one line each: records that cannot be read, whose runs are restarted; rules that cannot give good masks.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
-        request: identity of the grid.
+        grid: identity of the grid, finished runs included.
     """
 
     jobs: tuple[Job, ...]
@@ -120,7 +120,7 @@ class Plan:
     protocol: Protocol
     images: Mapping[str, ImageCounts] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    request: str = ""
+    grid: str = ""
     keys: Keys = field(default_factory=dict)
 
     @property
@@ -193,7 +193,7 @@ def plan(request: Request, found: Found) -> Plan:
         protocol=request.protocol,
         images={name: images for name in names if (images := found.files[name].images) is not None},
         problems=(*left_out, *unreadable, *problems),
-        request=content_hash(sorted(jobs)),
+        grid=content_hash(sorted(jobs)),
         keys=keys,
     )
 

@@ -123,7 +123,7 @@ def _kept(board: Leaderboard, benchmark: str) -> dict[str, tuple[Record, dict[Im
             if board.grid.archive.store.masks_path(record.key).is_file() and is_of_record(MASKS_FILE, record.sidecars):
                 by_seed.setdefault(record.run.seed, {}).setdefault(row, record)
                 value = cell.values.get(record.run.seed)
-                far = math.inf if value is None else abs(value - median(cell.by_seed))
+                far = math.inf if value is None else abs(value - median(cell.scores))
                 apart[record.run.seed] = apart.get(record.run.seed, 0.0) + far
     for seed in sorted(by_seed, key=lambda seed: (-len(by_seed[seed]), apart[seed], seed)):
         shown = {row: (record, read) for row, record in by_seed[seed].items() if (read := _read(board, record))}

@@ -114,7 +114,7 @@ def _heading(column: Column, columns: Sequence[Column]) -> str:
     title = column.title
     if column.note and len(column.note) <= 24 and len({other.note for other in columns}) > 1:
         title += f" ({column.note})"
-    title += f" {column.part}" if column.part else ""
+    title += f" {column.split_title}" if column.split_title else ""
     return f"{title} {heading(column.metric)}"
 
 

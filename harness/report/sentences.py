@@ -99,7 +99,7 @@ def gain(grid: Grid, column: Column) -> str:
     compared = "but not significantly different from" if difference.is_none else "and significantly better than"
     points = f"{with_interval(difference)} points, {seeds}, "
     points += "no interval" if difference.low is None else f"95 % interval over {difference.over}"
-    images = max(map(column.tested, grid.records), default=0)
+    images = max(map(column.images_of, grid.records), default=0)
     if difference.low is None or not grid.decides(column):
         these = f"these {images} images" if images > 1 else "this image"
         return (

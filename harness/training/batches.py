@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from typing import Protocol as Shape
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class TrainingImages(Shape):
+class TrainingImages(typing.Protocol):
     """Images at the network's input size, by position in the training split."""
 
     def __len__(self) -> int: ...

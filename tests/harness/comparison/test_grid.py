@@ -401,8 +401,8 @@ def test_a_benchmark_with_three_test_splits_leads_with_all_of_them() -> None:
     leading = grid.first_columns["trans10k_v1"]
     assert (leading.split, leading.metric) == ("all", "miou")
     counted = replace(made, counts={"train": 9, "val": 2, "easy": 3, "hard": 4})
-    assert leading.parts(counted) == ["easy", "hard"]
-    assert replace(leading, split="hard").parts(counted) == ["hard"]
+    assert leading.splits_of(counted) == ["easy", "hard"]
+    assert replace(leading, split="hard").splits_of(counted) == ["hard"]
 
 
 def test_a_joint_protocol_has_columns_of_each_test_set_and_none_of_all_together() -> None:

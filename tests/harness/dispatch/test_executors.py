@@ -37,7 +37,7 @@ class Plan:
     jobs: tuple
     finished: frozenset = frozenset()
     failed: dict = field(default_factory=dict)
-    request: str = ""
+    grid: str = ""
 
     @property
     def pending(self) -> tuple:
