@@ -225,7 +225,8 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
     else:
         names = shown_metrics(benchmark, runs, scored=known)
     by_val = any(run.rule("split_rule") == "val-as-test" for run in runs)
-    split_titles = {"test": ("official validation" if by_val else "official") if UNTRAINED in scored else ""}
+    of_given = {"test": "official validation" if by_val else "official", ALL: ""}
+    split_titles = of_given if UNTRAINED in scored else {"test": ""}
     if study is not None and benchmark in study.table.splits:
         splits = study.table.splits[benchmark]
     elif UNTRAINED in scored:
