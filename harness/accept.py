@@ -1,4 +1,4 @@
-"""Whether a machine's GPU is fit for runs, in parts that are each *right* or *not right*: `sam-peft doctor --device cuda --accept`.
+"""Checks whether a machine's GPU is fit for runs, in parts that are each *right* or *not right*: `sam-peft doctor --device cuda --accept`.
 
 The results of a part stay in a file, so that the same command continues after an interruption. A part is a function of the machine and of a
 dictionary that it fills with what it measures; it yields a line for each thing that is not right.
@@ -45,9 +45,9 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.models.decoders import DECODERS
 from harness.models.segmenter import probabilities
-from harness.planning.memory import training_bytes
 from harness.planning.plan import configured, find, plan
 from harness.planning.request import Job, PlannedRow, Request
+from harness.planning.work import training_bytes
 from harness.pricing import gpu, step_seconds
 from harness.protocols.load import from_rules, load_protocol
 from harness.registry import BENCHMARKS
@@ -59,7 +59,7 @@ from harness.training.outcome import Interrupted, StopRequest
 ROWS: Mapping[str, dict[str, Any]] = {
     "lora": {}, "naslora": {"search_start_epoch": 0}, "convlora": {}, "full": {}, "decoder": {},
 }  # fmt: skip
-"""The methods whose steps are measured, with options; a cell searches from the first step."""
+"""The methods whose steps are measured, with options; NAS-LoRA's cell searches from the first step."""
 WAITS = ("convlora",)
 """Those of them whose steps wait for the GPU by design (docs/gpu.md)."""
 SHORT_RUN: Mapping[str, Any] = {
@@ -73,10 +73,10 @@ _QUEUED: Mapping[str, Any] = {"epochs": 200, "select_every": 10}
 """Options of runs in a queue: minutes of training."""
 ROUNDS = 5
 STOPPED_AFTER = 6
-"""Steps, in the middle of the second epoch."""
+"""Steps after which a run is stopped: in the middle of its second epoch."""
 LEAST_BUSY = 0.9
 OFF_TIME, OFF_MEMORY, OFF_SCORE = 0.25, 0.1, 1e-3
-"""How far a step's seconds and its peak may be from the plan's, relative; and scores and probabilities from the processor's."""
+"""Largest relative deviations of a step's seconds and peak from the plan, and absolute one of scores and probabilities across devices."""
 
 Measured = dict[str, Any]
 """The measurements of a part."""
@@ -84,13 +84,13 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The machine to accept, and the means.
+    """The machine to accept, and what the parts need.
 
     Args:
-        backbones: whose steps are measured; runs train the first.
-        methods: examined on a tiny SAM.
+        backbones: those whose steps are measured; most runs train the first.
+        methods: those examined on a tiny SAM.
         data: a folder of benchmarks, whose images are fed to the GPU; None for generated ones.
-        results: folder of the runs here, and in ``shared`` of those on ``cluster``, a profile's name or empty for none.
+        results, shared: folders of the runs here, and of those on ``cluster``, the name of a profile, or empty for none.
         report: is called with what is being done.
     """
 
@@ -135,12 +135,12 @@ def benchmark_below(data: Path | None, task: str = "binary") -> str:
                 kinds[name]().locate(data)
             return name
     raise UsageError(
-        f"--data {data}: no benchmark of a {task} task is there; sam-peft data list says where to get each"
+        f"--data {data}: there is no benchmark of a {task} task; sam-peft data list says where to get each"
     )
 
 
 def accept(machine: Machine, out: Path, *, every_part: bool = True) -> Iterator[tuple[str, bool]]:
-    """Run the parts, or the first alone, that the file ``out`` does not hold yet for this machine and this code. Yields a line for each
+    """Run the parts, or only the first, that the file ``out`` does not hold yet for this machine and this code. Yields a line for each
     part and whether it is right."""
     identity = {
         "machine": {"host": platform.node(), **facts(machine.device)},
@@ -184,7 +184,7 @@ def examined(machine: Machine, found: Measured) -> Iterator[str]:
 
 
 def as_planned(machine: Machine, found: Measured) -> Iterator[str]:
-    """Seconds and allocated peak of steps, against those that a plan states; and whether the allocator follows its settings."""
+    """Seconds and allocated peak memory of steps, against those that a plan states; and whether the allocator follows its settings."""
     speed = gpu(torch.cuda.get_device_name(machine.device))
     for backbone, method in itertools.product(machine.backbones, ROWS):
         name = f"{method} on {backbone}"
@@ -200,7 +200,7 @@ def as_planned(machine: Machine, found: Measured) -> Iterator[str]:
         found[name] = {"planned": planned, "measured": measured}
         for unit, plans, seen, off in zip(("seconds", "bytes"), planned, measured, (OFF_TIME, OFF_MEMORY), strict=True):
             if abs(seen / plans - 1) > off:
-                yield f"{name}: {seen:.3g} {unit} a step, planned {plans:.3g}"
+                yield f"{name}: {seen:.3g} {unit} per step, planned {plans:.3g}"
         release()
     settings = " ".join(os.environ.get(name, "") for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
     found["allocator"] = torch.cuda.memory._snapshot().get("allocator_settings", {})
@@ -209,11 +209,11 @@ def as_planned(machine: Machine, found: Measured) -> Iterator[str]:
 
 
 def free_of_waits(machine: Machine, found: Measured) -> Iterator[str]:
-    """Steps in which the processor never waits for the GPU, but those of `WAITS`; the first of each makes kernels and moments."""
+    """No step but those of `WAITS` makes the processor wait for the GPU. The first of each kind, which makes kernels and moments, may."""
     for method in ROWS:
         session, _ = _session(machine, method)
         subject = build_subject(session.rows[0], session)
-        subject.clock = time.perf_counter  # the session's own waits
+        subject.clock = time.perf_counter  # one without the waits of the session's own
         with closing(subject):
             for kind in subject.shares():
                 subject.step(kind)
@@ -238,7 +238,7 @@ def kept_busy(machine: Machine, found: Measured) -> Iterator[str]:
         data, shares = machine.data, dict[str, float]()
         try:
             benchmark_below(data, task)
-        except UsageError:  # other tasks are there
+        except UsageError:  # only benchmarks of other tasks are there
             data = None
         job, watch = machine.job(task=task, data=data, **FED), _watch(shares)
         next(watch)
@@ -251,8 +251,8 @@ def kept_busy(machine: Machine, found: Measured) -> Iterator[str]:
 
 
 def _watch(shares: dict[str, float]) -> Generator[None, Mapping[str, Any], None]:
-    """Is sent what a run reports; puts into ``shares`` in how much of the time the GPU computed, in ``training`` and ``evaluation`` of the
-    run's second epoch."""
+    """Is sent what a run reports, and puts into ``shares`` the share of the time in which the GPU computed, in ``training`` and in
+    ``evaluation`` of the run's second epoch."""
     while (content := (yield)).get("epoch") != 2 or content.get("kind") != "step":
         pass
     for doing, end in (("training", "validation"), ("evaluation", "epoch")):
@@ -278,7 +278,7 @@ def requeued(machine: Machine, found: Measured) -> Iterator[str]:
 
 
 def _right(record: Record) -> Record:
-    """Raises RuntimeError: the run failed."""
+    """The record of a run that did not fail. Raises RuntimeError: it failed."""
     if record.code != "OK":
         raise RuntimeError(f"a run of {record.run.label} ended as {record.code}: {record.message}")
     return record
@@ -303,7 +303,7 @@ def _interrupted(job: Job) -> bool:
 
 
 def beyond_memory(machine: Machine, found: Measured) -> Iterator[str]:
-    """A run that asks for more memory than there is, and then one that does not: the first gives all of its memory back."""
+    """A run that asks for more memory than there is, and then one that does not: the first must give all of its memory back."""
     total, images = torch.cuda.get_device_properties(machine.device).total_memory, SHORT_RUN["batch_size"]
     planned = 0.0
     while planned < 1.2 * total:
@@ -314,11 +314,11 @@ def beyond_memory(machine: Machine, found: Measured) -> Iterator[str]:
     release()
     found |= {"images": images, "code": failed.code, "advice": failed.message}
     if failed.code != "OOM":
-        yield f"a batch of {images} images should find no room, and ended as {failed.code}: {failed.message}"
+        yield f"a batch of {images} images should not fit into memory, but ended as {failed.code}: {failed.message}"
         return
     fewer = run_experiment(machine.job(**{**asked, "batch_size": SHORT_RUN["batch_size"]}))
     if fewer.code != "OK":
-        yield f"after it a batch of {SHORT_RUN['batch_size']} images ends as {fewer.code}: {fewer.message}"
+        yield f"after it, a batch of {SHORT_RUN['batch_size']} images ends as {fewer.code}: {fewer.message}"
 
 
 def on_the_processor(machine: Machine, found: Measured) -> Iterator[str]:

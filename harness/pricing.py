@@ -1,17 +1,15 @@
 """The cost of a plan on its target: hours, memory, disk, time to completion.
 
-Hours are counted operations divided by the speed of earlier runs on such a device, or without records by a share of the device's
-peak. Operations are counted in closed form. A multiply-add counts as two; softmax, norms and element-wise
-operations are left out.
+Hours are counted operations (`harness.planning.work`) divided by the speed of earlier runs on such a device, or without records by a
+share of the device's peak.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +18,18 @@ from typing import Any, NamedTuple
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.target import Shape, Target
-from harness.methods.parts.placement import BackboneShape, BlockShape, NormedConvolution
 from harness.models.catalog import backbone_shape
-from harness.models.decoders import Decoder, dense_flops
 from harness.planning.data import ImageCounts, limited, limits_in_words
-from harness.planning.memory import DECODER_DIM, configuration_of, parameters, training_bytes, widening
 from harness.planning.plan import Plan
+from harness.planning.work import (
+    configuration_of,
+    parameters,
+    run_flops,
+    scored,
+    step_flops,
+    trained_images,
+    training_bytes,
+)
 from harness.registry import BENCHMARKS
 from harness.system.machine import cores, gpu_name, processor
 from harness.system.text import counted
@@ -39,12 +43,10 @@ PEAKS = {
 ASSUMED = "h100"
 REACHED = 0.25
 """Share of the peak that training is assumed to reach where nothing is measured. An estimate, from the rates of fused attention and
-matrix products on an H100 and the memory that a step's element-wise operations pass through: 0.22 of ViT-B's steps, 0.26 of ViT-H's."""
-FUSED_BACKWARD = 2.5
-"""Operations of a fused attention's backward pass by those of its forward pass: five products, one of them recomputed, for two."""
+matrix products on an H100 and the memory that a step's element-wise operations move: 0.22 for ViT-B's steps, 0.26 for ViT-H's."""
 START_SECONDS, UPDATE_SECONDS = 4.4, 0.03
-"""Seconds before the first update, and that the host takes for an update: measured once on a CPU with the protocol ``demo``, and
-assumed of a GPU, which computes in the meantime."""
+"""Seconds before the first update, and those that the host takes per update: measured once on a CPU with the protocol ``demo``, and
+assumed for a GPU, which computes in the meantime."""
 MOST_DAYS = 30
 """A plan that takes longer needs ``--yes``."""
 _STATES = 8
@@ -53,130 +55,12 @@ RECORD_BYTES, IMAGE_ROW_BYTES = 40_000, 150
 """Bytes of a record, and of a row of its table of images: a row for every image and scored model."""
 
 
-def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
-    """Operations of the encoder on one image: patch embedding, every block, the neck that SAM's decoder reads."""
-    side = image_size // shape.patch
-    first = side * shape.blocks[0].scale * shape.blocks[0].pool
-    embed = _convolved(shape.stem, side=image_size) or 2.0 * first * first * shape.projection_taps
-    taps = shape.neck_taps if shape.neck_dim else replace(shape, neck_dim=DECODER_DIM).neck_taps
-    neck = sum(2.0 * (side * scale) ** 2 * weights for weights, scale in taps)
-    blocks = [sum(_block_flops(shape, block, side=side)) for block in shape.blocks]
-    return [embed, *blocks, neck if decoder == "sam" else 0.0]
-
-
-def _block_flops(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple[float, float]:
-    """Operations of a block without its attention, and those of the attention: scores, and sums of values. Windows are counted whole,
-    an upper bound where TinyViT leaves their padding out. Relative positions along the axes count as further dimensions of a head, as
-    fused kernels compute them."""
-    leaving = side * block.scale
-    entering = leaving * block.pool
-    attended, span = _attended(shape, block, side=side)
-    products = 4.0 * attended / block.pool**2 * span * block.dim * widening(shape, block, side=entering)
-    projected = 2.0 * (attended * 3 * block.entering * block.dim + attended / block.pool**2 * block.dim**2)
-    before = leaving * math.prod(convolution.stride for convolution in block.downsampling)
-    convolved = _convolved(block.convolutions, side=before) + 2.0 * entering**2 * block.inputs * block.dim
-    tokens = leaving * leaving + shape.prefix_tokens
-    return projected + convolved + 2.0 * tokens * 2 * block.dim * block.mlp_dim, products
-
-
-def _attended(shape: BackboneShape, block: BlockShape, *, side: int) -> tuple[int, int]:
-    """The number of tokens that attend in a block, and how many each attends to."""
-    entering = side * block.scale * block.pool
-    if block.window:
-        return (-(-entering // block.window) * block.window) ** 2, block.window**2
-    return (tokens := entering * entering + shape.prefix_tokens), tokens
-
-
-def _convolved(convolutions: Iterable[NormedConvolution], *, side: int) -> float:
-    """Operations of these convolutions in sequence, on a map of ``side`` by ``side``."""
-    total = 0.0
-    for convolution in convolutions:
-        side //= convolution.stride
-        total += 2.0 * side * side * convolution.taps
-    return total
-
-
-def decoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> float:
-    """Operations of the decoder on one image. For SAM's: the image side of the two-way transformer, and upscaling."""
-    side, dim = image_size // shape.embedding_patch, shape.neck_dim or DECODER_DIM
-    if decoder != "sam":
-        return dense_flops(decoder, dim=shape.dim, tokens=side * side)
-    layers = 2.0 * side * side * dim * (dim // 2) * (4 * 2 + 2)
-    upscaling = 2.0 * side * side * (4 * dim * (dim // 4) + 16 * (dim // 4) * (dim // 8))
-    finer = 2.0 * side * side * dim * (4 * (dim // 4) + 16 * (dim // 8)) if shape.pyramid or shape.upscaled else 0.0
-    return layers + upscaling + finer
-
-
-def step_flops(run: Run, shape: BackboneShape) -> float:
-    """Operations of the forward and backward pass of one training image. A product's backward pass is one for the gradient of its input,
-    and one for that of its weights where they train."""
-    size, name = int(run.rule("image_size")), run.rule("decoder")
-    embed, *blocks, neck = encoder_flops(shape, image_size=size, decoder=name)
-    decoder = 3 * decoder_flops(shape, image_size=size, decoder=name)
-    forward = embed + sum(blocks) + neck
-    config = configuration_of(run)
-    first = config.gradient_from(shape)
-    if first is None:
-        return forward + decoder
-    attended = sum(_block_flops(shape, block, side=size // shape.patch)[1] for block in shape.blocks[first:])
-    recomputed = sum(blocks[first:]) if run.rule("activation_checkpointing") else 0.0
-    backward = sum(blocks[first:]) + neck + (FUSED_BACKWARD - 1) * attended
-    if config.trains_backbone_weights:
-        of_weights = forward - attended
-    else:
-        adapted = 2.0 * (size // shape.patch) ** 2 * sum(inputs * outputs for inputs, outputs in config.adapted(shape))
-        of_weights = config.weight_products * adapted
-    return forward + recomputed + backward + of_weights + decoder
-
-
-def forward_flops(run: Run, shape: BackboneShape) -> float:
-    """Operations of the forward pass on one image, as in evaluation."""
-    size, name = int(run.rule("image_size")), run.rule("decoder")
-    encoder = sum(encoder_flops(shape, image_size=size, decoder=name))
-    return encoder + decoder_flops(shape, image_size=size, decoder=name)
-
-
-def scored(run: Run, images: ImageCounts) -> int:
-    """Images that a run scores: in every validation, and in the tests of the best, last, merged and decoded models."""
-    config = configuration_of(run)
-    if not config.trains:
-        return images.test
-    validations = int(run.rule("epochs")) // max(1, int(run.rule("select_every")))
-    models = 2 + len(run.rule("merge")) + (len(config.mixed_operations) > 1)
-    return validations * images.val + models * images.test
-
-
-def _trained_images(run: Run, images: ImageCounts) -> float:
-    """Images of all training passes, including those for an architecture."""
-    epochs = int(run.rule("epochs"))
-    passes = configuration_of(run).passes(epochs=epochs, of_updates=run.rule("budget") == "updates")
-    return passes * epochs * (int(run.rule("epoch_images")) or images.train)
-
-
-def _encoded_once(run: Run, images: ImageCounts) -> float:
-    """Images, mirrored ones included, that pass a frozen encoder with cached embeddings; augmented ones each time. 0 without a cache."""
-    config = configuration_of(run)
-    if not config.trains or config.trains_encoder or not run.rule("cache_embeddings"):
-        return 0
-    once, passes = (2 if run.rule("flip") else 1) * images.train, _trained_images(run, images)
-    return (passes if run.rule("augment") else min(once, passes)) + images.val + images.test
-
-
-def run_flops(run: Run, shape: BackboneShape, images: ImageCounts) -> float:
-    """Operations of a run: training, every validation and every test."""
-    forward, trained, evaluations = forward_flops(run, shape), _trained_images(run, images), scored(run, images)
-    if not (encoded := _encoded_once(run, images)):
-        return trained * step_flops(run, shape) + evaluations * forward
-    head = decoder_flops(shape, image_size=int(run.rule("image_size")), decoder=run.rule("decoder"))
-    return encoded * (forward - head) + head * (3 * trained + evaluations)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """Assumptions about a device where no record shows its speed.
 
     Args:
-        flops: operations a second that training reaches, in fp32 and in 16 bit.
+        flops: operations per second that training reaches, in fp32 and in 16 bit.
         threads: threads of one run on a CPU; 0 for a GPU.
         model: as records name it (`Record.environment`), empty if unknown; records of another model do not count.
     """
@@ -195,7 +79,7 @@ class Device:
 
 
 def gpu(*words: str) -> Device:
-    """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first that names any. A name is a
+    """The GPU that ``words`` name (a model's name, or a cluster's request): the slowest in the first word that names any. A name is a
     whole token, as in ``rtx4090`` or ``gpuA100x4``; ``part4`` is not a T4. A MIG slice, ``a100_3g.20gb``, has its share of seven."""
     whole = [(name, re.compile(rf"(?<![a-z0-9])(gpu|rtx)?{name}(l|nvl)?(x\d+)?(?![a-z0-9])")) for name in PEAKS]
     named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
@@ -212,7 +96,7 @@ def cpu(cores: int) -> Device:
 
 
 def device(planned: Plan, target: Target) -> Device:
-    """The device of one run there."""
+    """The device of one run on the target."""
     if target.profile is not None:
         shapes = [target.profile.shape(name) for name in dict.fromkeys(job.run.backbone for job in planned.jobs)]
         if not any(map(target.profile.gpus_of, shapes)):
@@ -261,10 +145,10 @@ def price(planned: Plan, results: Path | None, *, target: Target) -> tuple[RunFo
 
 
 def _attention(run: Run, device: Device) -> Mapping[str, str]:
-    """How the run's blocks would attend on this machine's GPU, as far as earlier runs chose it."""
+    """How the run's blocks would attend on this machine's GPU, as far as earlier runs have chosen a kernel."""
     if device.threads or not device.model:
         return {}
-    from harness.models.attention_choice import remembered  # which imports torch, as only a machine with a GPU has to
+    from harness.models.attention_choice import remembered  # imports torch, so only where there is a GPU
 
     rules, shape = run.rules, backbone_shape(run.backbone)
     return remembered(
@@ -285,7 +169,7 @@ def days(runs: Sequence[RunForecast], target: Target) -> float:
 
 
 def _parallel(target: Target) -> int:
-    """Runs at the same time."""
+    """How many runs there are at the same time."""
     return target.workers if target.profile is not None or target.devices else min(target.workers, cores())
 
 
@@ -301,15 +185,15 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
         images = ImageCounts(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
         with suppress(Exception):  # a record is data, and its backbone or its method may not be installed here
-            work = run_flops(record.run, backbone_shape(record.run.backbone), images)
+            work = run_flops(record.run, images)
             for level in alike if work and seconds else ():
                 speeds.setdefault(level, []).append(work / seconds)
     return speeds
 
 
 def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
-    """Keys by which earlier runs are found, from the most similar to ``run`` to the least. What trains nothing is mostly a start, and
-    says nothing of training."""
+    """Keys by which earlier runs are found, from the most similar to ``run`` to the least. A run that trains nothing is mostly its
+    start, and says nothing about training."""
     shape = (segmenter_of(run), run.rule("image_size"), run.rule("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (run.rule("batch_size"), run.rule("activation_checkpointing"))
@@ -327,12 +211,12 @@ def step_seconds(run: Run, device: Device) -> float:
 
 def _seconds(run: Run, images: ImageCounts, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
     """Seconds of a run on one device, and their basis."""
-    work = run_flops(run, backbone_shape(run.backbone), images)
+    work = run_flops(run, images)
     for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
         if level in speeds:
             return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
     speed = device.flops[run.rule("precision") != "fp32"]
-    updates = _trained_images(run, images) / int(run.rule("batch_size"))
+    updates = trained_images(run, images) / int(run.rule("batch_size"))
     host, computed = UPDATE_SECONDS * updates, work / speed
     seconds = START_SECONDS + (host + computed if device.threads else max(host, computed))
     return seconds, f"nothing measured; at {speed / 1e12:.3g} TFLOP/s on {device.name}"
@@ -359,7 +243,7 @@ def published_images(benchmark: str) -> ImageCounts:
 
 
 def hesitation(planned: Plan, results: Path, *, target: Target) -> str:
-    """Why a plan should not start without ``--yes``, and what to use instead; empty if it should."""
+    """Why a plan should not start without ``--yes``, and what to use instead; empty if it may start."""
     runs = [job.run for job in planned.pending]
     if target.profile is not None:
         if any(run.is_generated for run in runs):
@@ -421,7 +305,7 @@ def plan_data(planned: Plan, prices: Sequence[RunForecast]) -> dict[str, Any]:
 
 
 def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
-    """(label, backbone with its decoder, trained in the encoder, trained, all) for every row, on the first benchmark it meets."""
+    """(label, backbone with its decoder, trained in the encoder, trained, all) for every row, on the first benchmark that it has."""
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
         rows.setdefault((job.run.label, segmenter_of(job.run)), job.run)

@@ -219,11 +219,10 @@ def _columns(benchmark: str, frame: pd.DataFrame, *, study: Study | None) -> Ite
         for split, scores in record.scores.get("best", {}).items():
             if split != "val":
                 scored.setdefault(split, set()).update(scores)
-    known = set().union(*scored.values())
     if study is not None and study.table.metrics != "paper":
         names = tuple(study.table.metrics)
     else:
-        names = shown_metrics(benchmark, runs, scored=known)
+        names = shown_metrics(benchmark, runs, scored=set().union(*scored.values()))
     by_val = any(run.rule("split_rule") == "val-as-test" for run in runs)
     of_given = {"test": "official validation" if by_val else "official", ALL: ""}
     split_titles = of_given if UNTRAINED in scored else {"test": ""}

@@ -21,8 +21,8 @@ from harness.models.catalog import backbone_shape, require_stands, resolve_backb
 from harness.models.decoders import LABELLING
 from harness.models.published import fingerprint, is_word, published_file
 from harness.planning.data import Files, ImageCounts, files_of, rules_for, rules_on_files
-from harness.planning.memory import trained_in_encoder
 from harness.planning.request import Job, PlannedRow, Request
+from harness.planning.work import trained_in_encoder
 from harness.protocols.load import as_rules, for_backbone, protocol_hash, with_rules
 from harness.protocols.protocol import Protocol
 from harness.registry import BENCHMARKS, METHODS, dataset_name, method_config, method_config_class

@@ -57,7 +57,8 @@ def site(
     shared = {
         "title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files},
         "links": {**(links or {}), "Segment Anything": f"https://arxiv.org/abs/{SAM}"},
-        "waiting": waiting(first), "states": sorted({first.state(row) for row in first.rows}), "finished": max((r.finished for board in boards for r in board.grid.records), default="")[:10],
+        "waiting": waiting(first), "states": sorted({first.state(row) for row in first.rows}),
+        "finished": max((r.finished for board in boards for r in board.grid.records), default="")[:10],
     }  # fmt: skip
     pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}
     for name, file in files.items():

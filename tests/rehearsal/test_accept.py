@@ -23,8 +23,8 @@ from harness.datasets.samples import write_samples
 from harness.dispatch.run_states import QUEUED, RUNNING, RunState, ShowStates
 from harness.dispatch.sweeps import names_of_run
 from harness.models.decoders import DECODERS
-from harness.planning.memory import training_bytes
 from harness.planning.request import Job
+from harness.planning.work import training_bytes
 from harness.system.errors import UsageError
 from tests.rehearsal.device import pretended
 from tests.rehearsal.test_faults import left_on_the_processor, planted, read_as_a_number

@@ -17,7 +17,7 @@ from harness.costing import instruments as device_module
 from harness.costing.instruments import LiveBytes, clock_of, flop_counter, used_by_others
 from harness.methods.parts.placement import BackboneShape
 from harness.models.build import build_segmenter
-from harness.pricing import encoder_flops
+from harness.planning.work import encoder_flops
 from harness.statistics import paired_ratio
 from harness.system.errors import UsageError
 

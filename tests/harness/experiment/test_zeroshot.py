@@ -20,7 +20,7 @@ from harness.planning.plan import find
 from harness.planning.request import Job, PlannedRow, Request
 from harness.planning.tuning import Tuning, plan_step
 from harness.planning.understand import all_methods
-from harness.pricing import forward_flops, run_flops
+from harness.planning.work import forward_flops, run_flops
 from harness.protocols.load import from_rules, load_protocol
 from harness.registry import BENCHMARKS
 from harness.system.errors import UsageError
@@ -55,8 +55,8 @@ def test_it_makes_no_update_and_costs_nothing(done: tuple[Job, Record]) -> None:
     assert record.budget == {"weight_updates": 0.0}
     assert (record.history, record.selected_epoch) == ([], None)
     assert {record.cost[name] for name in ("steps", "step_time_s", "train_time_s", "peak_memory_bytes")} == {0.0}
-    shape = backbone_shape("tiny", 128)
-    assert run_flops(job.run, shape, ImageCounts(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
+    shape = backbone_shape("tiny")
+    assert run_flops(job.run, ImageCounts(train=9, val=5, test=3)) == 3 * forward_flops(job.run, shape)
 
 
 @pytest.mark.parametrize(("changes", "reason"), [

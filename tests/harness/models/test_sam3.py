@@ -15,7 +15,7 @@ from harness.models.build import build_segmenter
 from harness.models.catalog import backbone, decoder_parameters, encoder_parameters, total_parameters
 from harness.models.original_sam import sam_state_dict
 from harness.models.sam2 import unpacked
-from harness.planning.memory import activation_bytes
+from harness.planning.work import activation_bytes
 from harness.registry import METHODS, method_config
 from harness.system.errors import UsageError
 from tests.harness.models.trackers import built, images_of, masks, require_near, sam3, transformers

@@ -18,7 +18,7 @@ from harness.models.attention_choice import apply_choice
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.planning.data import ImageCounts
-from harness.pricing import decoder_flops, encoder_flops, forward_flops, run_flops, step_flops
+from harness.planning.work import decoder_flops, encoder_flops, forward_flops, run_flops, step_flops
 from harness.registry import METHODS, method_config
 from tests.harness.report.sample import record
 
@@ -40,15 +40,14 @@ def made(**changes: Any) -> Record:
 def test_every_merged_model_is_tested_once_more() -> None:
     shape = backbone_shape("tiny")
     none, two = (made(rules={"merge": modes}).run for modes in ([], ["exact", "calibrated"]))
-    more = run_flops(two, shape, IMAGES) - run_flops(none, shape, IMAGES)
+    more = run_flops(two, IMAGES) - run_flops(none, IMAGES)
     assert more == pytest.approx(2 * IMAGES.test * forward_flops(two, shape))
 
 
 def test_a_mixture_is_tested_once_more_as_the_operation_that_it_chose() -> None:
-    shape = backbone_shape("tiny")
     once, twice = (
-        run_flops(made(method="naslora", config={"operations": names}).run, shape, IMAGES)
-        - run_flops(made(method="naslora", config={"operations": names}).run, shape, IMAGES._replace(test=0))
+        run_flops(made(method="naslora", config={"operations": names}).run, IMAGES)
+        - run_flops(made(method="naslora", config={"operations": names}).run, IMAGES._replace(test=0))
         for names in ("skip_connect", "skip_connect,sep_conv_3x3")
     )
     assert twice == pytest.approx(1.5 * once)
@@ -58,7 +57,7 @@ def test_augmented_images_pass_a_frozen_encoder_in_every_epoch() -> None:
     shape = backbone_shape("tiny")
     rules = {"cache_embeddings": True, "flip": 0.5, "augment": []}
     kept, augmented = (
-        run_flops(run, shape, IMAGES) / (forward_flops(run, shape) - decoder_flops(shape, image_size=128))
+        run_flops(run, IMAGES) / (forward_flops(run, shape) - decoder_flops(shape, image_size=128))
         for run in (made(method="decoder", rules={**rules, "augment": names}).run for names in ([], ["rotate"]))
     )
     assert augmented - kept == pytest.approx((10 - 2) * IMAGES.train)
@@ -71,7 +70,7 @@ def test_a_frozen_encoder_encodes_no_more_images_than_training_sees() -> None:
         made(method="decoder", rules={"cache_embeddings": True, "flip": 0.5, "epoch_images": count}).run
         for count in (5, 6)
     )
-    more = run_flops(six, shape, IMAGES) - run_flops(five, shape, IMAGES)
+    more = run_flops(six, IMAGES) - run_flops(five, IMAGES)
     assert more == pytest.approx(10 * (forward_flops(five, shape) - head + 3 * head))
 
 

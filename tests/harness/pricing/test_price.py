@@ -15,10 +15,10 @@ from harness.archive.store import RecordStore
 from harness.datasets import samples
 from harness.dispatch.target import Target, target_of
 from harness.models import attention_choice
-from harness.models.catalog import backbone_shape
 from harness.planning.data import ImageCounts, limited
 from harness.planning.plan import Plan
 from harness.planning.request import PlannedRow, Request
+from harness.planning.work import run_flops
 from harness.pricing import (
     START_SECONDS,
     UPDATE_SECONDS,
@@ -29,7 +29,6 @@ from harness.pricing import (
     plan_text,
     price,
     published_images,
-    run_flops,
 )
 from harness.protocols.load import load_protocol
 from harness.registry import SEGMENTED
@@ -71,10 +70,10 @@ def test_a_benchmark_on_disk_is_priced_by_its_splits_and_another_by_the_publishe
     assert (there.images, elsewhere.images) == ({"kvasir": ImageCounts(train=28, val=4, test=4)}, {})
     for made, images in ((there, there.images["kvasir"]), (elsewhere, published_images("kvasir"))):
         run = made.jobs[0].run
-        shape, images = backbone_shape("vit_b"), limited(images, run.rules)
+        images = limited(images, run.rules)
         fixed = START_SECONDS + UPDATE_SECONDS * run.rules["epochs"] * images.train / run.rules["batch_size"]
         for where, device in ((ON_GPU, gpu()), (Target(executor="inline"), cpu(1))):
-            seconds = run_flops(run, shape, images) / device.flops[1] + (START_SECONDS if where is ON_GPU else fixed)
+            seconds = run_flops(run, images) / device.flops[1] + (START_SECONDS if where is ON_GPU else fixed)
             assert hours(price(made, tmp_path, target=where)) == pytest.approx(seconds / 3600)
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.archive.schema import Run
 from harness.methods.lora import LoRAConfig
 from harness.models.catalog import backbone_shape
-from harness.planning.memory import activation_bytes, parameters, training_bytes
+from harness.planning.work import activation_bytes, parameters, training_bytes
 from tests.harness.report.sample import record
 
 
