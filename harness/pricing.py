@@ -19,17 +19,9 @@ from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
 from harness.dispatch.target import Shape, Target
 from harness.models.catalog import backbone_shape
+from harness.planning import work
 from harness.planning.data import ImageCounts, limited, limits_in_words
 from harness.planning.plan import Plan
-from harness.planning.work import (
-    configuration_of,
-    parameters,
-    run_flops,
-    scored,
-    step_flops,
-    trained_images,
-    training_bytes,
-)
 from harness.registry import BENCHMARKS
 from harness.system.machine import cores, gpu_name, processor
 from harness.system.text import counted
@@ -137,8 +129,10 @@ def price(planned: Plan, results: Path | None, *, target: Target) -> tuple[RunFo
                 run=run,
                 hours=seconds / 3600,
                 time_basis=basis,
-                peak_memory_bytes=training_bytes(run, _attention(run, machine)),
-                disk_bytes=_STATES * 4.0 * parameters(run)[1] + RECORD_BYTES + IMAGE_ROW_BYTES * scored(run, images),
+                peak_memory_bytes=work.training_bytes(run, _attention(run, machine)),
+                disk_bytes=_STATES * 4.0 * work.parameters(run)[1]
+                + RECORD_BYTES
+                + IMAGE_ROW_BYTES * work.scored(run, images),
             )
         priced.append(alone[same]._replace(run=run))
     return tuple(priced)
@@ -185,9 +179,9 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
         images = ImageCounts(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
         with suppress(Exception):  # a record is data, and its backbone or its method may not be installed here
-            work = run_flops(record.run, images)
-            for level in alike if work and seconds else ():
-                speeds.setdefault(level, []).append(work / seconds)
+            operations = work.run_flops(record.run, images)
+            for level in alike if operations and seconds else ():
+                speeds.setdefault(level, []).append(operations / seconds)
     return speeds
 
 
@@ -203,21 +197,21 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
 
 def step_seconds(run: Run, device: Device) -> float:
     """Seconds of a training step on a GPU where nothing is measured, all of its passes together."""
-    passes = configuration_of(run).passes(epochs=int(run.rules["epochs"]), of_updates=False)
+    passes = work.configuration_of(run).passes(epochs=int(run.rules["epochs"]), of_updates=False)
     speed = device.flops[run.rules["precision"] != "fp32"]
-    computed = int(run.rules["batch_size"]) * step_flops(run, backbone_shape(run.backbone)) / speed
+    computed = int(run.rules["batch_size"]) * work.step_flops(run, backbone_shape(run.backbone)) / speed
     return passes * max(UPDATE_SECONDS, computed)
 
 
 def _seconds(run: Run, images: ImageCounts, device: Device, speeds: Mapping[object, list[float]]) -> tuple[float, str]:
     """Seconds of a run on one device, and their basis."""
-    work = run_flops(run, images)
+    operations = work.run_flops(run, images)
     for level, basis in zip(_levels(run), ("of the same shape", "of this method", "of this backbone"), strict=True):
         if level in speeds:
-            return work / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
+            return operations / statistics.median(speeds[level]), f"{counted(len(speeds[level]), 'record')} {basis}"
     speed = device.flops[run.rule("precision") != "fp32"]
-    updates = trained_images(run, images) / int(run.rule("batch_size"))
-    host, computed = UPDATE_SECONDS * updates, work / speed
+    updates = work.trained_images(run, images) / int(run.rule("batch_size"))
+    host, computed = UPDATE_SECONDS * updates, operations / speed
     seconds = START_SECONDS + (host + computed if device.threads else max(host, computed))
     return seconds, f"nothing measured; at {speed / 1e12:.3g} TFLOP/s on {device.name}"
 
@@ -248,7 +242,7 @@ def hesitation(planned: Plan, results: Path, *, target: Target) -> str:
     if target.profile is not None:
         if any(run.is_generated for run in runs):
             return f"the protocol {planned.protocol.name} trains on generated images; give --data DIR for --cluster"
-        if random := [run.backbone for run in runs if not run.checkpoint and configuration_of(run).trains]:
+        if random := [run.backbone for run in runs if not run.checkpoint and work.configuration_of(run).trains]:
             return f"{random[0]} would start from random weights; give its pretrained file with --checkpoint {random[0]}=FILE"
     for known in (None, results):  # records are read only where the closed form says that it matters
         prices = price(planned, known, target=target)
@@ -309,7 +303,7 @@ def parameter_rows(planned: Plan) -> list[tuple[str, str, int, int, int]]:
     rows: dict[tuple[str, str], Run] = {}
     for job in planned.jobs:
         rows.setdefault((job.run.label, segmenter_of(job.run)), job.run)
-    return [(*names, *parameters(run)) for names, run in rows.items()]
+    return [(*names, *work.parameters(run)) for names, run in rows.items()]
 
 
 def _forecast(planned: Plan, prices: Sequence[RunForecast], target: Target) -> list[str]:

@@ -116,9 +116,7 @@ class LocalExecutor:
 
     def stop(self) -> None:
         """Ask the workers to write checkpoints and end; kill those that do not."""
-        say(
-            "stopping: workers are writing checkpoints (repeat the command to continue; press Ctrl-C again to kill them)"
-        )
+        say("stopping: workers write their checkpoints (repeat the command to continue; Ctrl-C again kills them)")
         for process in self._processes:
             process.terminate()
         deadline = time.monotonic() + STOP_PATIENCE_S

@@ -215,9 +215,7 @@ _PREFIX = "harness-"
 
 def _unreadable(path: Path, error: Exception) -> UsageError:
     reason = error.strerror if isinstance(error, OSError) else error
-    return UsageError(
-        f"{path} cannot be read ({reason}); move the folder {path.parent} away (it holds no records and no checkpoints)"
-    )
+    return UsageError(f"{path} cannot be read ({reason}); move {path.parent} away (it holds no records or checkpoints)")
 
 
 def create_sweep(

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 DECODER_DIM = 256
 FUSED_BACKWARD = 2.5
 """Operations of a fused attention's backward pass, relative to its forward pass: five products, one of them recomputed, against two."""
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def encoder_flops(shape: BackboneShape, *, image_size: int, decoder: Decoder = "sam") -> list[float]:
@@ -150,7 +148,7 @@ def run_flops(run: Run, images: ImageCounts) -> float:
     return encoded * (forward - head) + head * (3 * trained + evaluations)
 
 
-def training_bytes(run: Run, kinds: Mapping[str, str] = NONE) -> float:
+def training_bytes(run: Run, kinds: Mapping[str, str] = MappingProxyType({})) -> float:
     """Weights, gradients, Adam's moments and activations of a training step. ``kinds``: see `activation_bytes`."""
     _, trained, total = parameters(run)
     return 4.0 * (total + 3 * trained) + activation_bytes(run, backbone_shape(run.backbone), kinds)
@@ -178,7 +176,7 @@ def _encoder_parameters(method: str, options: str, backbone: str, image_size: in
     return count
 
 
-def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = NONE) -> float:
+def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = MappingProxyType({})) -> float:
     """Bytes of activations that one training step keeps for its backward pass.
 
     ``kinds``: how ``global`` and ``window`` blocks attend where the protocol leaves it to the GPU, *widened* if unknown
@@ -191,7 +189,7 @@ def activation_bytes(run: Run, shape: BackboneShape, kinds: Mapping[str, str] = 
     within 6 % where scores are kept.
     """
     size, batch = int(run.rule("image_size")), int(run.rule("batch_size"))
-    width = BYTES.get(str(run.rule("precision")), 4)
+    width = 4 if run.rule("precision") == "fp32" else 2
     bytes_of_a_score = 4 + (width if width < 4 else 0)  # softmax in fp32, and its copy in half precision
     side, config = size // shape.patch, configuration_of(run)
     full = config.trains_backbone_weights
