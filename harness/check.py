@@ -1,6 +1,6 @@
-"""Plain data into typed objects, with one line about what is wrong.
+"""Turns plain data into typed objects; an error says in one line what is wrong.
 
-The form is a frozen dataclass. What people write in YAML, TOML and on the command line is converted (`from_mapping`). Text becomes
+Their form is a frozen dataclass. What people write in YAML, TOML and on the command line is converted (`from_mapping`). Text becomes
 the type of its field, and an unknown key is refused with the nearest name. What programs wrote as JSON is not converted (`from_json`):
 types must match, and fields that a later version added are ignored.
 """
@@ -86,7 +86,7 @@ def read_as(path: Path, kind: type[T]) -> T:
         raise
     content = from_json(kind, data)
     if _unusable(content, whole=_MOST, real=_MOST) is not None:
-        raise ValueError("a number in it is out of all range")
+        raise ValueError("a number in it is far out of range")
     return content if is_plain(data) else escaped(content)
 
 
@@ -120,7 +120,7 @@ def parse_assignments(
     items: list[str], *, option: str = "--set", example: str = "--set lr=3e-4 or --set lora.rank=6"
 ) -> dict[str, Any]:
     """``["lr=1e-3", "lora.rank=6", "merge=[exact]"]`` as a mapping; a value in brackets is a list. Raises UsageError, with the
-    ``option`` that has the items and an ``example``: an item without ``=``, or one key twice."""
+    ``option`` that has the items and an ``example``: an item without ``=``, or the same key twice."""
     assignments: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -161,8 +161,8 @@ def _is_coerced(given: Any, made: Any) -> bool:
 
 
 def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int | float | None:
-    """The first number that is NaN or not below the bound of its type, in ``value`` or in the table, list or dataclass that it is; None
-    without one."""
+    """The first number that is NaN or not below the bound of its type: ``value`` itself, or one in the table, list or dataclass that it
+    is. None if there is none."""
     if isinstance(value, int | float):
         return None if abs(value) < (whole if isinstance(value, int) else real) else value
     parts = vars(value) if is_dataclass(value) and not isinstance(value, type) else value
@@ -174,7 +174,7 @@ def _unusable(value: Any, *, whole: int = 2**63, real: float = math.inf) -> int 
 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], *, where: str, path: str) -> None:
-    """Refuse unknown keys, also of tables inside and in lists of tables; pydantic would ignore them."""
+    """Refuse unknown keys, also in nested tables and in lists of tables; pydantic would ignore them."""
     hints = _hints(cls)
     known = {field.name for field in fields(cls)}
     for key, value in values.items():
@@ -192,7 +192,7 @@ _hints = lru_cache(maxsize=64)(get_type_hints)
 
 @lru_cache(maxsize=64)
 def _adapter(kind: Any) -> Any:
-    """pydantic's TypeAdapter, built once for each kind, and only where one is read: importing it takes half a second."""
+    """pydantic's TypeAdapter, built once for each kind, and only when one is read: importing it takes half a second."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -1,7 +1,7 @@
-"""Names to classes, loaded lazily: built in, declared by installed packages as entry points, or from a file of ``--plugin``.
+"""Classes by name, loaded lazily: built in, declared by installed packages as entry points, or from a file given with ``--plugin``.
 
 Listing names imports nothing. A plug-in file defines subclasses of `harness.methods.base.Method` or `harness.datasets.base.Benchmark`
-with a ``name``; it calls nothing here.
+with a ``name``; it need not call anything here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEGMENTED = {
 """The benchmarks, all of images with masks."""
 
 JOINT = {"polyp": "harness.datasets.polyp:Polyp"}
-"""Benchmarks that combine several of them for training; ``all`` leaves these out."""
+"""Benchmarks that combine several of those for training; ``all`` does not include them."""
 
 METHOD_GROUP = "sam_peft_harness.methods"
 BENCHMARK_GROUP = "sam_peft_harness.benchmarks"
@@ -88,7 +88,7 @@ class Registry:
         return [*listed, *(name for name in self._loaded if name not in self._entries)]
 
     def __contains__(self, name: str) -> bool:
-        """Whether the name is known; that of a plug-in is, once its file is loaded."""
+        """Whether the name is known; a name from a plug-in is known once its file is loaded."""
         try:
             return bool(self.resolve(name))
         except UsageError:
@@ -98,7 +98,7 @@ class Registry:
         """The canonical name.
 
         Raises:
-            UsageError: unknown, with the nearest name.
+            UsageError: the name is unknown; the message has the nearest name.
         """
         spelling = self._aliases.get(canonical_spelling(name), canonical_spelling(name))
         if spelling in self._entries or spelling in self._loaded:
@@ -146,7 +146,7 @@ class Registry:
         return f"{self.kind} {name!r} cannot be used: {reason}" if reason else ""
 
     def is_fixed(self, name: str) -> bool:
-        """Whether ``name`` is built in or of an installed package."""
+        """Whether ``name`` is built in or comes from an installed package."""
         return name in self._entries or name in self._aliases
 
     def add(self, name: str, loaded: type) -> None:
@@ -167,11 +167,11 @@ def config_fault(method: Any) -> str:
             if name not in known and "ClassVar" not in str(kind):
                 return f"{name} is not a field of its config_class: {base.__name__} lacks @dataclass(frozen=True, kw_only=True)"
     if config.encoder_parameters is MethodConfig.encoder_parameters:
-        return "its config_class has no encoder_parameters(shape); give the closed form of what trains in the encoder"
+        return "its config_class has no encoder_parameters(shape); give the closed form of how many parameters train in the encoder"
     try:
         config()
     except Exception as error:
-        return f"its config_class cannot be made of its defaults: {type(error).__name__}: {error}"
+        return f"its config_class cannot be made from its defaults: {type(error).__name__}: {error}"
     return ""
 
 
@@ -202,7 +202,7 @@ def dataset_name(name: str) -> str:
     except UsageError:
         own_name = canonical_spelling(name)
     if not re.fullmatch(r"[a-z0-9_]{1,100}", own_name) or own_name == "all":
-        raise UsageError(f"the data set's name {name!r} must be of letters, digits, - and _, and not 'all'") from None
+        raise UsageError(f"the data set's name {name!r} must be letters, digits, - and _ only, and not 'all'") from None
     return own_name
 
 
@@ -214,7 +214,7 @@ def add_own(name: str, classes: Sequence[str], *, labels: bool = False) -> None:
 
 
 def add_own_of(name: str, rules: Mapping[str, Any]) -> None:
-    """As `add_own`, by the rules of a run; nothing is done for other benchmarks.
+    """Do what `add_own` does, by the rules of a run; do nothing for other benchmarks.
 
     Raises:
         UsageError: the run's benchmark is one of the harness's.
@@ -295,7 +295,7 @@ def load_plugin(path: Path) -> list[str]:
 
     Raises:
         UsageError: the file is missing, fails on import, defines neither, uses a name that exists, or has a method with an unusable
-            configuration. Nothing of the file is registered then.
+            configuration. Nothing from the file is registered then.
     """
     if not path.is_file():
         raise UsageError(f"--plugin {path}: no such file")

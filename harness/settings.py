@@ -1,6 +1,6 @@
 """Settings: one TOML file, and variables ``SAM_PEFT_…`` that override it. They are plain data: nothing in them is executed.
 
-The file is that of ``SAM_PEFT_SETTINGS``, else ``harness.toml`` of the working folder, else the user's own.
+The file is the one that ``SAM_PEFT_SETTINGS`` names, else ``harness.toml`` in the working folder, else the user's own.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Settings:
 
     Args:
         cluster: the name of a profile, or the path of one, whose setup lines are commands.
-        cache, cache_gib: folder of decoded images and embeddings, and its bound. Variables such as ``$TMPDIR`` are those of a run's
-            node. Empty for a folder in the results.
-        datasets, checkpoints: by the names in the file.
+        cache, cache_gib: folder of decoded images and embeddings, and its largest size. Variables such as ``$TMPDIR`` are those
+            of the node of a run. Empty for a folder in the results.
+        datasets, checkpoints: paths by the names in the file.
         source: the file that was read, for messages; empty where none was.
     """
 
@@ -75,7 +75,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     values = _values(_toml(path), base=path.parent, where=str(path)) if path is not None else {}
     if path == HERE and not named and ("plugins" in values or is_profile_file(values.get("cluster", ""))):
         raise UsageError(
-            f"{HERE} sets plug-ins or a cluster's file, which are code, and may have come with this folder; if you trust it set the "
+            f"{HERE} sets plug-ins or a cluster's file, which are code, and may have come with this folder; if you trust it, set the "
             f"variable {FILE}={HERE}, else remove them and give --plugin FILE.py or --cluster FILE.yaml"
         )
     overrides: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(bounded_text(path, where=f"settings {path}", most=_MOST_BYTES))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f'settings {path}: {error}; values are written as in data = "/data"') from error
+        raise UsageError(f'settings {path}: {error}; write values as in data = "/data"') from error
 
 
 def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _values(written: Mapping[str, Any], *, base: Path, where: str) -> dict[str, 
 
 
 def _is_file(key: str, value: Any) -> bool:
-    """Whether a protocol, a cluster or a cache is given as a path relative to the file; that of a cache may begin with a variable."""
+    """Whether a protocol, a cluster or a cache is given as a path relative to the file; a cache may begin with a variable instead."""
     if key == "cluster":
         return is_profile_file(value)
     return value.endswith((".yaml", ".yml")) if key == "protocol" else key == "cache" and value[0] not in "/~$"

@@ -1,9 +1,9 @@
 """Statistics of comparisons with few seeds: estimates with the parts of their variance, and their intervals.
 
-The parts of a variance (seeds, images, a paper's runs) have degrees of freedom of their own. Their sum is judged by Student's quantile
-at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947; one part alone gives Student's interval. Many rows against
-one baseline have intervals that hold for all rows at once (max-T; Dunnett 1955, Westfall and Young 1993).
-``results/analysis/pair_coverage.py`` simulates how often the intervals hold the truth.
+The parts of a variance (seeds, images, a paper's runs) have degrees of freedom of their own. The interval of their sum uses Student's
+quantile at the effective degrees of freedom of Satterthwaite 1946 and Welch 1947; one part alone gives Student's interval. Many rows
+against one baseline have intervals that hold for all rows at once (max-T; Dunnett 1955, Westfall and Young 1993).
+``results/analysis/pair_coverage.py`` simulates how often the intervals contain the true value.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Estimate:
 
     Args:
         mean: the estimate.
-        seeds: the part of the seeds; None for a single seed, which has no interval.
-        rest: parts of the images, and what is not ours (a paper's runs).
-        n: seeds.
+        seeds: the part due to the seeds; None for a single seed, which has no interval.
+        rest: the parts due to the images, and to what is not ours (a paper's runs).
+        n: number of seeds.
     """
 
     mean: float
@@ -86,7 +86,7 @@ def of_seeds(values: Sequence[float]) -> Estimate:
 
 
 def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = None) -> Estimate | None:
-    """The mean over seeds and images, with the variance of other seeds and of other images.
+    """The mean over seeds and images, with the variance due to the choice of seeds and of images.
 
     Seeds and images are crossed: every seed scores the same test images, so no number of seeds narrows what only more images can. The
     model is the analysis of variance of a random two-way model (Searle, Casella, McCulloch 1992, ch. 4). Let a be the seeds' deviations
@@ -98,7 +98,7 @@ def crossed(table: NDArray[np.float64], *, clusters: NDArray[np.intp] | None = N
         table: (R, C) scores, or differences of two rows.
         clusters: as in `cluster_sums`, which sums b and e.
 
-    None for fewer than two seeds, images or clusters.
+    Returns None for fewer than two seeds, images or clusters.
     """
     if len(table) < 2:
         return None
@@ -123,8 +123,8 @@ def cluster_sums(
 ) -> tuple[NDArray[np.float64], float]:
     """(…, G) sums of deviations from a mean over images within clusters, and the factor that makes their squares a variance of that mean.
 
-    With w the clusters' shares of C images it is Σw² / Σw²(1 - 2w + Σw²) / C². For G clusters of one size the first two are
-    G / (G - 1); one cluster has no variance, and the factor is 0.
+    With w the clusters' shares of the C images, the factor is Σw² / Σw²(1 - 2w + Σw²) / C². For G clusters of equal size it is
+    G / (G - 1) / C²; one cluster has no variance, and the factor is 0.
 
     ``deviations`` are (…, C); ``clusters`` (C,) numbers of the images' clusters, where images are not independent (frames of one video).
     """
@@ -153,7 +153,7 @@ def of_folds(values: Sequence[float], *, test_share: float) -> Estimate:
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, such as one per benchmark; it holds for these benchmarks alone."""
+    """The mean of independent estimates, such as one per benchmark; it is valid for these benchmarks alone."""
     count = len(estimates)
     known = [estimate.seeds for estimate in estimates if estimate.seeds is not None]
     parts = [part for estimate in estimates for part in estimate.rest]
@@ -171,12 +171,12 @@ def average_of(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def to_printed(ours: Sequence[float], value: float, *, spread: float | None, is_sd: bool, runs: int) -> Estimate:
-    """Ours, one score per seed, minus a published value.
+    """The mean of our scores, one per seed, minus a published value.
 
     Args:
         spread: the number after ±: a standard error, or with ``is_sd`` the SD of the runs. None where none is printed: the paper's
-            runs are then assumed to vary as ours.
-        runs: how many the paper averaged; 0 where it does not say: one without a spread, three with one.
+            runs are then assumed to vary as ours do.
+        runs: how many the paper averaged; 0 where it does not say, which counts as one; a spread then has the df of three.
     """
     estimate = of_seeds(ours)
     seeds = estimate.seeds
@@ -209,7 +209,7 @@ SIMULATIONS, MANY = 20_000, 100
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The differences of K rows to one baseline on one benchmark.
+    """The differences between K rows and one baseline on one benchmark.
 
     Their variance is that of other seeds plus that of other images. Two rows' differences correlate through the baseline's runs and through
     images that are easy or hard for both.
@@ -220,7 +220,7 @@ class Family:
         df: degrees of freedom of each of these variances.
         pooled: whether they are one estimate, from the runs of all rows.
         images: (K, K) covariance of the differences due to the images; zeros where scores are not means over images.
-        images_df: degrees of freedom of its variances; infinite for `MANY` images or clusters, which count as known.
+        images_df: degrees of freedom of its variances; infinite from `MANY` images or clusters on, whose variances count as known.
     """
 
     means: NDArray[np.float64]
@@ -244,7 +244,7 @@ def family(
     test_share: float = 0.0,
     prior: float = math.inf,
 ) -> Family:
-    """The differences of all rows but the first to the first.
+    """The differences of all other rows to the first.
 
     The spread of single runs, s², is pooled over all rows. With a finite ``prior`` each row has its own, shrunk towards the pooled one
     (moderated variances, Smyth 2004): (prior · s² + (R - 1) · s²ₖ) / (prior + R - 1), with prior + R - 1 degrees of freedom.
@@ -256,7 +256,7 @@ def family(
         clusters: as in `cluster_sums`.
         test_share: images tested over images trained on where every seed has its own split (Nadeau and Bengio
             2003), else 0. Seeds are then blocks: an effect of the split on all rows does not count as spread.
-        prior: degrees of freedom that the pooled variance has for a row; infinite for the pooled one alone.
+        prior: weight of the pooled variance in each row's own, in degrees of freedom; infinite for the pooled one alone.
     """
     rows, count = runs.shape
     residual = runs - runs.mean(axis=1, keepdims=True)
@@ -292,14 +292,14 @@ def max_t(families: Sequence[Family], *, level: float = 0.95, simulations: int =
     """(K,) half-widths of intervals for the mean of the families' differences, which hold for all K rows at once.
 
     The largest of K studentised differences is simulated with the families' covariances, each estimated variance of
-    runs, and that of few images, with its χ²; K = 1 of one family is the usual interval.
+    runs, and of few images, with its χ²; for one family with K = 1 it is the usual interval.
 
     Args:
         families: one per benchmark, of the same rows in the same order.
     """
 
     def drawn(df: float, of: int = 1) -> Any:
-        """Estimates of variances of 1."""
+        """Simulated estimates of a variance that is 1."""
         return 1.0 if math.isinf(df) else generator.chisquare(df, (simulations, of)) / df
 
     generator = np.random.default_rng(0)

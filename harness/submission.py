@@ -25,7 +25,7 @@ from harness.studies import Row, Study, choices_of
 from harness.system.text import printable_line
 
 YOURS = " (yours)"
-"""Follows the name of a row whose records are of the user's folder."""
+"""Follows the name of a row whose records are from the user's folder."""
 PARTLY_YOURS = " (partly yours)"
 """The same if the other folder also has runs of the row."""
 
@@ -41,7 +41,7 @@ def rows_of(run: Run, runs: Sequence[Run], study: Study) -> list[Row]:
 
 
 def further_row(run: Run, runs: Sequence[Run], study: Study) -> Row:
-    """The row of a run that the study does not list; of options that it chooses only those vary that ``runs`` left open."""
+    """The row of a run that the study does not list; an option that the study chooses stays open where its ``runs`` differ in it."""
     values = [other.method_config for other in runs if other.label == run.label]
     choices = choices_of(run.method, {}, study.choose)
     free = {name for name in choices if len({str(config.get(name)) for config in values}) > 1}
@@ -50,7 +50,7 @@ def further_row(run: Run, runs: Sequence[Run], study: Study) -> Row:
 
 
 def with_own_rows(study: Study, archive: Joined) -> Study:
-    """The study with the rows that the first folder adds; its rows are marked (`YOURS`)."""
+    """The study with the rows that the first folder adds; rows from it are marked (`YOURS`)."""
     runs = {is_own: [r.run for r in archive.records if archive.is_own(r) == is_own] for is_own in (True, False)}
     own = [run for run in runs[True] if has_rules_of(run, study)]
     theirs = {row.label for run in runs[False] if has_rules_of(run, study) for row in rows_of(run, runs[False], study)}
@@ -66,7 +66,7 @@ def with_own_rows(study: Study, archive: Joined) -> Study:
 
 
 class CheckedLine(NamedTuple):
-    """One line of a check: what was looked at, and what is wrong with it; of a right one what was found."""
+    """One line of a check: what was looked at, and what is wrong with it or, if nothing is, what was found."""
 
     what: str
     wrong: bool
@@ -77,11 +77,11 @@ def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | 
     """Whether the records below ``root`` are whole rows of a study under its rules, from its data and its weights.
 
     Args:
-        changed: whether the code of a plug-in's method is other than what ran; None where no plug-in was given.
+        changed: whether the code of a plug-in's method differs from the code that ran for a record; None where no plug-in was given.
     """
     archive = Archive(root)
     scores = _finding("scores", _wrong_scores(archive, study), right="recomputed from the scores by image")
-    if scores.wrong:  # nothing else that such files say counts
+    if scores.wrong:  # nothing else in such files can be trusted
         return [scores]
     runs = [record.run for record in archive.records]
     under = [record for record in archive.records if has_rules_of(record.run, study)]
@@ -97,12 +97,12 @@ def check_rows(root: Path, study: Study, *, changed: Callable[[Record], bool] | 
         _finding(
             "data",
             _other_data([record.run for record in under], study),
-            right="the study's files" if study.data else "none is named",
+            right="the study's files" if study.data else "the study names none",
         ),
         _finding(
             "weights",
             _other_weights([record.run for record in under], study),
-            right="the study's" if study.weights else "none is named",
+            right="the study's" if study.weights else "the study names none",
         ),
         _finding("replicates", _missing_replicates([*rows.values()], study), right=", ".join(map(str, study.seeds))),
         _finding("rates", _missing_rates([*rows.values()], study), right="every value that the study chooses from"),
@@ -130,7 +130,7 @@ def _other_rules(runs: Sequence[Run], study: Study) -> Iterator[str]:
             yield f"backbone {run.backbone} instead of {', '.join(study.backbones)}"
         else:
             rules = protocol_rules(study.protocol_file or study.protocol, run.benchmark) or {}
-            yield f"{differing_in_words(from_protocol(run.rules, {**rules, **study.set}))}; other rules are another table"
+            yield f"{differing_in_words(from_protocol(run.rules, {**rules, **study.set}))}; other rules make another table"
 
 
 def _other_data(runs: Sequence[Run], study: Study) -> Iterator[str]:
@@ -140,14 +140,14 @@ def _other_data(runs: Sequence[Run], study: Study) -> Iterator[str]:
             yield f"{run.benchmark} is not a benchmark of the study"
         elif wanted and not (run.data_fingerprint and same_data(run.data_fingerprint, wanted)):
             files = run.data_fingerprint or "files without a fingerprint"
-            yield f"{benchmark_title(run.benchmark)}: {files} instead of {wanted}; other files are another table"
+            yield f"{benchmark_title(run.benchmark)}: {files} instead of {wanted}; other files make another table"
 
 
 def _other_weights(runs: Sequence[Run], study: Study) -> Iterator[str]:
     for run in runs:
         wanted = study.weights.get(run.backbone, run.checkpoint)
         if weights_of(run.checkpoint) != weights_of(wanted):
-            yield f"{run.checkpoint or 'random'} instead of {wanted or 'random'}; other weights are another table"
+            yield f"{run.checkpoint or 'random'} instead of {wanted or 'random'}; other weights make another table"
 
 
 Rows = Sequence[tuple[Row, list[Record]]]
@@ -215,7 +215,7 @@ def _missing_code(records: Sequence[Record], changed: Callable[[Record], bool] |
         if not all(r.environment.get("numbers_method") for r in records if r.run.method == method and r.code == "OK"):
             yield f"{method}: a record does not say which code ran"
         elif changed is None:
-            yield f"{method} is of a plug-in; name its file with --plugin"
+            yield f"{method} comes from a plug-in; name its file with --plugin"
         elif any(changed(r) for r in records if r.run.method == method and r.code == "OK"):
             yield f"{method}: the file that was given is not the code that ran"
 

@@ -39,15 +39,15 @@ def first(names: Iterable[str]) -> str:
 
 
 IMAGE_SIZE = 64
-"""A grid of 4 tokens a side, which tiny's windows of 3 do not divide: padding is part of every check."""
+"""A grid of 4 tokens per side, which tiny's windows of 3 do not divide: padding is part of every check."""
 STEPS = 3
 SEED = 1
-"""Of the method that is trained; those that are only attached have 0."""
+"""Seed of the method that is trained; by default those that are only attached have 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShortTraining:
-    """Observations while a method trained for a few steps at a high rate; sets hold names of parameters.
+    """Observations from training a method for a few steps at a high learning rate; sets hold names of parameters.
 
     Args:
         declared, marked: those in the method's parameter groups, and those that require a gradient, before the first step.
@@ -55,8 +55,8 @@ class ShortTraining:
         with_gradient, reached: those that got a gradient in some step, and those that got one other than zero.
         may_idle: those of ``marked`` that may get none, according to the method.
         changed: frozen parameters and buffers of the plain segmenter that changed.
-        losses: of every step.
-        state: the method's, after the last step.
+        losses: the loss of every step.
+        state: the method's state after the last step.
         draws: whether attaching or training used torch's global generator.
     """
 
@@ -78,7 +78,7 @@ class ContractCase:
 
     Args:
         backbone: ``tiny`` (SAM) or ``tiny_timm``.
-        decoder: see `harness.models.decoders`. Its dropout is off, as it uses torch's global generator, which methods must not.
+        decoder: see `harness.models.decoders`. Its dropout is off, since it uses torch's global generator, which methods must not use.
     """
 
     method: type[Method]
@@ -95,7 +95,7 @@ class ContractCase:
 
     @property
     def labels(self) -> bool:
-        """Whether an image has one label, of two, instead of a mask."""
+        """Whether an image has one of two labels instead of a mask."""
         return self.decoder in LABELLING
 
     @property
@@ -114,17 +114,17 @@ class ContractCase:
 
     @cached_property
     def training(self) -> ShortTraining:
-        """One training, which all checks share."""
+        """One training, shared by all checks."""
         return self.train()[1]
 
     def trained(self) -> tuple[Segmenter, Method]:
-        """A fresh copy with the state of that training, so that the adapter acts."""
+        """A fresh copy with the state after that training, so that the adapter has an effect."""
         segmenter, method = self.attached(seed=SEED)
         method.load_state(self.training.state)
         return segmenter.train(), method
 
     def train(self) -> tuple[tuple[Segmenter, Method], ShortTraining]:
-        """Attach and train what the method's groups name, all roles on every step."""
+        """Attach the method and train the parameters of its groups, all roles in every step."""
         generator = torch.get_rng_state()
         segmenter = self.plain()
         plain: dict[str, Tensor] = {**dict(segmenter.named_parameters()), **dict(segmenter.named_buffers())}
@@ -164,7 +164,7 @@ class ContractCase:
         )
 
     def loss(self, segmenter: Segmenter, method: Method) -> Tensor:
-        """Task loss plus the method's auxiliary loss on the subject's images."""
+        """Task loss plus the method's auxiliary loss on the case's images."""
         output = segmenter(self.images)
         if self.labels:
             loss = cross_entropy(output.masks, self.targets[:, 0, :1, :1].long())

@@ -1,4 +1,4 @@
-"""The clauses of the contract: each takes a `ContractCase`, raises `Violation` where it is broken."""
+"""The clauses of the contract: each takes a `ContractCase` and raises `Violation` where the method breaks it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from harness.models.segmenter import Segmenter
 
 IDENTITY_TOLERANCE = 1e-6
 BATCH_TOLERANCE = dict.fromkeys(DECODERS, 1e-05) | {"mask-transformer": 2e-4, "mask2former": 1e-4}
-"""By decoder: the mask transformer's last norm divides the difference of two classes by itself and √ε, so that it makes
-rounding up to 1 / √1e-5 = 316 times larger."""
+"""By decoder: the mask transformer's last norm divides the difference of two classes by its own size, at least √ε, so that it
+enlarges rounding errors up to 1 / √1e-5 = 316 times."""
 RECOMPUTE_TOLERANCE = 1e-6
 
 Clause = Callable[[ContractCase], None]
@@ -39,7 +39,7 @@ Clause = Callable[[ContractCase], None]
 
 def identity(subject: ContractCase) -> None:
     """Attaching changes no output, or the method declares that it does."""
-    # PyTorch takes other kernels where no parameter requires a gradient, so both are compared without any.
+    # PyTorch uses other kernels where no parameter requires a gradient, so both are compared without gradients.
     before = logits(subject.plain().requires_grad_(False), subject.images)
     segmenter, method = subject.attached()
     after = logits(segmenter.requires_grad_(False), subject.images)
@@ -49,7 +49,7 @@ def identity(subject: ContractCase) -> None:
 
 
 def gradient(subject: ContractCase) -> None:
-    """Gradient reaches exactly the declared parameters, each within three steps unless a router passes it by."""
+    """Gradients reach exactly the declared parameters, each within three steps unless a router leaves it out."""
     training, config = subject.training, subject.config
     marked, reached, routed = training.marked, training.reached, training.may_idle
     require(training.declared == marked, f"groups and requires_grad differ: {first(training.declared ^ marked)}")
@@ -60,7 +60,7 @@ def gradient(subject: ContractCase) -> None:
     if not config.freezes_decoder:
         require(decoder <= marked, f"mask decoder and head must train: {first(decoder - marked)} does not")
     outside = {name for name in marked - decoder if not name.startswith("encoder.")}
-    require(not outside, f"trains {first(outside)}, which is neither encoder nor mask decoder")
+    require(not outside, f"trains {first(outside)}, which is in neither encoder nor mask decoder")
     stray = training.with_gradient - marked
     require(not stray, f"{first(stray)} is frozen and gets a gradient")
     idle = marked - reached
@@ -69,15 +69,13 @@ def gradient(subject: ContractCase) -> None:
 
 
 def parameter_count(subject: ContractCase) -> None:
-    """The trainable parameters of encoder and of mask decoder equal the closed forms of the configuration."""
+    """The trainable parameters of the encoder and of the mask decoder equal the closed forms of the configuration."""
     segmenter, method = subject.attached()
     require_count(method, segmenter.encoder, subject.shape)
     of_encoder = method.config.encoder_parameters(subject.shape)
     of_decoder = sum(p.numel() for p in segmenter.parameters() if p.requires_grad) - of_encoder
     closed_form = trained_in_decoder(method.config, subject.backbone, task="binary", decoder=subject.decoder)
-    require(
-        of_decoder == closed_form, f"{of_decoder} parameters train in the decoder, the closed form says {closed_form}"
-    )
+    require(of_decoder == closed_form, f"{of_decoder} decoder parameters train, but the closed form says {closed_form}")
 
 
 def frozen(subject: ContractCase) -> None:
@@ -91,7 +89,7 @@ def state(subject: ContractCase) -> None:
     segmenter, method = subject.train()[0]
     saved = method.state()
     differ = set(saved) ^ {*grouped_parameters(method), *method.own_buffers()}
-    require(not differ, f"state holds more or less than what trains: {first(differ)}")
+    require(not differ, f"the state does not hold exactly what trains: {first(differ)}")
     other, restored = subject.attached(seed=2)
     restored.load_state(load(save({name: tensor.contiguous() for name, tensor in saved.items()})))
     require(
@@ -107,7 +105,7 @@ def state(subject: ContractCase) -> None:
 
 
 def determinism(subject: ContractCase) -> None:
-    """The same seed trains to the same bits, and torch's global generator is not used."""
+    """Training twice with the same seed gives the same bits, and does not use torch's global generator."""
     once = subject.training
     torch.rand(5)  # another position of the global generator must not matter
     _, repeat = subject.train()
@@ -118,7 +116,7 @@ def determinism(subject: ContractCase) -> None:
 
 
 def finite_under_autocast(subject: ContractCase) -> None:
-    """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and what qkv gives stays bf16: a sum with a
+    """Loss and gradients stay finite under bf16 autocast, parameters stay float32, and the output of qkv stays bf16: a sum with a
     float32 parameter would make attention run at a precision, and with a memory use, that other methods do not have."""
     segmenter, method = subject.trained()
     given: set[torch.dtype] = set()
@@ -136,16 +134,16 @@ def finite_under_autocast(subject: ContractCase) -> None:
 
 
 def batch(subject: ContractCase) -> None:
-    """In evaluation an image's output does not depend on the others of its batch."""
+    """In evaluation, an image's output does not depend on the others in its batch."""
     segmenter, _ = subject.trained()
     together = logits(segmenter, subject.images[:2])
     apart = torch.cat([logits(segmenter, subject.images[i : i + 1]) for i in range(2)])
     largest = float((together - apart).abs().max())
-    require(largest <= BATCH_TOLERANCE[subject.decoder], f"two images together differ from one by one by {largest:.1e}")
+    require(largest <= BATCH_TOLERANCE[subject.decoder], f"outputs change by {largest:.1e} if two images share a batch")
 
 
 def checkpointing(subject: ContractCase) -> None:
-    """With activation checkpointing loss, gradients, buffers and random numbers are the same, and backward recomputes."""
+    """With activation checkpointing, loss, gradients, buffers and random numbers stay the same, and the backward pass recomputes."""
     seen = []
     passes = [0, 0]
     for recompute in (False, True):
@@ -163,9 +161,9 @@ def checkpointing(subject: ContractCase) -> None:
         buffers = {n: b.clone() for n, b in segmenter.named_buffers()}
         seen.append((float(loss.detach()), gradients, buffers, method.generator.get_state()))
     (plain, gradients, buffers, generator), (recomputed, gradients_, buffers_, generator_) = seen
-    require(abs(plain - recomputed) <= RECOMPUTE_TOLERANCE, f"the loss is {recomputed}, without checkpointing {plain}")
+    require(abs(plain - recomputed) <= RECOMPUTE_TOLERANCE, f"the loss is {recomputed}, {plain} without checkpointing")
     differ = gradients.keys() ^ gradients_.keys()
-    require(not differ, f"gradient appears or is lost: {first(differ)}")
+    require(not differ, f"a gradient appears or is lost: {first(differ)}")
     _require_close(gradients, gradients_, "gradient of")
     _require_close(buffers, buffers_, "buffer")
     require(torch.equal(generator, generator_), "recomputation advances the method's generator")
@@ -174,7 +172,7 @@ def checkpointing(subject: ContractCase) -> None:
 
 
 def _backward(loss: Tensor, method: Method) -> None:
-    if method.config.trains:  # or no gradient goes anywhere
+    if method.config.trains:  # otherwise there is no gradient
         loss.backward()
 
 
@@ -192,7 +190,7 @@ _SITES = ("qkv", "q,v", "q,k,v", "proj", "mlp", "proj,mlp")
 
 
 def placement(subject: ContractCase) -> None:
-    """``blocks`` and ``sites`` restrict the method to what they name, with the closed form's count; nonsense is refused."""
+    """``blocks`` and ``sites`` restrict the method to what they name, and the closed form counts them so; nonsense is refused."""
     names = {field.name for field in fields(subject.config)}
     if "blocks" not in names:
         return
@@ -231,7 +229,7 @@ EPOCHS = 4
 
 
 def schedule(subject: ContractCase) -> None:
-    """`passes_at` is pure: called twice, backwards, and after training it returns the same."""
+    """`passes_at` is pure: called again, in reverse order and after training, it returns the same."""
     _, method = subject.trained()
     _, fresh = subject.attached()
     moments = [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
@@ -239,7 +237,7 @@ def schedule(subject: ContractCase) -> None:
     for epoch, step in reversed(moments):
         for each in (fresh, method):
             later, before = each.passes_at(epoch=epoch, step=step), answers[epoch, step]
-            require(later == before, f"in epoch {epoch}, step {step} it says {before} first and {later} later")
+            require(later == before, f"epoch {epoch}, step {step}: passes_at says {before} first and {later} later")
     roles = {role for passes in answers.values() for updated in passes for role in updated}
     known = {group.role for group in fresh.parameter_groups()}
     require(roles <= known, f"updates {', '.join(sorted(roles - known))}, but no parameter group has that role")
@@ -252,18 +250,18 @@ def properties(subject: ContractCase) -> None:
     config, encoder = method.config, segmenter.encoder
     added = sum(p.numel() for p in encoder.parameters()) - plain
     declared = config.added_parameters(subject.shape)
-    require(added == declared, f"adds {added} parameters to the encoder, its configuration says {declared}")
+    require(added == declared, f"adds {added} parameters to the encoder, but its configuration says {declared}")
     trains = any(p.requires_grad for p in encoder.parameters())
     require(config.trains_encoder or not trains, "trains_encoder is False, but something in the encoder trains")
     first = config.gradient_from(subject.shape)
     reached = _blocks_with_gradient(subject, segmenter, method)
     below = [block for block in reached if first is None or block < first]
-    says = "that no gradient passes the backbone, but it" if first is None else f"{first}, but gradient"
+    says = "that no gradient passes the backbone, but it" if first is None else f"{first}, but a gradient"
     require(not below, f"gradient_from says {says} reaches block {min(below, default=0)}")
 
 
 def _blocks_with_gradient(subject: ContractCase, segmenter: Segmenter, method: Method) -> set[int]:
-    """Blocks whose output gets a gradient in backward, and which therefore backward passes or ends at."""
+    """Blocks whose output gets a gradient: the backward pass goes through them, or ends at them."""
     reached: set[int] = set()
     if not method.config.trains:
         return reached
@@ -280,16 +278,16 @@ def _blocks_with_gradient(subject: ContractCase, segmenter: Segmenter, method: M
 
 
 MERGE_TOLERANCE = 1e-4
-"""Relative, of ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error truly."""
+"""Relative, for ``exact`` and ``conv`` merges; ``calibrated`` approximates and only has to report its error correctly."""
 
 
 def declared_merges(subject: ContractCase) -> None:
-    """Every declared mode merges within its tolerance and reports truly; every other mode is refused."""
+    """Every declared mode merges within its tolerance and reports its error correctly; every other mode is refused."""
     modes: tuple[MergeMode, ...] = ("exact", "conv", "calibrated")
     _, method = subject.attached()
     for mode in modes:
         if mode not in method.merge_modes:
-            with must_refuse(f"{mode} is not among its merge modes and is accepted"):
+            with must_refuse(f"{mode} is not among its merge modes, but is accepted"):
                 method.merge(mode, calibration=[subject.images], held_out=[subject.images])
             continue
         _merged(subject, mode)
@@ -318,16 +316,16 @@ def _merged(subject: ContractCase, mode: MergeMode) -> None:
     extra = sizes[0] - sizes[1]
     require(
         extra == report.extra_parameters,
-        f"{mode} reports {report.extra_parameters} extra parameters, there are {extra}",
+        f"{mode} reports {report.extra_parameters} extra parameters, but there are {extra}",
     )
     if not report.left and mode != "conv":
         _require_plain(subject, segmenter, report)
 
 
 def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeReport) -> None:
-    """A whole merge is the plain backbone, for SAM's that of segment_anything's own modules: it loads strictly there and
-    embeds images the same."""
-    require(not report.extra_parameters, f"{report.mode} folds everything and needs {report.extra_parameters} more")
+    """After a complete merge the encoder loads strictly into the plain backbone (for SAM's, into segment_anything's own
+    modules), which then embeds images the same."""
+    require(not report.extra_parameters, f"{report.mode} folds everything, but adds {report.extra_parameters}")
     encoder = subject.plain().encoder
     differ = segmenter.encoder.state_dict().keys() ^ encoder.state_dict().keys()
     require(not differ, f"{report.mode} leaves names that a plain backbone does not have: {first(differ)}")
@@ -342,7 +340,7 @@ def _require_plain(subject: ContractCase, segmenter: Segmenter, report: MergeRep
         largest = float((encoder(images) - segmenter.encoder(images)).abs().max())
     require(
         largest <= MERGE_TOLERANCE,
-        f"the plain encoder embeds the {report.mode} merge differently by {largest:.1e}",
+        f"the plain encoder with the {report.mode} merge embeds images differently by {largest:.1e}",
     )
 
 

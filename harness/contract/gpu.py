@@ -1,7 +1,7 @@
-"""The first minutes on a GPU: what it is, whether every method takes a right step on it, which attention is fast, and what feeds it.
+"""The first minutes on a GPU: what it is, whether every method takes a correct step on it, which attention is fast, and how fast it is fed.
 
 Each method takes one step on the tiny SAM in fp32, bf16 and fp16, from the same trained state. The same step on the CPU in fp32 is the
-reference. Rates are LoRA's training step on a backbone at its own size, scoring, and decoding and resizing of photographs.
+reference. Rates are those of LoRA's training step on a backbone at its own size, of scoring, and of decoding and resizing photographs.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ from harness.training.images import to_input
 from harness.training.step import TrainingStep
 
 LIMITS = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.1), "fp16": (0.002, 0.01)}
-"""Largest relative deviation from the CPU's in fp32, of a loss, and of all gradients together by their norm. On a CPU the built-in
+"""Largest relative deviations from the CPU in fp32: of a loss, and of all gradients together, by their norm. On a CPU the built-in
 methods' gradients deviate by up to 0.023 in bf16 and 0.0007 in fp16."""
 ATTENTION_LIMIT = 0.05
-"""Of attention in bf16, output and gradients, from the matrix of scores in fp32; that itself deviates by 0.017 on a CPU."""
+"""Largest relative deviation of attention in bf16, output and gradients, from plain attention in fp32. Plain attention: 0.017 on a CPU."""
 BATCH, SCORED = 4, 32
 PHOTOGRAPHS, PHOTOGRAPH = 32, (1500, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Measurements of a method in a precision, or of a way to attend in a kind of block.
+    """Measurements of a method in a precision, or of an attention kernel in a kind of block.
 
     Args:
-        name, where: the method and its precision, or the way to attend and the kind of block.
-        deviations: relative, with their ``limits``. Of loss and gradients (of masks where nothing trains) from the CPU's in fp32, or
-            the largest of attention from the matrix of scores in fp32.
-        milliseconds: of attention, forward and backward, one image in bf16.
+        name, where: the method and its precision, or the attention kernel and the kind of block.
+        deviations: relative, with their ``limits``: of loss and gradients (of masks where nothing trains) from the CPU's in fp32, or
+            the largest deviation of attention from plain attention in fp32.
+        milliseconds: for attention, forward and backward, one image in bf16.
         failed: why there are no numbers; empty otherwise.
     """
 
@@ -83,8 +83,8 @@ class Finding:
 def _finding(
     name: str, where: str, limits: tuple[float, ...], measure: Callable[[], tuple[tuple[float, ...], float]]
 ) -> Finding:
-    """The result of ``measure``: deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing or run
-    out of memory; the others are examined all the same."""
+    """The finding from ``measure``, which returns deviations and milliseconds. A plug-in may raise anything, and a kernel may be missing
+    or run out of memory; the others are examined all the same."""
     try:
         deviations, milliseconds = measure()
     except Exception as error:
@@ -97,7 +97,7 @@ def _reason(error: Exception) -> str:
 
 
 def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str], None]) -> dict[str, Any]:
-    """Everything of this module on the first GPU, as plain values for a JSON file.
+    """Run everything in this module on the first GPU. The result has plain values for a JSON file.
 
     Returns:
         ``backbone``, ``device`` (`facts`), ``steps`` and ``attention`` (each a list of `Finding`), ``rates`` (empty where they failed).
@@ -129,7 +129,7 @@ def examine_gpu(*, backbone: str, methods: Sequence[str], report: Callable[[str]
 
 
 def require_gpu() -> torch.device:
-    """Raises UsageError: torch finds none; says how to get one."""
+    """The first GPU, set up for runs. Raises UsageError: torch finds none; the message says how to get one."""
     if torch.cuda.is_available():
         return compute_on(torch.device("cuda", 0))
     cuda = torch.version.cuda
@@ -157,7 +157,7 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 def steps_of(name: str, device: torch.device, *, backbone: str = "tiny", decoder: Decoder = "sam") -> list[Finding]:
-    """A step of a method in every precision."""
+    """What a step of a method shows, in every precision."""
     try:
         method = METHODS.get(METHODS.resolve(name))
         case = ContractCase(method=method, config=method_config(name, {}), backbone=backbone, decoder=decoder)
@@ -173,8 +173,8 @@ def steps_of(name: str, device: torch.device, *, backbone: str = "tiny", decoder
 
 
 def _step(case: ContractCase, device: torch.device, precision: str) -> tuple[float, Tensor]:
-    """Every kind of pass that a training of the method has, of a trained copy, then an update; the sum of the losses, and all gradients
-    in one float64 vector of the CPU."""
+    """Run every kind of pass that the method's training has on a trained copy, then an update. Returns the sum of the losses, and all
+    gradients in one float64 vector on the CPU (where nothing trains, the masks and their norm)."""
     segmenter, method = case.trained()
     segmenter.zero_grad()
     segmenter.to(device).train()
@@ -227,7 +227,7 @@ def _relative(x: Tensor, reference: Tensor) -> float:
 
 
 def attentions(shape: BackboneShape, device: torch.device) -> list[Finding]:
-    """Every way to attend in a global block and in a window, where the backbone has relative positions by axes."""
+    """Every attention kernel in a global block and in a window, where the backbone has relative positions by axes."""
     if shape.relative_positions != "axes":
         return []
     block, side = shape.blocks[0], shape.image_size // shape.patch
@@ -258,7 +258,7 @@ def _attended(name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _seconds(work: Callable[[], object], device: torch.device, *, times: int = 5) -> float:
-    """The median of several times, after one that is not counted."""
+    """The median duration of several calls, after one that is not counted."""
     taken = []
     for _ in range(times + 1):
         torch.cuda.synchronize(device)
@@ -270,7 +270,7 @@ def _seconds(work: Callable[[], object], device: torch.device, *, times: int = 5
 
 
 def rates(backbone: str, device: torch.device) -> dict[str, float]:
-    """Images a second of LoRA's training step and of passes alone, of scoring with nothing to decode, and of decoding and resizing
+    """Images per second: in LoRA's training step, in forward passes alone, in scoring with nothing to decode, and in decoding and resizing
     JPEGs on all cores; and the step's peak memory in GiB."""
     shape, (mean, std) = backbone_shape(backbone), known(backbone).pixels
     size, rules = shape.image_size, Protocol(name="doctor", precision="bf16", pixel_mean=mean, pixel_std=std)
@@ -310,7 +310,7 @@ def rates(backbone: str, device: torch.device) -> dict[str, float]:
 
 
 def _loaded(size: int) -> float:
-    """Photographs decoded and resized a second, by as many threads as there are cores."""
+    """Photographs decoded and resized per second, by as many threads as there are cores."""
     width, height = PHOTOGRAPH
     coarse = np.random.default_rng(0).integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8)
     mask = np.zeros((height, width), dtype=np.uint8)

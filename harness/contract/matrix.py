@@ -1,4 +1,4 @@
-"""The abilities of each method: the contract's verdict on the tiny backbones, and counts on a named backbone."""
+"""What each method can do: the contract's verdict on the tiny backbones, and counts on a named backbone."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Capability:
     Args:
         code: ``own``, a package's name, or ``plug-in``.
         encoder_parameters, trainable_parameters: without and with mask decoder and head.
-        refusal: why it does not attach to ``backbone``, empty where it does; no failure.
-        declared: clause that the method declares not to hold -> the reason.
-        failures: ``clause@backbone`` -> what was seen; ``passed`` where there is none.
+        refusal: why it does not attach to ``backbone``, empty where it does; not a failure.
+        declared: clause that, as the method declares, does not hold -> the reason.
+        failures: ``clause@backbone`` -> what was seen; ``passed`` means that there are none.
     """
 
     method: str
@@ -52,7 +52,7 @@ class Capability:
 
     @property
     def verdict(self) -> str:
-        """On the contract, in words."""
+        """The verdict on the contract, in words."""
         if not self.passed:
             return f"broken ({len(self.failures)})"
         if self.refusal:
@@ -61,8 +61,8 @@ class Capability:
 
 
 def examine(name: str, *, backbone: str, options: Mapping[str, Any] | None = None) -> Capability:
-    """Run the contract on one method and count it on ``backbone``. What the method's code raises becomes a failure. Raises UsageError:
-    unknown method or backbone."""
+    """Run the contract on one method and count its parameters on ``backbone``. What the method's code raises becomes a failure. Raises
+    UsageError: unknown method or backbone."""
     row: dict[str, Any] = {"method": METHODS.resolve(name), "backbone": backbone}
     failures: dict[str, str] = {}
     try:
@@ -114,16 +114,16 @@ def capability(
 
 
 def _describe(error: Exception, method: type[Method]) -> str:
-    """The first line of an error; of a foreign one also its type and the line of the method's file that raised it."""
+    """The first line of an error; for a foreign one also its type and the line of the method's file that raised it."""
     line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, AssertionError | UsageError | MethodError):
         return line
-    file = getattr(sys.modules.get(method.__module__), "__file__", None)  # none of a method made in a notebook
+    file = getattr(sys.modules.get(method.__module__), "__file__", None)  # a method from a notebook has none
     return f"{type(error).__name__}: {line}{line_in(file, error)}"
 
 
 def matrix_markdown(rows: Sequence[Capability]) -> str:
-    """The cells of every method as a markdown table, the same bytes for the same rows; counts are *trained: …*."""
+    """The rows as a markdown table, the same bytes for the same rows; the columns *trained: …* are counts of parameters."""
 
     def count(number: int | None) -> str:
         return "" if number is None else f"{number:,}"

@@ -1,6 +1,6 @@
-"""The check of every attached method on any backbone: it starts as it declares, and trains what its configuration counts.
+"""The check of every attached method on any backbone: it starts as it declares, and trains as many parameters as its configuration says.
 
-A run checks it once, when its method attaches; the contract does on the tiny backbones.
+A run makes this check once, when its method is attached; the contract makes it on the tiny backbones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.models.segmenter import Segmenter
 
 
 class Violation(AssertionError):
-    """A method breaks a clause; the message says which value was seen."""
+    """A method breaks a clause; the message says which value was found."""
 
 
 def require(truth: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
@@ -33,12 +33,12 @@ def logits(segmenter: Segmenter, images: Tensor) -> Tensor:
 
 
 TOLERANCE = 1e-3
-"""Of a run's first image, relative to the largest logit: rounding stays a thousand times below, and a method that does not start where it
-says is mostly far above."""
+"""Largest deviation on a random image, relative to the largest logit. Rounding stays a thousand times below it; a method that does not
+start as it declares is usually far above."""
 
 
 def require_start(method: Method, before: Tensor, after: Tensor, *, tolerance: float) -> None:
-    """Logits with the attached method (``after``) equal the plain segmenter's (``before``), or the method declares that they do not.
+    """Require that logits with the attached method (``after``) equal the plain segmenter's (``before``), or are declared to differ.
 
     Raises:
         Violation: they differ by more than ``tolerance`` without such a declaration, or are not finite.
@@ -50,20 +50,20 @@ def require_start(method: Method, before: Tensor, after: Tensor, *, tolerance: f
 
 
 def require_count(method: Method, encoder: nn.Module, shape: BackboneShape) -> None:
-    """As many parameters train in the encoder as the closed form says, and some do. Raises Violation: they do not."""
+    """Require that the encoder trains as many parameters as the closed form says, and some if it trains. Raises Violation: it does not."""
     attached = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     closed_form = method.config.encoder_parameters(shape)
-    require(attached == closed_form, f"{attached} parameters train in the encoder, the closed form says {closed_form}")
+    require(attached == closed_form, f"{attached} encoder parameters train, but the closed form says {closed_form}")
     require(attached > 0 or not method.config.trains_encoder, "nothing in the encoder trains")
 
 
 def attach_checked(
     method: Method, segmenter: Segmenter, *, label: str, shape: BackboneShape, device: torch.device
 ) -> None:
-    """Attach the method on the CPU, with both checks; one image passes the segmenter before and after, on ``device``.
+    """Attach the method on the CPU, with both checks; a random image passes through the segmenter before and after, on ``device``.
 
     Raises:
-        MethodError: the method cannot be attached, or one of the checks fails; with the run's ``label``.
+        MethodError: the method cannot be attached, or one of the checks fails; the message begins with the run's ``label``.
     """
     image = torch.randn(1, 3, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0)).to(device)
     training = segmenter.training

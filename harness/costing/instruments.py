@@ -1,4 +1,4 @@
-"""Instruments: clocks, other users of the device, when it waits or computes, operations as executed, bytes of living tensors."""
+"""Instruments: clocks, other users of the device, when it waits or computes, operations as executed, and bytes of live tensors."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def synchronise(device: torch.device) -> None:
 
 
 def clock_of(kind: Literal["wall", "processor"], device: torch.device) -> Clock:
-    """Reads seconds: those that pass, after all work of the device is done, or those that this process computes, which others on the
-    machine hardly change. Raises UsageError: the latter of a GPU, or of several threads, whose waiting for each other would count."""
+    """A function that reads seconds: those that pass, once the device has finished its work, or those that this process computes, which
+    others hardly change. Raises UsageError: the latter for a GPU, or for several threads, whose waiting for each other would count."""
     if kind == "processor":
         if device.type != "cpu" or torch.get_num_threads() != 1:
             raise UsageError("--clock processor measures a CPU with --threads 1; use --clock wall")
@@ -52,7 +52,7 @@ def clock_of(kind: Literal["wall", "processor"], device: torch.device) -> Clock:
 
 
 def used_by_others(device: torch.device, *, seconds: float = 1.0) -> str:
-    """A line on other processes that use the device, empty if there are none. Watches for ``seconds``."""
+    """A line about other processes that use the device, empty if there are none. Watches for ``seconds``."""
     return _gpu_used(device) if device.type == "cuda" else _cpu_used(seconds)
 
 
@@ -67,7 +67,7 @@ def _cpu_used(seconds: float) -> str:
 
 
 def _busy_seconds() -> float:
-    """Seconds that all cores together have worked since boot (user, nice, system)."""
+    """Seconds for which all cores together have worked since boot (user, nice, system)."""
     user, nice, system = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:4]
     return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
@@ -75,12 +75,12 @@ def _busy_seconds() -> float:
 def _gpu_used(device: torch.device) -> str:
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)
-    # A context of our own takes some hundred megabytes that torch does not count.
+    # Our own context takes a few hundred megabytes that torch does not count.
     return f"{others / 2**30:.1f} GiB of the GPU's memory belong to others" if others > OTHERS_BYTES else ""
 
 
 _aten = torch.ops.aten
-_FURTHER = {  # of the shapes of query, key and value; of the gradient's first
+_FURTHER = {  # from the shapes of query, key and value; backward, that of the gradient comes first
     _aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
         *shapes[:4]
@@ -96,7 +96,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 def first_wait(device: torch.device, work: Callable[[], object]) -> str:
-    """The line of this package, as ``file:line``, at which ``work`` first makes the processor wait for the GPU, and ends there; empty where
+    """The line of this package, as ``file:line``, at which ``work`` first makes the processor wait for the GPU (it ends there); empty where
     it never does."""
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("error")
@@ -115,7 +115,7 @@ def first_wait(device: torch.device, work: Callable[[], object]) -> str:
 
 @contextmanager
 def busy_share(shares: dict[str, float], name: str) -> Iterator[None]:
-    """Puts under ``name`` in how much of the time that the block takes the GPU computes."""
+    """Puts under ``name`` the share of the block's time in which the GPU computes."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         begun = time.perf_counter()
         yield
@@ -125,14 +125,14 @@ def busy_share(shares: dict[str, float], name: str) -> Iterator[None]:
 
 
 def kernels(profiled: Any) -> list[tuple[int, int]]:
-    """When kernels and copies on a GPU began and ended, in nanoseconds, by a ``torch.profiler.profile`` that has stopped."""
+    """When kernels and copies on a GPU began and ended, in nanoseconds, according to a ``torch.profiler.profile`` that has stopped."""
     events = profiled.profiler.kineto_results.events()
     on_gpu = (event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation())
     return [(event.start_ns(), event.end_ns()) for event in on_gpu]
 
 
 def busy_seconds(spans: Iterable[tuple[int, int]]) -> float:
-    """Seconds that are in at least one of the spans, which are in nanoseconds."""
+    """Seconds covered by at least one of the spans, which are in nanoseconds."""
     total, until = 0, 0
     for begin, end in sorted(spans):
         total += max(0, end - max(begin, until))
@@ -150,7 +150,7 @@ class LiveBytes(TorchDispatchMode):
     Working memory inside an operation is not seen. Views share their base's storage and count once.
 
     Args:
-        known: tensors that were there before and do not count.
+        known: tensors that existed before and do not count.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:

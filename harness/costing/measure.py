@@ -1,7 +1,7 @@
 """One session: build every method, warm up, then A B C A B C … for training steps, then the same for inference, unmerged and merged.
 
-Rounds of one session pair, so that what slows one method slows its baseline too and cancels in their ratio. Where an allocator
-keeps no count of a step's peak memory (CPUs), the bytes of living tensors are counted operation by operation, which is exact.
+The rounds of a session are paired, so that what slows one method slows its baseline too and cancels in their ratio. Where no allocator
+counts a step's peak memory (CPUs), the bytes of live tensors are counted operation by operation, which is exact.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def peak_memory(subject: Subject, phase: StepKind) -> dict[str, int]:
-    """Peaks of one training step, this method's own weights and optimiser state included, other methods' left out."""
+    """Memory of one training step at its peak, including this method's weights and optimiser state but not other methods'."""
     device = subject.device
     subject.step(phase)  # creates what the optimiser keeps, if no step did before
     groups = subject.resident()
@@ -76,7 +76,7 @@ def measure_inference(roster: Roster, session: Session, *, report: Callable[[str
         return failed
 
     def timed(model: Any) -> float:
-        model.eval()  # walks over all modules, of which a method has more than its merged model
+        model.eval()  # not timed: it walks over all modules, and a method has more of them than its merged model
         begun = clock()
         _infer(model, images, session)
         return clock() - begun
@@ -112,7 +112,7 @@ def _add_models(subject: Subject, *, calibration: Sequence[Tensor]) -> dict[str,
             subject.models[f"merged-{mode}"] = _merged(subject.method, mode, calibration=calibration)
         except MethodError as error:
             failed[mode] = str(error)
-        except Exception as error:  # what was measured unmerged stays worth keeping
+        except Exception as error:  # what was measured unmerged is still worth keeping
             failed[mode] = why(error)
         if mode in failed:
             release()
@@ -120,7 +120,7 @@ def _add_models(subject: Subject, *, calibration: Sequence[Tensor]) -> dict[str,
 
 
 def _merged(method: Method, mode: MergeMode, *, calibration: Sequence[Tensor]) -> Any:
-    """A function of its own: a copy whose merge fails dies with it, before memory is released."""
+    """A merged copy. This is a function of its own so that a copy whose merge fails is freed before memory is released."""
     method.segmenter.eval()
     twin = copy.deepcopy(method)
     twin.merge(mode, calibration=calibration)
@@ -149,13 +149,13 @@ def _inference_peak(model: Any, images: Tensor, session: Session) -> int:
 
 
 WARMUP = 2
-"""Steps of every kind before the first round: allocators, kernels and caches are cold."""
+"""Steps of every kind before the first round, while allocators, kernels and caches are still cold."""
 _OPTIONS = (
     "fused_attention", "activation_checkpointing", "cache_embeddings", "epochs", "flip", "optimizer",
     "clip", "loss",
 )  # fmt: skip
 _FURTHER = {"num_classes": 2, "mask_tokens": 1, "accumulate": 1, "decoder": "sam", "budget": "epochs", "attention": ""}
-"""Named among the options where they differ: older records hold none of them and were measured so."""
+"""Listed among the options only where they differ from these: older records hold none of them and were measured with these values."""
 _CUT = {"batched_decoder": True, "fused_cell": True}
 """Rules that are gone, with the value that every session measures; they stay in keys, so that older sessions are comparable."""
 
@@ -228,7 +228,7 @@ def build_subject(row: ConfiguredRow, session: Session) -> Subject:
 
 
 def _sizes(subject: Subject) -> dict[str, Any]:
-    """Memory, FLOPs, parameters and checkpoint size: what does not vary from round to round."""
+    """Memory, FLOPs and parameters, which do not vary from round to round."""
     shares = subject.shares()
     for phase in shares:
         for _ in range(WARMUP):
@@ -246,7 +246,7 @@ def _sizes(subject: Subject) -> dict[str, Any]:
 
 
 def _weighted(seconds: Mapping[str, Mapping[str, list[float]]], shares: Mapping[str, float]) -> dict[str, list[float]]:
-    """part -> seconds by round of the average step: every role's, weighted by its share."""
+    """part -> the average step's seconds in each round: those of every kind of step, weighted by its share."""
     rounds = range(len(next(iter(seconds.values()))["total"]))
     return {
         part: [sum(share * seconds[name][part][number] for name, share in shares.items()) for number in rounds]
@@ -258,7 +258,7 @@ def _record(session: Session, costs: list[MethodCost], *, dropped: dict[str, str
     protocol = session.protocol
     where = environment(session.device)
     multiclass = session.task == "multiclass"
-    # A binary head has one, whatever the protocol says.
+    # A binary head has one mask token, whatever the protocol says.
     tokens = protocol.mask_tokens if multiclass and protocol.decoder == "sam" else 1
     ours = {"num_classes": session.num_classes, "mask_tokens": tokens, "attention": in_words(session.attention)}
     further = {name: ours[name] if name in ours else getattr(protocol, name) for name in _FURTHER}

@@ -1,5 +1,5 @@
 """A session of cost measurements: its rules, device and clock, and its methods, each on its own segmenter, ready to take training steps
-that are timed part by part. A method that fails is dropped with its reason, and the others are measured on."""
+that are timed part by part. A method that fails is dropped with its reason, and the session goes on with the others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RandomImages:
     def __init__(self, count: int, *, image_size: int, num_classes: int, labels: bool = False) -> None:
         source = np.random.default_rng(0)
         self._images = source.integers(0, 256, (count, 3, image_size, image_size), dtype=np.uint8)
-        # Blocks of a class, so that the loss meets regions with boundaries.
+        # Blocks of one class each, so that the loss meets regions with boundaries.
         coarse = source.integers(0, num_classes, (count, 8, 8), dtype=np.uint8)
         at = np.arange(image_size) * 8 // image_size
         self._masks = coarse[:, :1, :1] if labels else np.ascontiguousarray(coarse[:, at][:, :, at])
@@ -117,7 +117,7 @@ class Subject:
         self._steps = self._updates = 0
 
     def shares(self) -> dict[StepKind, float]:
-        """Every kind of pass with how many there are for a step, over a whole training; more than one in all where a step has
+        """Every kind of pass with its average number per step over a whole training; the sum exceeds one where a step has
         several passes."""
         epochs, (steps, per_epoch) = self.protocol.epochs, self.steps_of_a_training
         roles = Counter(
@@ -128,7 +128,7 @@ class Subject:
         shares = {StepKind(chosen): count / steps for chosen, count in roles.items()}
         if self._cache is None:
             return shares
-        # Every image is encoded once for each of its two mirrorings, whatever the number of epochs.
+        # Every image is encoded once, with flips once per orientation, whatever the number of epochs.
         encoded = min((2 if self.protocol.flip else 1) / epochs, 1.0)
         return {
             **{phase: share * encoded for phase, share in shares.items()},
@@ -137,7 +137,7 @@ class Subject:
 
     @cached_property
     def steps_of_a_training(self) -> tuple[int, int]:
-        """Of a split of `_NOMINAL_STEPS` batches: all of them, and those of an epoch."""
+        """Steps on a split of `_NOMINAL_STEPS` batches: those of the whole training, and those of an epoch."""
         kept, _ = hold_out(_NOMINAL_STEPS, self.method.architecture_holdout(), seed=0)
         plan = UpdatePlan(indices=kept, batch_size=1)
         image_by_image = replace(self.protocol, epoch_images=0, batch_size=1, accumulate=1)
@@ -158,8 +158,8 @@ class Subject:
         return {**seconds, "total": total, "untracked": total - sum(seconds.values())}
 
     def _pass(self, phase: StepKind, read: Callable[[], N]) -> dict[str, N]:
-        """The loss and gradients of one update; what ``read`` gave before its batches were taken (``begun``), when they were (``taken``),
-        before they were computed with (``started``), and after ``forward`` and ``backward``."""
+        """Compute loss and gradients of one update. Returns what ``read`` gave before its batches were taken (``begun``), once they were
+        (``taken``), before the computation (``started``), and after ``forward`` and ``backward``."""
         feeder = self._begin(phase)
         at = {"begun": read()}
         batches = feeder.take()[0]
@@ -184,7 +184,7 @@ class Subject:
         self._step.clear(phase.roles)
 
     def _begin(self, phase: StepKind) -> Feeder:
-        """Modes as in training; the feeder of a kind of step."""
+        """Set the modes of training; returns the feeder for a kind of step."""
         self.segmenter.train()
         if not self.method.config.trains_encoder:
             self.segmenter.encoder.eval()
@@ -212,7 +212,7 @@ class Subject:
         }
 
     def step_watched(self, phase: StepKind, *, live: Callable[[], int]) -> tuple[int, int]:
-        """An update during which ``live`` returns bytes: (kept from forward to backward, gradients)."""
+        """Make an update, during which ``live`` counts bytes. Returns those kept from forward to backward, and those of gradients."""
         at = self._pass(phase, live)
         parameters = self._step.parameters(phase.roles)
         gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
@@ -237,14 +237,14 @@ class Session:
 
     Args:
         rows: the methods, in the order in which they take turns.
-        checkpoint: its weights, None for random ones; cost hardly depends on them.
+        checkpoint: the backbone's weights, None for random ones; cost hardly depends on them.
         protocol: the rules, with image size and batch size.
         task, num_classes: of the benchmark that the data imitate.
         shared: who else uses the device, in words.
         clock: ``wall``, or ``processor`` for a CPU that others use as well.
 
     Raises:
-        UsageError: two rows have one name, or the clock does not fit the device.
+        UsageError: two rows have the same name, or the clock does not fit the device.
     """
 
     rows: Sequence[ConfiguredRow]
@@ -261,7 +261,7 @@ class Session:
     def __post_init__(self) -> None:
         names = [row.label for row in self.rows]
         if len(set(names)) < len(names):
-            raise UsageError(f"two of {', '.join(names)} have one name; give their options in brackets")
+            raise UsageError(f"two of {', '.join(names)} have the same name; give their options in brackets")
         clock_of(self.clock, self.device)
 
     @cached_property
@@ -272,7 +272,7 @@ class Session:
 
 class Roster:
     """The subjects of a session by the label of their row, in the order of their turns. ``dropped``: label -> why it failed, which
-    ``report`` gets as a line, too."""
+    is also passed to ``report`` as a line."""
 
     def __init__(self, *, report: Callable[[str], None]) -> None:
         self.subjects: dict[str, Subject] = {}
@@ -281,8 +281,8 @@ class Roster:
         self._frozen: defaultdict[tuple[Any, ...], list[weakref.ref[Tensor]]] = defaultdict(list)
 
     def share_frozen(self, *models: nn.Module) -> None:
-        """Let equal frozen weights of the session's models share memory: every method has the backbone, and a large one does not fit
-        on a device twenty times."""
+        """Let equal frozen weights of the session's models share memory: every method has the whole backbone, and a large
+        one does not fit on a device twenty times."""
         for weight in (weight for model in models for weight in model.parameters()):
             if weight.requires_grad:
                 continue

@@ -2,14 +2,14 @@
 
 SAM adds to each score a row term and a column term that depend on the query (MViTv2, 2112.01526):
 ``s_ij = scale·q_i·k_j + q_i·R_h[y_i - y_j] + q_i·R_w[x_i - x_j]``. With ``H_i = (q_i·R_h[y_i - y])_y`` and ``W_i``
-alike, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``. Any
+likewise, this is the plain dot product of ``[scale·q_i, H_i, W_i]`` with ``[k_j, onehot(y_j), onehot(x_j)]``. Any
 fused kernel computes it exactly, at 2.6 to 3 times the FLOPs of a global block (`widened_attention`).
-The terms may also be a mask that the kernel adds (`biased_attention`, as transformers does), which is as large as the scores.
-Which is faster depends on GPU, shape and precision: `harness.models.attention_choice` times them.
+The terms may also be a mask that the kernel adds (`biased_attention`, as in transformers); the mask is as large as the scores.
+Which of the two is faster depends on GPU, shape and precision: `harness.models.attention_choice` times them.
 
-On a CPU scores are made in chunks small enough for its cache. Each is biased, normalised and used at once, and recomputed in
-backward. So q, k, v and the relative terms are kept, never a matrix of scores. The terms are added there: wider products cost as
-much or more in float32, and in bf16 for large maps.
+On a CPU, scores are computed in chunks small enough for its cache. Each is biased, normalised and used at once, and recomputed in
+the backward pass. So only q, k, v and the relative terms are kept, never a matrix of scores. The terms are added to the scores:
+wider products cost as much or more in float32, and in bf16 for large maps.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class RelativeAttention(nn.Module):
     Args:
         dim: width of a token.
         heads: attention heads.
-        side: side of the map that the relative-position tables are made for; other sizes interpolate them as
-            segment_anything does.
+        side: side of the map that the relative-position tables are made for; for other sizes they are interpolated as
+            in segment_anything.
         fused: never build the score matrix; False builds it as segment_anything does.
 
     ``kind`` names one of `KERNELS`; ``auto`` means chunks on a CPU and `widened_attention` elsewhere.
@@ -51,9 +51,9 @@ class RelativeAttention(nn.Module):
         """Attend within each map.
 
         Args:
-            x: (B', h, w, C), a window or a whole image an entry, already normed.
-            prefix: (B' or 1, n, C) further tokens, already normed, that the map attends to with zero
-                relative-position bias; they give no output (deep prompts, 2203.12119).
+            x: (B', h, w, C), one window or one whole image per entry, already normalised.
+            prefix: (B' or 1, n, C) further tokens, already normalised, that the map attends to with zero
+                relative-position bias; they have no output of their own (deep prompts, 2203.12119).
 
         Returns:
             (B', h, w, C).
@@ -98,23 +98,23 @@ class RelativeAttention(nn.Module):
 
 
 def widened_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
-    """As `chunked_attention`, through torch's fused kernel with rows and columns as further dimensions of a head."""
+    """Like `chunked_attention`, but through torch's fused kernel, with rows and columns as further dimensions of a head."""
     dim, (height, width) = v.shape[-1], (rows.shape[-1], columns.shape[-1])
     queries = torch.cat([q * scale, rows, columns], dim=-1)
     keys = torch.cat([k, _positions(height, width, like=k).expand(*k.shape[:2], -1, -1)], dim=-1)
-    # Fused kernels want one head width for all three; the added zeros of v come out as zeros.
+    # Fused kernels require one head width for all three; the zeros added to v come out as zeros.
     values = pad(v, (0, height + width))
     return scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
-    """As `chunked_attention`, with the whole matrix of scores."""
+    """Like `chunked_attention`, but with the whole matrix of scores."""
     bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
     return full_attention(q, k, v, scale=scale, bias=pad(bias, (0, k.shape[-2] - bias.shape[-1])))
 
 
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
-    """As `chunked_attention`, through torch's fused kernel with the terms as a mask (B, heads, N, M) that it adds."""
+    """Like `chunked_attention`, but through torch's fused kernel, with the terms as a mask (B, heads, N, M) that it adds."""
     bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
     bias = pad(bias, (0, k.shape[-2] - bias.shape[-1]))
     return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
@@ -146,7 +146,7 @@ def full_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tenso
 
 
 CHUNK = 1 << 20
-"""Scores a chunk: 4 MiB in float32."""
+"""Scores per chunk: 4 MiB in float32."""
 
 
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:

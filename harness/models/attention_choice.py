@@ -1,4 +1,4 @@
-"""The kernel of SAM's attention on this GPU: measured at a run's start, on one global and one window block, and remembered."""
+"""The choice of SAM's attention kernel on this GPU: measured when a run starts, on one global and one window block, and remembered."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from harness.system.files import write_atomically
 from harness.system.machine import user_cache
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Types of autocast, by the names of protocols; fp32 has none."""
+"""The types of autocast by their names in protocols; fp32 has none."""
 KINDS = tuple(KERNELS)
 GAIN = 0.95
-"""A kind other than *widened* must be faster by this: *widened* keeps the least memory, and a plan counts on it."""
+"""Another kind is chosen only below this share of *widened*'s time: *widened* keeps the least memory, and plans count on it."""
 MORE_MEMORY = 0.25
-"""Additional share of a GPU's memory that a kind other than *widened* may keep, in all blocks."""
+"""Share of a GPU's memory that another kind may keep in addition to what *widened* keeps, in all blocks together."""
 _ROUNDS = 5
 _FILE = "attention.json"
 
 Choice = dict[str, str]
-"""``global`` and ``window``, as far as there are such blocks -> one of `KERNELS`."""
+"""``global`` and ``window``, as far as the backbone has such blocks -> one of `KERNELS`."""
 
 
 def in_words(choice: Mapping[str, str]) -> str:
@@ -48,7 +48,7 @@ def apply_choice(segmenter: nn.Module, choice: Mapping[str, str]) -> None:
 def choose(
     shape: BackboneShape, named: str, *, batch: int, image_size: int, precision: str, device: torch.device
 ) -> Choice:
-    """The choice for a run: what its protocol names, on a GPU `best` where that is ``auto``; nothing elsewhere.
+    """The choice for a run: the kind that its protocol names; for ``auto``, `best` on a GPU and nothing elsewhere.
 
     Args:
         shape: shape of the backbone.
@@ -76,19 +76,19 @@ def choose(
 
 
 def remembered(shape: BackboneShape, *, gpu: str, batch: int, image_size: int, precision: str) -> Choice:
-    """The choice of earlier runs on this machine for such a run on a GPU of that name; empty if there was none."""
+    """What earlier runs on this machine chose for such a run on a GPU of that name; empty where there were none."""
     known, kinds = _known(), _kinds_of_blocks(shape, batch=batch, image_size=image_size)
     keys = {name: _key(gpu, blocks, size, precision) for name, (blocks, size) in kinds.items()}
     return {name: known[key] for name, key in keys.items() if key in known}
 
 
 def best(measured: Mapping[str, tuple[float, float] | None], *, blocks: int, room: float) -> str:
-    """The fastest kind, but *widened* unless another takes less than `GAIN` of its time and keeps at most ``room`` bytes more for the
-    backward pass.
+    """The fastest kind among those that take less than `GAIN` of *widened*'s time and keep at most ``room`` bytes more for the backward
+    pass; *widened* where there are none.
 
     Args:
-        measured: kind -> seconds, and bytes kept, of one block; None where memory ran out.
-        blocks: how many blocks keep as much.
+        measured: kind -> seconds and bytes kept of one block; None where memory ran out.
+        blocks: how many blocks keep as much as that one.
     """
     ran = {kind: numbers for kind, numbers in measured.items() if numbers is not None}
     seconds, kept = ran.get(KINDS[0], (float("inf"), 0.0))
@@ -105,7 +105,7 @@ AttentionSize = tuple[int, int, int, int]
 
 
 def _kinds_of_blocks(shape: BackboneShape, *, batch: int, image_size: int) -> dict[str, tuple[int, AttentionSize]]:
-    """``global`` and ``window``: how many blocks, and the size of their attention; none without relative positions by axes."""
+    """``global`` and ``window``: the number of blocks and the size of their attention; none without relative positions by axes."""
     side, kinds = image_size // shape.patch, dict[str, tuple[int, AttentionSize]]()
     for block in shape.blocks if shape.relative_positions == "axes" else ():
         name, span = "window" if block.window else "global", block.window or side
@@ -123,7 +123,7 @@ def _key(gpu: str, blocks: int, size: AttentionSize, precision: str) -> str:
 def _measured(
     kind: str, size: AttentionSize, half: torch.dtype | None, device: torch.device
 ) -> tuple[float, float] | None:
-    """Median seconds of forward and backward of one block's attention under a run's autocast, and the bytes that it keeps in between;
+    """Median seconds of one block's attention, forward and backward, under a run's autocast, and the bytes that it keeps in between;
     None where memory runs out."""
     maps, heads, span, width = size
     shapes = [(maps, heads, span**2, width)] * 3 + [(maps, heads, span**2, span)] * 2
@@ -140,7 +140,7 @@ def _measured(
             out.sum().backward()
             torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - begun)
-        return statistics.median(seconds[1:]), kept  # the first one warms
+        return statistics.median(seconds[1:]), kept  # the first one warms up
     return None
 
 

@@ -1,9 +1,9 @@
 """From a backbone's name to a segmenter: modules, weights, head.
 
-Random parts follow from ``head_seed`` alone, and torch's global generator is left as it is: for one seed every method
+Random parts depend on ``head_seed`` alone, and torch's global generator is left as it is: with one seed, every method
 starts from the same segmenter.
 
-timm and what is built on it are imported only where a backbone or a decoder needs them, which takes a tenth as long as torch.
+timm and what is built on it are imported only where a backbone or a decoder needs them: importing them takes a tenth as long as torch.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ def build_segmenter(
 ) -> Segmenter:
     """A segmenter in training mode with every parameter trainable; a method freezes what it does not train.
 
-    A SAM checkpoint fills encoder, prompt encoder and decoder; one of timm fills the encoder, while neck, prompt encoder and
-    decoder start from ``head_seed``. Without a checkpoint everything starts from ``head_seed``.
+    A SAM checkpoint fills encoder, prompt encoder and decoder. One of timm fills only the encoder; neck, prompt encoder and
+    decoder are initialised from ``head_seed``. Without a checkpoint everything is initialised from ``head_seed``.
     Position tables are fitted to ``image_size`` when loaded (`resize_state`; timm's ``checkpoint_filter_fn``).
 
     Args:
         name: see `harness.models.catalog`.
         task: ``binary`` (one mask token), ``multiclass`` (``mask_tokens`` of them and a class head) or ``classification``.
-        num_classes: classes, of masks with the background; two of a binary task.
-        mask_tokens: K of a multi-class head; where K > 1 each starts as SAM's token 0 plus noise of standard
+        num_classes: number of classes, for masks including the background; two for a binary task.
+        mask_tokens: K, the mask tokens of a multi-class head; where K > 1, each starts as SAM's token 0 plus noise of standard
             deviation 0.02 (ours).
         image_size: side of the square input in pixels, None for the backbone's own.
         checkpoint: a SAM ``.pth`` or ``.safetensors`` file, or the weights of a timm encoder; None for random weights.
-        head_seed: seeds whatever no checkpoint brings.
+        head_seed: seeds whatever no checkpoint provides.
         fused_attention: False builds attention scores as segment_anything does.
-        activation_checkpointing: recompute block activations in backward.
+        activation_checkpointing: recompute the blocks' activations in the backward pass.
         strict_loading: ``released`` leaves SAM's positional encoding random after loading (quirk 12).
         spare_tokens: ``released`` leaves SAM's mask tokens 1-3 out of the decoder (quirk 14).
-        decoder: ``sam``; or on a timm ViT, without neck, prompts and mask tokens, Segmenter's ``linear`` or
-            ``mask-transformer``, or ``mask2former``; for a task ``classification`` ``class-token`` or ``mean-pool``.
+        decoder: ``sam``; or, on a timm ViT and without neck, prompts and mask tokens, Segmenter's ``linear`` or
+            ``mask-transformer``, or ``mask2former``; for the task ``classification``, ``class-token`` or ``mean-pool``.
 
     Raises:
-        UsageError: unknown backbone, unfit image size, a decoder that does not fit the backbone, or a checkpoint
+        UsageError: unknown backbone, unsuitable image size, a decoder that does not fit the backbone, or a checkpoint
             that does not belong to it.
     """
     entry, shape = backbone(name), backbone_shape(name, image_size)
@@ -109,8 +109,8 @@ def _dense_segmenter(
 
 
 def require_checkpoint(name: str, checkpoint: Path) -> None:
-    """Load ``checkpoint`` into the backbone as `build_segmenter` does, whose own tensors take no memory. Raises UsageError: as
-    `build_segmenter`."""
+    """Load ``checkpoint`` as `build_segmenter` does, into a backbone whose own tensors take no memory. Raises UsageError: as
+    `build_segmenter` does."""
     entry = backbone(name)
     parts = _sam_parts if entry.shape.neck_dim else _neckless_parts
     with torch.device("meta"):
@@ -119,7 +119,7 @@ def require_checkpoint(name: str, checkpoint: Path) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of ``seed`` inside; torch's global generator is left as it was."""
+    """A context in which torch's global generator is seeded with ``seed``; afterwards it is as it was before."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -140,7 +140,7 @@ def _sam_parts(
     seed: int = 0,
     **way: bool,
 ) -> _Parts:
-    """Random weights where there is no checkpoint; ``way``: how the encoder computes."""
+    """The parts of a SAM, with random weights where there is no checkpoint; ``way``: how the encoder computes."""
     kind = _encoder_class(shape)
     plain = PlainSAM2Decoder if entry.decoder.finer_maps else plain_mask_decoder
 
@@ -172,7 +172,7 @@ def _sam_parts(
 
 
 def _encoder_class(shape: BackboneShape) -> type[BlockEncoder]:
-    """Raises UsageError: it is SAM 3's, which this transformers lacks."""
+    """The class of an encoder of that shape. Raises UsageError: it is SAM 3's, which the installed transformers lacks."""
     if shape.stem:
         from harness.models.tiny_vit import TinyViTEncoder
 
@@ -194,7 +194,7 @@ def _neckless_parts(
     seed: int = 0,
     **way: bool,
 ) -> _Parts:
-    """As `_sam_parts`, for a ViT of timm."""
+    """Like `_sam_parts`, for a ViT of timm."""
     from harness.models.timm_encoder import TimmEncoder, create_vit, resized_for
 
     with seeded(seed):
@@ -203,7 +203,7 @@ def _neckless_parts(
         vit = create_vit(entry.timm_model, shape.image_size, **entry.timm_options)
     if checkpoint is not None:
         state = read_tensors(checkpoint)
-        with torch.device("meta"):  # its tensors at its own image size, without memory
+        with torch.device("meta"):  # the tensors at the model's own image size, without memory
             expected = create_vit(entry.timm_model, entry.shape.image_size, **entry.timm_options).state_dict()
         classifier = [key for key in state if key.startswith("head.") and key not in expected]
         state = {key: tensor.float() for key, tensor in state.items() if key not in classifier}
@@ -213,7 +213,7 @@ def _neckless_parts(
 
 
 def _random_positions(encoder: nn.Module) -> None:
-    """segment_anything starts position tables at zero; a random encoder needs positions that differ."""
+    """segment_anything initialises position tables to zero; a random encoder needs positions that differ."""
     for name, parameter in encoder.named_parameters():
         if name.startswith("pos_embed") or ".rel_pos_" in name or name.endswith(".attention_biases"):
             nn.init.normal_(parameter, std=_POSITION_STD)

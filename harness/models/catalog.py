@@ -1,7 +1,7 @@
-"""Backbones by name: their shapes and their closed-form parameter counts. Free of torch.
+"""Backbones by name: their shapes and their closed-form parameter counts. Imports no torch.
 
 Names are those of `harness.models.known`, and ``timm/MODEL`` for any plain ViT of timm under SAM's neck and mask decoder, with
-absolute positions or, as DINOv3, with rotary ones alone. Its numbers come from timm's own model.
+absolute positions or, like DINOv3, with rotary ones only. Its numbers come from timm's own model.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def backbone(name: str) -> Backbone:
-    """The entry of ``name`` (in any case, with hyphens or underscores). Raises UsageError: unknown, with the nearest name;
-    or a timm model that is not a plain ViT."""
+    """The entry of ``name`` (in any case, with hyphens or underscores). Raises UsageError: the name is unknown (the message
+    names the nearest), or a timm model that is not a plain ViT."""
     plain = name.strip().lower().replace("-", "_")
     if plain in KNOWN:
         return KNOWN[plain]
@@ -38,7 +38,7 @@ def resolve_backbone(name: str) -> str:
     return backbone(name).name
 
 
-SAM3_NEEDS = "SAM 3 is built of transformers' own modules, from release 5.0 on: pip install 'sam-peft-harness[sam3]'"
+SAM3_NEEDS = "SAM 3 is built from modules of transformers 5.0 or later: pip install 'sam-peft-harness[sam3]'"
 
 
 def require_stands(decoder: Decoder, name: str) -> None:
@@ -49,24 +49,24 @@ def require_stands(decoder: Decoder, name: str) -> None:
     if decoder != "sam" and entry.shape.neck_dim:
         raise UsageError(
             f"decoder={decoder} needs a plain ViT of timm, not {entry.name}; "
-            f"take one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
+            f"use one such as --backbone {TIMM}vit_base_patch16_224, or decoder=sam"
         )
     if decoder == "class-token" and not entry.class_token:
-        raise UsageError(f"decoder=class-token: {entry.name} has no class token; take decoder=mean-pool")
+        raise UsageError(f"decoder=class-token: {entry.name} has no class token; use decoder=mean-pool")
     if decoder == "mask-transformer" and entry.shape.dim % HEAD_DIM:
         raise UsageError(
-            f"decoder=mask-transformer has heads of {HEAD_DIM} channels, and {entry.name} is {entry.shape.dim} wide; "
-            "take decoder=linear"
+            f"decoder=mask-transformer has heads of {HEAD_DIM} channels, and the width of {entry.name}, {entry.shape.dim}, "
+            "is not a multiple of that; use decoder=linear"
         )
     if decoder == "mask2former" and find_spec("transformers") is None:
         raise UsageError(
-            "decoder=mask2former needs transformers: pip install 'sam-peft-harness[mask2former]', or take "
+            "decoder=mask2former needs transformers: pip install 'sam-peft-harness[mask2former]', or use "
             "decoder=mask-transformer"
         )
 
 
 def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
-    """The encoder's numbers at ``image_size`` pixels a side (its own size where None). Raises UsageError: unknown name, or a size
+    """The encoder's numbers at ``image_size`` pixels per side (its own size for None). Raises UsageError: unknown name, or a size
     that is not a multiple of the patch."""
     shape = backbone(name).shape
     if image_size is None:
@@ -75,7 +75,7 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
         below = max(image_size // shape.patch, 1) * shape.patch
         raise UsageError(
             f"image size {image_size} is not a multiple of the {shape.patch} px patch of {name}; "
-            f"take its own {shape.image_size}, or {below} or {below + shape.patch}"
+            f"use its own {shape.image_size}, or {below} or {below + shape.patch}"
         )
     return replace(shape, image_size=image_size)
 
@@ -83,13 +83,13 @@ def backbone_shape(name: str, image_size: int | None = None) -> BackboneShape:
 def decoder_parameters(
     name: str, *, task: Task, num_classes: int = 2, mask_tokens: int = 1, decoder: Decoder = "sam"
 ) -> int:
-    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck where the encoder has none; or of
-    Segmenter's decoder or of a classifier, which have neither.
+    """Trained parameters of mask decoder and head (3,505,536 at 256-d, binary), and of the neck where the encoder has none; or those
+    of another decoder, which uses neither.
 
     Args:
         task: ``binary`` has one mask token and no class head.
-        num_classes: classes of a multi-class benchmark, background included; the head adds one for "nothing". Of
-            ``classification`` the labels.
+        num_classes: classes of a multi-class benchmark, background included; the head adds one for "nothing". For
+            ``classification``, the number of labels.
         mask_tokens: K mask tokens of a multi-class head.
         decoder: see `harness.models.decoders`.
     """
@@ -113,7 +113,7 @@ def trained_in_decoder(config: MethodConfig, name: str, *, task: Task, mask_toke
         return whole
     shape = backbone(name).decoder
     new = whole - shape.trained(task="binary", num_classes=2, mask_tokens=1)
-    first_token = shape.dim if task == "multiclass" and mask_tokens > 1 else 0  # of several tokens all train
+    first_token = shape.dim if task == "multiclass" and mask_tokens > 1 else 0  # several tokens all train
     return new + first_token + config.decoder_parameters(shape.linears)
 
 

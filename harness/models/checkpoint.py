@@ -18,16 +18,16 @@ from harness.models.published import require_checkpoint_file
 from harness.system.errors import UsageError
 
 MOST_RATIO = 4
-"""Bytes of tensors by bytes of their file, at most; random weights can hardly be packed."""
+"""Largest ratio of the bytes of tensors to those of their file; weights hardly compress."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a ``.safetensors`` file or a ``.pth`` file, on the CPU; a pickle with code in it is refused.
 
-    A dictionary that holds the tensors under ``model`` or ``state_dict`` is opened.
+    A dictionary that holds the tensors under ``model`` or ``state_dict`` is unwrapped.
 
     Raises:
-        UsageError: missing, truncated, holding code, anything but tensors, or numbers that are not finite.
+        UsageError: the file is missing or truncated, or it holds code, anything but tensors, or numbers that are not finite.
     """
     tensors = _read(path)
     for name, tensor in tensors.items():
@@ -46,11 +46,11 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         require_unpacked(path)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch warns about what it then refuses
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"checkpoint {path} is damaged or may hold code besides tensors, and was not opened; save a model's state_dict alone"
+            f"checkpoint {path} is damaged or may hold code besides tensors, and was not opened; save only a model's state_dict"
         ) from error
     except damage as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
@@ -67,18 +67,18 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def require_unpacked(path: Path) -> None:
-    """Refuse a ``.pth`` file that inflates, by its directory alone: torch stores tensors unpacked. Raises UsageError."""
+    """Refuse a ``.pth`` file that inflates, judged by its directory alone: torch stores tensors uncompressed. Raises UsageError."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > MOST_RATIO * path.stat().st_size:
             raise UsageError(
-                f"checkpoint {path} unpacks to {size >> 20} MiB, which no saved weights do; it was not opened"
+                f"checkpoint {path} unpacks to {size >> 20} MiB, far more than saved weights would; it was not opened"
             )
 
 
 def _is_plain(value: object) -> bool:
-    """Whether it is a dense tensor with all of its numbers in the file: not of the meta device, nor a few that strides of 0 repeat."""
+    """Whether it is a dense tensor with all of its numbers in the file: not on the meta device, nor a few that strides of 0 repeat."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout is torch.strided
@@ -89,7 +89,7 @@ def _is_plain(value: object) -> bool:
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path, backbone: str) -> None:
     """Compare names, shapes and types of two state dictionaries, strictly; any floating-point type will do. Raises UsageError: they
-    differ; names the first keys that are missing, unexpected, or of another shape or type."""
+    differ; the message names the first keys that are missing, unexpected, or of another shape or type."""
     both = {name: (state[name], tensor) for name, tensor in expected.items() if name in state}
     problems = {
         "missing": [name for name in expected if name not in state],

@@ -1,7 +1,7 @@
-"""Decoders by name: which there are, which backbones they fit, their closed forms. Free of torch.
+"""Decoders by name: which ones exist, which backbones they fit, and their closed forms. Imports no torch.
 
 ``sam`` is SAM's mask decoder (`harness.models.mask_decoder`). ``linear`` and ``mask-transformer`` are Segmenter's
-(2105.05633; `harness.models.dense_decoders`), each on a plain ViT of timm as published there. ``mask2former`` is that of
+(2105.05633; `harness.models.dense_decoders`), each on a plain ViT of timm, as published. ``mask2former`` is that of
 transformers (2112.01527; `harness.models.dense_decoders`) on the same ViTs. ``class-token`` and ``mean-pool`` give an image one
 label: a linear layer on its class token, or on the mean of its patches.
 """
@@ -26,9 +26,9 @@ class DecoderShape:
         dim: width of tokens and of the image embedding.
         mlp_dim: hidden width of the two-way transformer's MLP.
         heads: attention heads of the two-way transformer.
-        depth: its layers.
+        depth: number of its layers.
         mask_channels: channels of the prompt encoder's mask branch.
-        finer_maps: SAM 2's: it reads two finer maps, scores whether there is an object, and stands for "no memory".
+        finer_maps: whether it is SAM 2's, which reads two finer maps, scores whether there is an object, and embeds "no memory".
     """
 
     dim: int = 256
@@ -102,8 +102,8 @@ def dense_flops(decoder: Decoder, *, dim: int, tokens: int) -> float:
 
 
 def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
-    """Bytes, at 16 bits a number, that one image's decoder keeps for backward: a block as Korthikanti et al. (2205.05198, 34 bytes a
-    token and channel) with the attention map that its dropout needs (5 bytes an entry and head)."""
+    """Bytes, at 16 bits per number, that the decoder keeps per image for the backward pass: a block as in Korthikanti et al.
+    (2205.05198, 34 bytes per token and channel) with the attention map that its dropout needs (5 bytes per entry and head)."""
     if decoder in _ONE_LAYER:
         return 2.0 * tokens * dim
     if decoder == "mask2former":
@@ -115,7 +115,7 @@ def dense_activations(decoder: Decoder, *, dim: int, tokens: int) -> float:
 ENCODER_LAYERS, DECODER_LAYERS, QUERIES = 6, 9, 100
 """Numbers of Mask2Former: layers of its pixel decoder, layers and queries of its transformer decoder."""
 LEVELS, POINTS = 3, 4
-"""Scales that the pixel decoder attends over, and points on each that a token looks at."""
+"""Scales that the pixel decoder attends over, and points that a token samples on each."""
 
 
 def mask2former_flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: int = 8) -> float:
@@ -131,7 +131,7 @@ def mask2former_flops(*, dim: int, tokens: int, width: int = 256, mlp: int = 204
 
 
 def _mask2former_activations(*, dim: int, tokens: int, width: int = 256, mlp: int = 2048, heads: int = 8) -> float:
-    """About how many bytes one image's decoder keeps for backward; it computes in fp32 whatever the precision around it."""
+    """Roughly the bytes that the decoder keeps per image for the backward pass; it computes in fp32 whatever the precision around it."""
     fine, scales = 16 * tokens, 5.25 * tokens
     layer = scales * (10 * width + mlp + 3 * heads * LEVELS * POINTS + 4 * LEVELS * POINTS * width)
     attended = DECODER_LAYERS * (2 * scales / LEVELS * width + 4 * heads * QUERIES * scales / LEVELS)

@@ -1,10 +1,10 @@
 """Decoders on a plain ViT's patch tokens: Segmenter's (Strudel et al. 2105.05633), one logit map per class; a classifier; and Mask2Former
 (Cheng et al. 2112.01527).
 
-Segmenter's blocks are timm's, which it took over; names are its own, so that its checkpoints' ``decoder.*`` load strictly. Mask2Former's
-pixel decoder, masked-attention decoder and heads are transformers' modules with their names and their initialisation. Deviations: the
-ViT's last map as a pyramid (ViTDet, Li et al. 2203.16527) in place of its Swin backbone; fp32 under autocast, since sampling mixes
-precisions.
+Segmenter's blocks are timm's, as in its own code; the names are Segmenter's, so that its checkpoints' ``decoder.*`` load strictly.
+Mask2Former's pixel decoder, masked-attention decoder and heads are transformers' modules with their names and initialisation. Deviations:
+a pyramid of the ViT's last map (ViTDet, Li et al. 2203.16527) replaces its Swin backbone; it computes in fp32 under autocast, since
+sampling mixes precisions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STD = 0.02
 
 
 class LinearDecoder(nn.Module):
-    """``logits = W·token + b`` of every patch: features (B, d, h, w) to (B, C, h, w).
+    """``logits = W·token + b`` for every patch: features (B, d, h, w) to (B, C, h, w).
 
     Args:
         dim: d.
@@ -53,9 +53,9 @@ class LinearDecoder(nn.Module):
 
 
 class Classifier(LinearDecoder):
-    """``logits = W·(mean of the tokens) + b``: features (B, d, h, w), of one token where that is the class token, to (B, C, 1, 1).
+    """``logits = W·(mean of the tokens) + b``: features (B, d, h, w), or (B, d, 1, 1) of a class token, to (B, C, 1, 1).
 
-    timm's head behind ``global_pool="token"``, or ``"avg"`` with the ViT's own final norm in front of the mean.
+    timm's head after ``global_pool="token"``, or after ``"avg"`` with the ViT's own final norm before the mean.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -63,19 +63,19 @@ class Classifier(LinearDecoder):
 
 
 class MaskTransformer(nn.Module):
-    """Patches and C class embeddings through two blocks, then their cosine: features (B, d, h, w) to (B, C, h, w).
+    """Two blocks on patches and C class embeddings, then the cosines of the two: features (B, d, h, w) to (B, C, h, w).
 
-    ``x = blocks([proj_dec(patches), cls_emb])``, normed; ``logits = LayerNorm_C(P̂ · Ĉᵀ)`` with P̂ and Ĉ the patches
-    and classes of x behind a d x d projection each, scaled to length 1.
+    ``x = norm(blocks([proj_dec(patches), cls_emb]))`` and ``logits = LayerNorm_C(P̂ · Ĉᵀ)``, where P̂ and Ĉ are the patches
+    and classes of x, each after a d x d projection and scaled to length 1.
 
-    Deviations: the class embeddings decay with the weights, which Segmenter's code exempts. From the projections on it
+    Deviations: weight decay includes the class embeddings, which Segmenter's code exempts. From the first norm on it
     computes in fp32 under autocast: with two classes the last norm divides by their difference, which bf16 does not
     resolve. A vector of length 0 gives 0 instead of NaN.
 
     Args:
         dim: d, a multiple of 64: heads have 64 channels, the MLP 4 d.
         classes: C, background included.
-        dropout: of attention, its projection and the MLP.
+        dropout: rate of dropout in attention, its projection and the MLP.
         fused: scaled_dot_product_attention; False builds the score matrix.
     """
 
@@ -112,7 +112,7 @@ class MaskTransformer(nn.Module):
 
 
 def dense_decoder(name: Decoder, dim: int, *, shape: DecoderShape, classes: int, fused: bool = True) -> nn.Module:
-    """The decoder that a protocol names, with weights from torch's generator; ``shape`` counts for Mask2Former's alone."""
+    """The decoder that a protocol names, with weights from torch's generator; ``shape`` matters only for Mask2Former."""
     if name == "mask2former":
         return Mask2FormerDecoder(dim, shape=shape, classes=classes)
     if name == "mask-transformer":
@@ -122,13 +122,13 @@ def dense_decoder(name: Decoder, dim: int, *, shape: DecoderShape, classes: int,
 
 @lru_cache(maxsize=64)
 def dense_parameters(name: Decoder, dim: int, *, shape: DecoderShape, classes: int) -> int:
-    """Parameters of `dense_decoder`, all of which train; counted without memory."""
+    """Parameters of `dense_decoder`, all of which train; counted without allocating them."""
     with torch.device("meta"):
         return sum(p.numel() for p in dense_decoder(name, dim, shape=shape, classes=classes).parameters())
 
 
 def _initialise(module: nn.Module) -> None:
-    """As published: linear layers truncated normal (0.02) without bias; norms start as the identity already."""
+    """Initialise as published: linear layers truncated normal (0.02) with zero biases; norms start as the identity already."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=_STD)
@@ -136,7 +136,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 class TokenPyramid(nn.Module):
-    """(B, d, h, w) to maps at a quarter, half, one and two patches a side: d/4, d/2, d and d channels.
+    """(B, d, h, w) to maps with positions a quarter, half, one and two patches apart: d/4, d/2, d and d channels.
 
     Args:
         dim: d, a multiple of 4.
@@ -159,7 +159,7 @@ class TokenPyramid(nn.Module):
 
 
 class _Maps(nn.Module):
-    """A backbone as transformers' pixel-level module calls one; its input is features already."""
+    """Takes the place of the backbone that transformers' pixel-level module calls; its input is features already."""
 
     def __init__(self, pyramid: TokenPyramid) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Mask2FormerDecoder(nn.Module):
         self.model.model.pixel_level_module.decoder = pixels
 
     def forward(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of masks (B, 100, 4h, 4w) and classes (B, 100, C + 1); in evaluation the last layer's alone."""
+        """Pairs of masks (B, 100, 4h, 4w) and classes (B, 100, C + 1); in evaluation only the last layer's."""
         with full_precision(features.device):
             output = self.model(pixel_values=widened(features), output_auxiliary_logits=self.training)
         pairs = [(output.masks_queries_logits, output.class_queries_logits)]

@@ -1,5 +1,5 @@
 """How a run computes on its device: kernels, the precision of a forward pass, copies for which the host does not wait (a plain one stops it
-until all earlier work on a GPU is done), and the peak of memory: allocated memory on a CUDA device, resident memory on a CPU."""
+until all earlier work on a GPU is done), and the peak memory: allocated memory on a CUDA device, resident memory on a CPU."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def compute_on(device: torch.device) -> torch.device:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A forward pass in a protocol's ``precision``; fp32 is torch's own."""
+    """A context for a forward pass in a protocol's ``precision``; fp32 needs no autocast."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on the device: a host's goes to a GPU through pinned memory."""
+    """The tensor on the device; from the host it goes to a GPU through pinned memory."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Callable[[], Tensor]:
-    """Starts the copy of a tensor; the function that is returned waits for it and gives it on the CPU."""
+    """Start copying a tensor to the host. The returned function waits for the copy and returns it."""
     if not tensor.is_cuda:
         return lambda: tensor
     copy = tensor.detach().to("cpu", non_blocking=True)  # into pinned memory, as torch makes for such copies
@@ -66,7 +66,7 @@ def to_host(tensor: Tensor) -> Callable[[], Tensor]:
 
 @lru_cache(maxsize=16)
 def channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(1, C, 1, 1) numbers of channels, moved there once."""
+    """Values per channel as (1, C, 1, 1) on the device, moved there once."""
     return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
@@ -75,8 +75,8 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Restart measuring. Where the system keeps no resettable peak (not Linux, or forbidden), the CPU's peak is the
-    process's."""
+    """Restart measuring. Where the system keeps no resettable peak (not Linux, or forbidden), the CPU's peak is that
+    of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

@@ -1,9 +1,9 @@
-"""The backbones that are known by name without building one: those of SAM; and the names of toys of timm.
+"""The backbones of SAM, known by name without building one, and the names of toy models of timm.
 
 ``vit_b``, ``vit_l`` and ``vit_h`` carry the numbers of segment_anything's own builders (2304.02643). ``mobile_sam`` is MobileSAM
 (2306.14289), TinyViT under SAM's own neck and decoder. ``sam2_hiera_*`` carry the numbers of facebookresearch/sam2's configurations of
 SAM 2.1 (2408.00714). ``sam3`` is the image path of SAM 3's tracker (2511.16719). ``tiny`` is a SAM small enough for tests and demos,
-with everything the large ones have: windows that need padding, global blocks, relative positions; ``tiny_timm``, ``tiny_dinov3``,
+with everything that the large ones have: windows that need padding, global blocks, relative positions; ``tiny_timm``, ``tiny_dinov3``,
 ``tiny_mobile_sam``, ``tiny_sam2`` and ``tiny_sam3`` are as small.
 """
 
@@ -18,16 +18,16 @@ from harness.models.decoders import DecoderShape
 
 TIMM = "timm/"
 RENAMED = {"vit_t": "tiny", "vit_t_timm": "tiny_timm", "vit_t_dinov3": "tiny_dinov3"}
-"""Names in older records and what they are now: MobileSAM calls itself ``vit_t``."""
+"""Names in older records -> their present names; they changed because MobileSAM calls itself ``vit_t``."""
 SAME_WEIGHTS: Mapping[str, str] = {}
-"""Fingerprint of a checkpoint -> that of another file of the same weights, which tables put its runs under. An entry needs a comparison of
-the two files tensor by tensor (results/analysis/leaderboard/weights.py compare)."""
+"""Fingerprint of a checkpoint -> that of another file of the same weights, under which tables put its runs. An entry requires comparing the
+two files tensor by tensor (results/analysis/leaderboard/weights.py compare)."""
 _SAM_DECODER = DecoderShape()
 RGB = tuple[float, float, float]
 IMAGENET: tuple[RGB, RGB] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in [0, 1] that SAM, SAM 2, MobileSAM, DINOv2 and DINOv3 were trained with."""
 HALF: tuple[RGB, RGB] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-"""The same of timm's ``vit_*_patch16_*`` (augreg), and of SAM 3."""
+"""The same for timm's ``vit_*_patch16_*`` (augreg), and for SAM 3."""
 
 
 def downsampling(inputs: int, outputs: int, *, stride: int) -> tuple[NormedConvolution, ...]:
@@ -58,8 +58,8 @@ class Backbone:
         shape: numbers of the encoder at its own image size.
         decoder: numbers of the mask decoder on top.
         timm_model: timm's name, empty for the encoders of SAM.
-        timm_options: numbers of a small one in which it differs from timm's model of that name.
-        unlisted_parameters: what a timm model has beyond the closed form (such as CLIP's norm before the blocks).
+        timm_options: the numbers in which a toy differs from timm's model of that name.
+        unlisted_parameters: how many a timm model has beyond the closed form (such as CLIP's norm before the blocks).
         class_token: whether a class token comes first among the tokens.
         pixels: mean and standard deviation of RGB in [0, 1] with which its weights were trained.
     """
@@ -92,7 +92,7 @@ def _tiny_vit(*, stem: int, stages: Sequence[tuple[int, int, int, int, int]], ne
     """TinyViT (2207.10666) as MobileSAM has it: a stem of two convolutions and two inverted residuals, then stages.
 
     Args:
-        stem: its channels.
+        stem: channels of the stem.
         stages: width, depth, heads, window and scale of each.
     """
     convolution = NormedConvolution
@@ -187,13 +187,13 @@ def _sam3(
     return Backbone(name=name, shape=shape, decoder=replace(decoder, finer_maps=True), pixels=HALF)
 
 
-# As small as tests need: windows of 3 that the grid does not divide, two global blocks.
+# As small as tests need: windows of 3, which do not divide the grid, and two global blocks.
 _SMALL: dict[str, Any] = {"image_size": 128, "neck_dim": 64}
 _TINY: dict[str, Any] = {**_SMALL, "dim": 64, "depth": 4, "heads": 2, "window": 3, "global_blocks": (1, 3)}
 _LARGE: dict[str, Any] = {"image_size": 1008, "neck_dim": 256, "dim": 1024, "depth": 32, "heads": 16, "window": 24}
 _MOBILE = _tiny_vit(stem=64, stages=((128, 2, 4, 7, 2), (160, 6, 5, 14, 1), (320, 2, 10, 7, 1)), neck_dim=256)
 _TINY_MOBILE = _tiny_vit(stem=16, stages=((32, 1, 1, 3, 2), (48, 2, 3, 3, 1), (64, 1, 2, 5, 1)), neck_dim=64)
-# Windows that their maps do not divide, a global block, and a block with windows that does not pool.
+# Windows that do not divide their maps, a global block, and a block with windows that does not pool.
 _TINY_HIERA = _hiera(dim=16, heads=1, depths=(1, 2, 2, 1), windows=(8, 6, 6, 3), global_blocks=(4,), coarse=3)
 
 _ENTRIES = (

@@ -43,12 +43,12 @@ class BatchedMaskDecoder(nn.Module):
 
     Args:
         plain: the decoder to take over, with its weights.
-        mask_tokens: K; further tokens start as copies of token 0, and share its hypernetwork MLP.
+        mask_tokens: K; further tokens start as copies of token 0 and share its hypernetwork MLP.
         spare_tokens: whether tokens 1-3 take part; they are kept in either case.
     """
 
     frozen_parts: ClassVar[tuple[str, ...]] = ("spare_tokens", "spare_hypernetworks", "iou_prediction_head")
-    """Beginnings of the names of what no method trains."""
+    """Prefixes of the names of parts that no method trains."""
     ends_boxes: ClassVar[bool] = False
     """Whether the tokens of a box end with that of "no point", as those of points do (SAM 2)."""
 

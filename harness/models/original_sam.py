@@ -1,4 +1,4 @@
-"""segment_anything's own model: to verify against, and to save a merged segmenter as."""
+"""segment_anything's own model, for verification and for saving a merged segmenter."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from harness.models.sam_encoder import BlockEncoder
 from harness.models.segmenter import SAMSegmenter, Segmenter
 
 ENCODER, PROMPTS, DECODER = "image_encoder.", "prompt_encoder.", "mask_decoder."
-"""Beginnings of the names in a checkpoint of SAM."""
+"""Prefixes of the names in a checkpoint of SAM."""
 
 
 def published(encoder: BlockEncoder, part: str, name: str) -> str:
-    """The full name that tensor ``name`` of ``part`` (one of the beginnings above) has in checkpoints of the encoder's family."""
+    """The full name that tensor ``name`` of ``part`` (one of the prefixes above) has in checkpoints of the encoder's family."""
     if part == ENCODER:
         return part + encoder.published(name)
     return published_name(part + name) if isinstance(encoder, SAM2Encoder) else part + name
@@ -62,8 +62,8 @@ def unfit_for_sam(segmenter: Segmenter) -> str:
         return "a multi-class segmenter has a class head and mask tokens that a SAM checkpoint cannot hold"
     if not segmenter.mask_decoder.attends_to_spare_tokens:
         return (
-            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give other "
-            "masks; train with --set quirks.spare_tokens=intended to export one"
+            "its decoder left out SAM's mask tokens 1-3 (quirk 14), and a plain SAM, which attends to them, would give "
+            "different masks; train with --set quirks.spare_tokens=intended to export one"
         )
     return ""
 
@@ -71,7 +71,7 @@ def unfit_for_sam(segmenter: Segmenter) -> str:
 def sam_state_dict(segmenter: Segmenter) -> dict[str, Tensor]:
     """The complete segmenter under segment_anything's names: it loads strictly into `plain_sam` at the segmenter's image size.
 
-    MobileSAM and SAM 2 have the names of their own code and load into its modules (SAM 2 without its memory); SAM 3 has those of the Hub's
+    MobileSAM and SAM 2 keep the names of their own code and load into its modules (SAM 2 without its memory); SAM 3 has those of the Hub's
     ``facebook/sam3``, which `Sam3TrackerModel` of transformers loads.
 
     Raises:

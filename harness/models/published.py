@@ -1,7 +1,7 @@
-"""Files of weights: which file it is, by a hash of every byte; and published ones by a word: ``--checkpoint published``.
+"""Files of weights: identified by a hash of every byte; the published ones are named by one word, ``--checkpoint published``.
 
-Those are downloaded once by timm's own downloader, with its progress bar, into the cache folders that timm and torch have anyway.
-And names on the Hugging Face Hub: of published SAMs, and of their tensors in transformers' ``SamModel`` and PEFT's adapters of one.
+Those are downloaded once by timm's own downloader, with its progress bar, into the cache folders that timm and torch use anyway.
+Also names on the Hugging Face Hub: of published SAMs, and of their tensors in transformers' ``SamModel`` and in PEFT's adapters of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ADDRESSES = {
 """Weights of backbones that are not timm's, as their authors publish them."""
 
 GATED = {"sam3": "https://huggingface.co/facebook/sam3"}
-"""Backbones whose weights need an account there."""
+"""Backbones whose weights can only be downloaded with an account there."""
 
 
 def fingerprint(path: Path) -> str:
@@ -46,7 +46,7 @@ def fingerprint(path: Path) -> str:
         return "sha256-" + file_hashes([path], what=str(path))[path]
     except OSError as error:
         reason = error.strerror
-        raise UsageError(f"checkpoint {path} cannot be read ({reason}); give the path of a file you have") from error
+        raise UsageError(f"checkpoint {path} cannot be read ({reason}); give the path of a readable file") from error
 
 
 def is_word(path: Path) -> bool:
@@ -80,7 +80,7 @@ def require_checkpoint_file(path: Path | None) -> None:
 
 
 def weights_file(path: Path, name: str) -> Path:
-    """The file that a path or the word means for a backbone. Raises UsageError: there is none, or what `published_file` says."""
+    """The file that a path or the word means for a backbone. Raises UsageError: there is none, or as `published_file` does."""
     if is_word(path):
         return published_file(name)
     require_checkpoint_file(path)
@@ -88,8 +88,8 @@ def weights_file(path: Path, name: str) -> Path:
 
 
 def published_file(name: str) -> Path:
-    """The file of a backbone's published weights, downloaded where it is not there yet. Raises UsageError: none are known, or they
-    cannot be downloaded; the line names file and address."""
+    """The file of a backbone's published weights, downloaded if it is not cached yet. Raises UsageError: none are known, or they
+    cannot be downloaded; the message names file and address."""
     entry = backbone(name)
     from timm.models import _hub, get_pretrained_cfg
 
@@ -100,17 +100,17 @@ def published_file(name: str) -> Path:
     where = f"{file} of https://huggingface.co/{hub}" if hub else str(address)
     if name in GATED:
         raise UsageError(
-            f"the weights of {name} are given to those who accept their licence at {GATED[name]}; download model.safetensors there "
+            f"the weights of {name} are only for those who accept their licence at {GATED[name]}; download model.safetensors there "
             "and give it with --checkpoint FILE"
         )
     if not hub and address is None:
-        raise UsageError(f"there are no published weights of {name}; give a file with --checkpoint FILE")
+        raise UsageError(f"there are no published weights for {name}; give a file with --checkpoint FILE")
     say(f"published weights of {name}: {where} (downloaded once)")
     try:
         if hub:
             return Path(_hub.download_from_hf(hub, file))
         return Path(_hub.download_cached_file(address, check_hash=False, progress=True))
-    except Exception as error:  # every library that may be underneath has its own
+    except Exception as error:  # every library underneath raises its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UsageError(
             f"{where} cannot be downloaded ({reason}); download it where there is a network and give it with --checkpoint FILE"
@@ -127,7 +127,7 @@ MODELS = {
     "sam2_hiera_large": "facebook/sam2.1-hiera-large",
     "sam3": "facebook/sam3",
 }
-"""Backbone -> its repository there. MobileSAM has none by its authors, and a timm model has one per set of weights."""
+"""Backbone -> its repository on the Hub. MobileSAM has none by its authors, and a timm model has one per set of weights."""
 LICENCES = dict.fromkeys((*MODELS, "mobile_sam"), "apache-2.0") | {"sam3": "other"}
 """Backbone -> licence of its published weights, by the Hub's name; those of timm differ by weights."""
 Form = Literal["sam", "adapter", "peft", "onnx"]

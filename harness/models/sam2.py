@@ -1,8 +1,8 @@
 """The image path of SAM 2.1 (2408.00714): Hiera (2306.00989), a pyramid over its stages, and SAM's mask decoder with two finer maps.
 
-Written from the published structure. Names are segment_anything's where both have the part; `SAM2Encoder.published` and
+Written from the published structure. Names are segment_anything's for parts that both have; `SAM2Encoder.published` and
 `published_name` give those of Meta's checkpoints, whose memory is left out (`is_memory`). As in Meta's image predictor the
-embedding that stands for "no memory" is added to the image's, and without a prompt there is no token. Deviation: the predictor
+embedding that stands for "no memory" is added to the image's, and without a prompt there are no prompt tokens. Deviation: the predictor
 falls back to mask tokens 1-3 where it finds token 0's mask unstable; here token 0 gives the mask, as for every other backbone.
 """
 
@@ -33,7 +33,7 @@ _MEMORY = (
 
 
 class PoolingAttention(nn.Module):
-    """Multi-head attention inside a window or a whole map, whose queries a stage's first block pools.
+    """Multi-head attention inside a window or a whole map; the first block of a stage pools its queries.
 
     Args:
         shape: the block's numbers.
@@ -52,8 +52,8 @@ class PoolingAttention(nn.Module):
         """Attend within each map.
 
         Args:
-            x: (B', h, w, C), a window or a whole image an entry, already normed.
-            prefix: (B' or 1, n, C) further tokens, already normed, that are attended to and give no output.
+            x: (B', h, w, C), one window or one whole image per entry, already normalised.
+            prefix: (B' or 1, n, C) further tokens, already normalised, that are attended to and have no output.
 
         Returns:
             (B', h / pool, w / pool, D).
@@ -75,7 +75,7 @@ class PoolingAttention(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """The last map of every stage to maps of one width; the coarsest goes into the next one, the finer two stay by themselves.
+    """Projects the last map of every stage to one width; the coarsest is added to the next one, the two finer ones stay as they are.
 
     Args:
         widths: widths of the stages, the coarsest first.
@@ -88,7 +88,7 @@ class Pyramid(nn.Module):
         self.convs = nn.ModuleList(nn.Sequential(level) for level in levels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, h, w, C), the coarsest first, to one less of (B, D, h, w) in the same order."""
+        """Maps (B, h, w, C), the coarsest first, to one map fewer, (B, D, h, w), in the same order."""
         coarsest, embedding, *finer = (
             conv(level.permute(0, 3, 1, 2)) for conv, level in zip(self.convs, maps, strict=True)
         )
@@ -134,7 +134,7 @@ class SAM2Encoder(BlockEncoder):
         return ends
 
     def finish(self, maps: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
-        """The pyramid: what `run_blocks` gives to `packed` maps."""
+        """The pyramid: from what `run_blocks` returns to `packed` maps."""
         return packed(self.neck(maps))
 
     def published(self, name: str) -> str:
@@ -142,7 +142,7 @@ class SAM2Encoder(BlockEncoder):
 
 
 def packed(maps: Sequence[Tensor]) -> Tensor:
-    """The embedding (B, D, h, w), and of the two finer maps the 4 and 16 positions inside each of its own: (B, 21 D, h, w)."""
+    """The embedding (B, D, h, w) and, as channels, the 4 and 16 positions of the two finer maps inside each of its own: (B, 21 D, h, w)."""
     embedding, *finer = maps
     return torch.cat([embedding, *map(pixel_unshuffle, finer, _FINER)], dim=1)
 
@@ -159,7 +159,7 @@ class PlainSAM2Decoder(MaskDecoder):
     """segment_anything's mask decoder with what SAM 2 adds: object score, finer maps, and the embedding of "no memory".
 
     Args:
-        shape: its numbers.
+        shape: the decoder's numbers.
     """
 
     def __init__(self, shape: DecoderShape) -> None:
@@ -205,17 +205,17 @@ class SAM2MaskDecoder(BatchedMaskDecoder):
 
 
 def published_name(name: str) -> str:
-    """The name in Meta's checkpoints of ``prompt_encoder.…`` or ``mask_decoder.…``."""
+    """The name that ``prompt_encoder.…`` or ``mask_decoder.…`` has in Meta's checkpoints."""
     if name == "mask_decoder.no_mem_embed":
         return "no_mem_embed"
     return "sam_" + (_numbered(name) if name.startswith("mask_decoder.transformer.") else name)
 
 
 def is_memory(name: str) -> bool:
-    """Whether a tensor of Meta's checkpoints is of SAM 2's memory, through which no single image passes."""
+    """Whether a tensor of Meta's checkpoints belongs to SAM 2's memory, which single images do not use."""
     return name.startswith(_MEMORY)
 
 
 def _numbered(name: str) -> str:
-    """Meta numbers the two layers of an MLP."""
+    """The name as in Meta's checkpoints, which number the two layers of an MLP."""
     return name.replace(".mlp.lin1.", ".mlp.layers.0.").replace(".mlp.lin2.", ".mlp.layers.1.")

@@ -1,10 +1,10 @@
-"""The image path of SAM 3 (2511.16719) as its tracker has it: the trunk and the neck of transformers, and SAM 2's mask decoder.
+"""The image path of SAM 3 (2511.16719) as its tracker has it: transformers' trunk and neck, and SAM 2's mask decoder.
 
 The trunk's modules are transformers' own and compute as they do. What methods need is added: q, k and v as one linear layer, tokens as
-maps, a block by its halves, and further tokens to attend to. Left out are SAM 3's detector, its text encoder, its memory, and the fourth
+maps, a block in two halves, and further tokens to attend to. Left out are SAM 3's detector, its text encoder, its memory, and the fourth
 map of its neck, which its tracker does not read. As in Meta's image predictor the embedding that stands for "no memory" is added to the
-image's (`Sam3TrackerModel` of transformers adds it to that fourth map where ``scale_factors`` names four), and without a prompt there is
-no token.
+image's (`Sam3TrackerModel` of transformers adds it to that fourth map where ``scale_factors`` names four), and without a prompt there are
+no prompt tokens.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from harness.system.errors import UsageError
 from harness.system.streams import say
 
 SCALES = [4.0, 2.0, 1.0]
-"""How many times finer than the trunk's last map the maps of the neck are that the tracker reads."""
+"""Resolutions of the neck's maps that the tracker reads, relative to the trunk's last map."""
 
 
 class Third(nn.Module):
-    """One of q, k and v, (…, C), out of all three side by side, (…, 3 C). It takes the place of transformers' linear layer for that one.
+    """Selects q, k or v, (…, C), from all three side by side, (…, 3 C). It takes the place of transformers' linear layer for that one.
 
     Args:
         index: 0, 1 or 2.
@@ -54,12 +54,12 @@ class Third(nn.Module):
 
     def forward(self, fused: Tensor) -> Tensor:
         part = fused.chunk(3, dim=-1)[self.index]
-        # q and k are copied as they are rotated; v as a view would keep all three for backward.
+        # q and k are copied when they are rotated; v as a view would keep all three for the backward pass.
         return part.contiguous() if self.index == 2 else part
 
 
 class FusedAttention(Sam3ViTRoPEAttention):
-    """transformers' attention with rotary positions, its q, k and v made by one linear layer ``qkv`` and its output by ``o_proj``."""
+    """transformers' attention with rotary positions, its q, k and v computed by one linear layer ``qkv`` and its output by ``o_proj``."""
 
     qkv: nn.Linear
 
@@ -83,9 +83,9 @@ class FusedAttention(Sam3ViTRoPEAttention):
         """Attend within each map.
 
         Args:
-            hidden_states: (B', h, w, C), a window or a whole image an entry, already normed.
+            hidden_states: (B', h, w, C), one window or one whole image per entry, already normalised.
             position_embeddings: cosines and sines, (h·w, C / heads) each.
-            prefix: (B' or 1, n, C) further tokens, already normed and without a position, that are attended to and give no output.
+            prefix: (B' or 1, n, C) further tokens, already normalised and without a position, that are attended to and have no output.
 
         Returns:
             (B', h, w, C), and what else transformers' attention returns.
@@ -109,10 +109,10 @@ class FusedAttention(Sam3ViTRoPEAttention):
 
 
 class HalvedBlock(Sam3ViTLayer):
-    """transformers' block, whose ``forward`` it keeps, and for methods that act between them its two halves."""
+    """transformers' block with its own ``forward``, and its two halves for methods that act between them."""
 
     def attention_half(self, x: Tensor) -> Tensor:
-        """x + attention(norm(x)) of a map (B, h, w, C), in windows where the block has them."""
+        """x + attention(norm(x)) for a map (B, h, w, C), in windows where the block has them."""
         tokens, size = self.layer_norm1(x), x.shape[1:3]
         if self.window_size:
             tokens, padded = window_partition(tokens, self.window_size)
@@ -129,7 +129,7 @@ class HalvedBlock(Sam3ViTLayer):
 
 
 class PatchMap(Sam3ViTPatchEmbeddings):
-    """transformers' patch projection, images (B, 3, H, W) to a map (B, h, w, C) in place of a sequence."""
+    """transformers' patch projection, from images (B, 3, H, W) to a map (B, h, w, C) instead of a sequence."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         height, width = (side // self.patch_size[0] for side in pixel_values.shape[-2:])
@@ -161,7 +161,7 @@ class SAM3Encoder(BlockEncoder):
         self.register_load_state_dict_post_hook(_restore_positions)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Patches with absolute positions, repeated over the image, and normed, (B, h, w, C); writes the grid."""
+        """Patches with absolute positions (repeated over the image), then normalised, (B, h, w, C); writes the grid."""
         self._write_grid(images)
         size = self.grid.height, self.grid.width
         tiled: Any = Sam3ViTEmbeddings._tile_position_embeddings
@@ -186,7 +186,7 @@ class SAM3Encoder(BlockEncoder):
             and not (of_image.is_meta or torch.equal(of_image, of_prompts))
         ):
             raise UsageError(
-                f"{_IMAGE_POSITIONS} and {_POSITIONS} differ in this checkpoint, and SAM 3 has one for both"
+                f"{_IMAGE_POSITIONS} and {_POSITIONS} differ in this checkpoint, but SAM 3 has one for both"
             )
         if (points := given.pop(_POINTS, None)) is not None:
             given |= {_POINTS.replace("weight", f"{row}.weight"): points[row : row + 1] for row in range(len(points))}
@@ -231,11 +231,11 @@ def _trunk(config: Sam3VisionConfig) -> Sam3ViTConfig:
 
 
 def _restore_positions(encoder: Any, _: object) -> None:
-    """Rotations are in no checkpoint: compute them where a model was built without memory and then filled from one."""
+    """Rotations are in no checkpoint: compute them for a model that was built on the meta device and then filled from one."""
     if not any(buffer.is_meta for buffer in encoder.buffers()):
         return
     shape, config = encoder.shape, _trunk(vision_config(encoder.shape))
-    # They depend on the width of a head, so that blocks of a single narrow head have the same.
+    # They depend only on the width of a head, so blocks with a single head have the same ones.
     config.hidden_size, config.num_attention_heads = shape.dim // shape.blocks[0].heads, 1
     made = {window: Sam3ViTLayer(config, window) for window in {block.window_size for block in encoder.blocks}}
     for block in encoder.blocks:
@@ -245,7 +245,7 @@ def _restore_positions(encoder: Any, _: object) -> None:
 
 
 _TRUNK, _NECK, _TRACKER = "detector_model.vision_encoder.backbone.", "tracker_neck.", "tracker_model."
-"""Beginnings of the names in the Hub's ``facebook/sam3``: its tracker and its detector have one trunk, and a neck each."""
+"""Prefixes of the names in the Hub's ``facebook/sam3``: its tracker and its detector share one trunk and have a neck each."""
 _IN_FILE = (("vision_encoder.backbone.", _TRUNK), ("vision_encoder.neck.", _NECK))
 _POSITIONS = f"{_TRACKER}prompt_encoder.shared_embedding.positional_embedding"
 _IMAGE_POSITIONS = f"{_TRACKER}shared_image_embedding.positional_embedding"
@@ -265,8 +265,8 @@ _RENAMED = (
 
 
 def tracker_names(name: str) -> list[str]:
-    """The names in `Sam3TrackerModel` itself of ``image_encoder.…``, ``prompt_encoder.…`` or ``mask_decoder.…``: one, or those of q, k and
-    v. A layer has its name as its tensors do."""
+    """The names that ``image_encoder.…``, ``prompt_encoder.…`` or ``mask_decoder.…`` has in `Sam3TrackerModel` itself: one, or those of q,
+    k and v. Layers are named as their tensors are."""
     names = _published(name)
     for own, published in (*_IN_FILE, ("", _TRACKER)):
         names = [own + each.removeprefix(published) if each.startswith(published) else each for each in names]
@@ -274,14 +274,14 @@ def tracker_names(name: str) -> list[str]:
 
 
 def _is_left_out(name: str) -> bool:
-    """Whether no image passes a tensor of the Hub's file on its way to the tracker's masks."""
+    """Whether the tracker's masks for an image do not depend on a tensor of the Hub's file."""
     if name.startswith("detector_model."):
         return not name.startswith(_TRUNK)
     return name.startswith((f"{_NECK}fpn_layers.{len(SCALES)}.", *(_TRACKER + part for part in _MEMORY)))
 
 
 def _published(name: str) -> list[str]:
-    """The names in the Hub's file of ``image_encoder.…``, ``prompt_encoder.…`` or ``mask_decoder.…``: one, or those of q, k and v."""
+    """The names that ``image_encoder.…``, ``prompt_encoder.…`` or ``mask_decoder.…`` has in the Hub's file: one, or those of q, k and v."""
     for own, published in _RENAMED:
         if name.startswith(own):
             whole = published + name.removeprefix(own)

@@ -23,7 +23,7 @@ class BlockEncoder(nn.Module):
 
     Args:
         shape: the encoder's numbers.
-        activation_checkpointing: recompute each block in backward instead of keeping its activations.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
     blocks: nn.ModuleList
@@ -42,12 +42,12 @@ class BlockEncoder(nn.Module):
         raise NotImplementedError
 
     def run_blocks(self, tokens: Tensor) -> Tensor:
-        """Tokens through all blocks; with activation checkpointing backward keeps each block's input alone."""
+        """Pass tokens through all blocks; with activation checkpointing only each block's input is kept for the backward pass."""
         return self._run(self.blocks, tokens)
 
     def finish(self, tokens: Tensor) -> Tensor:
         """From the tokens of `run_blocks` to the encoder's output; here SAM's neck: (B, h, w, C) to (B, neck_dim, h, w)."""
-        # In the layout of images: kept embeddings have it, and the decoder's kernels round by layout.
+        # In the layout of images: cached embeddings have it, and the rounding of the decoder's kernels depends on it.
         return self.neck(tokens.permute(0, 3, 1, 2).contiguous())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,11 +58,11 @@ class BlockEncoder(nn.Module):
         return name
 
     def from_published(self, state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-        """The tensors of a checkpoint whose family cuts them otherwise (SAM 3), as far as they are ``names`` here."""
+        """A checkpoint's tensors, divided as the ``names`` here need where its family divides them differently (SAM 3)."""
         return state
 
     def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A whole segmenter's tensors as the checkpoints of the encoder's family cut them; undone by `from_published`."""
+        """A whole segmenter's tensors as the checkpoints of the encoder's family divide them; undone by `from_published`."""
         return state
 
     def unused(self) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ class TransformerBlock(nn.Module):
 
 
 def pooled(tokens: Tensor, side: int) -> Tensor:
-    """Tokens (B, h, w, C) to the largest of each square of ``side``, (B, h / side, w / side, C)."""
+    """Max-pool tokens (B, h, w, C) over squares of ``side``, to (B, h / side, w / side, C)."""
     return tokens if side == 1 else max_pool2d(tokens.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
 
 
@@ -145,11 +145,11 @@ class SAMEncoder(BlockEncoder):
             self.blocks.append(TransformerBlock(block, attention))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Patches with absolute positions, (B, h, w, C); writes the grid. Another size than the built one
-        interpolates the positions."""
+        """Patches with absolute positions, (B, h, w, C); writes the grid. The positions are
+        interpolated for a size other than the one built for."""
         self._write_grid(images)
         tokens = self.patch_embed(images) + resize_positions(self.pos_embed, self.grid.height, self.grid.width)
-        # The convolution's layout, channels apart, would pass through every sum below, and each norm copy it together again.
+        # The convolution's layout, channels first, would pass through every sum below, and each norm would make a contiguous copy.
         return tokens.contiguous()
 
 
@@ -165,7 +165,7 @@ def resize_positions(table: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_state(state: dict[str, Tensor], shape: BackboneShape) -> dict[str, Tensor]:
-    """A SAM encoder's tensors with position tables fitted to ``shape.image_size``; everything else as it came.
+    """A SAM encoder's tensors with position tables fitted to ``shape.image_size``; everything else unchanged.
 
     Absolute positions are resized bicubically; relative positions of global blocks linearly, as segment_anything's
     ``get_rel_pos`` would do on each call. Windows keep their size, so their tables stay.

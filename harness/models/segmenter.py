@@ -25,8 +25,8 @@ class SegmenterOutput(NamedTuple):
             the encoder's grid. A classifier's: (B, C, 1, 1).
         classes: (B, K, C + 1) class logits of each mask, the last one "nothing"; None for a binary task, and where
             ``masks`` are the classes' own.
-        foreground: a binary task with class logits: of background, foreground and "nothing".
-        auxiliary: what the layers before the last predict, in training, for decoders that learn from all of them.
+        foreground: whether ``classes`` are the background, the foreground and "nothing" of a binary task.
+        auxiliary: in training, the predictions of the layers before the last, for decoders that learn from all of them.
     """
 
     masks: Tensor
@@ -78,10 +78,10 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def decoder_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What every method trains besides its own: decoder, neck and head."""
+        """The parameters that every method trains besides its own: those of decoder, neck and head."""
 
     def prompted(self, embedding: Tensor, prompts: Prompts) -> SegmenterOutput:
-        """`decode` where objects are pointed out; only SAM's decoder knows how."""
+        """`decode` with objects pointed out; only SAM's decoder can do it."""
         raise NotImplementedError(f"{type(self).__name__} takes no prompts")
 
     def forward(self, images: Tensor, prompts: Prompts | None = None) -> SegmenterOutput:
@@ -152,7 +152,7 @@ class SAMSegmenter(Segmenter):
             sparse, _ = encoder(points=points, boxes=prompts.boxes, masks=None)
             ends = prompts.boxes is not None and self.mask_decoder.ends_boxes
             return torch.cat([sparse, no_point.to(sparse.dtype)], dim=1) if ends else sparse
-        # segment_anything assigns by label, which a GPU waits for and a traced graph cannot hold. Here all points are on the object.
+        # segment_anything assigns by label, for which the host waits and which cannot be traced. Here all points are on the object.
         encoded = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
         on_object = encoded + encoder.point_embeddings[1].weight
         return torch.cat([on_object, no_point.to(on_object.dtype)], dim=1)
@@ -213,7 +213,7 @@ class DenseSegmenter(Segmenter):
 
 
 class QuerySegmenter(DenseSegmenter):
-    """A segmenter with `harness.models.dense_decoders`, whose queries each give a mask and a class.
+    """A segmenter with Mask2Former's decoder of `harness.models.dense_decoders`, whose queries each give a mask and a class.
 
     Args:
         encoder: see `harness.methods.parts.sites.Encoder`; its prefix tokens are gone and its final norm is applied.
@@ -228,7 +228,7 @@ class QuerySegmenter(DenseSegmenter):
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) to (B, K, *size), bilinear without aligned corners, as SAM does and as Conv-LoRA released (256 to 1024)."""
+    """(B, K, h, w) to (B, K, *size), bilinear without aligned corners, as in SAM and in Conv-LoRA's release (256 to 1024)."""
     return interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
@@ -236,7 +236,7 @@ def probabilities(output: SegmenterOutput, size: tuple[int, int]) -> Tensor:
     """Probabilities at ``size``: (B, H, W) of the foreground, or (B, C, H, W) by class.
 
     Multi-class: sum over masks of softmax(class) without "nothing", times sigmoid(mask) (Mask2Former, 2112.01527), or
-    the softmax over the classes' own maps. Of background and foreground the first gives the foreground's share.
+    the softmax over the classes' own maps. For background and foreground the former gives the foreground's share.
     """
     masks = upsample(output.masks, size)
     if output.classes is not None:
@@ -259,10 +259,10 @@ def count_parameters(segmenter: nn.Module) -> dict[str, int]:
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """No autocast inside; the meta device has none."""
+    """A context without autocast; the meta device has none."""
     return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Half precision as float32; a model in float64, as tests compare them, stays in float64."""
+    """The tensor in float32 if it is in half precision; float64, in which tests compare models, stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

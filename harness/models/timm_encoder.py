@@ -1,7 +1,7 @@
 """Backbones ``timm/MODEL``: the numbers of a plain ViT of timm, read from timm's own model, and that ViT as an image encoder. It has
 timm's own modules and parameter names; SAM's neck follows it.
 
-So is DINOv3 (2508.10104), whose blocks rotate queries and keys by position (RoPE, 2104.09864) instead of learning positions.
+This includes DINOv3 (2508.10104), whose blocks rotate queries and keys by position (RoPE, 2104.09864) instead of learning positions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.system.errors import UsageError, did_you_mean
 @lru_cache(maxsize=64)
 def timm_backbone(name: str) -> Backbone:
     """The entry of ``timm/MODEL`` or of a toy, from a model of timm built without memory. Raises UsageError: timm has no such model, or it
-    is not a plain ViT; says what it lacks."""
+    is not a plain ViT; the message says what it lacks."""
     model, size, options = TOYS.get(name, (name.removeprefix(TIMM), 0, {}))
     if not timm.is_model(model):
         near = did_you_mean(model, timm.list_models("vit_*"))
@@ -86,10 +86,10 @@ def _lacking(vit: Any) -> Iterator[str]:
     elif vit.pos_embed is None:
         yield "absolute positions"
     if getattr(vit, "attn_pool", None) is not None:
-        yield "features without a pooling of their own (it pools by attention)"
+        yield "features without their own pooling (it pools by attention)"
     for block in vit.blocks:
         if type(block) is not (EvaBlock if rotary else Block):
-            yield f"blocks with the norm in front (it has {type(block).__name__})"
+            yield f"pre-norm blocks (it has {type(block).__name__})"
             return
         attention, mlp = block.attn, block.mlp
         if not isinstance(getattr(attention, "qkv", None), nn.Linear) or getattr(attention, "q_bias", None) is not None:
@@ -108,7 +108,7 @@ def create_vit(model: str, image_size: int, **options: Any) -> VisionTransformer
     """timm's model without a head, its position table made for ``image_size`` pixels a side.
 
     Args:
-        options: numbers in which it differs from timm's own of that name.
+        options: numbers in which it differs from timm's own model of that name.
     """
     vit = timm.create_model(
         model, pretrained=False, num_classes=0, global_pool="", img_size=image_size, dynamic_img_size=False, **options
@@ -124,7 +124,7 @@ def resized_for(state: dict[str, Tensor], vit: VisionTransformer | Eva) -> dict[
 
 
 class RotatedAttention:
-    """Mixed into timm's attention with rotated queries and keys, in blocks that do not get the rotation; tokens in front of
+    """Mixed into timm's attention with rotated queries and keys, in blocks that are not given the rotation; tokens in front of
     those with a position, however many, are not rotated."""
 
     rotations: SimpleNamespace
@@ -145,7 +145,7 @@ class _Rope(RotatedAttention, AttentionRope):
 
 
 class TimmEncoder(BlockEncoder):
-    """Images (B, 3, H, W) to features (B, C, H/p, W/p); of the size of the shape, unless positions are rotary. Tokens are (B, P + N, C).
+    """Images (B, 3, H, W) to features (B, C, H/p, W/p); H and W are the shape's unless positions are rotary. Tokens are (B, P + N, C).
 
     Args:
         vit: the model to take apart; its parameters keep their names here.
@@ -179,7 +179,7 @@ class TimmEncoder(BlockEncoder):
                 attention.rotations = self.rotations
 
     def embed(self, images: Tensor) -> Tensor:
-        """Patches behind the class and register tokens, (B, N, C), with absolute positions where the model has them; writes the grid."""
+        """Patches after the class and register tokens, (B, N, C), with absolute positions where the model has them; writes the grid."""
         self._write_grid(images)
         patches = self.patch_embed(images)
         leading = (token for token in (self.cls_token, self.reg_token) if token is not None)

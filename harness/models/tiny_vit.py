@@ -1,8 +1,8 @@
 """TinyViT (2207.10666) as MobileSAM's image encoder (2306.14289): convolutions, then three stages of windowed attention.
 
 Written from the published structure; the names are MobileSAM's except for the position of a block (`TinyViTEncoder.published`).
-Batch norms never learn statistics here: they are what the checkpoint says, in training as in evaluation, and are applied
-with the convolution in front of them. In training MobileSAM's own modules would take those of the batch.
+Batch norms never update their statistics here: they use the checkpoint's, in training as in evaluation, and are folded into
+the convolution in front of them. In training, MobileSAM's own modules would use those of the batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLASSES = 1000
 
 
 class FixedBatchNorm(nn.Module):
-    """Scale, offset and statistics of a batch norm, which are applied with the convolution in front of it."""
+    """Scale, offset and statistics of a batch norm that is folded into the convolution in front of it."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -60,7 +60,7 @@ class NormedConv(nn.Module):
 
 
 class ThreeConvolutions(nn.Module):
-    """conv3(GELU(conv2(GELU(conv1(x))))), between two stages; with ``residual`` GELU(x + …), the inverted residual of the stem."""
+    """conv3(GELU(conv2(GELU(conv1(x))))), between two stages; with ``residual``, GELU(x + …), the inverted residual of the stem."""
 
     def __init__(self, forms: Sequence[NormedConvolution], *, residual: bool = False) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class ThreeConvolutions(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, normed in front, with one learnt number a head and pair of distances.
+    """Multi-head attention inside windows, with a norm in front and one learnt bias per head and pair of distances.
 
     Args:
         shape: the block's numbers.
@@ -98,15 +98,15 @@ class WindowAttention(nn.Module):
         rows, columns = position // shape.window, position % shape.window
         apart = (rows[:, None] - rows).abs() * shape.window + (columns[:, None] - columns).abs()
         self.register_buffer("distances", apart, persistent=False)
-        # Of a frozen table once: on a GPU they would be many kernels a forward pass.
+        # For a frozen table they are computed once: on a GPU they would be many kernels per forward pass.
         self._biases: tuple[tuple[Any, ...], list[Tensor]] = ((), [])
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Attend within each window.
 
         Args:
-            x: (B', window, window, C), not normed; padding is zeros.
-            prefix: (B' or 1, n, C) further tokens, already normed, that are attended to and give no output.
+            x: (B', window, window, C), not normalised; padding is zeros.
+            prefix: (B' or 1, n, C) further tokens, already normalised, that are attended to and have no output.
 
         Returns:
             As ``x``.
@@ -121,7 +121,7 @@ class WindowAttention(nn.Module):
         return self.proj(self._attended(q, k, v, bias).reshape(x.shape))
 
     def on_map(self, x: Tensor) -> Tensor:
-        """`forward` of a map (B, h, w, C), not normed, in windows without their padding.
+        """`forward` for a map (B, h, w, C), not normalised, in windows without their padding.
 
         The tokens of the padding are all the same, so a window sees one key k₀ and value v₀ for all of them. Their bias for a query
         is log Σ exp(bias) over their positions, since Σ exp(q·k₀ + bias) = exp(q·k₀) Σ exp(bias).
@@ -160,7 +160,7 @@ class WindowAttention(nn.Module):
         return biases
 
     def skips_padding(self) -> bool:
-        """Whether `on_map` may replace `forward`: every token by itself goes through the linear layers, and no hook is set."""
+        """Whether `on_map` may replace `forward`: the linear layers treat every token by itself, and no hook is set."""
         layers = (self.qkv, self.proj)
         alone = all(isinstance(layer, nn.Linear) or getattr(layer, "tokens_alone", False) for layer in layers)
         watched = (
@@ -172,14 +172,14 @@ class WindowAttention(nn.Module):
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """(B', heads, N, d) and (B', heads, M, d) to (B', N, heads, d)."""
         if self.fused:
-            # With a fourth dimension, or CPUs build the score matrix.
+            # With a fourth dimension: without it, CPUs build the score matrix.
             out = scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype), scale=self.scale)
         else:
             out = full_attention(q, k, v, scale=self.scale, bias=bias)
         return out.transpose(1, 2)
 
     def _by_head(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B', N, 3C) to three of (B', heads, N, C/heads). Split along the last dimension: their gradients are joined in one copy."""
+        """(B', N, 3C) to three of (B', heads, N, C/heads). The split along the last dimension joins their gradients in one copy."""
         q, k, v = qkv.unflatten(-1, (self.num_heads, -1)).chunk(3, dim=-1)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -189,12 +189,12 @@ class WindowAttention(nn.Module):
 
 
 def _spans(length: int, side: int) -> list[tuple[int, int]]:
-    """Windows along an axis, the whole ones and the one that is cut: how many, and how many positions each holds."""
+    """Windows along an axis, the whole ones and the one that is cut: how many there are, and how many positions each holds."""
     return [span for span in ((length // side, side), (1, length % side)) if all(span)]
 
 
 def _cut(maps: Tensor, side: int) -> list[Tensor]:
-    """Maps (B, h, w, C) to windows (n, rows, columns, C) that hold equally much: whole, cut at the right, at the bottom, in the corner."""
+    """Maps (B, h, w, C) to windows (n, rows, columns, C), grouped by size: whole, cut at the right, at the bottom, in the corner."""
     rows, columns = (_spans(length, side) for length in maps.shape[1:3])
     parts = []
     for down, band in zip(rows, maps.split([count * each for count, each in rows], dim=1), strict=True):
@@ -214,7 +214,7 @@ def _joined(parts: Sequence[Tensor], size: torch.Size, side: int) -> Tensor:
 
 
 class TinyViTBlock(nn.Module):
-    """x + attention(x) in windows, a depthwise convolution of the map, then x + MLP(x); each half norms what it reads. The first block of
+    """x + attention(x) in windows, a depthwise convolution of the map, then x + MLP(x); each half normalises its input. The first block of
     a stage begins with the convolutions that make its map."""
 
     def __init__(self, shape: BlockShape, *, fused: bool) -> None:
@@ -228,7 +228,7 @@ class TinyViTBlock(nn.Module):
         self.window_size = shape.window
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C), of the stage before where the block is the first of its own, to (B, h, w, C)."""
+        """(B, h, w, C), from the stage before where the block is the first of its own, to (B, h, w, C)."""
         return self.mlp_half(self.attention_half(x))
 
     def attention_half(self, x: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ class TinyViTBlock(nn.Module):
 
 
 def _on_maps(layer: nn.Module, tokens: Tensor) -> Tensor:
-    """A layer on maps (B, C, h, w), for tokens (B, h, w, C)."""
+    """Apply a layer for maps (B, C, h, w) to tokens (B, h, w, C)."""
     return layer(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
@@ -291,7 +291,7 @@ class TinyViTEncoder(BlockEncoder):
         return self.first(self.patch_embed(channels_last)).permute(0, 2, 3, 1)
 
     def published(self, name: str) -> str:
-        """The name of a tensor in MobileSAM: ``first`` is layer 0; others hold blocks, and the way to the next layer."""
+        """The name of a tensor in MobileSAM: ``first`` is layer 0; the others hold blocks, and the convolutions to the next layer."""
         if name.startswith("first."):
             return "layers.0." + name.removeprefix("first.")
         if not name.startswith("blocks."):

@@ -1,4 +1,4 @@
-"""The rules of a run against those of its protocol or of another run, and in words."""
+"""Compares the rules of a run with those of its protocol or of another run, and puts rules into words."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ RuleDifference = Mapping[str, tuple[Any, Any]]
 
 NOT_THERE = "nothing"
 PROMINENT = ("epochs", "image_size", "train_limit", "lr", "batch_size", "optimizer", "precision")
-"""Rules that are named first; others follow by name."""
+"""Rules that are named first; the others follow in alphabetical order."""
 
 
 def flat(rules: Rules) -> dict[str, Any]:
-    """Dotted name -> value of every rule that can change a number; rules that a record does not know have their former value."""
+    """Dotted name -> value of every rule that can change a number; a rule that a record lacks has the value that it had then."""
     values: dict[str, Any] = {}
 
     def walk(table: Mapping[str, Any], path: str) -> None:
@@ -44,8 +44,8 @@ def differing_rules(ours: Rules, theirs: Rules) -> dict[str, tuple[Any, Any]]:
 def from_protocol(ours: Rules, of_protocol: Rules) -> dict[str, tuple[Any, Any]]:
     """`differing_rules` of a run from its protocol.
 
-    Some differences do not count. Planning gives a budget of epochs under a protocol with one of updates where both are the same run. A
-    protocol cannot hold the classes of one's own data, or a split's seed that is the run's. It may leave the normalisation to the backbone.
+    Some differences do not count: a run has a budget of epochs under a protocol with one of updates where both give the same run; a
+    protocol cannot hold the classes of a user's own data or a split seed that follows the run's; and it may leave normalisation open.
     """
     by_backbone = ours.get("normalisation") == "backbone"
     return {
@@ -75,7 +75,7 @@ def overrides_in_words(by_benchmark: Mapping[str, RuleDifference]) -> str:
 
 
 def shared(differences: Sequence[RuleDifference]) -> dict[str, tuple[Any, Any]]:
-    """The entries that all of them have."""
+    """The entries that all the differences have in common."""
     first, *others = differences or [{}]
     return {name: pair for name, pair in first.items() if all(other.get(name) == pair for other in others)}
 

@@ -1,4 +1,4 @@
-"""Which rules and options enter a run's key and a protocol's hash, so that no edit of their fields restarts a finished run.
+"""Which rules and options enter a run's key and a protocol's hash, so that no change to their fields restarts a finished run.
 
 Two rules keep keys as they are:
 
@@ -39,7 +39,7 @@ FIRST_RULES = _names(
     methods optimizer pixel_mean pixel_std precision quirks road_missing_ignore schedule select_every split_rule split_seed
     test_limit train_limit val_limit warmup weight_decay"""
 )
-"""Rules that the hash always holds. Closed: a field that is not here is new."""
+"""Rules that the hash always holds. The list is closed: a field that is not here is new."""
 FIRST_QUIRKS = _names("structure_loss moe_gate ssf_init class_count selection camo_train mask_decoding strict_loading")
 FIRST_CONVENTIONS = _names("resolution min_max weighted_f_beta2 overlap threshold ber_threshold empty")
 FIRST_OPTIONS = {
@@ -71,8 +71,8 @@ FIRST_OPTIONS = {
     "vpt": _names("lr blocks tokens"),
     "zeroshot": _names("lr"),
 }
-"""Options of built-in methods that the hash always holds. Closed: of a method that is not here every option is new. Of methods
-from elsewhere it holds all, since their defaults are unknown where they are not installed."""
+"""Options of built-in methods that the hash always holds. The list is closed: every option of a method that is not here is new. For
+methods from elsewhere the hash holds all options, since their defaults are unknown where they are not installed."""
 
 CUT_RULES: dict[str, Any] = {
     "road_missing_ignore": False,
@@ -104,12 +104,12 @@ CUT_OPTIONS: dict[str, Any] = {
     "bitfit.outside": True,
     "layernorm.outside": True,
 }
-"""The same for options of methods; a name with a method (``fact.form``) is that method's alone."""
+"""The same for options of methods; a name with a method (``fact.form``) applies to that method alone."""
 OPTIONS_RENAMED = {("gate", "switch"): "intended"}
 """(option, value) -> the name of that value in the first records, which keys still use."""
 
 PIXELS = ("pixel_mean", "pixel_std")
-"""Rules that a protocol may leave to the backbone; in a run's they are numbers."""
+"""Rules that a protocol may leave to the backbone; in a run's rules they are numbers."""
 
 
 def content_hash(data: Any) -> str:
@@ -119,8 +119,8 @@ def content_hash(data: Any) -> str:
 
 
 def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules that can change a number, without the names of protocol and backbone, as hashes take them. A table of some rules
-    gives those of them that are hashed, and what was cut."""
+    """The rules that can change a number, as they enter hashes, without the names of protocol and backbone. ``rules`` may be only some
+    of them; the constants of cut rules that `FIRST_RULES` names are always added."""
     named = {name: value for name, value in rules.items() if name not in _LEFT_OUT}
     kept = with_pixels(_hashed(named, first=FIRST_RULES, unchanged={**_defaults(), **CUT_RULES}, cut=CUT_RULES))
     for name, first in (("quirks", FIRST_QUIRKS), ("evaluation", FIRST_CONVENTIONS)):
@@ -133,7 +133,7 @@ def hashed_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hashed_options(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's configuration as keys and row identities take it."""
+    """A method's configuration as it enters keys and row identities."""
     return _hashed_options(method, config, cut=gone_options(method))
 
 
@@ -178,7 +178,7 @@ def with_later(rules: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rule(rules: Mapping[str, Any], name: str) -> Any:
-    """One of a record's rules; its default where it is newer than the record."""
+    """One of a record's rules; its default where the rule is newer than the record."""
     return rules.get(name, _defaults().get(name))
 
 
@@ -221,5 +221,5 @@ def _defaults() -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value as JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value

@@ -32,11 +32,11 @@ def read_protocol(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str
     ``_delete_: true`` replaces the base's instead of adding to it.
 
     Args:
-        above: the protocols that rest on this one.
+        above: the protocols that are based on this one.
 
     Raises:
-        UsageError: it is not plain YAML or not a mapping of fields. A base is missing, elsewhere, or leads back to itself. A table
-            stands where a base has a value.
+        UsageError: it is not plain YAML or not a mapping of fields. A base is missing, in another place, or leads back to itself. A
+            table stands where a base has a single value.
     """
     from mmengine.config import Config  # 0.3 s: only when a protocol is read
 
@@ -50,7 +50,7 @@ def read_protocol(path: Path, *, above: tuple[Path, ...] = ()) -> tuple[dict[str
     _check_keys(content, path)
     base = content.pop(BASE, None)
     if not isinstance(base, str | None):
-        raise UsageError(f"protocol {path}: _base_ is the name of one protocol's file")
+        raise UsageError(f"protocol {path}: _base_ must be the name of one protocol's file")
     below, files = read_protocol(_base_path(path, base), above=(*above, path)) if base else ({}, [])
     merged = Config()  # not Config(below): that keeps some names, such as filename, for itself
     merged.merge_from_dict(below, allow_list_keys=False)
@@ -81,7 +81,7 @@ def _base_path(file: Path, word: str) -> Path:
 def _check_keys(values: Mapping[Any, Any], path: Path, *, top: bool = True) -> None:
     for key, value in values.items():
         if not isinstance(key, str):
-            raise UsageError(f"protocol {path}: the field {key!r} is not text")
+            raise UsageError(f"protocol {path}: the name of the field {key!r} is not text")
         if top and ("." in key or (key.startswith("_") and key not in (BASE, DELETE))):
             raise UsageError(
                 f"protocol {path}: there is no field {key!r}; a table's fields must be indented below its name"
@@ -101,7 +101,7 @@ def protocol_names() -> list[str]:
 
 
 def protocol_path(name: str) -> Path:
-    """The file of a protocol's name, or a path to a user's own YAML. Raises UsageError: neither exists."""
+    """The file of a protocol, given by name or as the path of a user's own YAML. Raises UsageError: there is no such file."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
@@ -118,7 +118,7 @@ def protocol_path(name: str) -> Path:
 def load_protocol(name: str, overrides: Mapping[str, Any] | None = None) -> Protocol:
     """Read a protocol and apply ``overrides``, whose keys may be dotted (``quirks.structure_loss``).
 
-    An override holds for every benchmark and beats the protocol's rule for one of them. ``benchmarks.camo.epochs`` is for one benchmark.
+    An override holds for every benchmark, even where the protocol has a rule for one of them. ``benchmarks.camo.epochs`` is for CAMO alone.
 
     Raises:
         UsageError: no such protocol, unreadable YAML, unknown key, wrong type.

@@ -1,4 +1,4 @@
-"""Studies: a named grid of runs that fills one table. Each is a YAML file to copy and change (docs/tables.md); no torch here."""
+"""Studies: each is a named grid of runs that fills one table, in a YAML file to copy and change (docs/tables.md). No torch here."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MOST_SEEDS = 1000
 
 
 def _several(value: Any) -> Any:
-    """One value as a list of it."""
+    """A single value as a list with one entry; anything else as it is."""
     return [value] if isinstance(value, str | int | float) else value
 
 
 def _as_seeds(value: Any) -> Any:
-    """A number of seeds as the list of them."""
+    """A number of seeds as the list of those from 0 on; a list as it is."""
     if isinstance(value, int) and value > MOST_SEEDS:
         raise ValueError(f"is too many: at most {MOST_SEEDS} seeds")
     seeds = list(range(value)) if isinstance(value, int) else value
@@ -39,7 +39,7 @@ def _as_seeds(value: Any) -> Any:
 
 
 def _as_decoders(value: Any) -> Any:
-    """Names as a mapping to empty tables."""
+    """Names of decoders as a mapping from each to an empty table."""
     return {name: {} for name in _several(value)} if isinstance(value, str | list | tuple) else value
 
 
@@ -68,7 +68,7 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def with_methods(grids: Mapping[str, Any]) -> dict[str, Any]:
-    """Grids by field, each method (``lora.lr``) by its canonical name. Raises UsageError: an unknown method."""
+    """Grids by field, with each method (``lora.lr``) under its canonical name. Raises UsageError: an unknown method."""
     parts = {name: name.rpartition(".") for name in grids}
     return {
         f"{METHODS.resolve(whose)}.{option}" if dot else option: grids[n] for n, (whose, dot, option) in parts.items()
@@ -96,7 +96,7 @@ class Row:
         method: canonical name of the method.
         label: name of the row in progress and prices, and in a study's table where it is not just the method's name; unique in a study.
         options: configuration fields of the method that differ from the protocol's.
-        scores: which of its models are scored, instead of the table's own list.
+        scores: which models of its runs are scored, instead of the table's own list.
     """
 
     method: MethodName
@@ -106,7 +106,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The label, else the method with its options, so that two rows of one method have two names."""
+        """The label, else the method with its options, so that two rows of one method have different names."""
         options = ",".join(f"{name}={value}" for name, value in self.options.items())
         return self.label or (f"{self.method}[{options}]" if options else self.method)
 
@@ -118,13 +118,13 @@ class TableLayout:
     Args:
         kind: ``grid`` (scores by method and benchmark), ``leaderboard`` (one number per benchmark against the baseline, and costs) or
             ``cost`` (cost records, no runs).
-        metrics: ``paper`` (what the paper reports a benchmark by) or the names of metrics to show for every benchmark.
+        metrics: ``paper`` (those by which the paper reports each benchmark) or the names of metrics to show for every benchmark.
         scores: which models are scored, one row each (`ScoredModel`).
         splits: benchmark -> test splits to show, where it has more than one.
         baseline: label of the entry that the others are compared with, empty for none.
-        paper: show papers' values with ours.
-        spread: of runs between seeds, in a leaderboard's intervals: ``pooled`` over all rows, or each row's own ``shrunk`` towards that
-            (docs/metrics.md).
+        paper: show papers' values next to ours.
+        spread: the spread between seeds that a leaderboard's intervals use: ``pooled`` over all rows, or each row's own, ``shrunk``
+            towards the pooled one (docs/metrics.md).
     """
 
     kind: Literal["grid", "leaderboard", "cost"] = "grid"
@@ -159,11 +159,11 @@ class Study:
         tune: field of the methods' configurations, or a rule -> values to try first, as ``--tune`` takes them (``lr``, ``naslora.lr``);
             every row then has what validation chose.
         tune_seeds: seeds of the trials.
-        tune_on: benchmarks that choose for all; empty where each chooses its own.
+        tune_on: benchmarks on which values are chosen for all; empty where each benchmark has its own choice.
         choose: field of the methods' configurations -> values. Every value runs under every seed; when tables are made, each seed counts
             with the run that validated best (`choices_of`, docs/tables.md).
-        weights: backbone -> fingerprint of the weights of its rows, as records have it; runs from other weights go to a table of their own.
-        data: benchmark -> fingerprint of its files, as `sam-peft data check` prints it; runs from other files go to a table of their own.
+        weights: backbone -> fingerprint of the weights of its rows, as records have it; runs with other weights go to a table of their own.
+        data: benchmark -> fingerprint of its files, as `sam-peft data check` prints it; runs on other files go to a table of their own.
         table: how the table looks.
     """
 
@@ -200,7 +200,7 @@ def load_study(name: str) -> Study:
 
     Raises:
         UsageError: no such study, a file with the name of a built-in study or of a protocol, broken YAML, an unknown key, method or
-            benchmark, or two rows of one label.
+            benchmark, or two rows with the same label.
     """
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else STUDIES_FOLDER / f"{name}.yaml"
@@ -239,11 +239,11 @@ def study_from_dict(data: Any, *, name: str) -> Study:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UsageError(f"{where}: two entries are labelled {twice[0]!r}; give one of them another label")
-    for backbone in study.by_backbone:  # under a name that no run has, they would count for none
+    for backbone in study.by_backbone:  # under a name that no run has, the overrides would never apply
         if not backbone.startswith(TIMM) and backbone not in KNOWN:
             raise UsageError(f"{where}: by_backbone: unknown backbone {backbone!r}{did_you_mean(backbone, KNOWN)}")
     if both := sorted(study.by_backbone.keys() & set(study.backbones)):
-        raise UsageError(f"{where}: by_backbone: {both[0]} is one of its backbones, whose rules are in 'set'")
+        raise UsageError(f"{where}: by_backbone: {both[0]} is one of the study's own backbones; put its rules in 'set'")
     if study.prompts and (study.tune or study.choose):
         raise UsageError(f"{where}: prompts: options are chosen under one prompt; set it, or leave out tune and choose")
     if study.choose and any(not is_rule(name) for name in study.tune):
@@ -257,7 +257,7 @@ def study_from_dict(data: Any, *, name: str) -> Study:
 
 
 def _check_choice(name: str, *, where: str) -> None:
-    """Raises UsageError: a choice of what is not an option of a method."""
+    """Raises UsageError: what is to be chosen is not an option of a method."""
     whose, dot, option = name.rpartition(".")
     if is_rule(name):
         raise UsageError(
@@ -278,11 +278,11 @@ def is_rule(name: str) -> bool:
 
 
 def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The grids of one row, by canonical names: those of its method override those of all, and a field that the row sets has none. Rules
+    """The grids of one row, by canonical names: those of its method override those for all; a field that the row sets has none. Rules
     of the protocol are tuned on `RULES_BY` and hold for every row.
 
     Raises:
-        UsageError: a grid of a field that its method does not have.
+        UsageError: a grid for a field that its method does not have.
     """
     rules = {name: list(values) for name, values in grids.items() if is_rule(name)}
     if rules and method == RULES_BY:
@@ -300,15 +300,15 @@ def grid_of(method: str, options: Mapping[str, Any], grids: Mapping[str, Sequenc
         elif dot and option not in known:
             raise UsageError(f"--tune {name}: {whose} has no field {option!r}{did_you_mean(option, known)}")
     if "decoder_lr" in rules and ("encoder_lr" in of_method or options.get("encoder_lr") is not None):
-        of_method.pop("lr", None)  # it would train nothing: the encoder has encoder_lr, everything else decoder_lr
+        of_method.pop("lr", None)  # it would apply to nothing: the encoder has encoder_lr, everything else decoder_lr
     return of_method
 
 
 def choices_of(method: str, options: Mapping[str, Any], choose: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """Option -> the values that each seed of a row chooses from; nothing for a row whose own parts do not train.
 
-    A method that ``choose`` names (``full.encoder_lr``) has the grids of its name alone, any other those without a method (``lr``). An
-    option that the row sets is not chosen. A plug-in's method that is not loaded, as where only its records are read, has the latter.
+    A method that ``choose`` names (``full.encoder_lr``) has only the grids under its name; any other has those without a method (``lr``),
+    as has a plug-in's method that is not loaded because only its records are read. An option that the row sets is not chosen.
     """
     if method not in METHODS:
         return {name: list(values) for name, values in choose.items() if "." not in name and name not in options}

@@ -1,4 +1,4 @@
-"""The exception that a verb turns into one line on stderr and exit code 2, and words for errors of the system."""
+"""The exception that a verb turns into one line on stderr and exit code 2, and wording for errors of the operating system."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota on this disk is used up",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.EROFS: "the disk can only be read",
+    errno.EROFS: "the disk is read-only",
     errno.EFBIG: "no file may be that large (ulimit -f)",
 }
 
 
 _NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment", "bad_alloc", "alloc_failed")
-"""Words of the system, torch, CUDA's libraries (``CUBLAS_STATUS_ALLOC_FAILED``), and a library that finds no room to be loaded (an
-ImportError)."""
+"""Wording of the system, of torch, of CUDA's libraries (``CUBLAS_STATUS_ALLOC_FAILED``), and of an ImportError where memory is too
+short to load a library."""
 _NO_THREAD = ("can't start new thread", "thread creation failed")
-"""Words of a process with many threads that meets a limit on memory; a limit on processes gives the same words."""
+"""Wording where a process with many threads meets a limit on memory; a limit on the number of processes has the same."""
 
 
 def out_of_memory(error: BaseException | str) -> bool:
@@ -69,8 +69,8 @@ _DEVICE_FAULTS = re.compile(
 
 
 def device_fault(error: BaseException | str) -> bool:
-    """Whether an error, or the last line of a process, says that a GPU or its driver failed, not the run: nothing on the GPU can be used
-    by this process any more."""
+    """Whether an error, or the last line of a process, says that a GPU or its driver failed rather than the run; this process can
+    then use nothing on the GPU any more."""
     return _DEVICE_FAULTS.search(str(error).lower()) is not None
 
 
@@ -81,7 +81,7 @@ def os_reason(error: OSError) -> str:
 
 @contextmanager
 def writing_to(what: str, *, then: str = "") -> Iterator[None]:
-    """Turn an OSError of the block into a UsageError: ``what`` cannot be written, and what to do ``then``."""
+    """Turn an OSError of the block into a UsageError that says that ``what`` cannot be written, why, and what to do (``then``)."""
     try:
         yield
     except OSError as error:

@@ -21,7 +21,7 @@ LONGEST = 150
 
 
 def checked_name(name: str, *, what: str) -> str:
-    """``name`` of ``what``, if it can be the name of a file. Raises UsageError: it is empty, leads to another folder (``../x``), would be
+    """``name``, the name of ``what``, if a file can have it. Raises UsageError: it is empty, leads to another folder (``../x``), would be
     hidden, cannot be printed, or is too long."""
     unusable = not name.strip() or name.startswith((".", "-")) or not name.isprintable() or set("/\\") & set(name)
     if unusable or len(name.encode(errors="replace")) > LONGEST:
@@ -32,8 +32,8 @@ def checked_name(name: str, *, what: str) -> str:
 
 
 SHARED = frozenset({"records", "state", "sweeps", "cache", "cost", "tables", "site", "figures", "sample-data"})
-"""All folders of a results folder that are written into. The path to a results folder may have links; these folders and what is below
-them may not."""
+"""All folders in a results folder that the harness writes to. The path to a results folder may contain links; these folders and what is
+below them may not."""
 _TAIL = 2**20
 """Bytes that a library may not have written yet when the disk is full."""
 
@@ -89,26 +89,26 @@ def bounded_text(path: Path, *, where: str, most: int) -> str:
 
 
 def end_of(path: Path, *, size: int) -> str:
-    """The last ``size`` bytes of a text file; raises as `open_regular`."""
+    """The last ``size`` bytes of a text file; raises what `open_regular` raises."""
     with open(open_regular(path), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))
         return file.read(size).decode("utf-8", errors="replace")
 
 
 def own_folder(path: Path) -> Path:
-    """The folder, created if needed. Raises OSError as `refuse_links`."""
+    """The folder, created if needed. Raises OSError as `refuse_links` does."""
     refuse_links(path)
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def refuse_links(path: Path) -> None:
-    """Raises OSError: the path of a folder has a link below a folder of `SHARED`."""
+    """Raises OSError: a folder of `SHARED` in the path of a folder, or one below it, is a link."""
     parts = path.parts
     outside = max((index for index, part in enumerate(parts) if part in SHARED), default=len(parts))
     for end in range(outside, len(parts)):
         if (folder := Path(*parts[: end + 1])).is_symlink():
-            raise OSError(errno.ELOOP, f"{folder.name} is a link or no folder", str(path))
+            raise OSError(errno.ELOOP, f"{folder.name} is a link, and must be a folder", str(path))
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
@@ -120,8 +120,8 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
 def replace_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Let ``write`` fill a temporary file next to ``path``, sync it, and rename it to ``path``.
 
-    Others who share the folder may write to the file, so that they can continue a run. A full disk, or a limit on files, is an OSError
-    with that number, whatever ``write`` raises.
+    Others who share the folder may write to the file, so that they can continue a run. A full disk, or a limit on file sizes, is
+    raised as an OSError with that errno, whatever ``write`` raises.
     """
     temporary = _new(path, ending=".tmp")
     try:
@@ -142,7 +142,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object], *, durable: 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A new folder next to ``path``, which gets that name when the block ends, and is deleted where the block fails.
+    """A new folder next to ``path``, which gets that name when the block ends, and is deleted if the block fails.
 
     Where ``path`` is a folder with content, files of the same names are replaced, and others stay.
     """
@@ -192,7 +192,7 @@ def create_anew(path: Path) -> int:
 
 
 def _new(path: Path, *, ending: str = "") -> Path:
-    """A new file next to ``path``; who may write to its folder may write to it, within the umask."""
+    """A new file next to ``path``; whoever may write to its folder may write to it, as far as the umask allows."""
     folder = own_folder(path.parent)
     temporary = folder / f".{path.name}.{secrets.token_hex(8)}{ending}"
     mode = 0o644 | folder.stat().st_mode & 0o022
@@ -209,7 +209,7 @@ def _sync(path: Path) -> None:
 
 
 def _no_room(error: BaseException, written: Path) -> int:
-    """The errno of a full disk or of a limit on file sizes, else 0; safetensors and torch have other errors for these."""
+    """The errno of a full disk or of a limit on file sizes, else 0; safetensors and torch raise other errors for these."""
     for number in (errno.ENOSPC, errno.EFBIG):
         if os.strerror(number) in str(error):
             return number

@@ -32,7 +32,7 @@ def file_hashes(paths: Iterable[Path], *, what: str) -> dict[Path, str]:
     any time. A line on stderr says when much must be read.
 
     Args:
-        what: the files, in the words of that line.
+        what: the files, as that line names them.
 
     Raises:
         OSError: a file cannot be read, or changes while it is read.
@@ -49,7 +49,7 @@ def file_hashes(paths: Iterable[Path], *, what: str) -> dict[Path, str]:
     with ThreadPoolExecutor(affinity()) as pool:
         hashes = dict(zip(new, pool.map(_hash, new), strict=True))
     if changed := [file for file in new if _identity(file) != now[file]]:
-        raise OSError(errno.EAGAIN, "it changed while it was read; wait until it is written", str(changed[0]))
+        raise OSError(errno.EAGAIN, "it changed while it was read; wait until it is fully written", str(changed[0]))
     known |= {str(file.absolute()): [*now[file], hashes[file]] for file in new}
     if new and memory is not None:
         settled = (time.time() - _SETTLED_S) * 1e9

@@ -1,5 +1,5 @@
 """This machine: its names in records, its GPUs, the cores that a process may use, and how threads wait; and the version of the running
-code. Free of torch."""
+code. Imports no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def code_version() -> dict[str, str]:
         command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *arguments]
         try:
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-        except OSError:  # there is none, or a folder of PATH cannot be read
+        except OSError:  # git is not installed, or a folder of PATH cannot be read
             return ""
         return done.stdout if done.returncode == 0 else ""
 
@@ -60,7 +60,7 @@ def processor() -> str:
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them, without importing torch.
 
-    An index, a UUID (``GPU-…``) or a slice of one (``MIG-…``). Like CUDA, what is none of these, such as -1, ends the list.
+    Each is an index, a UUID (``GPU-…``) or that of a slice (``MIG-…``). As in CUDA, anything else, such as -1, ends the list.
     """
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         words = [word.strip() for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
@@ -70,7 +70,7 @@ def visible_gpus() -> list[str]:
 
 
 def gpu_name(device: str) -> str:
-    """The model of one of `visible_gpus`, as torch names it; empty where it is not known, such as that of a slice."""
+    """The model of one of `visible_gpus`, as torch names it; empty where it is not known, as for a slice."""
     return next(iter(_nvidia_smi("--query-gpu=name", "--format=csv,noheader", f"--id={device}")), "")
 
 
@@ -80,7 +80,7 @@ def gpu_driver() -> str:
 
 
 def _nvidia_smi(*arguments: str) -> list[str]:
-    """The lines of its answer, none where it is not installed or fails."""
+    """The lines of nvidia-smi's answer, none where it is not installed or fails."""
     try:
         done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
@@ -89,8 +89,8 @@ def _nvidia_smi(*arguments: str) -> list[str]:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """The cores that this process may use: those of its affinity, fewer where its control group has a quota. ``root``: that of the file
-    system with control groups."""
+    """The cores that this process may use: those of its affinity, fewer where its control group has a quota. ``root``: the root of
+    the file system with the control groups."""
     return max(1, min([affinity(), *(math.ceil(share) for share in _quotas(root))]))
 
 
@@ -121,14 +121,14 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment variables of a process that computes on a CPU: its number of threads and how they wait, each unless the user set it.
+    """Environment variables for a process that computes on a CPU: its number of threads and how they wait, each unless the user set it.
     OpenMP reads them once, when torch is loaded. ``threads``: the number where none is set."""
     variables = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": str(threads)}
     return variables if any(name in environment for name in _WAITS) else {**variables, "GOMP_SPINCOUNT": str(SPINS)}
 
 
 def waiting(environment: Mapping[str, str] = os.environ) -> str:
-    """How this process's threads of OpenMP wait for each other, by its environment."""
+    """How this process's threads of OpenMP wait for each other, according to its environment."""
     return " ".join(f"{name}={environment[name]}" for name in _WAITS if name in environment) or "default"
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Gives a function to call with (what, done, total): each ``what`` has a bar on stderr, where that is a terminal."""
+    """Yields a function to call with (what, done, total); each ``what`` has a bar on stderr, where that is a terminal."""
     tasks: dict[str, TaskID] = {}
     display = Progress(
         console=Console(stderr=True), transient=True, redirect_stdout=False, disable=not sys.stderr.isatty()
@@ -32,8 +32,8 @@ def bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 @contextmanager
 def spinner() -> Iterator[Callable[[str], None]]:
-    """Gives a function to call with each stage as it begins, such as ``merging``. The last one has a spinner on stderr, where that is a
-    terminal."""
+    """Yields a function to call with each stage as it begins, such as ``merging``. The current stage has a spinner on stderr, where that
+    is a terminal."""
     current, drawn = [""], Spinner("dots")
 
     def render() -> Spinner:

@@ -1,6 +1,6 @@
-"""Standard output and error of a verb: open, and never the cause of a traceback, whatever characters they can show.
+"""Standard output and standard error of a verb: always open, and never the cause of a traceback, whatever characters they can show.
 
-What people are told goes to standard error, results go to standard output.
+Messages for people go to standard error, results to standard output.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def terminal_width(stream: TextIO) -> int:
 
 
 def say(text: str) -> None:
-    """Print one line on standard error, with control characters escaped; a terminal that is narrower gets it folded between words."""
+    """Print one line on standard error, with control characters escaped; for a narrower terminal it is folded between words."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
     with suppress(OSError):
         width = terminal_width(sys.stderr)
@@ -41,14 +41,14 @@ def say(text: str) -> None:
 
 
 def folded(line: str, *, width: int) -> str:
-    """A line as several of at most ``width`` columns, indented below itself; words, paths among them, stay whole."""
+    """A line folded into lines of at most ``width`` columns, the later ones indented; words, including paths, stay whole."""
     indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
     folding = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return folding.fill(line)
 
 
 def show_text(text: str) -> None:
-    """Print lines on standard output, with control characters escaped; a terminal that is narrower gets them folded between words."""
+    """Print lines on standard output, with control characters escaped; for a narrower terminal they are folded between words."""
     width = terminal_width(sys.stdout)
     lines = printable(text).removesuffix("\n").split("\n")
     print("\n".join(folded(line, width=width) if width else line for line in lines))

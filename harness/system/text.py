@@ -8,8 +8,8 @@ from collections.abc import Sequence
 _HIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff]"
 )
-"""Control characters (a terminal obeys them), marks that turn or hide text, halves of surrogate pairs (they cannot be
-encoded). Tab and line feed are left out."""
+"""Control characters (a terminal obeys them), marks that reverse or hide text, halves of surrogate pairs (they cannot be
+encoded). Tabs and line feeds are not among them."""
 
 _FORMULA = re.compile(r"[=@\t\r]|[+\-](?!\d[\d.]*([eE][+\-]?\d+)?$)(?=.*[A-Za-z|!])", re.DOTALL)
 """Cells that a spreadsheet computes; a signed number is not one."""
@@ -46,7 +46,7 @@ def first_of(words: Sequence[str]) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula; one that it would gets a leading apostrophe."""
+    """``text`` as a cell that no spreadsheet takes for a formula: where one would, with a leading apostrophe."""
     text = printable(text)
     return f"'{text}" if _FORMULA.match(text) else text
 

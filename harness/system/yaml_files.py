@@ -1,4 +1,4 @@
-"""YAML as plain data: protocols, studies, cluster profiles and claims are read here alone.
+"""YAML as plain data: protocols, studies, cluster profiles and claims are read only here.
 
 People exchange these files, so nothing in them is executed: no tags (``!!python/…``), no templates (``{{$ENV:…}}``), no repeated keys,
 and bounds on size, depth and the expansion of aliases.
@@ -17,7 +17,7 @@ from harness.system.files import bounded_text
 
 _MOST_BYTES = 200_000
 MOST_NODES = 20_000
-"""With aliases expanded; a long text counts once for every 64 characters."""
+"""Most values in a file, with aliases expanded; a long text counts once more for every 64 characters."""
 MOST_LEVELS = 20
 LARGEST_INTEGER = 2**63
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
@@ -27,8 +27,8 @@ def read_yaml(path: Path, *, what: str, values_as_text: bool = False) -> Any:
     """The content of a file: mappings, lists, text, numbers, booleans and None; a date is text.
 
     Args:
-        what: its kind, for messages ("study", "protocol").
-        values_as_text: every value stays text, such as ``4:00:00``, which YAML reads as 14400.
+        what: the kind of file, for messages ("study", "protocol").
+        values_as_text: every value stays text, even one such as ``4:00:00``, which YAML reads as 14400.
 
     Raises:
         UsageError: it cannot be read, is not UTF-8 or YAML, or is more than plain data.

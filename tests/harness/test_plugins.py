@@ -150,7 +150,7 @@ FAULTS = {
     ),
     "no_default": (
         OPTIONS.replace(" = 3", "") + CONFIGURED,
-        "its config_class cannot be made of its defaults: TypeError",
+        "its config_class cannot be made from its defaults: TypeError",
     ),
     "exits": ("raise SystemExit(3)\n", "fails on import: SystemExit: 3"),
     "counts": (

@@ -176,7 +176,7 @@ WRONG: dict[str, tuple[Edit, str]] = {
     "rate never run": (delete(lambda r: r.run.method_config["lr"] == 0.01), "rates: BitFit (lr=0.001) sets lr"),
     "other weights": (of_run(checkpoint="sha256-" + "0" * 64), "weights: sha256-000"),
     "other files": (of_run(data_fingerprint=f"content-{'0' * 16}-{'0' * 16}"), "data: Kvasir-SEG: content-000"),
-    "code of nobody": (of_run(method="unknown"), "code: unknown is of a plug-in"),
+    "code of nobody": (of_run(method="unknown"), "code: unknown comes from a plug-in"),
     "a failed run": (lambda mine: edit(mine, lambda r: replace(r, code="OOM", scores={})), "failed runs: OOM"),
 }
 
@@ -194,7 +194,7 @@ def test_a_right_submission_is_ready(board: Path, mine: Path, says) -> None:
     named = (board / "two.yaml").read_text(encoding="utf-8").splitlines()
     bare = mine.with_name("bare.yaml")
     bare.write_text("\n".join(line for line in named if not line.startswith(("data:", "weights:"))), encoding="utf-8")
-    assert says(records_verb, "check", mine, "--study", bare).count("none is named") == 2
+    assert says(records_verb, "check", mine, "--study", bare).count("the study names none") == 2
 
 
 @pytest.mark.parametrize("fault", WRONG)

@@ -176,7 +176,7 @@ BROKEN = [
     (_LaxState, "state", "is accepted"),
     (_DrawsGlobally, "determinism", "global generator"),
     (_NotFiniteUnderAutocast, "autocast", "autocast"),
-    (_MixesImages, "batch", "together differ from one by one"),
+    (_MixesImages, "batch", "if two images share a batch"),
     (_CountsRecomputation, "checkpointing", "differs by"),
     (_IgnoresCheckpointing, "checkpointing", "recomputes nothing"),
     (_IgnoresPlacement, "placement", "blocks=first-half"),

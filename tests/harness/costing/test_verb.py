@@ -52,7 +52,7 @@ def test_a_device_in_use_is_refused(tmp_path, says, monkeypatch) -> None:
         (["--methods", "lora", "--backbone=tiny", "--clock=processor", "--threads=2", "--shared"], "--threads 1"),
         (["--methods", "lora", "--device", "gpu"], "give cpu or cuda:N"),
         (["--methods", "lora", "--device", "cuda:77"], "CUDA devices"),
-        (["--methods", "lora,lora", "--backbone", "tiny", "--shared"], "have one name"),
+        (["--methods", "lora,lora", "--backbone", "tiny", "--shared"], "have the same name"),
         (["--methods", "lora", "--set", "fused_atention=false"], "fused_attention"),
     ],
 )

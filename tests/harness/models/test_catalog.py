@@ -87,7 +87,7 @@ def test_models_of_timm_bring_their_own() -> None:
         ("resnet50", "choose from"),
         ("timm/vit_smal_patch16_224", "did you mean 'vit_small_patch16_224'"),
         ("timm/resnet50", r"not a plain ViT: it lacks .* \(it is a ResNet\)"),
-        ("timm/vit_base_patch16_siglip_224", "a pooling of their own"),
+        ("timm/vit_base_patch16_siglip_224", "their own pooling"),
         ("timm/vit_base_r50_s16_224", "lacks patches by one convolution"),
         ("timm/vit_giant_patch14_dinov2", r"an MLP of two linear layers \(it has GluMlp\)"),
         ("timm/vit_small_patch16_dinov3_qkvb", "one linear layer for q, k and v"),
@@ -102,7 +102,7 @@ def test_unknown_backbones_name_the_nearest(name: str, hint: str) -> None:
 
 
 def test_an_unfit_image_size_names_those_that_fit() -> None:
-    with pytest.raises(UsageError, match="take its own 518, or 252 or 266"):
+    with pytest.raises(UsageError, match="use its own 518, or 252 or 266"):
         backbone_shape("timm/vit_small_patch14_dinov2", 256)
     assert backbone_shape("VIT-B", 512).image_size == 512
     assert resolve_backbone("VIT-B") == "vit_b"

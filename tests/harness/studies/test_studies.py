@@ -98,7 +98,7 @@ GOOD: dict[str, Any] = {"title": "t", "benchmarks": ["kvasir"], "entries": ["lor
         ({"choose": {"lr": [1e-3]}}, "choose.lr=.* must be at least two different values"),
         ({"choose": {"lr": [1e-4, 1e-3]}, "tune": {"lora.rank": [3, 6]}}, "tune and choose are two ways"),
         ({"by_backbone": {"vitb": {"image_size": 512}}}, "did you mean 'vit_b'"),
-        ({"backbones": ["vit_b"], "by_backbone": {"vit_b": {"image_size": 512}}}, "vit_b is one of its backbones"),
+        ({"backbones": ["vit_b"], "by_backbone": {"vit_b": {"image_size": 512}}}, "vit_b is one of the study's own"),
     ],
 )
 def test_a_wrong_study_is_one_line(changes: dict[str, Any], message: str) -> None:
