@@ -23,7 +23,7 @@ from harness.settings import Settings, load_settings
 from harness.system.errors import UsageError
 from harness.system.progress import spinner
 from harness.system.streams import say, show_text, terminal_width
-from harness.system.text import counted
+from harness.system.text import counted, first_of
 
 if TYPE_CHECKING:  # what --help does without
     from harness.dispatch.target import Target
@@ -209,7 +209,11 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         if arguments.plan:
             return show(steps, arguments, target)
         missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
-        if missing and not arguments.cancel:
+        if missing and arguments.cancel:  # a sweep is found by its keys, which depend on these files
+            raise UsageError(
+                f"--cancel cannot find its runs without these: {first_of([*missing])}; use scancel instead"
+            )
+        if missing:
             raise UsageError(_missing(list(missing)))
         return carry_out_steps(steps, found, arguments, target)
 

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         require_effect(arguments, "data", "cluster", without="without --accept")
     if arguments.device:
         require_effect(arguments, "json", without="with --device, whose results are in --out FILE")
-        return _examine_gpu(arguments, plain_names(chosen))
+        return _examine_gpu(arguments, chosen)
     require_effect(arguments, "accept", "out", without="without --device cuda")
 
     known, rows = resolve_backbone(arguments.backbone or "vit_h"), []
@@ -110,8 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if all(row.passed for row in rows) else 1
 
 
-def _examine_gpu(arguments: argparse.Namespace, names: Sequence[str]) -> int:
-    """Print a line for each part as it ends; returns 1 where something is wrong, else 0."""
+def _examine_gpu(arguments: argparse.Namespace, rows: Sequence[PlannedRow]) -> int:
+    """Print a line for each part as it ends; returns 1 where something is wrong, else 0. Raises UsageError: a row has options."""
+    names = [row.method for row in rows]
+    if row := next((row for row in rows if row.options), None):
+        raise UsageError(f"--methods {row.method}[…]: a GPU is tested with every method's own options; leave them out")
     out = arguments.out or Path("gpu.json" if arguments.accept else "gpu-step.json")  # a step must not overwrite hours
     with spinner() as report, TemporaryDirectory(prefix="harness-accept-") as folder:
         report("loading torch")
@@ -145,10 +148,3 @@ def chosen_rows(text: str) -> list[PlannedRow]:
     for row in (row for row in rows if row.options):
         method_config(row.method, row.options)
     return rows
-
-
-def plain_names(rows: Sequence[PlannedRow]) -> list[str]:
-    """The methods of rows without options. Raises UsageError: one has some."""
-    if row := next((row for row in rows if row.options), None):
-        raise UsageError(f"--methods {row.method}[…]: a GPU is tested with every method's own options; leave them out")
-    return [row.method for row in rows]

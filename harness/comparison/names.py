@@ -70,7 +70,7 @@ def benchmark_title(name: str, runs: Iterable[Run] = ()) -> str:
 def shown_metrics(name: str, runs: Iterable[Run], *, scored: Collection[str]) -> tuple[str, ...]:
     """The metrics of a benchmark in tables: those of the papers, else those that the benchmark declares in ``runs``, else the usual ones.
 
-    Only ``scored`` ones count; where nothing was scored, all that are declared.
+    Of the latter two only ``scored`` ones count; where nothing was scored, all that are declared.
     """
     declared = next((run.benchmark_metrics for run in runs if run.benchmark == name and run.benchmark_metrics), ())
     declared_scored = [metric for metric in dict.fromkeys(declared) if metric in scored or not scored]

@@ -141,7 +141,7 @@ def _grid(runs: pd.DataFrame, archive: Archive, *, study: Study | None) -> Grid:
 
 
 def _planned(runs: pd.DataFrame) -> dict[tuple[str, str], set[int]]:
-    """(row, benchmark) -> the seeds that the sweeps of a row's runs planned, and those that ran. Of a trial, only its own seed is known."""
+    """(row, benchmark) -> the seeds that the sweeps of its runs planned, and those that ran; a trial says nothing of other benchmarks."""
     planned: dict[tuple[str, str], set[int]] = {}
     for row, run in zip(runs["row"], runs["run"], strict=True):
         planned.setdefault((row, run.benchmark), set()).update((run.seed, *run.planned_seeds))
@@ -173,7 +173,7 @@ def _scores(
                     "row": name, "method": row.method, "model": model, "options": options, "benchmark": column.benchmark,
                     "split": column.split, "metric": column.metric, "seed": seed,
                     "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
-                    "empty": any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.splits_of(r)),
+                    "empty": model == "best" and any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.splits_of(r)),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip

@@ -221,12 +221,12 @@ def run_jobs(
     Raises:
         UsageError: the cluster refuses (partition, time limit, quota …), or the folder cannot be written.
     """
-    chosen = make_executor(target, results=results, grid=planned.grid)
+    executor = make_executor(target, results=results, grid=planned.grid)
     if cancel:
-        if isinstance(chosen, LocalExecutor):
+        if isinstance(executor, LocalExecutor):
             raise UsageError("--cancel needs --cluster NAME; stop a local run with Ctrl-C")
         none = "nothing to cancel: no job that this command submitted is queued or running"
-        print(f"cancelled {counted(len(cancelled), 'job')}" if (cancelled := chosen.cancel()) else none)
+        print(f"cancelled {counted(len(cancelled), 'job')}" if (cancelled := executor.cancel()) else none)
         return None
     pending = to_start(planned, target, retry=retry)
     left_out, line = not_restarted(planned, pending)
@@ -237,32 +237,32 @@ def run_jobs(
     say(target.in_words)
     with spinner() as report:
         report("freezing the code and handing over the runs")
-        elsewhere = chosen.submit(pending, command=command, later=later)
+        elsewhere = executor.submit(pending, command=command, later=later)
     if elsewhere:
         say(f"not resubmitted: {first_of([f'{key} {who}' for key, who in elsewhere.items()])}")
-    if isinstance(chosen, SlurmExecutor):
-        print(chosen.submitted or "nothing to submit: every run is finished, queued or running")
+    if isinstance(executor, SlurmExecutor):
+        print(executor.submitted or "nothing to submit: every run is finished, queued or running")
         print(f"watch:  sam-peft status --results {results}")
         print("cancel: the same command with --cancel (without --wait, --retry)")
         if not wait:
             return None
-    states = _waited(chosen, total=len(pending))
+    states = _waited(executor, total=len(pending))
     if line := _left_over(states):
         say(line)
     return {**left_out, **{key: state.state for key, state in states.items() if state.state != "OK"}}
 
 
-def _waited(chosen: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str, RunState]:
+def _waited(executor: LocalExecutor | SlurmExecutor, *, total: int) -> Mapping[str, RunState]:
     """The states of all runs once they have ended. Raises KeyboardInterrupt: Ctrl-C; its text says what happens to the runs."""
     try:
         with display(total=total) as show:
-            return chosen.wait(on_change=show)
+            return executor.wait(on_change=show)
     except KeyboardInterrupt as interrupt:
-        if isinstance(chosen, SlurmExecutor):
+        if isinstance(executor, SlurmExecutor):
             raise KeyboardInterrupt("only this command stopped; its runs continue on the cluster") from interrupt
-        if chosen.target.executor == "local":
-            chosen.stop()
-        raise KeyboardInterrupt(_left_over(chosen.states()) or "every run had already ended") from interrupt
+        if executor.target.executor == "local":
+            executor.stop()
+        raise KeyboardInterrupt(_left_over(executor.states()) or "every run had already ended") from interrupt
 
 
 def _left_over(states: Mapping[str, RunState]) -> str:

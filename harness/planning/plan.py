@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,9 +106,10 @@ class Plan:
     Args:
         jobs: every run of the grid once, finished ones included, in grid order.
         finished: keys with an ``OK`` record already.
-        failed: key -> reason code of an earlier attempt; these restart.
+        failed: key -> reason code of an earlier attempt; these restart, on a cluster where ``--retry`` names the code.
         missing: what prevents runs from starting, one line each.
-        problems: one line each: records that cannot be read, whose runs are restarted; rules that cannot give good masks.
+        problems: one line each: what is left out, odd data, rules that cannot give good masks, parts of methods that runs never reach,
+            and records that cannot be read, whose runs are restarted.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         grid: identity of the grid, finished runs included.
     """
@@ -275,6 +276,7 @@ def expand(
         UsageError: a row, a benchmark and a decoder do not fit each other.
     """
     jobs, keys = dict[str, Job](), dict[tuple[int, str, str, str], list[str]]()
+    runs_on = dict[tuple[int, str, str], list[str]]()
     problems, left_out = dict[str, None](), dict[str, None]()
     on_backbones = [
         (protocol, backbone, protocol_hash(for_backbone(protocol, backbone)))
@@ -283,6 +285,7 @@ def expand(
     for name in benchmarks_of(request):
         files, task = found.files[name], BENCHMARKS.get(name).task
         if files.absent and request.skip_missing:
+            problems[f"{name} is left out: {files.absent}"] = None
             continue
         problems |= dict.fromkeys(files.odd)
         for protocol, backbone, digest in on_backbones:
@@ -304,11 +307,15 @@ def expand(
                     left_out[f"{row.label} is left out on {backbone}, {name}: {error}"] = None
                     continue
                 of_row = as_rules(rules) if chosen else recorded
+                runs_on.setdefault((number, *segmenter), []).append(name)
                 for job in _jobs(row, name, backbone, found, request, recorded=of_row, digest=digest):
                     jobs.setdefault(job.run.key, job)  # two words may name one run: naslora,all
                     keys.setdefault((number, name, *segmenter), []).append(job.run.key)
     if left_out and not jobs:
         raise UsageError(next(iter(left_out)))
+    for (number, _, backbone, decoder), of_seeds in keys.items():
+        on = runs_on[number, backbone, decoder]
+        jobs |= {key: replace(job := jobs[key], run=replace(job.run, planned_benchmarks=on)) for key in of_seeds}
     return jobs, keys, [*left_out, *problems, *_never_reached(job.run for job in jobs.values())]
 
 
@@ -447,7 +454,6 @@ def _of_row(row: ConfiguredRow, name: str, request: Request, *, epochs: int) -> 
         "tuning": dict(row.tuning),
         "changed": dict(row.changed),
         "planned_seeds": list(request.seeds),
-        "planned_benchmarks": [each for each in benchmarks_of(request) if each in (row.benchmarks or (each,))],
         "benchmark_title": str(getattr(benchmark, "title", "")),  # a plug-in may have left it out
         "benchmark_metrics": list(map(str, getattr(benchmark, "metrics", ()))),
         "label_note": row.config.label_note,

@@ -57,7 +57,7 @@ def parse_row(word: str) -> PlannedRow:
     match = re.fullmatch(r"([^\[\]]+)(?:\[(.*)\])?", word)
     if not match:
         raise UsageError(f"--methods: {word!r} is not NAME or NAME[option=value,…]")
-    items = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", match[2] or "")
+    items = re.findall(r"""((?:[^,'"\[]|'[^']*'|"[^"]*"|\[[^\]]*\])+)""", match[2] or "")
     example = "lora[rank=6]; a value with a comma is put in quotes: lora[sites='q,v']"
     assigned = parse_assignments([item.strip() for item in items], option=f"--methods {match[1]}:", example=example)
     options = {key: value.strip("'\"") if isinstance(value, str) else value for key, value in assigned.items()}
@@ -148,6 +148,7 @@ def understand(arguments: argparse.Namespace, settings: Settings) -> tuple[Reque
     of_cluster = {key.removeprefix("cluster."): typed.pop(key) for key in list(typed) if key.startswith("cluster.")}
     rules, options = split_overrides(typed)
     rows, of_study = _rows(arguments.methods, study, options, backbone=arguments.backbone)
+    rows = tuple(row for at, row in enumerate(rows) if row not in rows[:at])  # such as lora of lora,all
     benchmarks, folders, own = study.benchmarks if study else (), dict[str, Path](), list[str]()
     if arguments.datasets:
         benchmarks, folders, own = _benchmarks(arguments.datasets, settings)

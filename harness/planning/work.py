@@ -156,7 +156,7 @@ def training_bytes(run: Run, kinds: Mapping[str, str] = MappingProxyType({})) ->
 
 def parameters(run: Run) -> tuple[int, int, int]:
     """How many parameters a run trains in the encoder, trains in all, and has."""
-    size, backbone, config = int(run.rule("image_size")), run.backbone, method_config(run.method, run.method_config)
+    size, backbone, config = int(run.rule("image_size")), run.backbone, configuration_of(run)
     benchmark = BENCHMARKS.get(run.benchmark)
     head: Any = {"task": benchmark.task, "num_classes": benchmark.num_classes, "decoder": run.rule("decoder")}
     head["mask_tokens"] = int(run.rules["mask_tokens"])

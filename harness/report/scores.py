@@ -29,6 +29,7 @@ CELLS = (
 CODES = {
     MISSING: "not run yet.",
     CONFLICT: "runs of the row differ in their rules, or a seed has two scores (sam-peft show KEY prints its rules).",
+    "NO_SCORE": "the run ended without this score.",
     "EMPTY": "the masks are almost empty (their foreground is below a tenth of the truth's), so no metric ranks the row.",
     "COLLAPSED": f"a run scores more than {100 * COLLAPSE:.0f} points below the median of its row; it counts in the mean, and the row"
     " has no ≈, and no interval on a leaderboard.",
@@ -235,8 +236,7 @@ def _notes(grid: Grid, codes: Mapping[str, Sequence[str]], *, details: bool) -> 
     for record in grid.records:
         if record.code == "OK" and record.budget.get("weight_updates"):
             updates.setdefault(record.run.benchmark, set()).add(record.budget["weight_updates"])
-    if any(len(counts) > 1 for counts in updates.values()):
-        every = sorted(count for counts in updates.values() for count in counts)
+    if every := sorted(count for counts in updates.values() if len(counts) > 1 for count in counts):
         lines.append(f"Rows had {every[0]:.0f} to {every[-1]:.0f} weight updates, which also affects their scores.")
     if details and any(record.run.tuning.get("edge") for record in grid.records):
         lines.append("§ a chosen value is the first or last of its grid: a better one may lie beyond.")
