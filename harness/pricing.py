@@ -32,7 +32,6 @@ PEAKS = {
     "4090": (83, 165), "3090": (36, 71),
 }  # fmt: skip
 """GPU -> dense peak in TFLOP/s by its specification, in fp32 without TF32 and in 16 bit."""
-ASSUMED = "h100"
 REACHED = 0.25
 """Share of the peak that training is assumed to reach where nothing is measured. An estimate, from the rates of fused attention and
 matrix products on an H100 and the memory that a step's element-wise operations move: 0.22 for ViT-B's steps, 0.26 for ViT-H's."""
@@ -75,7 +74,7 @@ def gpu(*words: str) -> Device:
     whole token, as in ``rtx4090`` or ``gpuA100x4``; ``part4`` is not a T4. A MIG slice, ``a100_3g.20gb``, has its share of seven."""
     whole = [(name, re.compile(rf"(?<![a-z0-9])(gpu|rtx)?{name}(l|nvl)?(x\d+)?(?![a-z0-9])")) for name in PEAKS]
     named = next(filter(None, ([name for name, token in whole if token.search(w.lower())] for w in words)), [])
-    name = min(named or [ASSUMED], key=lambda name: PEAKS[name][1])
+    name = min(named or ["h100"], key=lambda name: PEAKS[name][1])
     slices = min(map(int, re.findall(r"(?<!\d)([1-7])g\.\d", " ".join(words).lower())), default=7)
     called = f"{name.upper()}{'' if named else ' (assumed)'}{f' MIG {slices}g' if slices < 7 else ''}"
     fp32, half = (REACHED * peak * 1e12 * slices / 7 for peak in PEAKS[name])

@@ -23,7 +23,7 @@ from harness.settings import Settings, load_settings
 from harness.system.errors import UsageError
 from harness.system.progress import spinner
 from harness.system.streams import say, show_text, terminal_width
-from harness.system.text import counted, first_of
+from harness.system.text import counted
 
 if TYPE_CHECKING:  # what --help does without
     from harness.dispatch.target import Target
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what --help does without
     from harness.planning.tuning import Step
 
 ADVICE = "--protocol demo needs no files; sam-peft protocols list names the others"
+OF_CANCEL = "--cancel finds a command's runs by these files; without them use scancel"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -209,12 +210,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         if arguments.plan:
             return show(steps, arguments, target)
         missing = dict.fromkeys(line for step in steps for line in step.planned.missing)
-        if missing and arguments.cancel:  # a sweep is found by its keys, which depend on these files
-            raise UsageError(
-                f"--cancel cannot find its runs without these: {first_of([*missing])}; use scancel instead"
-            )
         if missing:
-            raise UsageError(_missing(list(missing)))
+            raise UsageError(_missing(list(missing), advice=OF_CANCEL if arguments.cancel else ADVICE))
         return carry_out_steps(steps, found, arguments, target)
 
 
@@ -339,13 +336,13 @@ def start(step: Step, arguments: argparse.Namespace, target: Target, *, later: i
     )
 
 
-def _missing(lines: Sequence[str]) -> str:
+def _missing(lines: Sequence[str], *, advice: str) -> str:
     """One line about what is missing; several things are printed first, each on a line of its own."""
     if len(lines) == 1:
-        return f"{lines[0]}; {ADVICE}"
+        return f"{lines[0]}; {advice}"
     for line in lines:
         say(f"missing: {line}")
-    return f"{len(lines)} things are missing, so nothing was started; {ADVICE}"
+    return f"{len(lines)} things are missing, so nothing was done; {advice}"
 
 
 if __name__ == "__main__":

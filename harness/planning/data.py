@@ -139,7 +139,7 @@ def files_of(name: str, rules: Protocol, request: Request, *, samples: Path | No
     user's own cannot be used."""
     benchmark: Any = benchmark_of(name, rules)
     generated, folds = rules.data == "sample" and name not in request.dataset_roots, rules.split_follows_seed
-    is_there = False
+    root: Any = None
     try:
         if name in request.dataset_roots:
             root = benchmark.locate(Path(request.dataset_roots[name]))
@@ -149,13 +149,14 @@ def files_of(name: str, rules: Protocol, request: Request, *, samples: Path | No
             raise DatasetError(f"{name}: no --data folder was given; {benchmark.source}")
         else:
             root = benchmark.locate(request.data_root)
-        is_there = True
         splits = benchmark.splits(root)
         contents = data_fingerprint(splits, folds=folds)
         look = first_look if benchmark.own and benchmark.task != "classification" else groups_apart
         odd = look(benchmark, splits, root)
     except DatasetError as error:
-        if benchmark.own or (is_there and request.skip_missing):  # the message says what to correct, not what to get
+        if benchmark.own or (
+            root is not None and request.skip_missing
+        ):  # the message says what to correct, not what to get
             raise
         return Files(absent=str(error))
     return Files(

@@ -108,8 +108,7 @@ class Plan:
         finished: keys with an ``OK`` record already.
         failed: key -> reason code of an earlier attempt; these restart, on a cluster where ``--retry`` names the code.
         missing: what prevents runs from starting, one line each.
-        problems: one line each: what is left out, odd data, rules that cannot give good masks, parts of methods that runs never reach,
-            and records that cannot be read, whose runs are restarted.
+        problems: one line each: what is left out, odd data and records, rules and parts of methods that have no effect.
         images: benchmark -> the images of its splits on disk, before the protocol's limits.
         grid: identity of the grid, finished runs included.
     """

@@ -45,6 +45,25 @@ def test_grid_is_methods_by_benchmarks_by_seeds_and_one_run_under_two_words_is_p
     assert [job.run.label for job in planned(samples, tmp_path, rows=rows).jobs] == ["lora", "lora"]
 
 
+def test_a_run_says_where_its_row_was_planned_and_not_where_it_was_left_out(samples: Path, tmp_path: Path) -> None:
+    rows = (*LORA, PlannedRow(method="zeroshot"))
+    made = planned(samples, tmp_path, rows=rows, benchmarks=("kvasir", "trans10k_v1"), leave_out_unfit=True)
+    on = {job.run.method: job.run.planned_benchmarks for job in made.jobs}
+    assert on == {"lora": ["kvasir", "trans10k_v1"], "zeroshot": ["kvasir"]}
+
+
+def test_what_is_not_on_disk_may_be_left_out_with_a_line_and_what_is_damaged_may_not(tmp_path: Path) -> None:
+    data = write_sample("kvasir", tmp_path)
+    there: dict[str, Any] = {"data_root": data, "overrides": {"data": "files"}, "checkpoints": {"": Path("none")}}
+    made = planned(tmp_path, tmp_path, **there, skip_missing=True)
+    assert {job.run.benchmark for job in made.jobs} == {"kvasir"}
+    assert {tuple(job.run.planned_benchmarks) for job in made.jobs} == {("kvasir",)}
+    assert "leaf is left out: " in "".join(made.problems)
+    next(data.glob("*/masks/*")).unlink()
+    with pytest.raises(DatasetError, match="mask"):
+        planned(tmp_path, tmp_path, **there, skip_missing=True)
+
+
 def test_a_run_holds_what_tables_say_of_its_method(samples: Path, tmp_path: Path) -> None:
     search = {"search_start_epoch": 2, "operations": "skip_connect,dil_conv_3x3"}
     rows = PlannedRow(method="convlora", options={"gate": "switch"}), PlannedRow(method="naslora", options=search)

@@ -55,6 +55,10 @@ DEMO = [*PLAIN, "--set", "epochs=1"]
         ([*DEMO, "--plan", "--set", "evaluation.threshold=7"], "demo: evaluation: threshold=7 must be in [0, 1]"),
         ([*DEMO, "--set", "image_size=100"], "image size 100 is not a multiple"),
         ([*DEMO, "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
+        (
+            ["--protocol", "demo", *PLAIN[4:], "--checkpoint", "no.pth", "--cluster", "testcluster", "--cancel"],
+            "use scancel",
+        ),
         ([*PLAIN[:-1], "kvasir="], "is not NAME=DIR"),
         ([*PLAIN[:-2], "--datasets", "kvasir=/a,kvasir=/b"], "kvasir is given two folders"),
         (["--datasets", "kvasir", "--protocol", "demo"], "--methods lora,naslora"),
@@ -89,6 +93,12 @@ def test_options_without_effect_are_refused_before_anything_is_written(words, sa
     monkeypatch.chdir(tmp_path)
     assert said in says(main, *words, code=2)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_row_that_is_named_twice_is_one_row() -> None:
+    words = ["--methods", "lora,lora[rank=6],lora[rank=6],all", "--datasets", "kvasir", "--protocol", "demo"]
+    rows = understand(parser().parse_args(words), Settings())[0].rows
+    assert [row.name for row in rows].count("lora") == [row.name for row in rows].count("lora[rank=6]") == 1
 
 
 NEAR_MISSES = [
@@ -161,6 +171,7 @@ def test_plug_ins_reach_the_request() -> None:
 def test_methods_with_options_in_brackets() -> None:
     assert split_words("lora[rank=6,sites='q,v'],all") == ["lora[rank=6,sites='q,v']", "all"]
     assert [row.method for row in parse_rows("mona,all", ["lora", "vpt"])] == ["mona", "lora", "vpt"]
+    assert parse_row("lora[blocks=[0,1]]").options == {"blocks": ["0", "1"]}
     assert parse_row("lora[rank=[3]]").options == {"rank": ["3"]}  # which the method's configuration refuses
     entry = parse_row("lora[rank=6,sites='q,v']")
     assert entry.method == "lora"
