@@ -65,6 +65,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).write_text(name)
     for name in SEGMENTED:
         samples.write_samples(name, root / "DATA", images=24, size=32)
+    samples.write_samples("kvasir", root / "runs" / "sample-data", images=24, size=32)
     shutil.make_archive(str(root / "kvasir-seg"), "zip", root / "DATA", "Kvasir-SEG")
     for folder in ("DIR", "P", "G", "MASKS", "photos", "truth", "peft_adapter", "results/mymodel", "Kvasir-SEG/masks"):
         (root / folder).mkdir(parents=True)
