@@ -221,20 +221,19 @@ def show(steps: Sequence[Step], arguments: argparse.Namespace, target: Target) -
     from harness.dispatch.run_jobs import not_restarted, to_start
     from harness.pricing import plan_data, plan_text, price
 
-    priced: dict[str, float] = {}
+    priced, listed = dict[str, float](), set[str]()
     shown = [step for step in steps if step.left or step.tuning is None]
     for step in shown:
-        planned, heading = step.planned, step.heading if len(steps) > 1 else ""
+        planned, heading = step.planned.without(listed), step.heading if len(steps) > 1 else ""
+        listed |= {job.run.key for job in planned.jobs}
         started = to_start(planned, target, retry=arguments.retry)
         if line := not_restarted(planned, started)[1]:
             say(line)
-        jobs = tuple(job for job in started if job.run.key not in priced)
-        planned = replace(planned, jobs=tuple(job for job in planned.jobs if job.run.key not in priced))
-        prices = price(replace(planned, jobs=jobs), step.request.results, target=target) if jobs else ()
+        prices = price(replace(planned, jobs=tuple(started)), step.request.results, target=target) if started else ()
         priced |= {each.run.key: each.hours for each in prices}
         if arguments.json:
             print(json.dumps({"step": heading, **plan_data(planned, prices)}))
-        elif priced and not planned.jobs:
+        elif listed and not planned.jobs:
             show_text(f"{heading}: they are among the trials")
         else:
             text = plan_text(planned, prices, target=target)

@@ -127,6 +127,12 @@ class Plan:
     def pending(self) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.run.key not in self.finished)
 
+    def without(self, keys: Collection[str]) -> Plan:
+        """The plan with fewer runs."""
+        jobs = tuple(job for job in self.jobs if job.run.key not in keys)
+        failed = {key: code for key, code in self.failed.items() if key not in keys}
+        return replace(self, jobs=jobs, finished=self.finished.difference(keys), failed=failed)
+
 
 class Found(NamedTuple):
     """What all steps of a command share: backbone -> its pretrained weights, and benchmark -> its files."""

@@ -272,10 +272,18 @@ def test_a_plan_takes_the_choice_of_a_row_whose_trials_have_ended(tuned: Any, ca
     assert tuned(best_at(1e-3), *GRID, "--plan", "--json", methods="lora,bitfit")[0] == 0
     trials, runs = map(json.loads, capsys.readouterr().out.splitlines())
     assert [run["state"] for run in trials["runs"]] == ["finished"] * 3 + ["planned"] * 3
-    # lora's choice is known and finished; the first value of bitfit's grid, whose seed 0 is among those above.
-    assert [(run["label"], run["state"]) for run in runs["runs"]] == [
-        ("lora", "finished"), ("lora", "finished"), ("bitfit", "planned"),
-    ]  # fmt: skip
+    # lora's choice is known and finished; of bitfit it is the grid's first value. Both seeds 0 are among the trials above.
+    assert [(run["label"], run["state"]) for run in runs["runs"]] == [("lora", "finished"), ("bitfit", "planned")]
+
+
+def test_a_plan_counts_runs_that_ended_in_the_first_step_that_has_them(tuned: Any, capsys: Any) -> None:
+    tuned(lambda run: math.nan if rate(run) == 1e-2 or run.seed else 0.9)
+    capsys.readouterr()
+    words = [*GRID, "--tune", "bitfit.lr=1e-3,1e-2", "--plan"]
+    assert tuned(best_at(1e-3), *words, methods="lora,bitfit")[0] == 0
+    shown = capsys.readouterr().out
+    assert "trials of lr, bitfit.lr: 5 runs, 3 finished, 0 failed before" in shown
+    assert "2 runs, 0 finished, 1 failed before" in shown
 
 
 def test_a_card_may_bring_its_grids_and_they_change_no_hash(tuned: Any, capsys: Any) -> None:
