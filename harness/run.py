@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         require_effect(arguments, "methods", "datasets", "set", "plan", without="with --study list")
         return _list_studies(as_json=arguments.json)
     settings = load_settings()
-    _check(arguments, settings)
+    arguments.cluster = _cluster(arguments, settings)
     arguments.plugin = load_own_plugins(arguments)
     return run(arguments, settings)
 
@@ -167,11 +167,12 @@ def _list_studies(*, as_json: bool) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Refuse options that would have no effect. The cluster of the settings stands in where the command line names no target."""
+def _cluster(arguments: argparse.Namespace, settings: Settings) -> str:
+    """The profile to submit with, empty for this machine: the settings' where the command line names no target. Raises UsageError: an
+    option would have no effect there."""
     here = arguments.executor is not None or arguments.workers is not None
-    arguments.cluster = arguments.cluster or ("" if here else settings.cluster)
-    if not arguments.cluster:
+    cluster: str = arguments.cluster or ("" if here else settings.cluster)
+    if not cluster:
         for option, why in (
             ("wait", "on this machine the command waits for its runs anyway"),
             ("retry", "on this machine failed runs are restarted anyway"),
@@ -181,6 +182,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> None:
                 raise UsageError(f"--{option} is for --cluster NAME: {why}")
     if arguments.plan and arguments.cancel:
         raise UsageError("--plan and --cancel contradict each other; give one of them")
+    return cluster
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
