@@ -1,8 +1,7 @@
 """Hugging Face peft's tuners as methods: ``peft/miss``, ``peft/lokr[r=4]``, …
 
-The options of ``peft/NAME`` are the fields of peft's own configuration, with its defaults, except for those that the bridge fills in
-(`FILLED_IN`). They are written out in ``tuners.yaml``, so that a run keeps its key when peft gains an option; a test compares
-the table with peft.
+The options of ``peft/NAME`` are the fields of peft's own configuration, with its defaults, except for those that the bridge fills in.
+They are written out in ``tuners.yaml``, so that a run keeps its key when peft gains an option; a test compares the table with peft.
 
 Each layer that a tuner changes becomes a `Parts`: its linear layers as peft wants them, with their weights copied and frozen. A fused
 layer becomes three, q, k and v. A merge lets peft fold its update into each and joins them, under the backbone's own names.
@@ -83,15 +82,8 @@ class Tuner:
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": float, "str": str, "none": None}
 TUNERS = {name: Tuner(**entry) for name, entry in tuners()["tuners"].items()}
 """By name, those that apply to the linear layers of an image encoder."""
-FILLED_IN = {
-    "alpha_pattern", "bias", "block_size_pattern", "exclude_modules", "fan_in_fan_out", "feedforward_modules",
-    "inference_mode", "lambda_pattern", "layers_pattern", "layers_to_transform", "modules_to_save", "n_frequency_pattern",
-    "progressbar", "rank_pattern", "save_indices", "save_only_topk_weights", "save_precomputed_indices", "save_projection",
-    "target_modules", "target_parameters", "total_step", "use_effective_conv2d",
-}  # fmt: skip
-"""Fields of peft's configurations that the bridge sets or leaves alone: which layers, for how many steps, what a file holds."""
 SEEDS = {"generator_seed", "proj_seed", "projection_prng_key", "projection_seed", "random_loc_seed", "random_seed"}
-"""Those that the bridge fills from the method's own generator."""
+"""Fields of peft's configurations that the bridge fills from the method's own generator."""
 
 
 @dataclass(frozen=True, kw_only=True)

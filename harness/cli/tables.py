@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.archive.archive import Archive, Joined
@@ -39,9 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     if not pages:
         say(f"no record below {root}, so there is no table")
     if options.check:
-        return _check(
-            root, rendered_files(pages, root, style=options.format), style=options.format, whole=study is None
-        )
+        stale = [path for path in skipped if path.parent == root / "tables"]
+        return _check(root, rendered_files(pages, root, style=options.format), stale)
     width = terminal_width(sys.stdout) if options.format == "markdown" else 0
     files = rendered_files(pages, root, style=options.format)
     try:
@@ -95,14 +94,13 @@ def _require_joinable(study: Study | None, other: Path, root: Path) -> None:
         raise UsageError(f"--with {other}: give another results folder than --results, one that holds records")
 
 
-def _check(root: Path, files: Mapping[Path, str], *, style: Format, whole: bool) -> int:
+def _check(root: Path, files: Mapping[Path, str], stale: Sequence[Path]) -> int:
     wrong = [
         f"{path}: {'differs from the records' if path.is_file() else 'is missing'}"
         for path, text in files.items()
         if not path.is_file() or path.read_bytes() != text.encode()
     ]
-    there = sorted((root / "tables").glob(f"*{SUFFIX[style]}")) if whole else []
-    wrong += [f"{path}: this table has no records" for path in there if path not in files]
+    wrong += [f"{path}: nothing makes this table" for path in stale]
     hint = f"; run sam-peft tables --results {root}" if wrong else ""
     print(*wrong, f"{len(files)} tables checked, {len(wrong)} wrong{hint}", sep="\n")
     return 1 if wrong else 0

@@ -42,8 +42,9 @@ def rendered_files(pages: Mapping[str, Page], root: Path, *, style: Format = "ma
 def pages_below(
     archive: Archive, *, study: Study | None = None, details: bool = False
 ) -> tuple[Makers, Mapping[Path, str]]:
-    """What makes the page of ``study``, of two joined folders with the rows that the first adds; and unreadable files with the reason.
-    Without a study: a page for each protocol, the cost page if there are cost records, and the page of every study that was written.
+    """What makes the page of ``study``, of two joined folders with the rows that the first adds; and the files that do not count, with the
+    reason. Without a study: a page for each protocol, the cost page if there are cost records, and the page of every study that was
+    written; a written page that none of these is does not count.
 
     Args:
         details: as in `harness.report.scores.score_page`.
@@ -51,9 +52,8 @@ def pages_below(
     Raises:
         UsageError: there is no folder of records.
     """
-    if study is not None and study.table.kind == "cost":
-        return {study.name: partial(page_of_study, archive, study, details=details)}, archive.cost_problems
-    if not archive.store.folder.is_dir():
+    of_costs = study is not None and study.table.kind == "cost"
+    if not of_costs and not archive.store.folder.is_dir():
         raise UsageError(
             f"{archive.store.folder} does not exist; run something first (sam-peft run …), or give --results DIR"
         )
@@ -62,14 +62,17 @@ def pages_below(
 
         study = with_own_rows(study, archive)
     if study is not None:
-        return {study.name: partial(page_of_study, archive, study, details=details)}, archive.problems
+        problems = archive.cost_problems if of_costs else archive.problems
+        return {study.name: partial(page_of_study, archive, study, details=details)}, problems
     protocols = sorted({record.run.protocol for record in archive.records})
     makers = {name: partial(score_page, archive, protocol=name, details=details) for name in protocols}
-    written = {path.stem for path in (archive.root / "tables").glob("*") if path.suffix in SUFFIX.values()}
+    written = {path: path.stem for path in (archive.root / "tables").glob("*") if path.suffix in SUFFIX.values()}
     for name in study_names():
-        if name in written or (name == "cost" and archive.costs):
+        if name in written.values() or (name == "cost" and archive.costs):
             makers.setdefault(name, partial(page_of_study, archive, load_study(name), details=details))
-    return makers, {**archive.problems, **archive.cost_problems}
+    reason = "no record and no built-in study makes this page; write it anew with --study FILE, or delete it"
+    stale = {path: reason for path, name in sorted(written.items()) if name not in makers}
+    return makers, {**archive.problems, **archive.cost_problems, **stale}
 
 
 def page_of_study(
@@ -132,13 +135,12 @@ def finished_table(
     text = write(page, style=style, width=width)
     if not archive.store.folder.is_dir() or not runs:  # the first runs were all interrupted: no pages yet
         return text, None
-    makers, skipped = pages_below(archive)
-    say_skipped(skipped)
-    if study and not any(has_rules_of(run, study) for run in runs):
-        study = None  # a page of the study would not show runs under other rules
-    if study:
-        makers = {**makers, **pages_below(archive, study=study)[0]}
+    (makers, skipped), name = pages_below(archive), runs[0].protocol
+    if study and any(has_rules_of(run, study) for run in runs):  # its page would not show runs under other rules
+        makers, name = {**makers, **pages_below(archive, study=study)[0]}, study.name
+    page_path = results / "tables" / f"{name}{SUFFIX['markdown']}"
+    say_skipped({path: reason for path, reason in skipped.items() if path != page_path})
     for path, page_text in rendered_files({name: make() for name, make in makers.items()}, results).items():
         with writing_to(f"table {path}", then="; regenerate it with sam-peft tables"):
             write_atomically(path, page_text)
-    return text, results / "tables" / f"{study.name if study else runs[0].protocol}{SUFFIX['markdown']}"
+    return text, page_path

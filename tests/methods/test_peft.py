@@ -17,7 +17,7 @@ from harness.contract.case import ContractCase
 from harness.contract.checks import CHECKS
 from harness.methods.parts.placement import MethodError
 from harness.methods.parts.sites import block_sites
-from harness.methods.peft import FILLED_IN, SEEDS, TUNERS, method_of, tuner_config
+from harness.methods.peft import SEEDS, TUNERS, method_of, tuner_config
 from harness.models.build import build_segmenter
 from harness.models.catalog import backbone_shape
 from harness.registry import METHODS, method_config
@@ -39,6 +39,13 @@ NARROW: dict[str, dict[str, Any]] = {
     "waveft": {"n_frequency": 100}, "shira": {"r": 4}, "glora": {"config_D_E": "none"},
 }  # fmt: skip
 """Options that fit trunks of 16 to 64 channels; GLoRA's D scales biases, which a timm ViT starts at zero."""
+FILLED_IN = {
+    "alpha_pattern", "bias", "block_size_pattern", "exclude_modules", "fan_in_fan_out", "feedforward_modules",
+    "inference_mode", "lambda_pattern", "layers_pattern", "layers_to_transform", "modules_to_save", "n_frequency_pattern",
+    "progressbar", "rank_pattern", "save_indices", "save_only_topk_weights", "save_precomputed_indices", "save_projection",
+    "target_modules", "target_parameters", "total_step", "use_effective_conv2d",
+}  # fmt: skip
+"""Fields of peft's configurations that the bridge sets or leaves alone: which layers, for how many steps, what a file holds."""
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 

@@ -254,7 +254,8 @@ def test_check_finds_a_stale_a_missing_and_an_orphaned_table(results: Path, says
     assert "differs" in says(main, *words, "--check", code=1)
     says(main, *words)
     (results / "tables" / "orphan.md").write_text("# ?\n", encoding="utf-8")
-    assert "this table has no records" in says(main, *words, "--check", code=1)
+    assert "nothing makes this table" in says(main, *words, "--check", code=1)
+    assert "orphan.md: no record and no built-in study makes this page" in says(main, *words)
 
 
 def test_details_json_and_joined_folders_are_printed_and_not_written(tmp_path: Path, says) -> None:

@@ -188,11 +188,15 @@ def study(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str) -> None:
+def test_a_study_under_fewer_seeds_has_numbers(samples: Path, tmp_path: Path, study: str, capsys) -> None:
     made = plan_of(tmp_path, "decoder", "lora", samples=samples, benchmarks=("kvasir", "leaf"))
     finish(tmp_path, made)
     text, page = finished_table(runs_of(made), tmp_path, study=load_study(study))
     assert there(page).read_text().startswith("# ")
+    finished_table(runs_of(made), tmp_path, study=load_study(study))
+    assert not capsys.readouterr().err
+    finished_table(runs_of(made), tmp_path, study=None)
+    assert f"skipped: {page}: " in capsys.readouterr().err, "a page that is not written anew is named"
     assert "MISSING" not in text
     assert "Seeds: 0" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| Decoder", "| LoRA"))]
