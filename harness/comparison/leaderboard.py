@@ -51,10 +51,8 @@ class Leaderboard:
     def other_splits(self, benchmark: str) -> list[Column]:
         """The columns of its metric on parts of the test images, which do not decide the ranking."""
         first = self.columns[benchmark]
-        alike = (
-            column for column in self.grid.columns if (column.benchmark, column.metric) == (benchmark, first.metric)
-        )
-        return [column for column in alike if column != first]
+        alike = (benchmark, first.metric)
+        return [each for each in self.grid.columns if (each.benchmark, each.metric) == alike and each != first]
 
     @cached_property
     def _ran(self) -> list[str]:
@@ -62,9 +60,11 @@ class Leaderboard:
 
     @cached_property
     def complete(self) -> tuple[str, ...]:
-        """Benchmarks on which every row that has a run there has all its seeds; means are over these, of rows that ran on all."""
-        ran = {name: [row for row in self._ran if self.grid.records_of(row, name)] for name in self.columns}
-        return tuple(name for name, rows in ran.items() if all(self.cell(row, name).complete for row in rows))
+        """Benchmarks on which the baseline has all its seeds, and more rows have all than began and lack some; means are over these, of
+        rows that have all on each."""
+        begun = {name: [row for row in self._ran if self.grid.records_of(row, name)] for name in self.columns}
+        whole = {name: [row for row in rows if self.cell(row, name).complete] for name, rows in begun.items()}
+        return tuple(name for name in begun if self.baseline in whole[name] and 2 * len(whole[name]) > len(begun[name]))
 
     @property
     def leading(self) -> str:

@@ -19,7 +19,7 @@ from harness.report import masks
 from harness.report.masks import Pictures
 from harness.report.runs import HUGE
 from harness.report.scores import alpha_codes
-from harness.report.sentences import caption, named
+from harness.report.sentences import caption, compared_on
 from harness.report.style import (
     BASELINE,
     BETTER,
@@ -84,7 +84,7 @@ def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) ->
     ax.set_ylim(len(points) - 0.4, -0.6)
     ax.grid(visible=True, axis="x")
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"points to {board.baseline}: {named(board, benchmark)}")
+    ax.set_xlabel(f"points to {board.baseline}: {compared_on(board, benchmark)}")
     shaded = (
         " Shaded: cannot be told apart from it."
         if any(board.verdict(r, benchmark) == "not distinguishable" for r in points)

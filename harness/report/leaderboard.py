@@ -9,7 +9,7 @@ from harness.archive.archive import MISSING
 from harness.comparison.leaderboard import Leaderboard
 from harness.report.formats import Number, Page, Score, Table, Value, heads
 from harness.report.scores import footnotes, rules_in_words
-from harness.report.sentences import percent, sentence, short_number, with_interval
+from harness.report.sentences import compared_on, enumerated, percent, sentence, short_number, with_interval
 from harness.studies import Study
 
 SPREADS = {"pooled": "pooled over rows, Dunnett", "shrunk": "each row's own, shrunk towards that of all"}
@@ -51,13 +51,13 @@ def _table(board: Leaderboard, study: Study) -> Table:
     lines = [_line(board, row) for row in board.rows]
     has_states = any(line["state"] for line in lines)
     titles = [title for title in lines[0] if title != "state" or has_states]
-    names = ", ".join(board.columns[name].title for name in board.complete)
+    where = enumerated([board.columns[name].title for name in ([board.leading] if board.leading else board.complete)])
+    where = where if board.leading else f"the mean over {where}, for rows with all seeds on each"
     setup = f" measured on {board.session.setup}{board.session.caveat}" if board.session else ""
     below = [
         f"Δ: difference to {board.baseline} in points, paired by seed and image, positive is better. The 95 % intervals"
         f" hold for all rows of a column at once (max-T; the spread of runs is {SPREADS[board.spread]})."
-        + ("" if board.leading else f" Mean: over {names}, of rows that ran on all.")
-        + " Verdict: better or worse where the interval leaves out 0.",
+        f" Verdict: on {where}, better or worse where the interval leaves out 0.",
         f"Step time and memory: of a training step over {board.baseline}'s, from one session of `sam-peft cost`{setup}. Merges: exact or"
         " calibrated, the merge after which nothing of the method is left.",
     ]
@@ -114,7 +114,8 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
         most: how many of each block are shown besides; 0 for all. The others are counted.
     """
     device = f" ({board.session.comparability.device})" if board.session else ""
-    titles = [f"Δ to {board.baseline}", "verdict", *(column.name for column in board.columns.values())]
+    on = f", {compared_on(board, board.leading)}" if len(board.columns) > 1 else ""
+    titles = [f"Δ to {board.baseline}{on}", "verdict", *(column.name for column in board.columns.values())]
     titles += ["parameters trained in the encoder", "in all", f"step time{device}", "memory", "merges"]
     lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
     verdicts = {row: board.verdict(row, board.leading) for row in board.rows} | {board.baseline: "not distinguishable"}
@@ -153,12 +154,11 @@ def _cells(board: Leaderboard, row: str) -> list[str]:
 def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, whole: str = "") -> str:
     """A block (`as_block`) with its result in a sentence below. ``whole``: the address of the whole table, for the link to it."""
     shown = dict.fromkeys([board.leading, *board.columns])
-    below = [f"**{sentence(board, name)}**" for name in shown]
+    below = [f"**{sentence(board, name, with_setting=name == board.leading)}**" for name in shown]
     for name in board.columns:
         count = sum(bool(board.cell(row, name).values) for row in board.rows)
-        below += [f"{board.columns[name].name} has {count} of {len(board.rows)} rows so far."] * (
-            count < len(board.rows)
-        )
+        if count < len(board.rows):
+            below.append(f"{board.columns[name].name} has {count} of {len(board.rows)} rows so far.")
     below += [f"All rows are in the [whole table]({whole})."] if whole else []
     below += [f"Still to run: {', '.join(left)}."] if (left := waiting(board)) else []
     return "\n".join([as_block(board, named=named, most=most), "", " ".join(below)])

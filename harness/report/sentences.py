@@ -13,14 +13,14 @@ from harness.comparison.names import heading as heading
 from harness.comparison.names import metric_title as metric_title
 
 
-def named(board: Leaderboard, benchmark: str) -> str:
+def compared_on(board: Leaderboard, benchmark: str) -> str:
     """``Kvasir-SEG IoU``, ``mean of 3 benchmarks``"""
     return board.columns[benchmark].name if benchmark else f"mean of {len(board.complete)} benchmarks"
 
 
-def sentence(board: Leaderboard, benchmark: str) -> str:
-    """The result in one sentence, on one benchmark or for the mean over benchmarks."""
-    what = named(board, benchmark)
+def sentence(board: Leaderboard, benchmark: str, *, with_setting: bool = True) -> str:
+    """The result in one sentence, on one benchmark or for the mean over benchmarks; with what all runs share in brackets."""
+    what = compared_on(board, benchmark)
     what = what if benchmark else what.capitalize()
     if board.grid.is_generated:
         return "These images are generated: their scores show that everything works, but do not rank methods."
@@ -44,7 +44,8 @@ def sentence(board: Leaderboard, benchmark: str) -> str:
     said = [f"{enumerated(better) or 'no method'} {'beat' if len(better) > 1 else 'beats'} {board.baseline}"]
     said += [f"{alike} method{'s' * (alike > 1)} cannot be told apart from it"] if alike else []
     said += [f"{enumerated(worse)} {'are' if len(worse) > 1 else 'is'} worse"] if worse else []
-    return f"{what} ({setting(board, benchmark)}): {'; '.join(said)}."
+    shared = f" ({setting(board, benchmark)})" if with_setting else ""
+    return f"{what}{shared}: {'; '.join(said)}."
 
 
 def setting(board: Leaderboard, benchmark: str = "") -> str:

@@ -217,8 +217,14 @@ def test_a_leaderboard_is_sorted_by_the_mean_of_rows_that_ran_on_all_benchmarks_
     assert best.mean == pytest.approx(10.0)
     assert [found.verdict(row, "kvasir") for row in found.rows] == ["worse", "", "better"]
     assert found.difference("BitFit", "leaf") is None
-    begun = board([*records, *noisy("bitfit", 0.2, "leaf")[:1], record(0.5, method="full", seed=0)], ["kvasir", "leaf"])
-    assert (begun.complete, begun.leading) == ((), "kvasir")
+    further = [record(0.5, method="full", seed=0), *noisy("bitfit", 0.2, "leaf")[:1]]
+    begun = board([*records, *further], ["kvasir", "leaf"])
+    assert (begun.complete, begun.leading) == (("kvasir", "leaf"), ""), "a row that has begun takes no mean from others"
+    assert begun.rows[:2] == ["Decoder alone", "LoRA"]
+    half = board([*records[:12], *noisy("decoder", 0.9, "leaf")[:1]], ["kvasir", "leaf"])
+    assert (half.complete, half.leading) == (("kvasir",), "kvasir"), "of two rows on Leaf only one is whole"
+    alone = board([*records[3:], *noisy("lora", 0.6)[:2]], ["kvasir", "leaf"])
+    assert (alone.complete, alone.leading) == (("leaf",), "leaf"), "the baseline is not whole on Kvasir-SEG"
     assert waiting(begun) == [
         f"Full fine-tuning (1 of {len(found.grid.cells['LoRA', found.columns['kvasir']].planned)} seeds)"
     ]

@@ -183,8 +183,9 @@ def test_a_leaderboard_has_a_mean_with_its_interval_once_two_sets_have_all_seeds
     board = study(entries=["lora", "decoder", "bitfit"], **BOARD)
     first = [record(0.8 + 0.01 * seed, seed=seed, method=m) for m in ("lora", "decoder", "bitfit") for seed in range(3)]
     second = three(0.2) + three(0.18, method="decoder")
-    assert "mean Δ" not in rows(render([*first, *second, *three(0.16, method="bitfit")[:2]], study=board))["method"]
-    assert rows(render([*first, *second], study=board))["BitFit"][0] == "–"
+    assert "mean Δ" not in rows(render([*first, *second[:5]], study=board))["method"], "half of its rows are whole"
+    for further in ([], three(0.16, method="bitfit")[:2]):
+        assert rows(render([*first, *second, *further], study=board))["BitFit"][0] == "–"
     table = rows(render([*first, *second, *three(0.16, method="bitfit")], study=board))
     at = table["method"].index("mean Δ")
     assert table["LoRA"][at] == "baseline"
