@@ -36,7 +36,7 @@ demo: $(VENV)/installed
 	SAM_PEFT_SETTINGS=none $(BIN)/python -m harness.run --methods decoder,lora,convlora,naslora --datasets kvasir,isic2017
 
 site: $(VENV)/installed
-	$(BIN)/sam-peft report --study leaderboard-short --results results --out build/report $(if $(DATA),--data $(DATA)) $(LINKS)
+	$(BIN)/sam-peft report --study leaderboard --results results --out build/report $(if $(DATA),--data $(DATA)) $(LINKS)
 
 # Images and weights of the leaderboard from their public sources (results/analysis/leaderboard/inputs.md).
 leaderboard-inputs: $(VENV)/installed
