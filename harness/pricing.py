@@ -22,7 +22,7 @@ from harness.models.catalog import backbone_shape
 from harness.planning import work
 from harness.planning.data import ImageCounts, limited, limits_in_words
 from harness.planning.plan import Plan
-from harness.registry import BENCHMARKS
+from harness.registry import BENCHMARKS, trains
 from harness.system.machine import cores, gpu_name, processor
 from harness.system.text import counted
 
@@ -170,14 +170,15 @@ def _speeds(results: Path, device: Device, levels: set[tuple[object, ...]]) -> d
     """Level of similarity (`_levels`) -> operations per second of finished runs on such a device."""
     speeds: dict[object, list[float]] = {}
     for record in RecordStore(results).summaries()[0]:
-        alike = _levels(record.run)
-        if record.code != "OK" or not device.matches(record) or alike[-1] not in levels:
+        if record.code != "OK" or not device.matches(record):
             continue
         seconds, is_whole = seconds_of(record.cost)
         seconds = max(seconds, 3600 * record.cost.get("gpu_hours", 0.0)) if is_whole else seconds  # of all its GPUs
         test = sum(count for split, count in record.tested.items() if split != "all") if is_whole else 0
         images = ImageCounts(train=record.counts.get("train", 0), val=record.counts.get("val", 0), test=test)
         with suppress(Exception):  # a record is data, and its backbone or its method may not be installed here
+            if (alike := _levels(record.run))[-1] not in levels:
+                continue
             operations = work.run_flops(record.run, images)
             for level in alike if operations and seconds else ():
                 speeds.setdefault(level, []).append(operations / seconds)
@@ -190,7 +191,7 @@ def _levels(run: Run) -> tuple[tuple[object, ...], ...]:
     shape = (segmenter_of(run), run.rule("image_size"), run.rule("precision"))
     config = tuple(sorted((name, str(value)) for name, value in run.method_config.items()))
     batch = (run.rule("batch_size"), run.rule("activation_checkpointing"))
-    kind = "zero-shot" if run.method == "zeroshot" else "any"
+    kind = "nothing" if trains(run.method) == "nothing" else "any"
     return (("same", run.method, config, *shape, *batch), ("method", run.method, *shape), (kind, *shape))
 
 
