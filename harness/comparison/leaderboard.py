@@ -24,8 +24,6 @@ from harness.system.errors import UsageError, did_you_mean
 
 Verdict = Literal["", "better", "not distinguishable", "worse"]
 """What an interval says of a row against the baseline; empty without an interval."""
-
-
 PRIORS = {"pooled": math.inf, "shrunk": 4.0}
 """Spread -> degrees of freedom that the pooled variance has for each row (results/analysis/leaderboard/interval_coverage.py)."""
 

@@ -13,8 +13,6 @@ from harness.report.sentences import compared_on, enumerated, percent, sentence,
 from harness.studies import Study
 
 SPREADS = {"pooled": "pooled over rows, Dunnett", "shrunk": "each row's own, shrunk towards that of all"}
-
-
 STATE = "State: submitted (nobody else ran it), rerun by CI (one replicate), or rerun by maintainers (every run)."
 
 
