@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from harness.archive.schema import Record, Run, seconds_of
 from harness.archive.store import RecordStore
-from harness.dispatch.target import Shape, Target
+from harness.dispatch.target import JobShape, Target
 from harness.models.catalog import backbone_shape
 from harness.planning import work
 from harness.planning.data import ImageCounts, limited, limits_in_words
@@ -155,7 +155,7 @@ def _attention(run: Run, device: Device) -> Mapping[str, str]:
 
 def days(runs: Sequence[RunForecast], target: Target) -> float:
     """Days until all runs are done, with as many at a time as there is room for and no waiting in a queue."""
-    profile, queues = target.profile, dict[Shape | None, list[float]]()
+    profile, queues = target.profile, dict[JobShape | None, list[float]]()
     for priced in runs:  # on a cluster each shape has arrays of its own
         queues.setdefault(profile.shape(priced.run.backbone) if profile else None, []).append(priced.hours)
     return max((max(*hours, sum(hours) / _parallel(target)) for hours in queues.values()), default=0.0) / 24

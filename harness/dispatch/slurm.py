@@ -32,7 +32,7 @@ from harness.dispatch.sweeps import (
     create_sweep,
     read_sweeps,
 )
-from harness.dispatch.target import ClusterProfile, Shape, minutes
+from harness.dispatch.target import ClusterProfile, JobShape, minutes
 from harness.planning.request import Job
 from harness.system.errors import UsageError, writing_to
 from harness.system.files import own_folder
@@ -171,7 +171,7 @@ class SlurmExecutor:
         self.submitted = f"sweep {sweep.id}: {counted(len(jobs), 'run')} submitted (jobs {ids})"
         return elsewhere
 
-    def _submit_arrays(self, sweep: Sweep, shapes: Sequence[Shape]) -> list[str]:
+    def _submit_arrays(self, sweep: Sweep, shapes: Sequence[JobShape]) -> list[str]:
         """Submit the arrays of a sweep, whose lines have these ``shapes``; returns their job ids. Raises UsageError: the cluster
         refuses; the sweep keeps what it took before."""
         ids: list[str] = []
@@ -235,7 +235,7 @@ class SlurmExecutor:
                     locations[key] = f"is {there.state.lower()} as job {there.job} of sweep {sweep.id}{whose}"
         return locations
 
-    def _arrays(self, shapes: Sequence[Shape]) -> Iterator[JobArray]:
+    def _arrays(self, shapes: Sequence[JobShape]) -> Iterator[JobArray]:
         """The lines of each shape as arrays no larger than the cluster accepts."""
         largest, first = self.profile.max_array_size, 0
         while first < len(shapes):
@@ -244,7 +244,7 @@ class SlurmExecutor:
             yield JobArray(first=first, runs=count, per_task=shape.runs_per_job, gpus=self.profile.gpus_of(shape))
             first += count
 
-    def _sbatch(self, sweep: Sweep, number: int, shape: Shape) -> str:
+    def _sbatch(self, sweep: Sweep, number: int, shape: JobShape) -> str:
         """Submit an array; returns its job id. Where the controller's answer is lost, the queue is searched for the array's name."""
         (sweep.folder / f"job-{number}.sh").write_text(job_script(sweep, number, self.profile, shape), encoding="utf-8")
         script = sweep.folder / f"sbatch-{number}.sh"
@@ -287,7 +287,7 @@ LEFT_TO_THE_SHELL = ("account", "partition", "qos", "constraint")
 """Users of some clusters export these as SBATCH_*; those values apply where the profile leaves them empty."""
 
 
-def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
+def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: JobShape) -> str:
     """The batch file of an array: options as submitit writes them, and our job script in place of submitit's pickled function."""
     from submitit.slurm.slurm import _make_sbatch_string
 
@@ -316,7 +316,7 @@ def sbatch_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Sha
     )
 
 
-def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: Shape) -> str:
+def job_script(sweep: Sweep, number: int, profile: ClusterProfile, shape: JobShape) -> str:
     """The job script of a task: the worker as a step, then reports and requests that must be made outside of the step.
 
     It runs in a login shell, which knows ``module``. A requeue is requested while the job still runs, since one that ended by itself

@@ -22,7 +22,7 @@ PROFILES = Path(__file__).parents[1] / "data" / "profiles"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class JobShape:
     """The resources that one job requests; ``slurm/profiles/gpu.yaml`` explains the fields. Runs of one shape go into one array. Empty text
     leaves a value to the cluster; `minutes` reads ``time``."""
 
@@ -59,9 +59,9 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterProfile(Shape):
+class ClusterProfile(JobShape):
     """A cluster: the default shape of a job, and how jobs are submitted and kept alive; ``slurm/profiles/gpu.yaml`` explains the keys.
-    ``shapes``: backbone -> the fields of `Shape` that differ for it."""
+    ``shapes``: backbone -> the fields of `JobShape` that differ for it."""
 
     name: str
     parallelism: int = 64
@@ -82,14 +82,16 @@ class ClusterProfile(Shape):
             if getattr(self, number) < 1:
                 raise ValueError(f"{number} must be at least 1")
 
-    def shape(self, backbone: str) -> Shape:
+    def shape(self, backbone: str) -> JobShape:
         """The shape of a run on ``backbone``. Raises UsageError: unknown key or wrong value in ``shapes``."""
-        default = {f.name: getattr(self, f.name) for f in fields(Shape)}
+        default = {f.name: getattr(self, f.name) for f in fields(JobShape)}
         return from_mapping(
-            Shape, {**default, **self.shapes.get(backbone, {})}, where=f"cluster profile {self.name}: shapes.{backbone}"
+            JobShape,
+            {**default, **self.shapes.get(backbone, {})},
+            where=f"cluster profile {self.name}: shapes.{backbone}",
         )
 
-    def gpus_of(self, shape: Shape) -> int:
+    def gpus_of(self, shape: JobShape) -> int:
         """GPUs of one job of a shape, 1 or 0; a profile requests it by ``gres`` or by a further option (``gpus-per-task``)."""
         return int("gpu" in shape.gres or any(name.startswith("gpu") for name in self.extra))
 

@@ -17,7 +17,7 @@ from harness.archive.schema import Code
 from harness.datasets.base import DatasetError
 from harness.models.device import compute_on
 from harness.system.errors import REASONS, UsageError, os_reason, out_of_memory
-from harness.system.machine import code_version, gpu_driver, processor, waiting
+from harness.system.machine import code_version, gpu_driver, processor, thread_waits
 from harness.training.outcome import Blank, Diverged
 
 
@@ -37,7 +37,7 @@ def environment(device: torch.device) -> dict[str, str]:
         **code_version(),
     }
     if device.type == "cpu":
-        return {**values, "driver": "", "waiting": waiting()}
+        return {**values, "driver": "", "waiting": thread_waits()}
     return {
         **values,
         "driver": gpu_driver(),

@@ -112,7 +112,7 @@ class Page:
         return set().union(*(table.marks for table in self.tables))
 
 
-EMPTY = "–"
+DASH = "–"
 
 
 def write(page: Page, *, style: Format = "markdown", width: int = 100) -> str:
@@ -136,19 +136,19 @@ def text_of(value: Value) -> str:
         return f"{value.mean:+z.2f} [{value.low:+.2f}, {value.high:+.2f}]"
     if isinstance(value, Number):
         if value.value is None:
-            return EMPTY
+            return DASH
         texts = [f"{number:{value.form}}" for number in (value.value, value.most) if number is not None]
         bounds = (
             "" if value.low is None or value.high is None else f" [{value.low:{value.form}}, {value.high:{value.form}}]"
         )
         return "–".join(dict.fromkeys(texts)) + bounds
-    return EMPTY if value is None else value
+    return DASH if value is None else value
 
 
 def _score(score: Score) -> str:
     cell = score.cell
     if not cell.planned:
-        return EMPTY
+        return DASH
     if cell.codes:
         return f"{cell.code} ({len(cell.seeds)}/{len(cell.planned)})"
     spread = f" ± {100 * cell.sd:.{DECIMALS}f}" if cell.sd is not None else ""

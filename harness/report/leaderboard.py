@@ -33,7 +33,7 @@ def leaderboard_page(boards: Sequence[Leaderboard], study: Study) -> Page:
     )  # fmt: skip
 
 
-def waiting(board: Leaderboard) -> list[str]:
+def still_to_run(board: Leaderboard) -> list[str]:
     """What has not run: rows that lack runs on every benchmark, those that have begun with how far they are, and benchmarks on which no
     row is whole."""
     left = []
@@ -64,7 +64,7 @@ def _table(board: Leaderboard, study: Study) -> Table:
             "Official: the given test images alone. The others are of the training part, and nothing trained on them; all of them rank."
         )
     below += [STATE] if has_states else []
-    below += [f"Still to run: {', '.join(left)}."] if (left := waiting(board)) else []
+    below += [f"Still to run: {', '.join(left)}."] if (left := still_to_run(board)) else []
     return Table(
         heading=board.grid.title, above=[*([study.note] if study.note else []), *rules_in_words(board.grid)],
         columns=heads(*titles, words=["verdict", "merges", "state"]), below=below,
@@ -158,5 +158,5 @@ def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, w
         if count < len(board.rows):
             below.append(f"{board.columns[name].name} has {count} of {len(board.rows)} rows so far.")
     below += [f"All rows are in the [whole table]({whole})."] if whole else []
-    below += [f"Still to run: {', '.join(left)}."] if (left := waiting(board)) else []
+    below += [f"Still to run: {', '.join(left)}."] if (left := still_to_run(board)) else []
     return "\n".join([as_block(board, named=named, most=most), "", " ".join(below)])

@@ -18,7 +18,7 @@ from harness.comparison.names import benchmark_rank
 from harness.registry import arxiv_of
 from harness.report import figures, masks, sentences
 from harness.report.formats import as_spreadsheet
-from harness.report.leaderboard import waiting
+from harness.report.leaderboard import still_to_run
 from harness.report.runs import command_of
 from harness.report.scores import data_in_words
 from harness.report.style import COLUMN, PAGE, inline, styled
@@ -57,7 +57,7 @@ def site(
     shared = {
         "title": title, "files": files, "titles": {name: parts[name][0]["columns"][0].title for name in files},
         "links": {**(links or {}), "Segment Anything": f"https://arxiv.org/abs/{SAM}"},
-        "waiting": waiting(first), "states": sorted({first.state(row) for row in first.rows}),
+        "still_to_run": still_to_run(first), "states": sorted({first.state(row) for row in first.rows}),
         "finished": max((r.finished for board in boards for r in board.grid.records), default="")[:10],
     }  # fmt: skip
     pages = {INDEX: _written("index.html", board=first, picture=picture, costs=costs, boards=boards, here="", **shared)}

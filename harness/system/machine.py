@@ -127,7 +127,7 @@ def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) 
     return variables if any(name in environment for name in _WAITS) else {**variables, "GOMP_SPINCOUNT": str(SPINS)}
 
 
-def waiting(environment: Mapping[str, str] = os.environ) -> str:
+def thread_waits(environment: Mapping[str, str] = os.environ) -> str:
     """How this process's threads of OpenMP wait for each other, according to its environment."""
     return " ".join(f"{name}={environment[name]}" for name in _WAITS if name in environment) or "default"
 

@@ -16,7 +16,7 @@ from harness.archive.store import RecordStore
 from harness.comparison import Difference, grids
 from harness.comparison.differences import RowScores, simultaneous
 from harness.comparison.leaderboard import leaderboards
-from harness.report.leaderboard import waiting
+from harness.report.leaderboard import still_to_run
 from harness.statistics import crossed, family, max_t
 from harness.studies import study_from_dict
 from tests.harness.report.sample import DEMO, MadeUp, grid_of, measured_on, record
@@ -211,7 +211,7 @@ def test_a_leaderboard_is_sorted_by_the_mean_of_rows_that_ran_on_all_benchmarks_
     records += noisy("lora", 0.6, "leaf") + noisy("decoder", 0.9, "leaf")
     found = board(records, ["kvasir", "leaf"])
     assert found.complete == ("kvasir", "leaf")
-    assert (found.rows, waiting(found)) == (["Decoder alone", "LoRA", "BitFit"], ["Full fine-tuning"])
+    assert (found.rows, still_to_run(found)) == (["Decoder alone", "LoRA", "BitFit"], ["Full fine-tuning"])
     assert found.difference("BitFit") is None
     best = there(found.difference("BitFit", "kvasir"))
     assert best.mean == pytest.approx(10.0)
@@ -225,10 +225,10 @@ def test_a_leaderboard_is_sorted_by_the_mean_of_rows_that_ran_on_all_benchmarks_
     assert (half.complete, half.leading) == (("kvasir",), "kvasir"), "of two rows on Leaf only one is whole"
     alone = board([*records[3:], *noisy("lora", 0.6)[:2]], ["kvasir", "leaf"])
     assert (alone.complete, alone.leading) == (("leaf",), "leaf"), "the baseline is not whole on Kvasir-SEG"
-    assert waiting(begun) == [
+    assert still_to_run(begun) == [
         f"Full fine-tuning (1 of {len(found.grid.cells['LoRA', found.columns['kvasir']].planned)} seeds)"
     ]
-    assert waiting(board(noisy("lora", 0.6) + noisy("decoder", 0.5), ["kvasir", "leaf"]))[-1] == "Leaf"
+    assert still_to_run(board(noisy("lora", 0.6) + noisy("decoder", 0.5), ["kvasir", "leaf"]))[-1] == "Leaf"
     whole = board([*records, *noisy("bitfit", 0.2, "leaf")], ["kvasir", "leaf"])
     assert whole.complete == ("kvasir", "leaf")
     means = [(row, whole.difference(row)) for row in whole.rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.system.machine import SPINS, cores, set_threads, thread_variables, waiting
+from harness.system.machine import SPINS, cores, set_threads, thread_variables, thread_waits
 
 
 @pytest.fixture(autouse=True)
@@ -39,5 +39,5 @@ def test_what_the_user_set_stays() -> None:
         environment = {name: "x"}
         set_threads(2, environment)
         assert environment == {name: "x", "OMP_NUM_THREADS": "2"}
-        assert waiting(environment) == f"{name}=x"
-    assert waiting({}) == "default"
+        assert thread_waits(environment) == f"{name}=x"
+    assert thread_waits({}) == "default"
