@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.archive.files import LARGEST_TABLE, ImageTable, ImageTables, image_tables, joined
+from harness.archive.files import LARGEST_TABLE, ImageTable, ImageTables, image_tables, of_split
 from harness.archive.measured import CostRecord, CostStore
 from harness.archive.older import groups_of, same_data, with_plans
 from harness.archive.schema import Record, Run
@@ -112,7 +112,7 @@ class Archive:
             tables = self._images_of(record.key, record.run.benchmark, record.sidecars.get("images.csv", ""))
         except ValueError:
             return None
-        return joined([table for which, table in tables.items() if which[0] == model and split in ("all", which[1])])
+        return of_split(tables, model, split)
 
     def _read_images(self, key: str, benchmark: str, expected: str) -> ImageTables:
         """The scores by image of a run, empty without a file. Where the file names no groups, `groups_of` does."""
@@ -191,6 +191,9 @@ class Joined(Archive):
 
     def image_table(self, record: Record, model: str, split: str) -> ImageTable | None:
         return (self.own if self.is_own(record) else self.other).image_table(record, model, split)
+
+    def mixture(self, record: Record) -> Shares | None:
+        return (self.own if self.is_own(record) else self.other).mixture(record)
 
 
 Kind = Literal["runs", "scores", "images", "history", "alphas", "costs"]

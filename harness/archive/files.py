@@ -243,8 +243,9 @@ def _table(header: Sequence[str], rows: list[list[str]]) -> ImageTable:
     return ImageTable(stems=stems, scores=scores, clusters=clusters)
 
 
-def joined(tables: Sequence[ImageTable]) -> ImageTable | None:
-    """The scores of several splits as one; None without any, or where two have an image of one name."""
+def of_split(found: ImageTables, model: str, split: str) -> ImageTable | None:
+    """The scores of a model on a split, or on ``all`` as one; None without any, or where two splits have an image of one name."""
+    tables = [table for which, table in found.items() if which[0] == model and split in ("all", which[1])]
     stems = [stem for table in tables for stem in table.stems]
     if not stems or len(set(stems)) < len(stems):
         return None

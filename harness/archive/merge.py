@@ -13,6 +13,7 @@ from harness.archive.files import (
     ImageTables,
     image_tables,
     is_of_record,
+    of_split,
     read_architecture,
     rounding,
     seal_holds,
@@ -71,7 +72,8 @@ def _require_means(record: Record, images: ImageTables) -> None:
     if record.run.rule("evaluation").get("overlap") == "accumulated":
         pooled |= {"iou", "jaccard", "dice", "ber"}
     for model, split, metric, score in record.each_score():
-        scores = images[model, split].scores.get(metric) if (model, split) in images else None
+        table = of_split(images, model, split)
+        scores = table.scores.get(metric) if table else None
         if scores is not None and metric not in pooled and abs(scores.mean() - score) > rounding(scores):
             raise ValueError(
                 f"the mean {metric} of {model} on {split} is {scores.mean():.6g} by its images, but {score:.6g} in the record"
@@ -134,8 +136,8 @@ def _merge_cost(path: Path, target: Path) -> FileOutcome:
     return "copied"
 
 
-def _tuning(record: Record) -> tuple[int, int]:
-    return len(record.run.tuning), record.run.trial_runs
+def _tuning(record: Record) -> tuple[bool, int, int]:
+    return not record.run.is_trial, len(record.run.tuning), record.run.trial_runs
 
 
 def _copy(path: Path, target: Path, record: Record) -> None:

@@ -76,6 +76,28 @@ def test_a_success_takes_the_place_of_a_failure_and_never_the_reverse(tmp_path: 
     assert list(RecordStore(b)) == [done]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_result_does_not_become_a_trial_of_a_tuning(tmp_path: Path, first: int) -> None:
+    both = [record(0.9), record(0.9, tuning={"grid": {"lr": [1e-4, 1e-3]}})]
+    a, b = folder(tmp_path / "a", both[first]), folder(tmp_path / "b", both[1 - first])
+    assert merge(a, b)[2] == []
+    assert list(RecordStore(b)) == [record(0.9)]
+
+
+def test_the_score_of_all_test_images_is_their_mean(tmp_path: Path, says) -> None:
+    made = record(
+        scores={"best": {"test": {"s_measure": 0.8}, "untrained": {"s_measure": 0.6}, "all": {"s_measure": 0.7}}}
+    )
+    rows = [
+        f"best,{split},{split}{n},{value}" for split, value in (("test", 0.8), ("untrained", 0.6)) for n in range(4)
+    ]
+    csv = "\n".join(["model,split,stem,s_measure", *rows, ""])
+    RecordStore(tmp_path).write(made, csv)
+    assert "0 wrong" in says(main, "check", tmp_path)
+    RecordStore(tmp_path).write(replace(made, scores={"best": made.scores["best"] | {"all": {"s_measure": 0.75}}}), csv)
+    assert "the mean s_measure of best on all is 0.7 " in says(main, "check", tmp_path, code=1)
+
+
 def test_a_damaged_record_is_not_copied_and_one_of_the_destination_stays(tmp_path: Path, says) -> None:
     a, b = folder(tmp_path / "a", record(0.9, seed=0), record(0.9, seed=1)), folder(tmp_path / "b", record(0.9, seed=1))
     store = RecordStore(a)
