@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.archive.archive import row_identity
-from harness.archive.older import options_with_later
+from harness.archive.older import fullest_fingerprints, options_with_later
 from harness.archive.schema import Record, Run, chosen_from, plain_values
 from harness.comparison.names import SCORE_TITLES, method_rank, method_title, sign
 from harness.protocols.keys import content_hash, first_names, hashed_options, hashed_rules
@@ -30,7 +30,7 @@ SAME_RULES = ["protocol", "protocol_hash", "backbone", "checkpoint"]
 """Columns that the runs of one table share, so that no column of scores can mix two protocols."""
 ANSWERS = ("OK", "DIVERGED", "BLANK")
 """Codes of runs that count in a choice; one that failed for another reason has to run again first."""
-WITHIN = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "benchmark", "seed"]
+WITHIN = ["backbone", "checkpoint", "protocol_hash", "rules", "manifest", "files", "benchmark", "seed"]
 """What the runs among which validation chooses share."""
 
 
@@ -82,8 +82,15 @@ def _tuned(chosen: pd.DataFrame, study: Study, grid: Mapping[str, Sequence[Any]]
     runs: list[Run] = list(chosen["run"])
     own = [chosen_from(run.tuning, grid=grid, on=study.tune_on or (run.benchmark,)) for run in runs]
     together = bool(study.tune_on) and any(own)
-    rules = [run.protocol_hash if together else content_hash([run.benchmark, hashed_rules(run.rules)]) for run in runs]
-    groups = [(run.backbone, run.checkpoint, of_rules) for run, of_rules in zip(runs, rules, strict=True)]
+    groups = [
+        (run.backbone, run.checkpoint)
+        + (
+            (run.protocol_hash,)
+            if together
+            else (run.benchmark, run.manifest, files, content_hash(hashed_rules(run.rules)))
+        )
+        for run, files in zip(runs, fullest_fingerprints(runs), strict=True)
+    ]
     return chosen.loc[from_most_trials(runs, groups, own=own)]
 
 
@@ -109,6 +116,7 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
         order=runs["run"].map(lambda run: tuple(_orderable(run.method_config[name]) for name in grid)),
         validation=[-math.inf if record is None else _validation(record) for record in runs["record"]],
         rules=[content_hash(hashed_rules(run.rules)) for run in runs["run"]],
+        files=fullest_fingerprints(list(runs["run"])),
     )
     chosen = []
     for _, group in frame.groupby(WITHIN, sort=False, dropna=False):

@@ -45,6 +45,19 @@ def test_the_best_at_the_end_is_chosen(outcomes: list[float | str], chosen: list
     assert sorted(found) == [*((1, rate) for rate in chosen), (2, 1e-4)]
 
 
+def test_runs_on_other_files_choose_for_themselves() -> None:
+    made = [
+        record(config={"lr": rate}, scores={"last": {"val": {"iou": value}}}, data_fingerprint=f"content-{files}")
+        for files, values in (("a", (0.7, 0.8)), ("b", (0.9, 0.6)))
+        for rate, value in zip((1e-4, 1e-3), values, strict=True)
+    ]
+    found = chosen_of(frame(MadeUp(made), "runs"), {"lr": [1e-4, 1e-3]})["run"]
+    assert {(run.data_fingerprint, run.method_config["lr"]) for run in found} == {
+        ("content-a", 1e-3),
+        ("content-b", 1e-4),
+    }
+
+
 def test_runs_under_other_rules_or_values_choose_for_themselves_and_errors_are_better_low(tmp_path) -> None:
     def records(**rules: Any) -> list[Record]:
         rates = [PlannedRow(method="lora", options={"lr": rate}) for rate in (1e-4, 1e-3, 1e-1)]
