@@ -172,6 +172,14 @@ def _four_digits(value: float) -> str:
     return f"{value:.4g}" if value < 9999.5 else f"{value:.0f}"
 
 
+def commands_of(records: Iterable[Record]) -> str:
+    """`command_of`, a line for each configuration: where a study chooses within seeds, runs of one row differ in what was chosen."""
+    alike: dict[str, list[Record]] = {}
+    for record in records:
+        alike.setdefault(str(sorted(record.run.changed.items())), []).append(record)
+    return "\n".join(map(command_of, alike.values()))
+
+
 def command_of(records: Iterable[Record]) -> str:
     """``sam-peft run …`` that trains the runs of these records, which differ only in their seed; empty without a run.
 

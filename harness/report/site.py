@@ -19,7 +19,7 @@ from harness.registry import arxiv_of
 from harness.report import figures, masks, sentences
 from harness.report.formats import as_spreadsheet
 from harness.report.leaderboard import still_to_run
-from harness.report.runs import command_of
+from harness.report.runs import commands_of
 from harness.report.scores import data_in_words
 from harness.report.style import COLUMN, PAGE, inline, styled
 from harness.system.text import printable
@@ -146,7 +146,7 @@ def _environment() -> Any:
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is HTML already stays
     )  # fmt: skip
     environment.globals.update(
-        of=sentences, source=_tile_source, command_of=command_of, arxiv_of=arxiv_of, scale_of=scale_of,
+        of=sentences, source=_tile_source, commands_of=commands_of, arxiv_of=arxiv_of, scale_of=scale_of,
         clipped=lambda value: f"{min(10.0, max(-10.0, value)):.2f}",
     )  # fmt: skip
     environment.filters["short"] = sentences.short_number

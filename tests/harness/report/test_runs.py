@@ -18,7 +18,7 @@ from harness.comparison import grids, leaderboards
 from harness.protocols.load import as_rules, load_protocol, resolve
 from harness.report.figures import curves
 from harness.report.model_card import model_card
-from harness.report.runs import command_of
+from harness.report.runs import command_of, commands_of
 from harness.system.errors import UsageError
 from tests.harness.report.sample import record, store_of
 
@@ -140,6 +140,12 @@ def test_numbers_that_no_run_computes_are_gaps_in_a_curve(tmp_path: Path, says, 
 def test_the_command_of_a_run_has_the_readers_own_folders_and_files(changes: dict[str, Any], words: str) -> None:
     common = "--protocol unknown --backbone tiny --seeds 0,"
     assert command_of([record(protocol="unknown", **changes)]) == f"sam-peft run --methods {words.format(common)}"
+
+
+def test_runs_of_a_row_that_chose_other_rates_have_a_command_each() -> None:
+    made = [record(seed=seed, changed={"lr": rate}) for seed, rate in enumerate((1e-3, 1e-4, 1e-3))]
+    rates = [line.split("--seeds ")[1][:22] for line in commands_of(made).splitlines()]
+    assert rates == ["0,2 --set lora.lr=0.00", "1, --set lora.lr=0.000"]
 
 
 @pytest.mark.parametrize(
