@@ -91,7 +91,7 @@ def differences(board: Leaderboard, benchmark: str, *, width: float = COLUMN) ->
         else ""
     )
     opened = (
-        "" if all(board.verdict(row, benchmark) for row in points) else " Open: no interval, as where a run collapsed."
+        "" if all(board.verdict(row, benchmark) for row in points) else " Open: not ranked, as where a run collapsed."
     )
     return figure, (
         f"Difference to {board.baseline} in points, positive is better; 95 % confidence intervals, simultaneous for all rows (max-T)."

@@ -22,16 +22,11 @@ def sentence(board: Leaderboard, benchmark: str, *, with_setting: bool = True) -
     """The result in one sentence, on one benchmark or for the mean over benchmarks; with what all runs share in brackets."""
     what = compared_on(board, benchmark)
     what = what if benchmark else what.capitalize()
-    if board.grid.is_generated:
+    if any(map(board.grid.generated_on, [benchmark] if benchmark else board.complete)):
         return "These images are generated: their scores show that everything works, but do not rank methods."
     if board.grid.is_own and benchmark and (text := gain(board.grid, board.columns[benchmark])):
         return text
-    rows = [
-        row
-        for row in board.rows
-        if not any(board.cell(row, name).empty for name in board.columns if benchmark in ("", name))
-    ]
-    judged = {row: d for row in rows if (d := board.difference(row, benchmark)) and d.low is not None}
+    judged = {row: d for row in board.rows if board.verdict(row, benchmark) and (d := board.difference(row, benchmark))}
     if not judged:
         return f"{what}: {_without_interval(board, benchmark)}."
     better, worse = (
@@ -70,14 +65,35 @@ def enumerated(names: Sequence[str], *, most: int = 6) -> str:
     return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), *names[-1:]])
 
 
+_NEEDED = f"a verdict needs {LEAST_SEEDS} seeds and {LEAST_IMAGES} test images"
+
+
 def _without_interval(board: Leaderboard, benchmark: str) -> str:
-    whole = [cell for row in board.on(benchmark) if (cell := board.cell(row, benchmark)).complete] if benchmark else []
+    columns = [board.columns[name] for name in ([benchmark] if benchmark else board.complete)]
+    cells = {row: [board.grid.cells[row, column] for column in columns] for row in board.rows}
+    whole = {row: here for row, here in cells.items() if all(cell.complete for cell in here)}
+    others = [row for row in whole if row != board.baseline]
     if not whole:
         return "no row has all of its seeds yet, so nothing is ranked"
-    best = next((cell for cell in whole if not cell.empty), None)
-    if best is None:
+    if all(cell.empty for here in whole.values() for cell in here):
         return "the masks of every row are almost empty, so nothing is ranked"
-    return f"{best.row} is highest ({percent(best.mean)}); too few seeds for a ranking"
+    if board.baseline not in whole:
+        why = f"{board.baseline} lacks seeds"
+    elif not others:
+        why = "no other row has all of its seeds"
+    elif min(cell.n for here in whole.values() for cell in here) < 2:
+        why = "too few seeds for a ranking"
+    else:
+        why = _flags(board.grid, [board.baseline], columns) or _flags(board.grid, others, columns) or _NEEDED
+    ranked = [row for row in board.on(benchmark) if row in whole and not whole[row][0].empty] if benchmark else []
+    return f"{ranked[0]} has the best score ({percent(whole[ranked[0]][0].mean)}); {why}" if ranked else why
+
+
+def _flags(grid: Grid, rows: Sequence[str], columns: Sequence[Column]) -> str:
+    """Why rows have no interval: ``a run of LoRA collapsed``"""
+    words = {"COLLAPSED": "a run of {} collapsed", "EMPTY": "masks of {} are almost empty"}
+    flags = [words[flag].format(row) for row in rows for column in columns for flag in grid.cells[row, column].flags]
+    return " and ".join(dict.fromkeys(flags))
 
 
 def gain(grid: Grid, column: Column) -> str:
@@ -100,14 +116,12 @@ def gain(grid: Grid, column: Column) -> str:
     compared = "but not significantly different from" if difference.is_none else "and significantly better than"
     points = f"{with_interval(difference)} points, {seeds}, "
     points += "no interval" if difference.low is None else f"95 % interval over {difference.over}"
-    images = max(map(column.images_of, grid.records), default=0)
     if difference.low is None or not grid.decides(column):
+        images = grid.images_on(column)
         these = f"these {images} images" if images > 1 else "this image"
-        return (
-            f"{column.name}: {best} is higher than {other} on {these}: {points}; a verdict needs"
-            f" {LEAST_SEEDS} seeds and {LEAST_IMAGES} test images."
-        )
-    return f"{column.name}: {best} is highest, {compared} {other}: {points}."
+        why = _flags(grid, [best, other], [column]) or _NEEDED
+        return f"{column.name}: {best} scores better than {other} on {these}: {points}; {why}."
+    return f"{column.name}: {best} is best, {compared} {other}: {points}."
 
 
 def percent(value: float) -> str:

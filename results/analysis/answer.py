@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from block import as_block, summary, write_between_marks
+
 from harness.archive.archive import Archive
 from harness.comparison import Column, Difference, Grid, Leaderboard, grids, leaderboards
 from harness.report.figures import differences
-from harness.report.leaderboard import as_block, summary, write_between_marks
 from harness.report.style import BETTER, GREY, INK, PAGE, WORSE, encoded_figure, limits, new_figure, styled
 from harness.statistics import average_of
 from harness.studies import load_study

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from harness.archive.archive import Archive
 from harness.models.checkpoint import read_tensors
 from harness.report.sentences import with_interval
+from tests.harness.report.sample import record
+from tests.harness.report.test_site import board_of, runs
 from tests.values import REPOSITORY, RESULTS, there
 
 
@@ -32,6 +34,32 @@ def test_findings_and_readme_show_the_leaderboard_of_the_committed_records() -> 
     for page, text in answer.blocks(Archive(RESULTS)).items():
         whole = (REPOSITORY / page).read_text(encoding="utf-8")
         assert text in whole, "new records: python results/analysis/answer.py --docs docs"
+
+
+def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_marks(tmp_path: Path) -> None:
+    from block import summary, write_between_marks
+
+    records = [*runs("lora"), *runs("full", shift=0.1), *runs("bitfit", shift=0.05), *runs("decoder", (0.5, 0.52, 0.1))]
+    records += runs("mona", shift=0.04)
+    board = board_of(tmp_path, [*records, record(method="zeroshot", code="OOM", parameters={})])
+    start, end = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "\n<!-- /leaderboard -->"
+    (page := tmp_path / "page.md").write_text(f"before\n{start}old{end}\nafter\n")
+    for _ in range(2):
+        write_between_marks(page, summary(board, most=1, named=["Zero-shot"], whole="all.md"))
+    (before, block), (_, after) = page.read_text().split(start), page.read_text().split(end)
+    assert (before, after) == ("before\n", "\nafter\n")
+    table, _, below = block.removesuffix(end + after).partition("\n\n")
+    assert table.splitlines()[2:] == [
+        "| Full fine-tuning | +10.0 [+7.6, +12.4] | better | 81.0 ± 1.0 | 111k | 3.62M | – | – | – |",
+        "| *and 2 more* |  | better | | | | | | |",
+        "| LoRA | baseline |  | 71.0 ± 1.0 | 111k | 3.62M | 1× | 1× | – |",
+        "| Decoder alone | -33.7 | no interval | 37.3 ± 23.7 (collapsed) | 111k | 3.62M | – | – | – |",
+        "| Zero-shot | – | no interval | OOM | – | – | – | – | – |",
+    ]
+    assert "Full fine-tuning, BitFit and Mona beat LoRA.** Kvasir-SEG Sα has 5 of 6 rows so far." in below
+    hollow = board_of(tmp_path / "empty", [*runs("lora"), *runs("full", shift=0.1, foreground={"test": 0.0})])
+    assert "| not ranked | 81.0 ± 1.0 (empty) |" in summary(hollow)
+    assert "| 70.0 |" in summary(board_of(tmp_path / "single", [record(0.7), record(0.8, method="full")]))
 
 
 def test_the_page_of_prompts_has_the_numbers_of_its_table() -> None:

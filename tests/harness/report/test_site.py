@@ -13,7 +13,6 @@ import pytest
 from harness.archive.archive import Archive
 from harness.cli.report import is_redistributable, main
 from harness.comparison import grids, leaderboards
-from harness.report.leaderboard import summary, write_between_marks
 from harness.report.sentences import sentence
 from harness.report.site import INDEX, LEADERBOARD, file_names, site
 from harness.system.errors import UsageError
@@ -96,17 +95,25 @@ EMPTY: dict[str, Any] = {"foreground": {"test": 0.05}}
     [
         (
             [*runs("lora"), *runs("full", shift=0.1), *runs("decoder", shift=-0.1)],
-            [
-                "Kvasir-SEG Sα (tiny, 64 px, 20 training images, 3 seeds): Full fine-tuning beats LoRA; Decoder alone is worse."
-            ],
+            ["Sα (tiny, 64 px, 20 training images, 3 seeds): Full fine-tuning beats LoRA; Decoder alone is worse."],
         ),
         (
             [*runs("lora"), *runs("full", (0.70, 0.75, 0.68))],
             ["no method beats LoRA; 1 method cannot be told apart from it."],
         ),
-        ([*runs("lora", (0.7,)), *runs("full", (0.8,))], ["Full fine-tuning is highest (80.0)", "too few seeds"]),
+        (
+            [*runs("lora", (0.7,)), *runs("full", (0.8,))],
+            ["Full fine-tuning has the best score (80.0)", "too few seeds"],
+        ),
         ([*runs("lora", **EMPTY), *runs("full", shift=0.1, **EMPTY)], ["almost empty", "nothing is ranked"]),
         (runs("lora", origin="generated"), ["generated", "do not rank"]),
+        (
+            [*runs("lora"), *runs("full", shift=0.1, **EMPTY)],
+            ["LoRA has the best score", "masks of Full fine-tuning are"],
+        ),
+        ([*runs("lora", (0.7, 0.1, 0.7)), *runs("full")], ["a run of LoRA collapsed"]),
+        ([*runs("lora")[:2], *runs("full"), record(seed=2, code="OOM")], ["LoRA lacks seeds"]),
+        (runs("lora"), ["no other row has all of its seeds"]),
         ([*runs("full", (0.8, 0.81)), record(method="full", seed=2, code="OOM")], ["no row has all of its seeds"]),
     ],
 )
@@ -114,27 +121,6 @@ def test_the_sentence_says_what_differs_from_the_baseline(tmp_path: Path, record
     board = board_of(tmp_path, records)
     said = sentence(board, board.leading)
     assert [word for word in words if word not in said] == []
-
-
-def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_marks(tmp_path: Path) -> None:
-    records = [*runs("lora"), *runs("full", shift=0.1), *runs("bitfit", shift=0.05), *runs("decoder", (0.5, 0.52, 0.1))]
-    records += runs("mona", shift=0.04)
-    board = board_of(tmp_path, [*records, record(method="zeroshot", code="OOM", parameters={})])
-    start, end = "<!-- leaderboard: python results/analysis/answer.py --docs docs -->\n", "\n<!-- /leaderboard -->"
-    (page := tmp_path / "page.md").write_text(f"before\n{start}old{end}\nafter\n")
-    for _ in range(2):
-        write_between_marks(page, summary(board, most=1, named=["Zero-shot"], whole="all.md"))
-    (before, block), (_, after) = page.read_text().split(start), page.read_text().split(end)
-    assert (before, after) == ("before\n", "\nafter\n")
-    table, _, below = block.removesuffix(end + after).partition("\n\n")
-    assert table.splitlines()[2:] == [
-        "| Full fine-tuning | +10.0 [+7.6, +12.4] | better | 81.0 ± 1.0 | 111k | 3.62M | – | – | – |",
-        "| *and 2 more* |  | better | | | | | | |",
-        "| LoRA | baseline |  | 71.0 ± 1.0 | 111k | 3.62M | 1× | 1× | – |",
-        "| Decoder alone | -33.7 | no interval | 37.3 ± 23.7 (collapsed) | 111k | 3.62M | – | – | – |",
-        "| Zero-shot | – | no interval | OOM | – | – | – | – | – |",
-    ]
-    assert "Full fine-tuning, BitFit and Mona beat LoRA.** Kvasir-SEG Sα has 5 of 6 rows so far." in below
 
 
 def test_the_baseline_is_the_one_named_else_the_usual_else_the_first(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_all_test_images_rank_by_the_model_of_the_study_and_the_official_ones_st
     runs = [run(*scores, seed) for seed in range(3) for scores in (("lora", 0.6, 0.8), ("full", 0.7 + seed / 100, 0.5))]
     page = render(runs, study=board)
     found = rows(page)
-    assert found["method"][:4] == ["verdict", "Kvasir-SEG IoU (%)", "Kvasir-SEG Δ", "Kvasir-SEG official IoU (%)"]
+    assert found["method"][:4] == ["verdict", "Kvasir-SEG IoU (%)", "Kvasir-SEG IoU Δ", "Kvasir-SEG official IoU (%)"]
     assert list(found)[1:] == ["Full fine-tuning", "LoRA"]
     assert found["LoRA"][:4] == ["–", "60.0 ± 0.0 (3)", "baseline", "80.0 ± 0.0 (3)"]
     assert found["Full fine-tuning"][:2] == ["better", "71.0 ± 1.0 (3)"]
@@ -321,32 +321,32 @@ FEW: dict[str, Any] = {"counts": {"train": 40, "val": 5, "test": 6}}
     [
         (
             [*own("zeroshot", 0.1, 0.1, 0.1), *own("decoder", 0.50, 0.51, 0.5), *own("lora", 0.70, 0.71, 0.7)],
-            ["LoRA is highest, and significantly better than Decoder alone: +20.0 [", "3 seeds", "over seeds"],
+            ["LoRA is best, and significantly better than Decoder alone: +20.0 [", "3 seeds", "over seeds"],
         ),
         (
             [*own("decoder", 0.5, 0.6, 0.55), *own("lora", 0.7, 0.55, 0.625)],
-            ["LoRA is highest, but not significantly different from Decoder alone: +7.5 [", "3 seeds"],
+            ["LoRA is best, but not significantly different from Decoder alone: +7.5 [", "3 seeds"],
         ),
         (
             [*own("decoder", 0.50, 0.51), *own("lora", 0.70, 0.71)],
-            ["LoRA is higher than Decoder alone on these 30 images: +20.0 [", "2 seeds", "needs 3 seeds and 30 test"],
+            ["LoRA scores better than Decoder alone on these 30 images: +20.0 [", "2 seeds", "needs 3 seeds and 30"],
         ),
         (
             [*own("decoder", 0.50, 0.51, 0.5, **FEW), *own("lora", 0.70, 0.71, 0.7, **FEW)],
-            ["LoRA is higher than Decoder alone on these 6 images: +20.0 [", "needs 3 seeds and 30 test images"],
+            ["LoRA scores better than Decoder alone on these 6 images: +20.0 [", "needs 3 seeds and 30 test images"],
         ),
         (
             [*own("zeroshot", 0.9, 0.9, 0.9), *own("lora", 0.5, 0.52, 0.51)],
-            ["Zero-shot is highest, and significantly better than LoRA"],
+            ["Zero-shot is best, and significantly better than LoRA"],
         ),
         ([*own("full", 0.9, 0.9), *own("lora", 0.5, 0.52)], []),
         (
             [*own("zeroshot", 0.0, 0.0, 0.0, foreground={"test": 0.0}), *own("lora", 0.5, 0.52, 0.51)],
-            ["LoRA is highest, and significantly better than Zero-shot"],
+            ["LoRA is best, and significantly better than Zero-shot"],
         ),
         (
             [*own("zeroshot", 0.3), *own("lora", 0.5)],
-            ["LoRA is higher than Zero-shot on these 30", "+20.0 points, 1 seed, no interval"],
+            ["LoRA scores better than Zero-shot on these 30", "+20.0 points, 1 seed, no interval"],
         ),
         (
             [*own("decoder", 0.5, foreground={"test": 0.01}), *own("lora", 0.4, foreground={"test": 0.02})],
@@ -357,5 +357,5 @@ FEW: dict[str, Any] = {"counts": {"train": 40, "val": 5, "test": 6}}
 def test_a_table_of_own_images_ends_with_a_verdict_on_tuning(records: list[Any], words: list[str]) -> None:
     page = " ".join(render(records).split())
     assert [word for word in words if word not in page] == []
-    assert ("is highest" in page) == any("is highest" in word for word in words)
-    assert not ("is higher than" in page and "**" in page)
+    assert ("is best" in page) == any("is best" in word for word in words)
+    assert not ("scores better than" in page and "**" in page)
