@@ -260,13 +260,14 @@ def family(
     """
     rows, count = runs.shape
     residual = runs - runs.mean(axis=1, keepdims=True)
-    own = (residual**2).sum(axis=1)
     # A row whose runs are all equal, such as zero-shot's, says nothing about the others' spread.
-    residual = residual[np.ptp(runs, axis=1) > 0]
-    df = max(len(residual), 1) * (count - 1)
-    if test_share and len(residual) > 1:
-        residual, df = residual - residual.mean(axis=0, keepdims=True), (len(residual) - 1) * (count - 1)
-    run_variance = float((residual**2).sum()) / df
+    varies = np.ptp(runs, axis=1) > 0
+    free = varying = max(int(varies.sum()), 1)
+    if test_share and varying > 1:
+        residual, free = residual - residual[varies].mean(axis=0), varying - 1
+    own = np.where(varies, (residual**2).sum(axis=1) * varying / free, 0.0)
+    df = free * (count - 1)
+    run_variance = float(own.sum()) / (varying * (count - 1))
     spreads, pooled = np.full(rows, run_variance), math.isinf(prior)
     if not pooled:
         spreads, df = (prior * spreads + own) / (prior + count - 1), prior + count - 1

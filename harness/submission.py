@@ -55,8 +55,8 @@ def with_own_rows(study: Study, archive: Joined) -> Study:
     own = [run for run in runs[True] if has_rules_of(run, study)]
     theirs = {row.label for run in runs[False] if has_rules_of(run, study) for row in rows_of(run, runs[False], study)}
     added = {row.label: row for run in own for row in rows_of(run, own, study)}
-    on_inputs = [r for r in own if not [*_other_data([r], study), *_other_weights([r], study)]]
-    partly = {row.label for run in on_inputs for row in rows_of(run, own, study)} & theirs
+    counted = [r for r in own if r.seed in study.seeds and not [*_other_data([r], study), *_other_weights([r], study)]]
+    partly = {row.label for run in counted for row in rows_of(run, own, study)} & theirs
     marked = {label: label + YOURS for label in added if label not in theirs}
     marked |= {label: label + PARTLY_YOURS for label in partly}
     listed = {row.label: row for row in study.entries}

@@ -208,7 +208,11 @@ class Grid:
     @cached_property
     def is_generated(self) -> bool:
         """Whether all of its images are generated, so that no row is ranked."""
-        return all(run.is_generated for run in self.runs["run"])
+        return all(map(self.generated_on, self.first_columns))
+
+    def generated_on(self, benchmark: str) -> bool:
+        """Whether images of a benchmark are generated, so that no row is ranked there."""
+        return any(run.is_generated for run in self.runs.loc[self.runs["benchmark"] == benchmark, "run"])
 
     @property
     def is_own(self) -> bool:
@@ -217,10 +221,13 @@ class Grid:
 
     def decides(self, column: Column) -> bool:
         """Whether a column says which row is better: not of generated images, nor of too few seeds or test images of the user's own."""
-        records = [record for record in self.records if record.run.benchmark == column.benchmark]
-        images = max(map(column.images_of, records), default=0)
-        few = len({record.run.seed for record in records}) < LEAST_SEEDS or images < LEAST_IMAGES
-        return not self.is_generated and not (self.is_own and few)
+        seeds = [cell.n for row in self.rows if (cell := self.cells[row, column]).complete]
+        few = min(seeds, default=0) < LEAST_SEEDS or self.images_on(column) < LEAST_IMAGES
+        return not self.generated_on(column.benchmark) and not (self.is_own and few)
+
+    def images_on(self, column: Column) -> int:
+        """The number of test images of a column."""
+        return max((column.images_of(r) for r in self.records if r.run.benchmark == column.benchmark), default=0)
 
     @cached_property
     def first_columns(self) -> dict[str, Column]:

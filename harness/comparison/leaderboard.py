@@ -43,7 +43,8 @@ class Leaderboard:
     @cached_property
     def columns(self) -> Mapping[str, Column]:
         """Benchmark -> the column that is compared, of benchmarks on which a row has no run left to wait for."""
-        ended = {column.benchmark for (_, column), cell in self.grid.cells.items() if cell.code != MISSING}
+        cells = self.grid.cells.values()
+        ended = {cell.column.benchmark for cell in cells if cell.planned and MISSING not in cell.codes.values()}
         return {name: column for name, column in self.grid.first_columns.items() if name in ended or not ended}
 
     def other_splits(self, benchmark: str) -> list[Column]:
@@ -77,8 +78,8 @@ class Leaderboard:
             return [*first, *(row for row in self._ran if row not in first)]
 
         def rank(row: str) -> tuple[bool, float]:
-            found = self.difference(row)
-            return found is None and row != self.baseline, -found.mean if found else 0.0
+            found, empty = self.difference(row), any(self.cell(row, name).empty for name in self.complete)
+            return empty or (found is None and row != self.baseline), -found.mean if found else 0.0
 
         return sorted(self._ran, key=rank)
 
@@ -88,7 +89,7 @@ class Leaderboard:
 
         def rank(row: str) -> tuple[bool, float]:
             cell = self.cell(row, benchmark)
-            return not cell.complete, -sign * cell.mean if cell.values else 0.0
+            return not cell.complete or cell.empty, -sign * cell.mean if cell.values else 0.0
 
         return sorted((row for row in self._ran if self.cell(row, benchmark).planned), key=rank)
 
@@ -104,8 +105,9 @@ class Leaderboard:
     def _differences(self) -> dict[tuple[str, str], Difference]:
         found: dict[tuple[str, str], Difference] = {}
         for name, column in self.columns.items():
-            for row in (row for row in self._ran if row != self.baseline and self.cell(row, name).complete):
-                if alone := self.grid.difference(row, self.baseline, column):
+            whole = [row for row in self._ran if self.cell(row, name).complete]
+            for row in whole if self.baseline in whole else ():
+                if row != self.baseline and (alone := self.grid.difference(row, self.baseline, column)):
                     found[row, name] = Difference(mean=alone.mean, low=None, high=None, n=alone.n)
             found |= {(row, name): each for row, each in self._simultaneous([name]).items()}
         for row in self._ran:
@@ -126,10 +128,12 @@ class Leaderboard:
         return {row: differences[-1] for row, differences in together.items()}
 
     def verdict(self, row: str, benchmark: str = "") -> Verdict:
-        """Whether a row is better or worse than the baseline, by the interval of their difference; empty where nothing decides."""
+        """Whether a row is better or worse than the baseline, by the interval of their difference; empty where nothing decides and where
+        the masks of one of the two are almost empty."""
         found = self.difference(row, benchmark)
-        decides = all(self.grid.decides(column) for name, column in self.columns.items() if benchmark in ("", name))
-        if found is None or found.low is None or not decides:
+        columns = [self.columns[name] for name in ([benchmark] if benchmark else self.complete)]
+        empty = any(self.grid.cells[name, column].empty for name in (row, self.baseline) for column in columns)
+        if found is None or found.low is None or empty or not all(map(self.grid.decides, columns)):
             return ""
         return "not distinguishable" if found.is_none else "better" if found.mean > 0 else "worse"
 

@@ -173,7 +173,10 @@ def _scores(
                     "row": name, "method": row.method, "model": model, "options": options, "benchmark": column.benchmark,
                     "split": column.split, "metric": column.metric, "seed": seed,
                     "value": math.nan if value is None else value, "code": CONFLICT if conflicting else code,
-                    "empty": model == "best" and any(r.foreground.get(split, 1.0) < 0.1 for r in here for split in column.splits_of(r)),
+                    "empty": any(
+                        r.foreground.get(split, 1.0) < 0.1 for r in here if r.scores.get(model) == r.scores.get("best")
+                        for split in column.splits_of(r)
+                    ),
                     "protocol_hash": record.run.protocol_hash if record else "",
                     "manifest": manifests.get(column.benchmark, ""),
                 }  # fmt: skip

@@ -172,11 +172,13 @@ def test_rows_that_lack_a_seed_and_single_seeds_have_no_simultaneous_interval() 
     assert there(both[2].high) < there(both[0].high), "a mean of two benchmarks is known better than each"
 
 
-def board(records: list[Any], benchmarks: list[str], *, spread: str = "pooled", **given: Any) -> Any:
+def board(
+    records: list[Any], benchmarks: list[str], *, spread: str = "pooled", scores: Any = None, **given: Any
+) -> Any:
     entries = [{"label": "LoRA", "method": "lora"}, *("decoder", "bitfit", "full")]
     study = study_from_dict(
         {"title": "t", "protocol": "demo", "benchmarks": benchmarks, "entries": entries, "seeds": 3,
-         "table": {"kind": "leaderboard", "baseline": "LoRA", "spread": spread}}, name="mine",
+         "table": {"kind": "leaderboard", "baseline": "LoRA", "spread": spread, **({"scores": scores} if scores else {})}}, name="mine",
     )  # fmt: skip
     (made,) = leaderboards(grids(MadeUp(records, **given), study=study), study)
     return made
@@ -235,6 +237,41 @@ def test_a_leaderboard_is_sorted_by_the_mean_of_rows_that_ran_on_all_benchmarks_
     assert [(row, round(mean.mean, 6) if mean else None) for row, mean in means] == [
         ("Decoder alone", 10.0), ("LoRA", None), ("BitFit", -15.0),
     ]  # fmt: skip
+
+
+def test_rows_are_judged_only_where_images_are_real_masks_not_empty_and_the_baseline_whole() -> None:
+    plain = noisy("lora", 0.6) + noisy("decoder", 0.5)
+    made = [
+        record(0.7, method=name, seed=s, benchmark="leaf", origin="generated")
+        for name in ("lora", "decoder")
+        for s in range(3)
+    ]
+    mixed = board([*plain, *made], ["kvasir", "leaf"])
+    assert [mixed.verdict("Decoder alone", name) for name in ("kvasir", "leaf", "")] == ["worse", "", ""]
+    empty = [replace(each, foreground={"test": 0.0}) for each in noisy("bitfit", 0.9)]
+    assert (hollow := board([*plain, *empty], ["kvasir"])).rows == ["LoRA", "Decoder alone", "BitFit"]
+    assert hollow.verdict("BitFit", "kvasir") == ""
+    last = [replace(each, scores={"last": each.scores["best"], **each.scores}) for each in empty]
+    assert [board([*plain, *r], ["kvasir"], scores=["last"]).cell("BitFit", "kvasir").empty for r in (last, plain)] == [
+        True,
+        False,
+    ]
+    gap = board([*plain[1:], *noisy("bitfit", 0.7)], ["kvasir"])
+    assert (gap.difference("BitFit", "kvasir"), still_to_run(gap)) == (
+        None,
+        ["LoRA (2 of 3 seeds)", "Full fine-tuning"],
+    )
+    assert still_to_run(board([*plain[1:], record(method="lora", code="OOM")], ["kvasir"])) == [
+        "BitFit",
+        "Full fine-tuning",
+    ]
+
+
+def test_an_effect_of_the_split_on_all_rows_is_no_spread_of_a_row() -> None:
+    runs, shared = np.random.default_rng(0).normal(size=(4, 3)), np.array([0.0, 9.0, -9.0])
+    for prior in (4.0, np.inf):
+        alone, both = (family(made, test_share=0.5, prior=prior).seeds for made in (runs, runs + shared))
+        np.testing.assert_allclose(both, alone)
 
 
 def test_a_collapsed_run_is_marked_counts_in_the_mean_and_widens_no_others_interval() -> None:
