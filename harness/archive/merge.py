@@ -86,7 +86,7 @@ FileOutcome = str
 
 def merge(source: Path, destination: Path) -> tuple[int, int, list[str]]:
     """Copy the records and cost records below ``source`` that are absent below ``destination``. A success also replaces a failure, and
-    a record replaces one of the same result that holds less about its tuning. Nothing else is changed.
+    a record replaces one of the same result that holds less about its tuning; a result never becomes a trial. Nothing else is changed.
 
     Returns:
         How many were copied; how many were there already with the same result; and a line for each that was left out. Left out are
