@@ -38,14 +38,18 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
     lines = [f"| method | {' | '.join(titles)} |", f"|---|---:|---|{'---:|' * (len(titles) - 3)}---|"]
     verdicts = {row: board.verdict(row, board.leading) for row in board.rows} | {board.baseline: "not distinguishable"}
     for verdict in _BLOCKS:
-        whole = [row for row in board.rows if any(board.cell(row, name).code != MISSING for name in board.columns)]
-        rows = [row for row in whole if verdicts[row] == verdict]
+        rows = [row for row in _ended(board) if verdicts[row] == verdict]
         shown = [row for row in rows if not most or row in rows[:most] or row in (board.baseline, *named)]
         shown = rows if len(rows) == len(shown) + 1 else shown
         lines += [f"| {' | '.join([row, *_cells(board, row)])} |" for row in shown]
         if left := len(rows) - len(shown):
             lines.append(f"| *and {left} more* |  | {verdict} |{' |' * (len(titles) - 2)}")
     return "\n".join(lines)
+
+
+def _ended(board: Leaderboard) -> list[str]:
+    """Rows without a run left to wait for on a benchmark."""
+    return [row for row in board.rows if any(board.cell(row, name).code != MISSING for name in board.columns)]
 
 
 def _cells(board: Leaderboard, row: str) -> list[str]:
@@ -72,12 +76,17 @@ def _cells(board: Leaderboard, row: str) -> list[str]:
 
 def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, whole: str = "") -> str:
     """A block (`as_block`) with its result in a sentence below. ``whole``: the address of the whole table, for the link to it."""
-    shown = dict.fromkeys([board.leading, *board.columns])
-    below = [f"**{sentence(board, name, with_setting=name == board.leading)}**" for name in shown]
+    first = sentence(board, board.leading, with_setting=False).partition(": ")[2]
+    below = [f"**{sentence(board, board.leading)}**"]
+    for name in (name for name in board.columns if name != board.leading):
+        said = sentence(board, name, with_setting=False)
+        alike = said.partition(": ")[2] == first
+        below.append(f"**On {compared_on(board, name)} the same holds.**" if alike else f"**{said}**")
+    rows = _ended(board)
     for name in board.columns:
-        count = sum(board.cell(row, name).complete for row in board.rows)
-        if count < len(board.rows):
-            below.append(f"{board.columns[name].name} has {count} of {len(board.rows)} rows so far.")
+        count = sum(board.cell(row, name).complete for row in rows)
+        if count < len(rows):
+            below.append(f"{board.columns[name].name} has {count} of {len(rows)} rows so far.")
     below += [f"All rows are in the [whole table]({whole})."] if whole else []
     below += [f"Still to run: {', '.join(left)}."] if (left := still_to_run(board)) else []
     return "\n".join([as_block(board, named=named, most=most), "", " ".join(below)])
