@@ -16,7 +16,7 @@ from harness.archive.archive import Archive, Joined, weights_of
 from harness.archive.older import same_data
 from harness.archive.schema import Record, Run
 from harness.comparison.names import benchmark_title
-from harness.comparison.rows import ANSWERS, is_row, row_name
+from harness.comparison.rows import ANSWERS, is_of_grid, is_row, row_name
 from harness.comparison.tables import has_rules_of
 from harness.protocols.compare import differing_in_words, from_protocol
 from harness.protocols.load import protocol_rules
@@ -56,9 +56,10 @@ def with_own_rows(study: Study, archive: Joined) -> Study:
     theirs = {row.label for run in runs[False] if has_rules_of(run, study) for row in rows_of(run, runs[False], study)}
     added = {row.label: row for run in own for row in rows_of(run, own, study)}
     counted = [r for r in own if r.seed in study.seeds and not [*_other_data([r], study), *_other_weights([r], study)]]
-    partly = {row.label for run in counted for row in rows_of(run, own, study)} & theirs
+    rows = ((run, row) for run in counted for row in rows_of(run, own, study))
+    ran = {row.label for run, row in rows if is_of_grid(run, choices_of(row.method, row.options, study.choose))}
     marked = {label: label + YOURS for label in added if label not in theirs}
-    marked |= {label: label + PARTLY_YOURS for label in partly}
+    marked |= {label: label + PARTLY_YOURS for label in ran & theirs}
     listed = {row.label: row for row in study.entries}
     entries = tuple(replace(row, label=marked.get(row.label, row.label)) for row in {**added, **listed}.values())
     baseline = study.table.baseline

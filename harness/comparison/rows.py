@@ -109,9 +109,7 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
     """
     if runs.empty:
         return runs
-    method = runs["method"].iloc[0]
-    values = {name: [recorded_option(method, name, value) for value in grid[name]] for name in grid}
-    runs = runs.loc[[all(run.method_config.get(name) in values[name] for name in grid) for run in runs["run"]]]
+    runs = runs.loc[[is_of_grid(run, grid) for run in runs["run"]]]
     frame = runs.assign(
         order=runs["run"].map(lambda run: tuple(_orderable(run.method_config[name]) for name in grid)),
         validation=[-math.inf if record is None else _validation(record) for record in runs["record"]],
@@ -122,9 +120,15 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
     for _, group in frame.groupby(WITHIN, sort=False, dropna=False):
         ordered = group.sort_values("order")
         again = ordered[~ordered["code"].isin(ANSWERS)]
-        if ordered["order"].nunique() == math.prod(map(len, values.values())):
+        if ordered["order"].nunique() == math.prod(map(len, grid.values())):
             chosen.append(again.index[0] if len(again) else ordered["validation"].idxmax())  # the first of equals
     return runs.loc[chosen]
+
+
+def is_of_grid(run: Run, grid: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a run has values of the grid."""
+    values = {name: [recorded_option(run.method, name, value) for value in grid[name]] for name in grid}
+    return all(run.method_config.get(name) in values[name] for name in grid)
 
 
 def _validation(record: Record) -> float:

@@ -230,6 +230,9 @@ def test_a_committed_row_with_runs_of_yours_says_so(board: Path, tmp_path: Path,
         delete(of_seed(seed))(tmp_path / name)
     words = ["--study", board / "two.yaml", "--results", tmp_path / "mine", "--with", tmp_path / "results"]
     assert "| LoRA (partly yours) |" in says(tables_verb, *words)
+    config = Archive(tmp_path / "mine").records[0].run.method_config
+    of_run(method_config=dict(config) | {"lr": 0.5})(tmp_path / "mine")  # the study does not choose this rate
+    assert "| LoRA |" in says(tables_verb, *words)
 
 
 def test_the_state_of_a_row_is_that_of_its_least_confirmed_run(board: Path, mine: Path, tmp_path: Path) -> None:
