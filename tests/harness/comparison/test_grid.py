@@ -250,6 +250,8 @@ def test_a_study_that_tunes_each_benchmark_shows_its_own_choice_and_not_one_from
     grid = grid_of([own, other, leaf], study=mine)
     assert texts(grid) == {"LoRA": "90.0 (1)"}
     assert {column.benchmark for (_, column), cell in grid.cells.items() if cell.values} == {"kvasir", "leaf"}
+    files = [tuned(lr, trials=n, data_fingerprint=f"content-{n}") for lr, n in ((1e-3, 4), (1e-2, 9))]
+    assert len(grids(MadeUp(files), study=mine)) == 2  # a choice on each copy of the files
 
 
 def test_trials_of_tuning_are_in_a_frame_only_on_request() -> None:

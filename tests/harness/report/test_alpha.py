@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.archive.archive import Archive
+from harness.archive.archive import Archive, Joined
 from harness.archive.older import filled
 from harness.report.formats import write
 from harness.report.pages import pages_below
@@ -35,8 +35,9 @@ def test_alpha_that_could_not_move_and_alpha_that_did_not_have_different_codes()
 def test_codes_are_read_from_the_sidecar_file_unless_another_left_it_or_it_was_edited(tmp_path: Path):
     flat = record(method="naslora", architecture=[UNIFORM], seed=1)
     store = store_of(tmp_path, [flat, record(method="naslora", architecture=[UNIFORM, CHOSEN], seed=2)])
-    archive = Archive(tmp_path)
-    assert {read.run.seed: alpha_codes([read], archive) for read in archive.records} == {1: ["ALPHA_UNIFORM"], 2: []}
+    for archive in (Joined(tmp_path / "mine", tmp_path), Archive(tmp_path)):
+        codes = {read.run.seed: alpha_codes([read], archive) for read in archive.records}
+        assert codes == {1: ["ALPHA_UNIFORM"], 2: []}
     assert alpha_codes([record()], archive) == []
     stored, history = there(store.find(flat.key)), store.architecture_path(flat.key)
     assert alpha_codes([replace(stored, sidecars={"images.csv": "of-another"})], Archive(tmp_path)) == []
