@@ -57,9 +57,9 @@ def with_own_rows(study: Study, archive: Joined) -> Study:
     added = {row.label: row for run in own for row in rows_of(run, own, study)}
     counted = [r for r in own if r.seed in study.seeds and not [*_other_data([r], study), *_other_weights([r], study)]]
     rows = ((run, row) for run in counted for row in rows_of(run, own, study))
-    ran = {row.label for run, row in rows if is_of_grid(run, choices_of(row.method, row.options, study.choose))}
+    chosen_from = {row.label for run, row in rows if is_of_grid(run, choices_of(row.method, row.options, study.choose))}
     marked = {label: label + YOURS for label in added if label not in theirs}
-    marked |= {label: label + PARTLY_YOURS for label in ran & theirs}
+    marked |= {label: label + PARTLY_YOURS for label in chosen_from & theirs}
     listed = {row.label: row for row in study.entries}
     entries = tuple(replace(row, label=marked.get(row.label, row.label)) for row in {**added, **listed}.values())
     baseline = study.table.baseline

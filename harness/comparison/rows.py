@@ -126,7 +126,7 @@ def chosen_of(runs: pd.DataFrame, grid: Mapping[str, Sequence[Any]]) -> pd.DataF
 
 
 def is_of_grid(run: Run, grid: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether a run has values of the grid."""
+    """Whether a run's options have values that the grid (option -> values) lists."""
     values = {name: [recorded_option(run.method, name, value) for value in grid[name]] for name in grid}
     return all(run.method_config.get(name) in values[name] for name in grid)
 

@@ -48,7 +48,7 @@ def as_block(board: Leaderboard, *, named: Collection[str] = (), most: int = 0) 
 
 
 def _ended(board: Leaderboard) -> list[str]:
-    """Rows without a run left to wait for on a benchmark."""
+    """Rows of which all runs have ended on at least one benchmark."""
     return [row for row in board.rows if any(board.cell(row, name).code != MISSING for name in board.columns)]
 
 
@@ -75,13 +75,17 @@ def _cells(board: Leaderboard, row: str) -> list[str]:
 
 
 def summary(board: Leaderboard, *, named: Collection[str] = (), most: int = 0, whole: str = "") -> str:
-    """A block (`as_block`) with its result in a sentence below. ``whole``: the address of the whole table, for the link to it."""
-    first = sentence(board, board.leading, with_setting=False).partition(": ")[2]
+    """A block (`as_block`) with its result in a sentence below, and in another where a benchmark says something else.
+
+    Args:
+        whole: the address of the whole table, for the link to it.
+    """
+    result = sentence(board, board.leading, with_setting=False).partition(": ")[2]
     below = [f"**{sentence(board, board.leading)}**"]
-    for name in (name for name in board.columns if name != board.leading):
-        said = sentence(board, name, with_setting=False)
-        alike = said.partition(": ")[2] == first
-        below.append(f"**On {compared_on(board, name)} the same holds.**" if alike else f"**{said}**")
+    for name in (name for name in board.complete if name != board.leading):
+        alone = sentence(board, name, with_setting=False)
+        is_same = alone.partition(": ")[2] == result
+        below.append(f"**On {compared_on(board, name)} the same holds.**" if is_same else f"**{alone}**")
     rows = _ended(board)
     for name in board.columns:
         count = sum(board.cell(row, name).complete for row in rows)
