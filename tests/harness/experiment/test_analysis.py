@@ -58,10 +58,7 @@ def test_a_block_for_other_pages_has_rows_by_verdict_and_stands_between_its_mark
     ]
     assert "Full fine-tuning, BitFit and Mona beat LoRA.** Kvasir-SEG Sα has 5 of 6 rows so far." in below
     here = [*runs("lora"), *runs("full", shift=0.1)]
-    for gain, said in (
-        (0.1, "**On ISIC 2017 Jaccard the same holds.**"),
-        (-0.1, "**ISIC 2017 Jaccard: no method beats"),
-    ):
+    for gain, said in ((0.1, "On ISIC 2017 Jaccard the same holds."), (-0.1, "ISIC 2017 Jaccard: no method beats")):
         there_too = [*runs("lora", benchmark="isic2017"), *runs("full", shift=gain, benchmark="isic2017")]
         assert said in summary(board_of(tmp_path / f"{gain}", [*here, *there_too]))
     hollow = board_of(tmp_path / "empty", [*runs("lora"), *runs("full", shift=0.1, foreground={"test": 0.0})])
